@@ -1,0 +1,34 @@
+"""Entry point of every image: `python -m tasks STAGE`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+from tasks.contract import STAGES
+from tasks.runner import RESULT_PATH, run_stage
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line, run the stage, return its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tasks", description=__doc__)
+    parser.add_argument("stage", choices=sorted(STAGES))
+    parser.add_argument("--request", required=True, metavar="JSON", help="the stage request; - reads standard input")
+    parser.add_argument("--result", type=Path, default=RESULT_PATH, help="where the JSON result goes (%(default)s)")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(
+        stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    request = sys.stdin.read() if options.request == "-" else options.request
+    return run_stage(options.stage, request, options.result)
+
+
+if __name__ == "__main__":
+    code = main()
+    # Skip interpreter shutdown: nothing is left to write, and torch's teardown costs most of a second.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

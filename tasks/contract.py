@@ -1,0 +1,273 @@
+"""What a stage is asked and what it answers: one request and one result per stage.
+
+A request field **with a default** is a parameter: it becomes a field of the DAG's form in the Airflow UI, with the
+limits and the text given here. A field **without a default** is the baton: it comes from an earlier stage.
+Results are small JSON (IDs, numbers, one verdict); data, weights and plots are found through `run_id` in MLflow.
+This module imports pydantic and nothing heavier: Airflow's DAG processor reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tasks.errors import RequestError, ResultError
+
+M = TypeVar("M", bound=BaseModel)
+RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", description="An MLflow run ID.")]
+AirflowId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.~:+-]+$", description="As Airflow allows by default.")]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+
+Dataset = Literal["digits", "cifar10", "cifar100", "fashion_mnist", "image_folder"]
+Architecture = Literal["fast_cnn", "mobilenet_v3_small", "mobilenet_v3_large", "resnet18"]
+
+
+class TaskIdentity(BaseModel):
+    """The Airflow task instance that asks; `key` is the same for every retry of it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dag_id: AirflowId
+    dag_run_id: AirflowId
+    task_id: AirflowId
+    map_index: int = -1
+
+    @property
+    def key(self) -> str:
+        """`dag/dag run/task/map index`: finds a task's MLflow run and container again."""
+        return f"{self.dag_id}/{self.dag_run_id}/{self.task_id}/{self.map_index}"
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+class StageRequest(_Message):
+    """What every stage is told."""
+
+    section: ClassVar[str] = "Pipeline"
+
+    task: TaskIdentity
+
+
+class StageResult(_Message):
+    """What every stage answers."""
+
+    run_id: RunId
+    experiment_id: str
+    seconds: float = Field(ge=0, description="Wall-clock seconds of the stage, imports excluded.")
+
+
+REGISTERED_MODEL = Field(
+    "vision-classifier",
+    description="Registered model that the result competes for. Give a task with other classes a name of its own.",
+)
+
+
+class PrepareRequest(StageRequest):
+    """Read a data set and make train, validation and test tensors of it."""
+
+    section: ClassVar[str] = "Data"
+
+    dataset: Dataset = Field("digits", description="Which images; `image_folder` needs `source`.")
+    source: str | None = Field(
+        None,
+        description="For `image_folder`: a folder, .tar, .tar.gz or .zip, local or s3://, "
+        "holding train/CLASS/* and perhaps test/CLASS/*.",
+    )
+    image_size: int | None = Field(
+        None, ge=8, le=512, description="Side of the square images, in pixels. Default: as the data set has it, or 32."
+    )
+    validation_fraction: Fraction = Field(0.15, description="Share of the training images kept for validation.")
+    test_fraction: Fraction = Field(0.2, description="Share kept for the test set where the source has none.")
+    data_seed: int = Field(0, ge=0, lt=2**31, description="Seed of the splits.")
+    registered_model: ModelName = REGISTERED_MODEL
+
+    @model_validator(mode="after")
+    def _source_fits_dataset(self) -> Self:
+        if self.dataset == "image_folder" and not self.source:
+            raise ValueError("dataset='image_folder' needs source: a folder or archive, local or s3://")
+        if self.dataset != "image_folder" and self.source:
+            raise ValueError(f"source={self.source!r} goes with dataset='image_folder', not {self.dataset!r}")
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError(
+                f"validation_fraction={self.validation_fraction} and test_fraction={self.test_fraction} "
+                "leave no training images; make their sum less than 1"
+            )
+        return self
+
+
+class PrepareResult(StageResult):
+    """Found through `run_id`: gold tensors, manifest, removals, histogram, sample grid."""
+
+    fingerprint: str = Field(pattern=r"^[0-9a-f]{64}$", description="Same source and settings, same fingerprint.")
+    reused: bool = Field(description="Whether an earlier run's gold was taken instead of being made again.")
+    classes: int = Field(ge=2)
+    train_images: int = Field(ge=1)
+    validation_images: int = Field(ge=1)
+    test_images: int = Field(ge=1)
+    removed_images: int = Field(ge=0)
+
+
+class TrainRequest(StageRequest):
+    """Train one model on the gold tensors of a prepare run."""
+
+    section: ClassVar[str] = "Training"
+
+    prepare_run_id: RunId
+    model: Architecture = Field("fast_cnn", description="Network; `fast_cnn` is made for CPUs and small images.")
+    epochs: int = Field(15, ge=1, le=1000, description="Passes over the training images.")
+    batch_size: int = Field(64, ge=2, le=8192)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = Field(0.1, gt=0, le=10, description="Peak learning rate.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="SGD's (Nesterov) momentum, AdamW's first beta.")
+    weight_decay: float = Field(5e-4, ge=0, lt=1, description="On weights of two or more dimensions only.")
+    schedule: Literal["one_cycle", "cosine", "plateau"] = "one_cycle"
+    warmup_fraction: float = Field(0.2, ge=0, lt=1, description="Share of the steps spent rising (one_cycle).")
+    augmentation: float = Field(0.5, ge=0, le=1, description="Strength of shifts, flips and erasing; 0 is none.")
+    flip: bool | None = Field(None, description="Mirror images left-right. Default: not for digits.")
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    gradient_clip: float = Field(0.0, ge=0, description="Largest gradient norm; 0 is no limit.")
+    ema_decay: float = Field(0.0, ge=0, lt=1, description="Decay per step of the averaged weights; 0 is none.")
+    patience: int = Field(0, ge=0, description="Epochs without gain before training stops; 0 is never.")
+    min_delta: float = Field(0.0, ge=0, lt=1, description="Smallest gain in validation accuracy that counts.")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: mixed where faster.")
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+    seed: int = Field(0, ge=0, lt=2**31, description="Same seed, same losses on the same CPU.")
+    log_every: int = Field(50, ge=0, description="Log metrics every so many batches; 0 is per epoch only.")
+
+
+class TrainResult(StageResult):
+    """Found through `run_id`: the best model, its classes, curves and checkpoints."""
+
+    epochs: int = Field(ge=1, description="Epochs run; fewer than asked when training stopped early.")
+    best_epoch: int = Field(ge=1)
+    validation_accuracy: float = Field(ge=0, le=1)
+    images_per_second: float = Field(ge=0)
+    model_sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Digest of the architecture and weights.")
+
+
+class EvaluateRequest(StageRequest):
+    """Score a trained model on the test images and judge it against floors and the champion."""
+
+    section: ClassVar[str] = "Promotion"
+
+    train_run_id: RunId
+    registered_model: ModelName = REGISTERED_MODEL
+    min_accuracy: float = Field(0.5, ge=0, le=1, description="Lowest test accuracy that may be promoted.")
+    min_macro_f1: float = Field(0.5, ge=0, le=1, description="Lowest macro F1 that may be promoted.")
+
+
+class EvaluateResult(StageResult):
+    """Found through `run_id`: per-class table, predictions, plots, verdict, probe images with answers."""
+
+    accuracy: float = Field(ge=0, le=1)
+    macro_f1: float = Field(ge=0, le=1)
+    promote: bool
+    reason: str = Field(description="The verdict in one line.")
+    champion_version: int | None = Field(description="Version compared with; null when there was no champion.")
+    champion_accuracy: float | None = Field(ge=0, le=1, description="The champion's accuracy on the same images.")
+
+
+class RegisterRequest(StageRequest):
+    """Make a version of the evaluated model; move `champion` to it when the verdict says so."""
+
+    evaluate_run_id: RunId
+    registered_model: ModelName = REGISTERED_MODEL
+
+
+class RegisterResult(StageResult):
+    """Found through `run_id`: what was registered, and why."""
+
+    registered_model: ModelName
+    version: int = Field(ge=1)
+    created: bool = Field(description="False when this very model was a version already.")
+    promoted: bool = Field(description="Whether `champion` names this version now.")
+    previous_champion: int | None
+
+
+class DeployRequest(StageRequest):
+    """Put a version into service and prove that it answers as it did in evaluate."""
+
+    section: ClassVar[str] = "Deployment"
+
+    registered_model: ModelName = REGISTERED_MODEL
+    version: int = Field(ge=1)
+    deploy_timeout: int = Field(180, ge=5, le=3600, description="Seconds to wait for the service.")
+
+
+class DeployResult(StageResult):
+    """Found through `run_id`: the answers compared."""
+
+    registered_model: ModelName
+    version: int = Field(ge=1)
+    url: str
+    started: bool = Field(description="Whether the local service had to be started.")
+    answers_checked: int = Field(ge=1)
+
+
+@dataclass(frozen=True)
+class StageContract:
+    """The pair of models of one stage."""
+
+    request: type[StageRequest]
+    result: type[StageResult]
+
+    def parse_request(self, text: str | bytes | Mapping[str, Any]) -> StageRequest:
+        """Check a request, JSON or mapping.
+
+        Raises:
+            RequestError: naming each field that is wrong, its value and what would do.
+        """
+        return _parse(self.request, text, RequestError)
+
+    def parse_result(self, text: str | bytes | Mapping[str, Any]) -> StageResult:
+        """Check a result, JSON or mapping.
+
+        Raises:
+            ResultError: naming each field that is wrong.
+        """
+        return _parse(self.result, text, ResultError)
+
+
+STAGES: dict[str, StageContract] = {
+    "prepare": StageContract(PrepareRequest, PrepareResult),
+    "train": StageContract(TrainRequest, TrainResult),
+    "evaluate": StageContract(EvaluateRequest, EvaluateResult),
+    "register": StageContract(RegisterRequest, RegisterResult),
+    "deploy": StageContract(DeployRequest, DeployResult),
+}
+
+
+def parameters(request: type[StageRequest]) -> dict[str, dict[str, Any]]:
+    """JSON schema of each parameter (field with a default) of a request, by name."""
+    properties: dict[str, dict[str, Any]] = request.model_json_schema()["properties"]
+    return {
+        name: properties[name] for name, field in request.model_fields.items() if not field.is_required()
+    }
+
+
+def _parse(model: type[M], text: Any, error: type[RequestError] | type[ResultError]) -> M:
+    try:
+        if isinstance(text, str | bytes):
+            return model.model_validate_json(text)
+        return model.model_validate(text)
+    except ValidationError as invalid:
+        raise error(f"{model.__name__}: " + "; ".join(_sentence(dict(e)) for e in invalid.errors())) from invalid
+
+
+def _sentence(error: dict[str, Any]) -> str:
+    """Turn one pydantic error into `field=value: what would do`."""
+    name = ".".join(map(str, error["loc"]))
+    text = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "json_invalid":
+        return f"{str(error['input'])[:80]!r} is not JSON ({text}); send one JSON object"
+    if error["type"] == "extra_forbidden":
+        return f"{name}: unknown parameter; remove it or correct its spelling"
+    if error["type"] == "missing":
+        return f"{name}: missing; give it a value"
+    return f"{name}={error['input']!r}: {text}" if name else text

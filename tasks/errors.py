@@ -1,0 +1,73 @@
+"""Every failure a stage can report, and the exit code it leaves the process with.
+
+    PipelineError                        code  retried by Airflow
+    ├── PermanentError                     -   no: the same input fails the same way
+    │   ├── RequestError                  64   the stage request is wrong (unknown model, malformed JSON)
+    │   ├── DataError                     65   the images are wrong (empty, one class, damaged archive)
+    │   ├── ResultError                   70   a stage left no result, or one that is not its result model
+    │   ├── ModelError                    76   the model is wrong (no champion, other classes, answers differ)
+    │   └── SettingsError                 78   the environment is wrong (missing secret, bad URL)
+    └── UnavailableError                  69   yes: MLflow, the object store or the service is away
+
+Codes follow BSD ``sysexits.h``. Anything else (a bug, a kill, out of memory) is retried.
+A message is one line: the value that is wrong, then what to do about it.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class PipelineError(Exception):
+    """A failure with a known cause; its text is one line that names the value and the fix."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __str__(self) -> str:
+        """Return the message folded to one line, so that a log shows it whole."""
+        return " ".join(super().__str__().split())
+
+
+class PermanentError(PipelineError):
+    """Trying again cannot help."""
+
+
+class RequestError(PermanentError):
+    """The stage request does not fit its model."""
+
+    exit_code = 64
+
+
+class DataError(PermanentError):
+    """The source holds nothing a classifier can be trained on."""
+
+    exit_code = 65
+
+
+class ResultError(PermanentError):
+    """A stage ended without a result, or with one of another shape."""
+
+    exit_code = 70
+
+
+class ModelError(PermanentError):
+    """A model, a version or an alias is not what the stage needs."""
+
+    exit_code = 76
+
+
+class SettingsError(PermanentError):
+    """An environment variable is missing or has a value that cannot be used."""
+
+    exit_code = 78
+
+
+class UnavailableError(PipelineError):
+    """A server is away or slow; the same request may work later."""
+
+    exit_code = 69
+
+
+def is_permanent(exit_code: int) -> bool:
+    """Tell whether a stage process that ended with `exit_code` would fail the same way again."""
+    return exit_code in {cls.exit_code for cls in PermanentError.__subclasses__()}

@@ -1,0 +1,122 @@
+"""Runs one stage in this process: request in, MLflow run around it, result file out, exit code back."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from types import FrameType
+
+from tasks.contract import STAGES, StageResult
+from tasks.errors import PipelineError, RequestError, ResultError, UnavailableError
+from tasks.settings import load_settings
+
+RESULT_PATH = Path("/airflow/xcom/return.json")
+TERMINATED = 128 + signal.SIGTERM
+
+log = logging.getLogger("tasks")
+
+
+def run_stage(stage: str, request: str, result_path: Path = RESULT_PATH) -> int:
+    """Run `stage` on a JSON request and write its JSON result as the last act.
+
+    Returns:
+        The process's exit code: 0, or the code of the failure (see `tasks.errors`). A failure with a known cause
+        is logged as one line; an unknown one with its traceback, exit code 1.
+    """
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        result_path.unlink(missing_ok=True)  # an answer left by an earlier try must not pass for this one's
+        result = execute(stage, request)
+        write_result(result, result_path)
+    except PipelineError as error:
+        log.error("%s: %s", type(error).__name__, error)
+        return error.exit_code
+    except SystemExit:
+        log.error("%s was asked to stop (SIGTERM)", stage)
+        return TERMINATED
+    except Exception as error:
+        away = as_unavailable(error)
+        if away is not None:
+            log.error("UnavailableError: %s", away)
+            return away.exit_code
+        log.exception("%s failed", stage)
+        return 1
+    log.info("%s done in %.1f s: %s", stage, result.seconds, result.model_dump_json())
+    return 0
+
+
+def execute(stage: str, request: str) -> StageResult:
+    """Parse the request, open the stage's MLflow run, call the stage, check its result.
+
+    Raises:
+        RequestError: unknown stage, or a request that does not fit its model.
+        ResultError: the stage returned another type than its contract says.
+    """
+    if stage not in STAGES:
+        raise RequestError(f"stage {stage!r} is unknown; choose one of {', '.join(STAGES)}")
+    contract = STAGES[stage]
+    parsed = contract.parse_request(request)
+    settings = load_settings()
+    # Imported here: a stage's image holds only what that stage needs, and a bad request should not wait for torch.
+    from tasks import tracking
+
+    module = importlib.import_module(f"tasks.stages.{stage}")
+    with tracking.stage_run(parsed, stage, settings) as run:
+        result = module.run(parsed, run, settings)
+        if not isinstance(result, contract.result):
+            raise ResultError(f"{stage} returned {type(result).__name__}; it must return {contract.result.__name__}")
+    return result
+
+
+def write_result(result: StageResult, path: Path) -> None:
+    """Write a result so that a reader sees all of it or nothing: temporary file, sync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(result.model_dump_json())
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # the reader may be another user: the XCom sidecar, the engine
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def as_unavailable(error: BaseException) -> UnavailableError | None:
+    """Recognise a server or store that is away, whichever library noticed it; None for anything else."""
+    seen: BaseException | None = error
+    while seen is not None:
+        name = f"{type(seen).__module__}.{type(seen).__qualname__}"
+        status = getattr(seen, "get_http_status_code", None)
+        if isinstance(seen, ConnectionError | TimeoutError) or name in _AWAY:
+            return UnavailableError(f"a server is away: {seen}"[:500])
+        if status is not None and (status() in {429, 502, 503, 504} or "Max retries exceeded" in str(seen)):
+            return UnavailableError(f"MLflow or its store is away: {seen}"[:500])
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+_AWAY = {
+    "requests.exceptions.ConnectionError",
+    "requests.exceptions.ConnectTimeout",
+    "requests.exceptions.ReadTimeout",
+    "requests.exceptions.RetryError",
+    "botocore.exceptions.EndpointConnectionError",
+    "botocore.exceptions.ConnectTimeoutError",
+    "botocore.exceptions.ReadTimeoutError",
+    "httpx.ConnectError",
+    "httpx.ConnectTimeout",
+    "httpx.ReadTimeout",
+    "httpx.RemoteProtocolError",
+}
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    sys.exit(TERMINATED)

@@ -1,0 +1,113 @@
+"""The one reader of environment variables.
+
+Every variable is listed in `.env.example`. Stages, plugins and the service all ask `Settings()`;
+nothing else in the project touches `os.environ` for configuration.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from tasks.errors import SettingsError
+
+PLACEHOLDER = re.compile(r"^(change[-_ ]?me.*|<.*>|todo|xxx+|password|secret)$", re.IGNORECASE)
+
+
+class Runtime(StrEnum):
+    """Where a stage runs."""
+
+    LOCAL = "local"
+    DOCKER = "docker"
+
+
+class Settings(BaseSettings):
+    """Configuration of a stage, an operator or the service, read from the environment."""
+
+    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
+
+    pipeline_runtime: Runtime = Field(Runtime.LOCAL, description="Where stages run: local or docker.")
+    pipeline_home: Path = Field(
+        Path(".local"), description="Folder of everything disposable: databases, artifacts, downloads, logs."
+    )
+    pipeline_experiment: str = Field("vision-mlops", min_length=1, description="MLflow experiment of all runs.")
+    pipeline_git_commit: str | None = Field(None, description="Commit of the code; a tag on every run.")
+    pipeline_image: str | None = Field(None, description="Image reference, digest included; a tag on every run.")
+
+    mlflow_tracking_uri: str | None = Field(
+        None, description="MLflow server or database; default: SQLite under PIPELINE_HOME."
+    )
+    mlflow_tracking_username: str | None = Field(None, description="MLflow user, when the server asks for one.")
+    mlflow_tracking_password: SecretStr | None = Field(None, description="Password of that user.")
+    mlflow_public_url: str = Field(
+        "http://127.0.0.1:5000", description="Address of the MLflow UI as a browser reaches it; used in links."
+    )
+
+    serving_url: str = Field("http://127.0.0.1:3000", description="Where the service answers, as stages reach it.")
+    serving_model: str | None = Field(
+        None, description="Model the service loads: an alias, version, run ID or models:/ URI; default: champion."
+    )
+    serving_registered_model: str = Field("vision-classifier", description="Registered model of the service.")
+    serving_poll_seconds: Annotated[float, Field(gt=0)] = Field(
+        5.0, description="How often the service looks whether its alias names another version."
+    )
+    serving_max_upload_mb: Annotated[int, Field(gt=0)] = Field(16, description="Largest upload, in MiB.")
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        if (self.mlflow_tracking_username is None) != (self.mlflow_tracking_password is None):
+            raise ValueError("set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD together, or neither")
+        if self.pipeline_runtime is Runtime.LOCAL:
+            return self
+        if self.mlflow_tracking_uri is None or not self.mlflow_tracking_uri.startswith(("http://", "https://")):
+            raise ValueError(
+                f"MLFLOW_TRACKING_URI={self.mlflow_tracking_uri!r} cannot be reached from a container; "
+                "set it to the http(s) address of an MLflow server"
+            )
+        password = self.mlflow_tracking_password
+        if password is None:
+            raise ValueError("MLFLOW_TRACKING_PASSWORD is missing; run `make setup` and use the value in .env")
+        if PLACEHOLDER.match(password.get_secret_value()):
+            raise ValueError("MLFLOW_TRACKING_PASSWORD is still a placeholder; run `make setup` for a random one")
+        return self
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow's tracking URI: the configured one, or the SQLite file under `pipeline_home`."""
+        return self.mlflow_tracking_uri or f"sqlite:///{self.pipeline_home.resolve() / 'mlflow.db'}"
+
+    @property
+    def artifact_root(self) -> str | None:
+        """Artifact folder of new experiments when there is no server to choose one."""
+        if self.tracking_uri.startswith(("http://", "https://")):
+            return None
+        return (self.pipeline_home.resolve() / "artifacts").as_uri()
+
+    @property
+    def datasets(self) -> Path:
+        """Folder for downloaded data sets."""
+        return self.pipeline_home / "datasets"
+
+
+def load_settings() -> Settings:
+    """Read the environment.
+
+    Raises:
+        SettingsError: naming the variable and the fix, when a value is missing or unusable.
+    """
+    try:
+        return Settings()  # type: ignore[call-arg]  # every field has a default; pydantic-settings fills them
+    except ValidationError as error:
+        raise SettingsError("; ".join(_sentence(dict(e)) for e in error.errors())) from error
+
+
+def _sentence(error: dict[str, object]) -> str:
+    location = error["loc"]
+    name = "_".join(map(str, location)).upper() if isinstance(location, tuple) else ""
+    text = str(error["msg"]).removeprefix("Value error, ")
+    return f"{name}={error['input']!r}: {text}" if name else text

@@ -1,0 +1,199 @@
+"""MLflow runs: one parent per DAG run, one child per stage, each found by its tags before it is made.
+
+The one place that connects to MLflow and does the bookkeeping of runs. Stages log into the active run with
+MLflow's fluent API; what they hand on is `StageRun.run_id`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import Run, ViewType
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
+
+from tasks.contract import StageRequest, TaskIdentity
+from tasks.errors import DataError, SettingsError, UnavailableError
+from tasks.settings import Settings
+
+PARENT_STAGE = "pipeline"
+# A server that restarts is back within these; requests' own retries (0.5, 1, 2 … s apart) add up to about a minute.
+HTTP_DEFAULTS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "6"}
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """The MLflow run of one stage, active while the stage works."""
+
+    run_id: str
+    experiment_id: str
+    parent_run_id: str
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def baton(self) -> dict[str, Any]:
+        """The fields that every stage result begins with: run ID, experiment and seconds so far."""
+        return {
+            "run_id": self.run_id,
+            "experiment_id": self.experiment_id,
+            "seconds": round(time.monotonic() - self.started, 3),
+        }
+
+
+def connect(settings: Settings) -> str:
+    """Point MLflow at its server or database and return the ID of the experiment, made when missing.
+
+    Raises:
+        UnavailableError: no server answers at the tracking URI.
+        SettingsError: the server refuses the user, or the experiment was deleted.
+    """
+    for name, value in HTTP_DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    # Models are loaded from exported graphs and plain tensors only.
+    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+    uri = settings.tracking_uri
+    if uri.startswith("sqlite:///"):
+        settings.pipeline_home.mkdir(parents=True, exist_ok=True)
+    elif uri.startswith(("http://", "https://")):
+        _require_server(uri)
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    name = settings.pipeline_experiment
+    try:
+        experiment = mlflow.get_experiment_by_name(name)
+        if experiment is None:
+            try:
+                return str(mlflow.create_experiment(name, artifact_location=settings.artifact_root))
+            except MlflowException as error:
+                if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
+                    raise
+                experiment = mlflow.get_experiment_by_name(name)  # another stage was first
+    except MlflowException as error:
+        if error.get_http_status_code() in {401, 403}:
+            raise SettingsError(
+                f"MLflow at {uri} refused the user or the address (HTTP {error.get_http_status_code()}); check "
+                "MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD and the server's allowed hosts"
+            ) from error
+        raise
+    if experiment is None or experiment.lifecycle_stage == "deleted":
+        raise SettingsError(
+            f"experiment {name!r} was deleted in MLflow; restore it, or set PIPELINE_EXPERIMENT to another name"
+        )
+    return str(experiment.experiment_id)
+
+
+@contextmanager
+def stage_run(request: StageRequest, stage: str, settings: Settings) -> Iterator[StageRun]:
+    """Open the run of a stage, the same one for every retry of the same request, and end it with the stage.
+
+    The run becomes MLflow's active run. It ends FINISHED, FAILED (an exception), or KILLED (a signal, raised as
+    `SystemExit` or `KeyboardInterrupt`); the parent run shows the state of its last stage.
+    """
+    experiment_id = connect(settings)
+    client = MlflowClient()
+    task = request.task
+    parent_id = _find_or_create(
+        client, experiment_id, _tags(task, PARENT_STAGE, f"{task.dag_id}/{task.dag_run_id}", settings), task.dag_run_id
+    )
+    body = request.model_dump(mode="json", exclude={"task"})
+    tags = _tags(task, stage, task.key, settings) | {
+        "mlflow.parentRunId": parent_id,
+        "pipeline.request_sha256": hashlib.sha256(request.model_dump_json().encode()).hexdigest(),
+    }
+    run_id = _find_or_create(client, experiment_id, tags, stage)
+    client.update_run(parent_id, status="RUNNING")
+    status = "FAILED"
+    try:
+        with mlflow.start_run(run_id=run_id):
+            client.set_tag(run_id, "pipeline.image", settings.pipeline_image or "")
+            mlflow.log_params(body)
+            yield StageRun(run_id, experiment_id, parent_id)
+        status = "FINISHED"
+    except (SystemExit, KeyboardInterrupt):
+        status = "KILLED"
+        raise
+    finally:
+        client.set_terminated(run_id, status)
+        client.set_terminated(parent_id, status)
+
+
+def tag_of(run_id: str, name: str) -> str:
+    """Read one tag of a run that an earlier stage made.
+
+    Raises:
+        DataError: the run or the tag does not exist.
+    """
+    try:
+        run = MlflowClient().get_run(run_id)
+    except MlflowException as error:
+        if error.get_http_status_code() != 404:
+            raise
+        raise DataError(f"MLflow has no run {run_id!r}; start the DAG again from its first stage") from error
+    value = run.data.tags.get(name)
+    if value is None:
+        raise DataError(f"run {run_id!r} has no tag {name!r}; it was not made by the stage that should come before")
+    return str(value)
+
+
+def find_runs(experiment_id: str, tags: dict[str, str], *, status: str | None = None, limit: int = 1) -> list[Run]:
+    """List the newest runs that carry all `tags`, newest first."""
+    conditions = [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
+    if status:
+        conditions.append(f"attributes.status = '{status}'")
+    return list(
+        MlflowClient().search_runs(
+            [experiment_id],
+            " and ".join(conditions),
+            ViewType.ACTIVE_ONLY,
+            max_results=limit,
+            order_by=["attributes.start_time DESC"],
+        )
+    )
+
+
+def _find_or_create(client: MlflowClient, experiment_id: str, tags: dict[str, str], name: str) -> str:
+    identity = {k: tags[k] for k in ("pipeline.key", "pipeline.stage", "pipeline.request_sha256") if k in tags}
+    found = find_runs(experiment_id, identity)
+    if found:
+        return str(found[0].info.run_id)
+    return str(client.create_run(experiment_id, tags=tags, run_name=name).info.run_id)
+
+
+def _tags(task: TaskIdentity, stage: str, key: str, settings: Settings) -> dict[str, str]:
+    tags = {
+        "pipeline.dag_id": task.dag_id,
+        "pipeline.dag_run_id": task.dag_run_id,
+        "pipeline.stage": stage,
+        "pipeline.key": key,
+        "mlflow.source.name": f"{task.dag_id}.{task.task_id}",
+    }
+    if settings.pipeline_git_commit:
+        tags["mlflow.source.git.commit"] = settings.pipeline_git_commit
+    return tags
+
+
+def _require_server(uri: str) -> None:
+    """Fail within seconds, and in one line, where MLflow's own retries would take minutes."""
+    import requests
+
+    cause = ""
+    for pause in (0.0, 1.0, 3.0, 6.0):
+        time.sleep(pause)
+        try:
+            answer = requests.get(f"{uri.rstrip('/')}/health", timeout=5)
+            if answer.status_code == 403:
+                raise SettingsError(f"MLflow at {uri} refuses this address; add its host:port to MLFLOW_SERVER_ALLOWED_HOSTS")
+            if answer.ok:
+                return
+            cause = f"HTTP {answer.status_code}"
+        except requests.RequestException as error:
+            cause = type(error).__name__
+    raise UnavailableError(f"no MLflow server answers at {uri} ({cause}); start it or correct MLFLOW_TRACKING_URI")
