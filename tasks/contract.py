@@ -246,9 +246,7 @@ STAGES: dict[str, StageContract] = {
 def parameters(request: type[StageRequest]) -> dict[str, dict[str, Any]]:
     """JSON schema of each parameter (field with a default) of a request, by name."""
     properties: dict[str, dict[str, Any]] = request.model_json_schema()["properties"]
-    return {
-        name: properties[name] for name, field in request.model_fields.items() if not field.is_required()
-    }
+    return {name: properties[name] for name, field in request.model_fields.items() if not field.is_required()}
 
 
 def _parse(model: type[M], text: Any, error: type[RequestError] | type[ResultError]) -> M:

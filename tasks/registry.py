@@ -15,6 +15,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
 from tasks.errors import ModelError
+from tasks.tracking import http_status
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
@@ -26,7 +27,7 @@ def by_alias(registered_model: str, alias: str = CHAMPION) -> ModelVersion | Non
         return MlflowClient().get_model_version_by_alias(registered_model, alias)
     except MlflowException as error:
         # An unknown alias is answered with 400, an unknown model with 404.
-        if error.get_http_status_code() in {400, 404}:
+        if http_status(error) in {400, 404}:
             return None
         raise
 
@@ -40,7 +41,7 @@ def by_number(registered_model: str, version: int) -> ModelVersion:
     try:
         return MlflowClient().get_model_version(registered_model, str(version))
     except MlflowException as error:
-        if error.get_http_status_code() != 404:
+        if http_status(error) != 404:
             raise
         raise ModelError(
             f"{registered_model!r} has no version {version}; see the Models page of MLflow for those it has"
@@ -94,13 +95,18 @@ def require_same_classes(registered_model: str, classes: Sequence[str]) -> None:
     champion = by_alias(registered_model)
     if champion is None:
         return
-    known = mlflow.artifacts.load_dict(f"runs:/{champion.run_id}/classes.json")
-    if list(known) == list(classes):
+    known = classes_of_run(champion.run_id)
+    if known == list(classes):
         return
     raise ModelError(
         f"registered_model={registered_model!r} has a champion (version {champion.version}) for {_short(known)}, "
         f"these data have {_short(classes)}; give this task a registered_model of its own"
     )
+
+
+def classes_of_run(train_run_id: str) -> list[str]:
+    """Return the class names that the model of a train run answers with."""
+    return list(mlflow.artifacts.load_dict(f"runs:/{train_run_id}/classes.json"))
 
 
 def _short(classes: Sequence[str]) -> str:

@@ -70,6 +70,7 @@ def execute(stage: str, request: str) -> StageResult:
         result = module.run(parsed, run, settings)
         if not isinstance(result, contract.result):
             raise ResultError(f"{stage} returned {type(result).__name__}; it must return {contract.result.__name__}")
+        tracking.record_result(run, result)
     return result
 
 

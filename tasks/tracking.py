@@ -20,11 +20,13 @@ from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
-from tasks.contract import StageRequest, TaskIdentity
+from tasks.contract import StageRequest, StageResult, TaskIdentity
 from tasks.errors import DataError, SettingsError, UnavailableError
 from tasks.settings import Settings
 
 PARENT_STAGE = "pipeline"
+RESULT_TAG = "pipeline.result"
+_IDENTITY = {"pipeline.key", "pipeline.stage", "pipeline.request_sha256"}
 # A server that restarts is back within these; requests' own retries (0.5, 1, 2 … s apart) add up to about a minute.
 HTTP_DEFAULTS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "6"}
 
@@ -77,9 +79,9 @@ def connect(settings: Settings) -> str:
                     raise
                 experiment = mlflow.get_experiment_by_name(name)  # another stage was first
     except MlflowException as error:
-        if error.get_http_status_code() in {401, 403}:
+        if http_status(error) in {401, 403}:
             raise SettingsError(
-                f"MLflow at {uri} refused the user or the address (HTTP {error.get_http_status_code()}); check "
+                f"MLflow at {uri} refused the user or the address (HTTP {http_status(error)}); check "
                 "MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD and the server's allowed hosts"
             ) from error
         raise
@@ -125,6 +127,11 @@ def stage_run(request: StageRequest, stage: str, settings: Settings) -> Iterator
         client.set_terminated(parent_id, status)
 
 
+def record_result(run: StageRun, result: StageResult) -> None:
+    """Keep the result with its run, so that whoever finds the run later knows what it answered."""
+    MlflowClient().set_tag(run.run_id, RESULT_TAG, result.model_dump_json())
+
+
 def tag_of(run_id: str, name: str) -> str:
     """Read one tag of a run that an earlier stage made.
 
@@ -134,13 +141,18 @@ def tag_of(run_id: str, name: str) -> str:
     try:
         run = MlflowClient().get_run(run_id)
     except MlflowException as error:
-        if error.get_http_status_code() != 404:
+        if http_status(error) != 404:
             raise
         raise DataError(f"MLflow has no run {run_id!r}; start the DAG again from its first stage") from error
     value = run.data.tags.get(name)
     if value is None:
         raise DataError(f"run {run_id!r} has no tag {name!r}; it was not made by the stage that should come before")
     return str(value)
+
+
+def http_status(error: MlflowException) -> int:
+    """Return the HTTP status that MLflow's error stands for, also where no server was asked."""
+    return int(error.get_http_status_code())  # type: ignore[no-untyped-call]
 
 
 def find_runs(experiment_id: str, tags: dict[str, str], *, status: str | None = None, limit: int = 1) -> list[Run]:
@@ -160,7 +172,7 @@ def find_runs(experiment_id: str, tags: dict[str, str], *, status: str | None = 
 
 
 def _find_or_create(client: MlflowClient, experiment_id: str, tags: dict[str, str], name: str) -> str:
-    identity = {k: tags[k] for k in ("pipeline.key", "pipeline.stage", "pipeline.request_sha256") if k in tags}
+    identity = {name: value for name, value in tags.items() if name in _IDENTITY}
     found = find_runs(experiment_id, identity)
     if found:
         return str(found[0].info.run_id)
@@ -190,7 +202,9 @@ def _require_server(uri: str) -> None:
         try:
             answer = requests.get(f"{uri.rstrip('/')}/health", timeout=5)
             if answer.status_code == 403:
-                raise SettingsError(f"MLflow at {uri} refuses this address; add its host:port to MLFLOW_SERVER_ALLOWED_HOSTS")
+                raise SettingsError(
+                    f"MLflow at {uri} refuses this address; add its host:port to MLFLOW_SERVER_ALLOWED_HOSTS"
+                )
             if answer.ok:
                 return
             cause = f"HTTP {answer.status_code}"

@@ -1,0 +1,127 @@
+"""Scores a classifier: probabilities of a set of images, the figures that follow from them, and how fast it answers."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+from tasks.errors import DataError, ModelError
+
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """Figures of a set of predictions; arrays have one entry per class, in the order of the classes."""
+
+    accuracy: float
+    macro_f1: float
+    precision: NDArray[np.float64]
+    recall: NDArray[np.float64]
+    f1: NDArray[np.float64]
+    support: NDArray[np.int64]
+    confusion: NDArray[np.int64]  # [true class, predicted class], counts
+
+
+@dataclass(frozen=True)
+class Latency:
+    """How long answers take on this machine."""
+
+    single_p50_ms: float
+    single_p95_ms: float
+    batch_images_per_second: float
+
+
+def predict(model: torch.nn.Module, images: NDArray[np.uint8], shape: tuple[int, int, int]) -> NDArray[np.float32]:
+    """Return the probabilities [N, K] float32 that `model` gives to uint8 images [N, C, H, W].
+
+    `shape` is the (C, H, W) the model was made for; images of another size are resized to it, so that a champion
+    can be asked about images prepared for its challenger.
+
+    Raises:
+        DataError: no images.
+        ModelError: the answers are not finite numbers.
+    """
+    if len(images) == 0:
+        raise DataError("there are no images to score; prepare a data set with a test split")
+    with torch.inference_mode():
+        parts = [
+            model(fit(torch.from_numpy(images[start : start + BATCH]), shape)).float().cpu().numpy()
+            for start in range(0, len(images), BATCH)
+        ]
+    probabilities: NDArray[np.float32] = np.concatenate(parts)
+    if not np.isfinite(probabilities).all():
+        raise ModelError("the model answers with NaN or infinity; train it again with a lower learning_rate")
+    return probabilities
+
+
+def fit(images: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
+    """Bring uint8 images [N, C, H, W] to `shape` (C, H, W): antialiased resize, grey to RGB or back."""
+    channels, height, width = shape
+    if images.shape[1] == 1 and channels == 3:
+        images = images.expand(-1, 3, -1, -1)
+    elif images.shape[1] == 3 and channels == 1:
+        weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)  # ITU-R 601 luma, as Pillow's "L"
+        images = (images.float() * weights).sum(1, keepdim=True).round().to(torch.uint8)
+    if images.shape[2:] != (height, width):
+        resized = torch.nn.functional.interpolate(
+            images.float(), (height, width), mode="bilinear", antialias=True, align_corners=False
+        )
+        images = resized.round().clamp(0, 255).to(torch.uint8)
+    return images.contiguous()
+
+
+def score(labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> ClassScores:
+    """Compare true labels [N] with probabilities [N, K].
+
+    Precision, recall and F1 of a class that is never predicted, or has no image, are 0 (as scikit-learn's
+    `zero_division=0`); macro F1 is the unweighted mean over classes.
+
+    Raises:
+        ModelError: a label has no column in `probabilities`.
+    """
+    classes = probabilities.shape[1]
+    if labels.max() >= classes:
+        raise ModelError(f"label {int(labels.max())} has no answer: the model knows {classes} classes")
+    predicted = probabilities.argmax(1)
+    names = np.arange(classes)
+    precision, recall, f1, support = precision_recall_fscore_support(
+        labels, predicted, labels=names, average=None, zero_division=0
+    )
+    return ClassScores(
+        accuracy=float((predicted == labels).mean()),
+        macro_f1=float(f1.mean()),
+        precision=precision,
+        recall=recall,
+        f1=f1,
+        support=support,
+        confusion=confusion_matrix(labels, predicted, labels=names),
+    )
+
+
+def latency(model: torch.nn.Module, images: NDArray[np.uint8], shape: tuple[int, int, int]) -> Latency:
+    """Time `model` on images [N, C, H, W]: one at a time (50 answers) and in batches of 256, after a warm-up."""
+    batch = fit(torch.from_numpy(np.resize(images[:BATCH], (BATCH, *images.shape[1:]))), shape)
+    single = batch[:1]
+    with torch.inference_mode():
+        for _ in range(5):
+            model(single)
+        singles = [_seconds(model, single) for _ in range(50)]
+        model(batch)
+        batches = [_seconds(model, batch) for _ in range(3)]
+    return Latency(
+        single_p50_ms=float(np.percentile(singles, 50)) * 1e3,
+        single_p95_ms=float(np.percentile(singles, 95)) * 1e3,
+        batch_images_per_second=BATCH / float(np.median(batches)),
+    )
+
+
+def _seconds(model: torch.nn.Module, images: torch.Tensor) -> float:
+    start = time.perf_counter()
+    model(images)
+    return time.perf_counter() - start

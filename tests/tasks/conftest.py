@@ -1,0 +1,39 @@
+"""A real MLflow store of its own for each test: SQLite and a folder."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tasks.contract import TaskIdentity
+from tasks.settings import Settings
+from tasks.tracking import connect
+
+
+@pytest.fixture(scope="session")
+def migrated_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated, empty MLflow database to copy; migrating takes seconds."""
+    home = tmp_path_factory.mktemp("mlflow")
+    connect(Settings(pipeline_home=home))
+    return home / "mlflow.db"
+
+
+@pytest.fixture
+def settings(tmp_path: Path, migrated_store: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings on a fresh store under `tmp_path`, also for processes the test starts."""
+    home = tmp_path / "home"
+    home.mkdir()
+    shutil.copy(migrated_store, home / "mlflow.db")
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "PIPELINE_RUNTIME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIPELINE_HOME", str(home))
+    monkeypatch.setenv("PIPELINE_EXPERIMENT", "tests")  # the copied default experiment points into another folder
+    return Settings()
+
+
+@pytest.fixture
+def task() -> TaskIdentity:
+    """The Airflow task instance in whose name tests ask."""
+    return TaskIdentity(dag_id="daily", dag_run_id="manual__2026-01-01", task_id="stage")
