@@ -1,1 +1,1 @@
-"""Images, networks and their training: plain numpy and torch, no MLflow, no Airflow."""
+"""Images, models and training: plain numpy and torch, neither MLflow nor Airflow."""
