@@ -19,9 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--request", required=True, metavar="JSON", help="the stage request; - reads standard input")
     parser.add_argument("--result", type=Path, default=RESULT_PATH, help="where the JSON result goes (%(default)s)")
     options = parser.parse_args(arguments)
-    logging.basicConfig(
-        stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     request = sys.stdin.read() if options.request == "-" else options.request
     return run_stage(options.stage, request, options.result)
 

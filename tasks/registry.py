@@ -95,6 +95,11 @@ def require_same_classes(registered_model: str, classes: Sequence[str]) -> None:
     champion = by_alias(registered_model)
     if champion is None:
         return
+    if not champion.run_id:
+        raise ModelError(
+            f"champion of {registered_model!r}, version {champion.version}, has no run to read its classes from; "
+            "it was not made here: give this pipeline a registered_model of its own"
+        )
     known = classes_of_run(champion.run_id)
     if known == list(classes):
         return

@@ -29,7 +29,7 @@ class Runtime(StrEnum):
 class Settings(BaseSettings):
     """Configuration of a stage, an operator or the service, read from the environment."""
 
-    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True)
 
     pipeline_runtime: Runtime = Field(Runtime.LOCAL, description="Where stages run: local or docker.")
     pipeline_home: Path = Field(
@@ -103,7 +103,8 @@ def load_settings() -> Settings:
     try:
         return Settings()  # type: ignore[call-arg]  # every field has a default; pydantic-settings fills them
     except ValidationError as error:
-        raise SettingsError("; ".join(_sentence(dict(e)) for e in error.errors())) from error
+        # `from None`: pydantic's own error carries every input, secrets among them.
+        raise SettingsError("; ".join(_sentence(dict(e)) for e in error.errors())) from None
 
 
 def _sentence(error: dict[str, object]) -> str:

@@ -27,8 +27,12 @@ from tasks.settings import Settings
 PARENT_STAGE = "pipeline"
 RESULT_TAG = "pipeline.result"
 _IDENTITY = {"pipeline.key", "pipeline.stage", "pipeline.request_sha256"}
-# A server that restarts is back within these; requests' own retries (0.5, 1, 2 … s apart) add up to about a minute.
-HTTP_DEFAULTS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "6"}
+MLFLOW_DEFAULTS = {
+    # A server that restarts is back within these: the pauses between tries double and add up to about a minute.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "6",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ def connect(settings: Settings) -> str:
         UnavailableError: no server answers at the tracking URI.
         SettingsError: the server refuses the user, or the experiment was deleted.
     """
-    for name, value in HTTP_DEFAULTS.items():
+    for name, value in MLFLOW_DEFAULTS.items():
         os.environ.setdefault(name, value)
     # Models are loaded from exported graphs and plain tensors only.
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -26,8 +27,8 @@ def settings(tmp_path: Path, migrated_store: Path, monkeypatch: pytest.MonkeyPat
     home = tmp_path / "home"
     home.mkdir()
     shutil.copy(migrated_store, home / "mlflow.db")
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "PIPELINE_RUNTIME"):
-        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith(("MLFLOW_", "PIPELINE_", "SERVING_"))]:
+        monkeypatch.delenv(name)
     monkeypatch.setenv("PIPELINE_HOME", str(home))
     monkeypatch.setenv("PIPELINE_EXPERIMENT", "tests")  # the copied default experiment points into another folder
     return Settings()

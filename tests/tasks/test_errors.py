@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+import pytest
+
+from tasks import errors
+
+
+def test_codes_are_distinct_and_tell_permanent_from_transient() -> None:
+    permanent = errors.PermanentError.__subclasses__()
+    codes = [cls.exit_code for cls in [*permanent, errors.UnavailableError]]
+    assert len(set(codes)) == len(codes)
+    assert all(errors.is_permanent(cls.exit_code) for cls in permanent)
+
+
+@pytest.mark.parametrize("code", [0, 1, 69, 137, 143])
+def test_bugs_kills_and_absent_servers_are_retried(code: int) -> None:
+    assert not errors.is_permanent(code)
+
+
+def test_message_is_one_line() -> None:
+    assert str(errors.DataError("first\n   second")) == "first second"

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+
+import pytest
+
+from tasks.errors import SettingsError
+from tasks.settings import load_settings
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "PIPELINE_RUNTIME"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def docker(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
+    values = {
+        "PIPELINE_RUNTIME": "docker",
+        "MLFLOW_TRACKING_URI": "http://mlflow:5000",
+        "MLFLOW_TRACKING_USERNAME": "admin",
+        "MLFLOW_TRACKING_PASSWORD": "9f8e7d6c5b4a",
+    }
+    for name, value in {**values, **variables}.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_a_laptop_needs_no_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PIPELINE_HOME", str(tmp_path))
+    settings = load_settings()
+    assert settings.tracking_uri == f"sqlite:///{tmp_path}/mlflow.db"
+    assert settings.artifact_root == (tmp_path / "artifacts").as_uri()
+
+
+def test_a_server_chooses_its_own_artifact_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    docker(monkeypatch)
+    assert load_settings().artifact_root is None
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"PIPELINE_RUNTIME": "podman"}, ["PIPELINE_RUNTIME", "podman", "docker"]),
+        ({"MLFLOW_TRACKING_URI": ""}, ["MLFLOW_TRACKING_URI", "None", "http"]),
+        ({"MLFLOW_TRACKING_URI": "sqlite:///a.db"}, ["MLFLOW_TRACKING_URI", "sqlite:///a.db"]),
+        ({"MLFLOW_TRACKING_PASSWORD": "changeme"}, ["MLFLOW_TRACKING_PASSWORD", "placeholder"]),
+        ({"MLFLOW_TRACKING_PASSWORD": ""}, ["MLFLOW_TRACKING_PASSWORD"]),
+        ({"MLFLOW_TRACKING_PASSWORD": "", "MLFLOW_TRACKING_USERNAME": ""}, ["MLFLOW_TRACKING_PASSWORD", "missing"]),
+        ({"SERVING_POLL_SECONDS": "0"}, ["SERVING_POLL_SECONDS", "greater than 0"]),
+    ],
+)
+def test_unusable_values_are_named(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], words: list[str]
+) -> None:
+    docker(monkeypatch, **variables)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_an_error_never_shows_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    docker(monkeypatch, MLFLOW_TRACKING_URI="sqlite:///a.db", MLFLOW_TRACKING_PASSWORD="s3cr3t-value")  # noqa: S106
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert "s3cr3t-value" not in str(caught.value)
+    assert "s3cr3t-value" not in "".join(traceback.format_exception(caught.value))

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import pytest
+
+from tasks import summary, tracking
+from tasks.contract import PrepareRequest, PrepareResult, TaskIdentity
+from tasks.errors import DataError
+from tasks.settings import Settings
+
+
+def prepare(task: TaskIdentity, settings: Settings, *, reused: bool) -> str:
+    with tracking.stage_run(PrepareRequest(task=task), "prepare", settings) as run:  # type: ignore[call-arg]
+        result = PrepareResult(
+            **run.baton,
+            fingerprint="f" * 64,
+            reused=reused,
+            classes=10,
+            train_images=1000,
+            validation_images=200,
+            test_images=300,
+            removed_images=0,
+        )
+        tracking.record_result(run, result)
+    return run.run_id
+
+
+def test_the_newest_run_is_shown(settings: Settings, task: TaskIdentity) -> None:
+    prepare(task, settings, reused=False)
+    newest = prepare(task.model_copy(update={"dag_run_id": "manual__2026-01-02"}), settings, reused=True)
+    lines = summary.rows("daily", settings)
+    assert [line[:2] for line in lines] == [("prepare", newest)]
+    assert lines[0][3] == "1,500 images, 10 classes, gold reused"
+    printed = summary.table(lines).splitlines()
+    assert printed[0].split() == ["stage", "run", "ID", "seconds", "main", "figure"]
+    assert newest in printed[2]
+
+
+def test_a_stage_without_a_result_shows_its_state(settings: Settings, task: TaskIdentity) -> None:
+    with (
+        pytest.raises(RuntimeError),
+        tracking.stage_run(PrepareRequest(task=task), "prepare", settings),  # type: ignore[call-arg]
+    ):
+        raise RuntimeError
+    assert summary.rows("daily", settings)[0][3] == "FAILED"
+
+
+def test_a_dag_that_never_ran_is_named_with_the_fix(settings: Settings) -> None:
+    with pytest.raises(DataError, match="'weekly' has no run.*make run DAG=weekly"):
+        summary.rows("weekly", settings)
+
+
+@pytest.mark.parametrize(
+    ("stage", "result", "figure"),
+    [
+        ("train", {"validation_accuracy": 0.98765, "best_epoch": 4}, "validation accuracy 0.9877, epoch 4"),
+        ("evaluate", {"accuracy": 0.9, "promote": False}, "test accuracy 0.9000, refused"),
+        (
+            "register",
+            {"registered_model": "m", "version": 2, "promoted": True, "created": False},
+            "m version 2, champion, known already",
+        ),
+        ("deploy", {"version": 2, "url": "http://h", "answers_checked": 5}, "version 2 at http://h, 5 answers equal"),
+    ],
+)
+def test_main_figures(stage: str, result: dict[str, object], figure: str) -> None:
+    assert summary.main_figure(stage, result) == figure
