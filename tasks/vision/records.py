@@ -1,0 +1,87 @@
+"""What passes between the layers: where an image lies, what was read of it, and why one was left out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Reason(StrEnum):
+    """Why a file is not part of gold."""
+
+    HIDDEN = "hidden file"
+    OUTSIDE = "outside train/CLASS/ and test/CLASS/"
+    LINK = "symbolic link"
+    UNSUPPORTED = "unsupported file type"
+    UNREADABLE = "unreadable"
+    WRONG_SIZE = "wrong size"
+    CONFLICT = "same image under different classes"
+    LEAK = "also in test"
+    DUPLICATE = "duplicate"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image of a source: `name` is its path inside it, `split` is `train` or `test`."""
+
+    name: str
+    split: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Removal:
+    """One file that is not part of gold; `split` and `label` are empty where it lies outside the layout."""
+
+    name: str
+    split: str
+    label: str
+    reason: Reason
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The raw layer: what a source holds, before any image is read.
+
+    Attributes:
+        files: number of files found.
+        entries: the images, by their name as the source knows it.
+        removals: the files that are no images of the data set.
+        classes: class names, sorted.
+    """
+
+    files: int
+    entries: dict[str, Entry]
+    removals: tuple[Removal, ...]
+    classes: tuple[str, ...]
+
+    @property
+    def has_test(self) -> bool:
+        """Whether the source brings a test set of its own."""
+        return any(entry.split == "test" for entry in self.entries.values())
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image of the bronze layer, as read.
+
+    Attributes:
+        sha256: hex digest of the encoded file, or of the raw pixels where there is no file; "" if it cannot be read.
+        size: length in bytes of what `sha256` is of.
+        width: width in pixels as declared, 0 if unknown; likewise `height`.
+        pixels: uint8 [C, S, S]; None when `fault` says why there are none.
+        fault: UNREADABLE or WRONG_SIZE, and `detail` in words.
+    """
+
+    entry: Entry
+    sha256: str = ""
+    size: int = 0
+    width: int = 0
+    height: int = 0
+    pixels: NDArray[np.uint8] | None = None
+    fault: Reason | None = None
+    detail: str = ""
