@@ -11,8 +11,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, Json, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from tasks.errors import SettingsError
 
@@ -47,6 +47,31 @@ class Settings(BaseSettings):
     mlflow_public_url: str = Field(
         "http://127.0.0.1:5000", description="Address of the MLflow UI as a browser reaches it; used in links."
     )
+
+    # How Airflow starts stage containers. Addresses are those that a container sees; Airflow may see others.
+    pipeline_image_prefix: str = Field(
+        "vision-mlops", min_length=1, description="Stage images are called PIPELINE_IMAGE_PREFIX/STAGE:PIPELINE_IMAGE_TAG."
+    )
+    pipeline_image_tag: str = Field("dev", min_length=1, description="Tag of the stage images.")
+    pipeline_docker_network: str = Field("vision-mlops", min_length=1, description="Docker network of the stages.")
+    pipeline_resources: Annotated[dict[str, dict[str, int | float | str]], NoDecode, Json()] = Field(
+        {},
+        validate_default=False,
+        description='Limits per stage, as JSON: {"train": {"cpus": 4, "memory": "8g", "shm_size": "1g", "gpus": 1}}.',
+    )
+    pipeline_stage_mlflow_tracking_uri: str = Field(
+        "http://mlflow:5000", description="MLflow as stage containers reach it."
+    )
+    pipeline_stage_serving_url: str = Field(
+        "http://serving:3000", description="The service as stage containers reach it."
+    )
+    pipeline_stage_aws_endpoint_url: str | None = Field(
+        None, description="S3 endpoint of s3:// sources as stage containers reach it; default: AWS_ENDPOINT_URL."
+    )
+    aws_endpoint_url: str | None = Field(None, description="S3 endpoint of s3:// sources; default: AWS itself.")
+    aws_region: str | None = Field(None, description="Region of that endpoint.")
+    aws_access_key_id: str | None = Field(None, description="S3 user of s3:// sources.")
+    aws_secret_access_key: SecretStr | None = Field(None, description="Secret key of that user.")
 
     serving_url: str = Field("http://127.0.0.1:3000", description="Where the service answers, as stages reach it.")
     serving_model: str | None = Field(
