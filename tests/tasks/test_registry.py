@@ -53,7 +53,7 @@ def test_a_missing_version_is_named(train_run: str) -> None:
 def test_other_classes_need_a_name_of_their_own(train_run: str) -> None:
     registry.set_alias("pets", registry.CHAMPION, make(train_run))
     registry.require_same_classes("pets", ["cat", "dog"])
-    with pytest.raises(ModelError, match="registered_model='pets'.*version 1.*cat, dog.*3 classes.*of its own"):
+    with pytest.raises(ModelError, match=r"registered_model='pets'.*version 1.*cat, dog.*3 classes.*of its own"):
         registry.require_same_classes("pets", ["cat", "dog", "fox"])
     with pytest.raises(ModelError, match="of its own"):
         registry.require_same_classes("pets", ["dog", "cat"])  # the order is the meaning of the answers
@@ -64,5 +64,5 @@ def test_a_champion_made_elsewhere_is_not_touched(train_run: str) -> None:
     client.create_registered_model("pets")
     client.create_model_version("pets", source=f"runs:/{train_run}/model")
     registry.set_alias("pets", registry.CHAMPION, 1)
-    with pytest.raises(ModelError, match="version 1.*no run"):
+    with pytest.raises(ModelError, match=r"version 1.*no run"):
         registry.require_same_classes("pets", ["cat", "dog"])

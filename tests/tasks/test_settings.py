@@ -61,7 +61,7 @@ def test_unusable_values_are_named(
 
 
 def test_an_error_never_shows_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
-    docker(monkeypatch, MLFLOW_TRACKING_URI="sqlite:///a.db", MLFLOW_TRACKING_PASSWORD="s3cr3t-value")  # noqa: S106
+    docker(monkeypatch, MLFLOW_TRACKING_URI="sqlite:///a.db", MLFLOW_TRACKING_PASSWORD="s3cr3t-value")
     with pytest.raises(SettingsError) as caught:
         load_settings()
     assert "s3cr3t-value" not in str(caught.value)

@@ -45,7 +45,7 @@ def test_a_stage_without_a_result_shows_its_state(settings: Settings, task: Task
 
 
 def test_a_dag_that_never_ran_is_named_with_the_fix(settings: Settings) -> None:
-    with pytest.raises(DataError, match="'weekly' has no run.*make run DAG=weekly"):
+    with pytest.raises(DataError, match=r"'weekly' has no run.*make run DAG=weekly"):
         summary.rows("weekly", settings)
 
 

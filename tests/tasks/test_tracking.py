@@ -71,7 +71,7 @@ def test_a_stopped_stage_is_killed_not_failed(settings: Settings, task: TaskIden
 def test_a_deleted_experiment_is_named_with_the_fix(settings: Settings) -> None:
     experiment_id = tracking.connect(settings)
     MlflowClient().delete_experiment(experiment_id)
-    with pytest.raises(SettingsError, match="'tests' was deleted.*PIPELINE_EXPERIMENT"):
+    with pytest.raises(SettingsError, match=r"'tests' was deleted.*PIPELINE_EXPERIMENT"):
         tracking.connect(settings)
 
 
@@ -112,6 +112,6 @@ def test_a_refused_address_is_a_setting(settings: Settings, forbidding: str) -> 
 
 def test_an_absent_server_is_told_within_seconds(settings: Settings) -> None:
     started = time.monotonic()
-    with pytest.raises(UnavailableError, match="no MLflow server answers at http://127.0.0.1:9"):
+    with pytest.raises(UnavailableError, match=r"no MLflow server answers at http://127\.0\.0\.1:9"):
         tracking.connect(settings.model_copy(update={"mlflow_tracking_uri": "http://127.0.0.1:9"}))
     assert time.monotonic() - started < 20

@@ -1,0 +1,102 @@
+"""Gold and trained models whose answers are known beforehand: each image says its own label, in its first pixel."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+import mlflow
+import mlflow.pytorch
+import numpy as np
+import pytest
+import torch
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
+
+from tasks import gold_store, tracking
+from tasks.contract import TaskIdentity
+from tasks.settings import Settings
+from tasks.vision.gold import Gold, Split
+
+CLASSES = ("ant", "bee", "cat", "dog")
+SHAPE = (1, 8, 8)
+TrainRun = Callable[..., str]
+
+
+class PixelReader(torch.nn.Module):
+    """Answers with the class that `table` holds for the first pixel's value."""
+
+    table: torch.Tensor
+
+    def __init__(self, table: list[int], classes: int) -> None:
+        super().__init__()
+        answers = torch.full((len(table), classes), 0.1 / (classes - 1))
+        answers[range(len(table)), table] = 0.9
+        self.register_buffer("table", answers)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.embedding(images[:, 0, 0, 0].long(), self.table)
+
+
+def split(name: str, per_class: int, classes: int) -> Split:
+    labels = np.repeat(np.arange(classes), per_class).astype(np.int64)
+    images = np.random.default_rng(0).integers(0, 255, (len(labels), *SHAPE), np.uint8)
+    images[:, 0, 0, 0] = labels
+    return Split(images, labels, tuple(f"{name}/{CLASSES[label]}/{i}.png" for i, label in enumerate(labels)))
+
+
+def make_gold(classes: int = 4) -> Gold:
+    return Gold(
+        train=split("train", 3, classes),
+        validation=split("train", 1, classes),
+        test=split("test", 5, classes),
+        classes=CLASSES[:classes],
+        mean=(0.5,),
+        std=(0.2,),
+        fingerprint="f" * 64,
+        dataset="digits",
+    )
+
+
+@pytest.fixture
+def train_run(settings: Settings) -> TrainRun:
+    """Make a finished train run, and the prepare run before it, for a model that answers by `table`."""
+
+    def make(table: list[int], classes: int = 4) -> str:
+        experiment_id = tracking.connect(settings)
+        gold = make_gold(classes)
+        with mlflow.start_run(experiment_id=experiment_id) as prepare:
+            gold_store.store(gold)
+            mlflow.set_tag("pipeline.gold_run_id", prepare.info.run_id)
+        example = gold.validation.images
+        sha256 = hashlib.sha256(repr(table).encode()).hexdigest()
+        with mlflow.start_run(experiment_id=experiment_id) as train:
+            info = mlflow.pytorch.log_model(
+                PixelReader(table, classes).eval(),
+                name="model",
+                input_example=example,
+                signature=ModelSignature(
+                    Schema([TensorSpec(np.dtype(np.uint8), (-1, *SHAPE))]),
+                    Schema([TensorSpec(np.dtype(np.float32), (-1, classes))]),
+                ),
+                metadata={"classes": list(gold.classes), "input": list(SHAPE), "sha256": sha256},
+                pip_requirements=["torch"],
+            )
+            mlflow.log_dict(list(gold.classes), "classes.json")
+            mlflow.set_tags(
+                {
+                    "pipeline.prepare_run_id": prepare.info.run_id,
+                    "pipeline.fingerprint": gold.fingerprint,
+                    "pipeline.model_sha256": sha256,
+                    "pipeline.logged_model_uri": info.model_uri,
+                }
+            )
+        return str(train.info.run_id)
+
+    return make
+
+
+@pytest.fixture
+def identity() -> Callable[[str], TaskIdentity]:
+    """Make the identity of a task by its ID."""
+    return lambda name: TaskIdentity(dag_id="daily", dag_run_id="manual__2026-01-01", task_id=name)

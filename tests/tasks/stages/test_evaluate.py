@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+from PIL import Image
+
+from tasks import registry, tracking
+from tasks.contract import EvaluateRequest, EvaluateResult, TaskIdentity
+from tasks.errors import DataError, ModelError
+from tasks.settings import Settings
+from tasks.stages import evaluate
+
+PERFECT = [0, 1, 2, 3]
+THREE_OF_FOUR = [0, 1, 2, 2]
+HALF = [0, 1, 0, 1]
+TrainRun = Callable[..., str]
+Evaluate = Callable[..., EvaluateResult]
+
+
+@pytest.fixture
+def run_evaluate(settings: Settings, identity: Callable[[str], TaskIdentity]) -> Evaluate:
+    def call(train_run_id: str, **fields: object) -> EvaluateResult:
+        request = EvaluateRequest.model_validate(
+            {"task": identity("evaluate"), "train_run_id": train_run_id, "registered_model": "pets", **fields}
+        )
+        with tracking.stage_run(request, "evaluate", settings) as run:
+            return evaluate.run(request, run, settings)
+
+    return call
+
+
+def crown(train_run_id: str) -> int:
+    source = tracking.tag_of(train_run_id, "pipeline.logged_model_uri")
+    version = int(registry.create_version("pets", source, train_run_id, {}, "").version)
+    registry.set_alias("pets", registry.CHAMPION, version)
+    return version
+
+
+def table(result: EvaluateResult, name: str) -> pd.DataFrame:
+    return MlflowClient().load_table(result.experiment_id, name, run_ids=[result.run_id])
+
+
+def test_figures_and_evidence(train_run: TrainRun, run_evaluate: Evaluate) -> None:
+    result = run_evaluate(train_run(THREE_OF_FOUR))
+    assert result.accuracy == 0.75
+    assert result.macro_f1 == pytest.approx((1 + 1 + 2 / 3 + 0) / 4)  # precision 1/2 and recall 1 for the third
+    assert result.promote
+    assert result.champion_version is None
+    run = MlflowClient().get_run(result.run_id)
+    assert run.data.metrics["test_accuracy"] == 0.75
+    assert run.data.metrics["test_images"] == 20
+    for name in ("model_size_bytes", "latency_single_p50_ms", "latency_single_p95_ms", "batch_images_per_second"):
+        assert run.data.metrics[name] > 0
+    plots = {artifact.path for artifact in MlflowClient().list_artifacts(result.run_id, "plots")}
+    assert plots == {"plots/confusion_matrix.png", "plots/per_class.png"}
+    verdict = mlflow.artifacts.load_dict(f"runs:/{result.run_id}/verdict.json")
+    assert verdict["promote"] is True
+    assert verdict["reason"] == result.reason
+
+
+def test_tables_open_in_mlflow_and_a_retry_does_not_double_them(train_run: TrainRun, run_evaluate: Evaluate) -> None:
+    trained = train_run(THREE_OF_FOUR)
+    first, second = run_evaluate(trained), run_evaluate(trained)
+    assert first.run_id == second.run_id
+    per_class = table(first, "per_class.json")
+    assert per_class["class"].tolist() == ["ant", "bee", "cat", "dog"]
+    assert per_class["recall"].tolist() == [1, 1, 1, 0]
+    assert per_class["precision"].tolist() == [1, 1, 0.5, 0]
+    predictions = table(first, "predictions.json")
+    assert len(predictions) == 20
+    assert predictions["correct"].sum() == 15
+    assert set(predictions[~predictions["correct"]]["predicted"]) == {"cat"}
+
+
+@pytest.mark.parametrize(
+    ("champion", "candidate", "promote"),
+    [(THREE_OF_FOUR, PERFECT, True), (PERFECT, THREE_OF_FOUR, False), (PERFECT, PERFECT, True)],
+)
+def test_the_champion_answers_the_same_images(
+    train_run: TrainRun, run_evaluate: Evaluate, champion: list[int], candidate: list[int], promote: bool
+) -> None:
+    version = crown(train_run(champion))
+    result = run_evaluate(train_run(candidate))
+    assert result.promote is promote
+    assert result.champion_version == version
+    assert result.champion_accuracy == sum(a == b for a, b in zip(champion, PERFECT, strict=True)) / 4
+    assert tracking.tag_of(result.run_id, "pipeline.promote") == str(promote).lower()
+    assert len(table(result, "predictions.json")["champion_predicted"]) == 20
+
+
+def test_the_champion_itself_is_as_good_as_the_champion(train_run: TrainRun, run_evaluate: Evaluate) -> None:
+    trained = train_run(PERFECT)
+    crown(trained)
+    assert run_evaluate(trained).promote
+
+
+def test_under_a_floor_nothing_is_promoted(train_run: TrainRun, run_evaluate: Evaluate) -> None:
+    result = run_evaluate(train_run(HALF), min_accuracy=0.6)
+    assert not result.promote
+    assert "0.5000 is under 0.6000" in result.reason
+
+
+def test_probes_are_the_pixels_and_the_answers(train_run: TrainRun, run_evaluate: Evaluate) -> None:
+    result = run_evaluate(train_run(THREE_OF_FOUR))
+    document = mlflow.artifacts.load_dict(f"runs:/{result.run_id}/probes.json")
+    assert document["tolerance"] > 0
+    assert [probe["class"] for probe in document["probes"]] == ["ant", "bee", "cat", "cat"]
+    for label, probe in enumerate(document["probes"]):
+        pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(probe["png"]))))
+        assert pixels.shape == (8, 8)
+        assert pixels[0, 0] == label
+        assert sum(probe["probabilities"]) == pytest.approx(1)
+
+
+def test_other_classes_than_the_champion(train_run: TrainRun, run_evaluate: Evaluate) -> None:
+    crown(train_run(PERFECT))
+    with pytest.raises(ModelError, match="registered_model of its own"):
+        run_evaluate(train_run([0, 1], classes=2))
+
+
+def test_a_run_that_did_not_train(run_evaluate: Evaluate) -> None:
+    with pytest.raises(DataError, match=f"no run '{'a' * 32}'"):
+        run_evaluate("a" * 32)

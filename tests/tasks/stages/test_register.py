@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+
+from tasks import registry, tracking
+from tasks.contract import EvaluateRequest, RegisterRequest, RegisterResult, TaskIdentity
+from tasks.errors import DataError, ModelError
+from tasks.settings import Settings
+from tasks.stages import evaluate, register
+
+PERFECT = [0, 1, 2, 3]
+THREE_OF_FOUR = [0, 1, 2, 2]
+Evaluated = Callable[[list[int], str], str]
+Register = Callable[[str, str], RegisterResult]
+TrainRun = Callable[..., str]
+
+
+@pytest.fixture
+def evaluated(settings: Settings, train_run: TrainRun, identity: Callable[[str], TaskIdentity]) -> Evaluated:
+    """Train and evaluate a model by its table, on a day by its name."""
+
+    def call(table: list[int], day: str) -> str:
+        task = identity("evaluate").model_copy(update={"dag_run_id": day})
+        request = EvaluateRequest.model_validate(
+            {"task": task, "train_run_id": train_run(table), "registered_model": "pets"}
+        )
+        with tracking.stage_run(request, "evaluate", settings) as run:
+            return evaluate.run(request, run, settings).run_id
+
+    return call
+
+
+@pytest.fixture
+def run_register(settings: Settings, identity: Callable[[str], TaskIdentity]) -> Register:
+    def call(evaluate_run_id: str, day: str) -> RegisterResult:
+        task = identity("register").model_copy(update={"dag_run_id": day})
+        request = RegisterRequest.model_validate(
+            {"task": task, "evaluate_run_id": evaluate_run_id, "registered_model": "pets"}
+        )
+        with tracking.stage_run(request, "register", settings) as run:
+            return register.run(request, run, settings)
+
+    return call
+
+
+def versions() -> int:
+    return len(MlflowClient().search_model_versions("name = 'pets'"))
+
+
+def aliases() -> dict[str, int]:
+    return {name: int(v) for name, v in MlflowClient().get_registered_model("pets").aliases.items()}
+
+
+def test_the_first_good_model_is_champion(evaluated: Evaluated, run_register: Register) -> None:
+    evaluation = evaluated(PERFECT, "mon")
+    result = run_register(evaluation, "mon")
+    assert (result.version, result.created, result.promoted, result.previous_champion) == (1, True, True, None)
+    assert aliases() == {"champion": 1, "challenger": 1}
+    version = registry.by_number("pets", 1)
+    train_run_id = tracking.tag_of(evaluation, "pipeline.train_run_id")
+    assert version.run_id == train_run_id
+    assert version.tags["pipeline.evaluate_run_id"] == evaluation
+    assert version.tags["pipeline.key"] == "daily/mon/register/-1"
+    for name in ("pipeline.train_run_id", "pipeline.prepare_run_id", "pipeline.fingerprint", "pipeline.model_sha256"):
+        assert version.tags[name]
+    # The version is the very model that was trained, not a copy logged again.
+    assert version.source == tracking.tag_of(train_run_id, "pipeline.logged_model_uri")
+    assert mlflow.pytorch.load_model("models:/pets@champion")
+
+
+def test_twice_is_once(evaluated: Evaluated, run_register: Register) -> None:
+    evaluation = evaluated(PERFECT, "mon")
+    first, second = run_register(evaluation, "mon"), run_register(evaluation, "mon")
+    assert (second.version, second.created, second.promoted) == (first.version, False, True)
+    assert versions() == 1
+
+
+def test_the_same_weights_on_another_day_are_the_same_version(evaluated: Evaluated, run_register: Register) -> None:
+    run_register(evaluated(PERFECT, "mon"), "mon")
+    result = run_register(evaluated(PERFECT, "tue"), "tue")
+    assert (result.version, result.created, result.promoted, result.previous_champion) == (1, False, True, None)
+    assert versions() == 1
+
+
+def test_a_better_model_takes_over(evaluated: Evaluated, run_register: Register) -> None:
+    run_register(evaluated(THREE_OF_FOUR, "mon"), "mon")
+    result = run_register(evaluated(PERFECT, "tue"), "tue")
+    assert (result.version, result.promoted, result.previous_champion) == (2, True, 1)
+    assert aliases() == {"champion": 2, "challenger": 2}
+
+
+def test_a_worse_model_is_kept_as_challenger(evaluated: Evaluated, run_register: Register) -> None:
+    run_register(evaluated(PERFECT, "mon"), "mon")
+    result = run_register(evaluated(THREE_OF_FOUR, "tue"), "tue")
+    assert (result.version, result.promoted) == (2, False)
+    assert aliases() == {"champion": 1, "challenger": 2}
+
+
+def test_a_verdict_against_a_former_champion_is_stale(evaluated: Evaluated, run_register: Register) -> None:
+    run_register(evaluated(THREE_OF_FOUR, "mon"), "mon")
+    late = evaluated([0, 1, 2, 1], "tue")  # judged against version 1 ...
+    run_register(evaluated(PERFECT, "wed"), "wed")  # ... which is no longer champion when it comes to register
+    before = (versions(), aliases())
+    with pytest.raises(ModelError, match=r"version 2 now.*version 1.*evaluate"):
+        run_register(late, "tue")
+    assert (versions(), aliases()) == before
+
+
+def test_a_crash_before_the_alias_is_repaired_by_the_retry(
+    evaluated: Evaluated, run_register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluation = evaluated(PERFECT, "mon")
+
+    def crash(*_: object) -> None:
+        raise ConnectionError("server away")
+
+    with monkeypatch.context() as patch, pytest.raises(ConnectionError):
+        patch.setattr(registry, "set_alias", crash)
+        run_register(evaluation, "mon")
+    assert (versions(), aliases()) == (1, {})
+    result = run_register(evaluation, "mon")
+    assert (result.version, result.promoted) == (1, True)
+    assert (versions(), aliases()) == (1, {"champion": 1, "challenger": 1})
+
+
+def test_without_a_verdict_nothing_is_registered(
+    settings: Settings, run_register: Register, train_run: TrainRun
+) -> None:
+    trained = train_run(PERFECT)
+    with pytest.raises(DataError, match=r"no tag 'pipeline\.train_run_id'"):
+        run_register(trained, "mon")
+    assert MlflowClient().search_registered_models() == []

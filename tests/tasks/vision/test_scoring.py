@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tasks.errors import DataError, ModelError
+from tasks.vision.evaluation_plots import confusion_figure, per_class_figure
+from tasks.vision.scoring import BATCH, fit, latency, predict, score
+
+
+class Brightness(torch.nn.Module):
+    """Two classes: the share of white in an image, and the rest."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        white = images.float().mean((1, 2, 3)) / 255
+        return torch.stack([1 - white, white], 1)
+
+
+def one_hot(classes: list[int], count: int) -> np.ndarray:
+    return np.eye(count, dtype=np.float32)[classes]
+
+
+def test_score_by_hand() -> None:
+    scores = score(np.array([0, 0, 1, 1, 2]), one_hot([0, 1, 1, 1, 0], 3))
+    assert scores.accuracy == 3 / 5
+    assert scores.precision.tolist() == [1 / 2, 2 / 3, 0]
+    assert scores.recall.tolist() == [1 / 2, 1, 0]
+    assert scores.f1 == pytest.approx([1 / 2, 4 / 5, 0])
+    assert scores.macro_f1 == pytest.approx((1 / 2 + 4 / 5) / 3)
+    assert scores.support.tolist() == [2, 2, 1]
+    assert scores.confusion.tolist() == [[1, 1, 0], [0, 2, 0], [1, 0, 0]]
+
+
+def test_a_class_without_images_counts_as_zero() -> None:
+    assert score(np.array([0, 0]), one_hot([0, 0], 2)).macro_f1 == 0.5
+
+
+def test_a_label_the_model_does_not_know() -> None:
+    with pytest.raises(ModelError, match=r"label 3.*2 classes"):
+        score(np.array([0, 3]), one_hot([0, 1], 2))
+
+
+def test_predict_goes_through_batches_in_order() -> None:
+    values = np.arange(2 * BATCH + 3) % 256
+    images = np.broadcast_to(values[:, None, None, None], (len(values), 1, 8, 8)).astype(np.uint8)
+    probabilities = predict(Brightness(), images, (1, 8, 8))
+    assert probabilities[:, 1] == pytest.approx(values / 255, abs=1e-6)
+    assert probabilities.dtype == np.float32
+
+
+def test_predict_refuses_nothing_and_nonsense() -> None:
+    with pytest.raises(DataError, match="no images"):
+        predict(Brightness(), np.zeros((0, 1, 8, 8), np.uint8), (1, 8, 8))
+
+    class Broken(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.full((len(images), 2), float("nan"))
+
+    with pytest.raises(ModelError, match="NaN"):
+        predict(Broken(), np.zeros((2, 1, 8, 8), np.uint8), (1, 8, 8))
+
+
+def test_fit_leaves_fitting_images_alone() -> None:
+    images = torch.randint(0, 255, (2, 3, 8, 8), dtype=torch.uint8)
+    assert torch.equal(fit(images, (3, 8, 8)), images)
+
+
+@pytest.mark.parametrize(("before", "after"), [((1, 8, 8), (3, 16, 16)), ((3, 16, 16), (1, 8, 8))])
+def test_fit_keeps_the_brightness(before: tuple[int, int, int], after: tuple[int, int, int]) -> None:
+    images = torch.full((2, *before), 200, dtype=torch.uint8)
+    fitted = fit(images, after)
+    assert fitted.shape == (2, *after)
+    assert fitted.dtype == torch.uint8
+    assert (fitted.int() - 200).abs().max() <= 1
+
+
+def test_latency_is_positive_and_ordered() -> None:
+    measured = latency(Brightness(), np.zeros((3, 1, 8, 8), np.uint8), (1, 8, 8))
+    assert 0 < measured.single_p50_ms <= measured.single_p95_ms
+    assert measured.batch_images_per_second > 0
+
+
+@pytest.mark.parametrize("count", [2, 10, 100])
+def test_figures_name_the_classes(count: int) -> None:
+    labels = np.arange(count).repeat(2)
+    scores = score(labels, one_hot(labels.tolist(), count))
+    classes = [f"class {i}" for i in range(count)]
+    confusion = confusion_figure(scores, classes)
+    assert [tick.get_text() for tick in confusion.axes[0].get_yticklabels()] == classes
+    bars = per_class_figure(scores, classes)
+    assert len(bars.axes[0].get_yticklabels()) == min(count, 40)
