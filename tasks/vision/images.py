@@ -78,7 +78,8 @@ def pixels(image: Image.Image, channels: int, size: int) -> NDArray[np.uint8]:
         if image.format == "JPEG":
             image.draft(None, (size * DRAFT_OVERSAMPLING, size * DRAFT_OVERSAMPLING))
         image.load()
-        image = _plain(ImageOps.exif_transpose(image), "L" if channels == 1 else "RGB")
+        ImageOps.exif_transpose(image, in_place=True)
+        image = _plain(image, "L" if channels == 1 else "RGB")
     except DAMAGE as error:
         raise _damaged(error) from error
     if image.size != (size, size):

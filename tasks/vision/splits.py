@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,13 +27,15 @@ def split(records: Sequence[Record], classes: Sequence[str], shaping: Shaping, f
     """
     has_test = any(record.entry.split == "test" for record in records)
     parts: dict[str, list[Record]] = {"train": [], "validation": [], "test": []}
+    members: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for record in records:
+        members[record.entry.label, record.entry.split].append(record)
     for label in classes:
-        own = [record for record in records if record.entry.label == label]
+        tests = members[label, "test"]
         given = sorted(
-            (record for record in own if record.entry.split == "train"),
+            members[label, "train"],
             key=lambda record: hashlib.sha256(f"{shaping.seed}:{record.sha256}".encode()).digest(),
         )
-        tests = [record for record in own if record.entry.split == "test"]
         validation = max(1, round(len(given) * shaping.validation_fraction))
         split_off = 0 if has_test else max(1, round(len(given) * shaping.test_fraction))
         if len(given) - validation - split_off < 1 or (has_test and not tests):

@@ -1,0 +1,190 @@
+"""prepare: read a data set, clean and split it, and keep the tensors as the gold of this run."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import logging
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+import mlflow
+from mlflow.data.code_dataset_source import CodeDatasetSource
+from mlflow.data.numpy_dataset import from_numpy
+from mlflow.environment_variables import MLFLOW_S3_ENDPOINT_URL
+
+from tasks import gold_store, registry, tracking
+from tasks.contract import PrepareRequest, PrepareResult
+from tasks.errors import DataError
+from tasks.settings import Settings
+from tasks.tracking import StageRun
+from tasks.vision import bronze, silver, splits
+from tasks.vision.data_plots import grid_figure, histogram_figure
+from tasks.vision.fingerprint import Shaping, fingerprint
+from tasks.vision.gold import Gold
+from tasks.vision.records import Record, Removal
+from tasks.vision.sources import Source, open_source
+
+FINGERPRINT = "pipeline.fingerprint"
+REMOVED = "images.removed"
+DIGEST_LENGTH = 36  # the most that MLflow takes as a data set's digest
+CONTEXTS = {"train": "training", "validation": "validation", "test": "testing"}
+
+log = logging.getLogger("tasks.prepare")
+
+
+@dataclass(frozen=True)
+class _Made:
+    """Gold with the run that holds it and the number of files left out of it."""
+
+    gold: Gold
+    run_id: str
+    removed: int
+
+
+def run(request: PrepareRequest, run: StageRun, settings: Settings) -> PrepareResult:
+    """Make the gold of a data set, or take that of an earlier run with the same fingerprint.
+
+    Raises:
+        DataError: the source holds nothing a classifier can be trained on.
+        ModelError: the champion of `request.registered_model` knows other classes.
+        RequestError: the source is of a kind that cannot be opened.
+        SettingsError: the S3 store refuses the credentials.
+        UnavailableError: a download fails.
+    """
+    started = time.monotonic()
+    # MLflow's own variable, and its precedence: where it is unset, boto3 reads AWS_ENDPOINT_URL.
+    endpoint = MLFLOW_S3_ENDPOINT_URL.get()  # type: ignore[no-untyped-call]
+    with open_source(request.dataset, request.source, settings.datasets, endpoint) as source:
+        listing = source.listing
+        _log_layer("raw", listing.files, len(listing.entries), started)
+        registry.require_same_classes(request.registered_model, listing.classes)
+        shaping = Shaping(
+            dataset=source.dataset,
+            channels=source.channels,
+            size=request.image_size or source.side,
+            validation_fraction=request.validation_fraction,
+            test_fraction=request.test_fraction,
+            seed=request.data_seed,
+        )
+        key = fingerprint(source.digest(), shaping, listing)
+        earlier = _earlier(key, run.experiment_id)
+        made = earlier or _make(source, shaping, key, run.run_id)
+    _describe(made, request, reused=earlier is not None)
+    # Last: only a run that has all of it may be found and used again.
+    mlflow.set_tags({FINGERPRINT: key, gold_store.GOLD_RUN: made.run_id, "pipeline.dataset": made.gold.dataset})
+    return PrepareResult(
+        **run.baton,
+        fingerprint=key,
+        reused=earlier is not None,
+        classes=len(made.gold.classes),
+        train_images=len(made.gold.train),
+        validation_images=len(made.gold.validation),
+        test_images=len(made.gold.test),
+        removed_images=made.removed,
+    )
+
+
+def _earlier(key: str, experiment_id: str) -> _Made | None:
+    """Find whole gold with this fingerprint; a finished run whose gold is gone or damaged does not count."""
+    tags = {"pipeline.stage": "prepare", FINGERPRINT: key}
+    found = tracking.find_runs(experiment_id, tags, status="FINISHED", limit=20)
+    # Most of them used the same gold again: each gold is looked at once.
+    for run_id, removed in {run.data.tags[gold_store.GOLD_RUN]: run.data.metrics[REMOVED] for run in found}.items():
+        if not gold_store.exists(run_id):
+            continue
+        try:
+            gold = gold_store.fetch_made_by(run_id)
+        except DataError as error:
+            log.warning("the gold of run %s is made again: %s", run_id, error)
+            continue
+        log.info("the gold of run %s is used again", run_id)
+        return _Made(gold, run_id, int(removed))
+    return None
+
+
+def _make(source: Source, shaping: Shaping, key: str, run_id: str) -> _Made:
+    """Take the source through bronze and silver to gold, and log what each layer leaves behind."""
+    started = time.monotonic()
+    records = bronze.read(source, shaping)
+    _log_layer("bronze", len(source.listing.entries), len(records), started)
+
+    started = time.monotonic()
+    kept, left_out = silver.clean(records)
+    _log_layer("silver", len(records), len(kept), started)
+    removals = sorted([*source.listing.removals, *left_out], key=lambda removal: removal.name)
+    with tempfile.TemporaryDirectory(prefix="manifest-") as folder:
+        _write_manifest(records, Path(folder) / "bronze.jsonl.gz")
+        with (Path(folder) / "removed.csv").open("w", encoding="utf-8", newline="") as file:
+            _write_removals(removals, file)
+        mlflow.log_artifacts(folder, "manifest")
+    for reason, count in Counter(removal.reason.value for removal in removals).items():
+        log.info("left out: %d, %s", count, reason)
+
+    started = time.monotonic()
+    gold = splits.split(kept, source.listing.classes, shaping, key)
+    gold_store.store(gold)
+    _log_layer("gold", len(kept), sum(map(len, gold.splits.values())), started)
+    return _Made(gold, run_id, len(removals))
+
+
+def _describe(made: _Made, request: PrepareRequest, *, reused: bool) -> None:
+    """Make the run's page readable: counts, plots, the data set as an input, a note."""
+    gold = made.gold
+    counts = {f"images.{name}": len(split) for name, split in gold.splits.items()}
+    mlflow.log_metrics({**counts, REMOVED: made.removed, "classes": len(gold.classes)})
+    mlflow.log_figure(histogram_figure(gold), "plots/class_histogram.png")
+    mlflow.log_figure(grid_figure(gold), "plots/sample_grid.png")
+    source = request.source or CodeDatasetSource({"dataset": request.dataset})
+    for name, split in gold.splits.items():
+        entity = from_numpy(
+            split.images,
+            source=source,
+            targets=split.labels,
+            name=f"{gold.dataset}-{name}",
+            digest=gold.fingerprint[:DIGEST_LENGTH],
+        )
+        mlflow.log_input(entity, context=CONTEXTS[name])
+    origin = f"Gold of run `{made.run_id}`, used again" if reused else "Gold made by this run"
+    mlflow.set_tag(
+        "mlflow.note.content",
+        f"{origin}: {len(gold.classes)} classes, {len(gold.train)} training, {len(gold.validation)} validation and "
+        f"{len(gold.test)} test images of {gold.shape}; {made.removed} files left out, each with its reason in "
+        f"`manifest/removed.csv`{' of that run' if reused else ''}.",
+    )
+
+
+def _log_layer(name: str, rows_in: int, rows_out: int, started: float) -> None:
+    seconds = time.monotonic() - started
+    mlflow.log_metrics({f"{name}.rows_in": rows_in, f"{name}.rows_out": rows_out, f"{name}.seconds": seconds})
+    log.info("%s: %d in, %d out, %.1f s", name, rows_in, rows_out, seconds)
+
+
+def _write_manifest(records: Sequence[Record], path: Path) -> None:
+    """Write one JSON line per image; without a time stamp, so that the same images make the same file."""
+    with path.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0) as file:
+        for record in records:
+            entry = record.entry
+            line = {
+                "name": entry.name,
+                "split": entry.split,
+                "class": entry.label,
+                "sha256": record.sha256,
+                "bytes": record.size,
+                "width": record.width,
+                "height": record.height,
+            }
+            file.write(json.dumps(line).encode() + b"\n")
+
+
+def _write_removals(removals: Sequence[Removal], file: TextIO) -> None:
+    writer = csv.writer(file)
+    writer.writerow(["name", "split", "class", "reason", "detail"])
+    for removal in removals:
+        writer.writerow([removal.name, removal.split, removal.label, removal.reason.value, removal.detail])
