@@ -77,16 +77,17 @@ def execute(stage: str, request: str) -> StageResult:
 def write_result(result: StageResult, path: Path) -> None:
     """Write a result so that a reader sees all of it or nothing: temporary file, sync, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(result.model_dump_json())
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # the reader may be another user: the XCom sidecar, the engine
-        os.replace(temporary, path)
+        temporary.chmod(0o644)  # the reader may be another user: the XCom sidecar, the engine
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

@@ -118,9 +118,10 @@ def test_a_crash_before_the_alias_is_repaired_by_the_retry(
     def crash(*_: object) -> None:
         raise ConnectionError("server away")
 
-    with monkeypatch.context() as patch, pytest.raises(ConnectionError):
+    with monkeypatch.context() as patch:
         patch.setattr(registry, "set_alias", crash)
-        run_register(evaluation, "mon")
+        with pytest.raises(ConnectionError):
+            run_register(evaluation, "mon")
     assert (versions(), aliases()) == (1, {})
     result = run_register(evaluation, "mon")
     assert (result.version, result.promoted) == (1, True)

@@ -1,0 +1,119 @@
+# vision-mlops. `make help` lists what there is; README.md says where to begin.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+RUNTIME ?= local
+DAG ?= daily_training
+CONF ?=
+S ?=
+SOURCE ?= ../shared/data/cifar10.tar.gz
+
+export CONF DAG SOURCE  # reach the shell as they are, whatever quotes they hold
+
+INSTALLED := .venv/.installed
+ENV = . deploy/env.sh $(RUNTIME)
+WORK := docker compose -f docker-compose-mlops.yml
+STATE := docker compose -f docker-compose.yml
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^## /{printf "\n%s\n", substr($$0, 4)} /^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+## The pipeline
+
+.PHONY: demo
+demo: ready ## train, evaluate, register and serve digits, start to end (RUNTIME=local or docker)
+	@$(ENV) && deploy/run_dag.sh daily_training && deploy/curl_line.sh
+
+.PHONY: run
+run: ready ## one DAG run: DAG=daily_training CONF='{"dataset":"digits","epochs":5}' RUNTIME=local|docker
+	@$(ENV) && deploy/run_dag.sh "$$DAG" "$$CONF"
+
+.PHONY: ui
+ui: ready ## Airflow and MLflow in the browser: prints addresses and login
+	@$(ENV) && deploy/ui.sh start
+
+.PHONY: stop
+stop: ## end what ui, demo and up started; data stay
+	@if [ -e $(INSTALLED) ]; then . deploy/env.sh local; deploy/ui.sh stop; python -m tasks.serving --stop; fi
+	@if [ -f .env ] && docker info >/dev/null 2>&1; then $(MAKE) down; fi
+
+.PHONY: clean
+clean: stop ## stop, and remove .local (with RUNTIME=docker the stack's volumes too)
+	@if [ "$(RUNTIME)" = docker ] && [ -f .env ]; then $(STATE) down --volumes; fi
+	rm -rf .local .mypy_cache .ruff_cache .pytest_cache .coverage*
+
+## The stack on Docker
+
+.PHONY: setup
+setup: ## write .env with fresh random secrets; an existing one keeps its values
+	@$(PYTHON) deploy/setup_env.py
+
+.PHONY: images
+images: ## build the images (S="train deploy" for some)
+	@images/build.sh $(S)
+
+.PHONY: up
+up: setup ## start Postgres, S3 store, MLflow and the service
+	@$(STATE) up --detach --wait --quiet-pull
+	@$(WORK) up --detach --quiet-pull
+
+.PHONY: down
+down: ## stop them; data stay in their volumes
+	@$(WORK) down
+	@$(STATE) down
+
+## Development
+
+$(INSTALLED): requirements/dev.txt requirements/uv.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; name another: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	.venv/bin/uv pip sync --quiet --python .venv --require-hashes requirements/dev.txt
+	touch $@
+
+.PHONY: install
+install: $(INSTALLED) ## make .venv from the pinned, hashed requirements
+
+.PHONY: test
+test: install ## all tests; those that need Docker where an engine answers (REQUIRE_DOCKER=1: fail without)
+	@. deploy/env.sh local && pytest --cov $(ARGS)
+
+.PHONY: check
+check: install ## lint, format, types, security
+	@. deploy/env.sh local && ruff check . && ruff format --check . && mypy && bandit -q -c pyproject.toml -r tasks plugins dags deploy
+
+.PHONY: format
+format: install ## rewrite the sources in the project's format
+	@. deploy/env.sh local && ruff check --fix . ; ruff format .
+
+.PHONY: audit
+audit: install ## look every pinned package up in the advisory database
+	@. deploy/env.sh local && for f in requirements/*.txt; do pip-audit --disable-pip --require-hashes -r $$f; done
+
+.PHONY: lock
+lock: install ## resolve pyproject.toml's extras into requirements/
+	@. deploy/env.sh local && requirements/lock.sh
+
+.PHONY: bench
+bench: install ## images per second beside a plain PyTorch loop (SOURCE=folder or archive of CIFAR-10)
+	@. deploy/env.sh local && python -m benchmarks.training_throughput --source "$$SOURCE" $(ARGS)
+
+# What a run needs first: the packages, Airflow's database, and for Docker the images and the stack.
+.PHONY: ready ready-local ready-docker
+ready: install ready-$(RUNTIME)
+	@$(ENV) && [ -e "$$AIRFLOW_HOME/.migrated" ] || { echo "Preparing Airflow's database ..."; airflow db migrate >"$$PIPELINE_HOME/airflow-migrate.log" 2>&1 && touch "$$AIRFLOW_HOME/.migrated"; }
+
+ready-local:
+	@mkdir -p .local
+
+ready-docker: setup
+	@mkdir -p .local && . deploy/env.sh docker && python -m tasks.serving --stop
+	@$(MAKE) images
+	@$(MAKE) up
+
+ready-%:
+	@echo "RUNTIME='$*' is unknown; choose local or docker" >&2; exit 64

@@ -1,0 +1,21 @@
+# Environment of commands on this machine, sourced by the Makefile:  . deploy/env.sh RUNTIME
+# Airflow keeps its state under .local/; with RUNTIME=docker the secrets and ports come from .env.
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+export PATH="$root/.venv/bin:$PATH" PYTHONPATH="$root" PYTHONUNBUFFERED=1
+
+if [ "$1" = docker ]; then
+  [ -f "$root/.env" ] || { echo "env.sh: there is no .env; run make setup" >&2; exit 78; }
+  while IFS= read -r line; do  # an empty value means the default, so it is not set at all
+    case $line in [A-Z]*=?*) export "${line?}" ;; esac
+  done <"$root/.env"
+  export MLFLOW_TRACKING_URI="http://127.0.0.1:${MLFLOW_PORT:-5000}" MLFLOW_PUBLIC_URL="http://127.0.0.1:${MLFLOW_PORT:-5000}"
+  export SERVING_URL="http://127.0.0.1:${SERVING_PORT:-3000}"
+fi
+
+export PIPELINE_RUNTIME="$1" PIPELINE_HOME="${PIPELINE_HOME:-$root/.local}"
+PIPELINE_GIT_COMMIT=${PIPELINE_GIT_COMMIT:-$(git -C "$root" rev-parse HEAD 2>/dev/null || true)}
+export PIPELINE_GIT_COMMIT MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=1
+
+export AIRFLOW_HOME="${AIRFLOW_HOME:-$PIPELINE_HOME/airflow}"
+export AIRFLOW__CORE__DAGS_FOLDER="$root/dags" AIRFLOW__CORE__PLUGINS_FOLDER="$root/plugins"
+export AIRFLOW__CORE__LOAD_EXAMPLES=False AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG=4

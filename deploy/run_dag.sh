@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# One DAG run on this machine, then what it did:  deploy/run_dag.sh DAG_ID [CONF as JSON]
+# Expects the environment of deploy/env.sh.
+set -euo pipefail
+dag=$1 conf=${2:-}
+started=$SECONDS
+airflow dags test "$dag" ${conf:+--conf "$conf"} || { code=$?; echo "$dag failed after $((SECONDS - started)) s; the line above that begins with an error's name says why" >&2; exit $code; }
+printf '\n%s finished in %d s\n\n' "$dag" $((SECONDS - started))
+python -m tasks.summary "$dag"
