@@ -8,6 +8,7 @@ import json
 import logging
 import tempfile
 import time
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import TextIO
 
 import mlflow
 from mlflow.data.code_dataset_source import CodeDatasetSource
+from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.numpy_dataset import from_numpy
 from mlflow.environment_variables import MLFLOW_S3_ENDPOINT_URL
 
@@ -141,7 +143,12 @@ def _describe(made: _Made, request: PrepareRequest, *, reused: bool) -> None:
     mlflow.log_metrics({**counts, REMOVED: made.removed, "classes": len(gold.classes)})
     mlflow.log_figure(histogram_figure(gold), "plots/class_histogram.png")
     mlflow.log_figure(grid_figure(gold), "plots/sample_grid.png")
-    source = request.source or CodeDatasetSource({"dataset": request.dataset})
+    with warnings.catch_warnings():
+        # MLflow knows two equal classes for a local path, and says so.
+        warnings.filterwarnings("ignore", "The specified dataset source can be interpreted", UserWarning)
+        source = (
+            resolve_dataset_source(request.source) if request.source else CodeDatasetSource({"dataset": gold.dataset})
+        )
     for name, split in gold.splits.items():
         entity = from_numpy(
             split.images,

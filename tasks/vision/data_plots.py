@@ -67,7 +67,8 @@ def grid_figure(gold: Gold) -> Figure:
 
 def _sheet_figure(sheet: NDArray[np.uint8], names: list[str], step: int, gold: Gold) -> Figure:
     channels, side, _ = gold.shape
-    figure = Figure(figsize=(9, 1.2 + 0.76 * len(names)), layout="constrained")
+    width = 8.8 - 0.095 * max(map(len, names))  # what the class names leave of 9 inches
+    figure = Figure(figsize=(9, 0.8 + width * sheet.shape[0] / sheet.shape[1]), layout="compressed")
     axes = figure.subplots()
     axes.imshow(sheet[:, :, 0] if channels == 1 else sheet, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     axes.set_yticks(np.arange(len(names)) * step + side / 2, names)

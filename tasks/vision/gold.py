@@ -101,6 +101,7 @@ def save(gold: Gold, folder: Path) -> None:
     }
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / TENSORS)
+    (folder / TENSORS).chmod(0o644)  # safetensors makes it private; the next stage may run as another user
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
