@@ -1,0 +1,145 @@
+"""The operator behind every stage task: builds one job, lets a runtime carry it out, judges the outcome."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+from pipeline.job import StageJob, container_environment, container_secrets, image_of
+from pipeline.links import MlflowRunLink, run_url
+from pipeline.outcome import StageOutcome, result_of
+from pipeline.params import require_known
+from pipeline.resources import resources_for
+from tasks.contract import STAGES, StageRequest
+from tasks.errors import PermanentError, PipelineError, RequestError
+from tasks.settings import load_settings
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class StageOperator(BaseOperator):
+    """Runs one stage; a subclass says where.
+
+    What is wrong in a DAG file fails when the file is read, what is wrong in a DAG run before anything starts, both
+    with the fix in the message. A failure that will repeat is not retried. The checked result is the task's XCom,
+    whole and by field, so that `task.output["run_id"]` is the next stage's baton, with its type.
+    """
+
+    template_fields: Sequence[str] = ("request_fields", "environment")
+    operator_extra_links = (MlflowRunLink(),)
+    ui_color = "#e8f0fe"
+
+    def __init__(
+        self,
+        *,
+        stage: str,
+        request_fields: Mapping[str, Any] | None = None,
+        resources: Mapping[str, Any] | None = None,
+        environment: Mapping[str, str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        fields = dict(request_fields or {})
+        require_fields(stage, fields)
+        settings = load_settings()
+        resources_for(stage, settings, resources)
+        super().__init__(multiple_outputs=True, **kwargs)
+        self.stage = stage
+        self.request_fields = fields
+        # Not `resources`: that is an argument of Airflow's own, for pools of executors.
+        self.stage_resources = dict(resources or {})
+        self.environment = dict(environment or {})
+
+    @abstractmethod
+    def carry_out(self, job: StageJob) -> StageOutcome:
+        """Run the job to its end, its output going to the task's log; leave nothing running, whatever happens."""
+
+    @abstractmethod
+    def on_kill(self) -> None:
+        """End what `carry_out` started, within the five seconds that Airflow gives; may be called more than once."""
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Run the stage and return its result as JSON.
+
+        Raises:
+            AirflowFailException: it will fail the same way again; not retried.
+            AirflowException: trying again may help.
+        """
+        try:
+            return self.run_stage(context)
+        except PermanentError as error:
+            raise AirflowFailException(str(error)) from None
+        except PipelineError as error:
+            raise AirflowException(str(error)) from None
+
+    def run_stage(self, context: Context) -> dict[str, Any]:
+        """Build the job, have it carried out, check the result; failures are `tasks.errors`."""
+        job = self.job(context)
+        self.log.info("%s: request %s", job.stage, job.request.model_dump_json(exclude={"task"}))
+        result = result_of(job, self.carry_out(job)).model_dump(mode="json")
+        figures = ", ".join(f"{k}={v}" for k, v in result.items() if k not in ("run_id", "experiment_id", "seconds"))
+        self.log.info("%s: done in %.1f s: %s", job.stage, result["seconds"], figures)
+        self.log.info("%s: MLflow run %s", job.stage, run_url(result, load_settings()))
+        return result
+
+    def job(self, context: Context) -> StageJob:
+        """Build the job of this try.
+
+        Raises:
+            RequestError: the DAG run's configuration or the request is wrong.
+            SettingsError: the environment cannot be used.
+        """
+        instance, dag_run = context["ti"], context["dag_run"]
+        if self.dag.params:
+            require_known(dag_run.conf, self.dag.params)
+        index = -1 if instance.map_index is None else instance.map_index
+        request = self.request(context["params"], dag_run_id=instance.run_id, map_index=index)
+        settings = load_settings()
+        return StageJob(
+            stage=self.stage,
+            request=request,
+            image=image_of(self.stage, settings),
+            environment={**container_environment(settings), **self.environment},
+            private_environment=container_secrets(settings),
+            resources=resources_for(self.stage, settings, self.stage_resources),
+            timeout=self.execution_timeout,
+        )
+
+    def request(self, params: Mapping[str, Any], *, dag_run_id: str, map_index: int = -1) -> StageRequest:
+        """Build the checked request: fields given in the DAG, then the DAG run's Params, then the defaults.
+
+        Raises:
+            RequestError: a value does not fit.
+        """
+        contract = STAGES[self.stage]
+        identity = {
+            "dag_id": self.dag_id,
+            "dag_run_id": dag_run_id,
+            "task_id": self.task_id,
+            "map_index": map_index,
+        }
+        asked = {name: params[name] for name in contract.request.model_fields if name in params}
+        return contract.parse_request({**asked, **self.request_fields, "task": identity})
+
+
+def require_fields(stage: str, fields: Mapping[str, Any]) -> None:
+    """Check what a DAG file asks for: the stage exists, its baton is given, every field is one of its request.
+
+    Raises:
+        RequestError: naming the stage or field, and what would do.
+    """
+    if stage not in STAGES:
+        raise RequestError(f"stage {stage!r} is unknown; choose one of {', '.join(STAGES)}")
+    known = {name: field for name, field in STAGES[stage].request.model_fields.items() if name != "task"}
+    require_known(fields, known)
+    for name, field in known.items():
+        if field.is_required() and name not in fields:
+            key = "run_id" if name.endswith("_run_id") else name
+            raise RequestError(
+                f"stage {stage!r} needs {name} from an earlier task; "
+                f'write stage_task({stage!r}, {name}=earlier.output["{key}"])'
+            )

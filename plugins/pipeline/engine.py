@@ -1,0 +1,137 @@
+"""The few things a stage asks of a Docker engine, over its socket or a socket proxy that may cut long streams."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import requests
+import urllib3
+from docker import APIClient
+from docker.errors import APIError, ImageNotFound, NotFound
+
+from tasks.errors import PipelineError, RequestError, ResultError, SettingsError
+
+RESULT_PATH = "/airflow/xcom/return.json"
+LARGEST_RESULT = 1 << 20  # bytes; results are IDs and numbers
+PAUSE = 0.5  # seconds before a cut log stream is opened again
+STREAM_CUT = (requests.RequestException, urllib3.exceptions.HTTPError)
+
+
+def resolve_image(engine: APIClient, name: str) -> tuple[str, str]:
+    """Return an image's ID and the reference that says for ever which image it was: its digest, or its ID.
+
+    Raises:
+        SettingsError: the engine does not have it.
+    """
+    try:
+        image = engine.inspect_image(name)
+    except ImageNotFound as error:
+        raise SettingsError(
+            f"the Docker engine has no image {name!r}; run `make images`, or correct PIPELINE_IMAGE_PREFIX and "
+            "PIPELINE_IMAGE_TAG"
+        ) from error
+    digests = image.get("RepoDigests") or [f"{name}@{image['Id']}"]
+    return str(image["Id"]), str(digests[0])
+
+
+def remove(engine: APIClient, container: str) -> None:
+    """Remove a container, running or not, with its own volumes; one that is gone already is fine."""
+    try:
+        engine.remove_container(container, force=True, v=True)
+    except NotFound:
+        return
+    except APIError as error:
+        if error.status_code != 409:  # someone else is removing it
+            raise
+
+
+def remove_leftovers(engine: APIClient, key: str) -> list[str]:
+    """Remove what an earlier try of the same task left behind and return the containers' names."""
+    found = engine.containers(all=True, filters={"label": f"pipeline.key={key}"})
+    for container in found:
+        remove(engine, container["Id"])
+    return [container["Names"][0].lstrip("/") for container in found]
+
+
+def follow_logs(engine: APIClient, container: str) -> Iterator[str]:
+    """Yield a container's output, line by line, until it has ended.
+
+    A stream that is cut, by a proxy's idle timeout or a client's, is opened again where it stopped.
+    """
+    last = ""
+    while True:
+        # Asked before reading: what a container wrote before it ended is then read to the end.
+        running = engine.inspect_container(container)["State"]["Running"]
+        after = last
+        try:
+            for stamp, line in _stamped(engine, container, after):
+                if stamp > after:
+                    last = stamp
+                    yield line
+        except STREAM_CUT:
+            time.sleep(PAUSE)  # an engine that is really away fails the next inspection
+        else:
+            if not running:
+                return
+
+
+def fetch_result(engine: APIClient, container: str) -> bytes | None:
+    """Read the result file out of a container that has ended; None when it left none.
+
+    Raises:
+        ResultError: it is not a file, or larger than any result.
+    """
+    try:
+        chunks, about = engine.get_archive(container, RESULT_PATH)
+    except NotFound:
+        return None
+    if about["size"] > LARGEST_RESULT:
+        raise ResultError(f"{RESULT_PATH} has {about['size']} bytes; a result has less than {LARGEST_RESULT}")
+    with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as archive:
+        member = archive.next()
+        file = archive.extractfile(member) if member is not None and member.isfile() else None
+        if file is None:
+            raise ResultError(f"{RESULT_PATH} is not a file; the stage must write its JSON result there")
+        return file.read()
+
+
+def explain(error: APIError, job_image: str, network: str, source: str | None) -> PipelineError:
+    """Turn the engine's refusal to create or start a container into one line with the fix."""
+    text = str(error.explanation or error)
+    if "bind source path does not exist" in text:
+        return RequestError(
+            f"source={source!r} does not exist on the Docker engine's machine; give a path there, or an s3:// URL"
+        )
+    if f"network {network}" in text:
+        return SettingsError(
+            f"the Docker engine has no network {network!r}; start the stack (docker compose up), "
+            "or correct PIPELINE_DOCKER_NETWORK"
+        )
+    if "Range of CPUs" in text or "could not select device driver" in text or "Minimum memory limit" in text:
+        return SettingsError(f"the Docker engine cannot give what PIPELINE_RESOURCES asks for: {text}")
+    return PipelineError(f"the Docker engine did not start {job_image!r}: {text}")
+
+
+def _stamped(engine: APIClient, container: str, after: str) -> Iterator[tuple[str, str]]:
+    """Yield (timestamp, line) from the second of `after` on; timestamps have one width and sort as text."""
+    options: dict[str, Any] = {"stream": True, "follow": True, "timestamps": True}
+    if after:
+        options["since"] = _seconds(after)
+    rest = b""
+    for chunk in engine.logs(container, **options):
+        *whole, rest = (rest + chunk).split(b"\n")
+        for raw in whole:
+            stamp, _, line = raw.decode("utf-8", errors="replace").partition(" ")
+            yield stamp, line.rstrip()
+    if rest:
+        stamp, _, line = rest.decode("utf-8", errors="replace").partition(" ")
+        yield stamp, line.rstrip()
+
+
+def _seconds(stamp: str) -> int:
+    return int(datetime.fromisoformat(stamp[:19] + "+00:00").timestamp())

@@ -1,0 +1,32 @@
+"""The link from a task to its MLflow run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperatorLink
+from airflow.sdk.execution_time.xcom import XCom
+
+from tasks.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from airflow.sdk import BaseOperator
+    from airflow.sdk.types import TaskInstanceKey
+
+
+def run_url(result: Mapping[str, Any], settings: Settings) -> str:
+    """Address of a stage's run in the MLflow UI."""
+    base = settings.mlflow_public_url.rstrip("/")
+    return f"{base}/#/experiments/{result['experiment_id']}/runs/{result['run_id']}"
+
+
+class MlflowRunLink(BaseOperatorLink):
+    """A button on the task's page; grey until the task has a result."""
+
+    name = "MLflow run"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+        """Return the address, or nothing while there is no result."""
+        result = XCom.get_value(ti_key=ti_key, key=XCom.XCOM_RETURN_KEY)
+        return run_url(result, load_settings()) if result else ""

@@ -1,0 +1,55 @@
+"""The one function that a DAG file calls to run a stage, and the table of runtimes behind it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from pipeline.base import StageOperator
+from tasks.settings import Runtime, load_settings
+
+# Imported when chosen: a machine without the Docker provider runs the local runtime.
+RUNTIMES: Mapping[Runtime, str] = {
+    Runtime.LOCAL: "pipeline.local:LocalStageOperator",
+    Runtime.DOCKER: "pipeline.docker:DockerStageOperator",
+}
+
+
+def stage_task(
+    stage: str,
+    *,
+    task_id: str | None = None,
+    execution_timeout: timedelta | None = None,
+    resources: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+    **request_fields: Any,
+) -> StageOperator:
+    """Make the task that runs `stage` under the runtime that `PIPELINE_RUNTIME` names.
+
+    Args:
+        stage: a stage of `tasks.contract.STAGES`; also the task's ID when `task_id` is not given.
+        task_id: for a DAG that runs a stage twice.
+        execution_timeout: after this the stage is stopped; the task may be retried.
+        resources: fields of `StageResources` that this task needs other than by default.
+        environment: more variables for the stage; no secrets, Airflow shows them.
+        request_fields: fields of the stage's request. Those without a default, the baton, must be given, as
+            `prepare.output["run_id"]`; those with one come from the DAG's Params unless they are given here.
+
+    Raises:
+        RequestError: unknown stage or field, or a baton field is missing.
+        SettingsError: the environment or the resources cannot be used.
+    """
+    module, _, name = RUNTIMES[load_settings().pipeline_runtime].partition(":")
+    operator: type[StageOperator] = getattr(importlib.import_module(module), name)
+    # Left out when not given: the DAG's default_args may say it.
+    timeout = {} if execution_timeout is None else {"execution_timeout": execution_timeout}
+    return operator(
+        task_id=task_id or stage,
+        stage=stage,
+        request_fields=request_fields,
+        resources=resources,
+        environment=environment,
+        **timeout,
+    )
