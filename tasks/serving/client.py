@@ -1,0 +1,95 @@
+"""The service as a stage sees it: what it answers, and whether it is ours at all."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+
+from tasks.errors import ModelError, SettingsError, UnavailableError
+
+SERVICE = "vision-mlops"
+SECONDS = 30.0
+
+
+def is_loopback(url: str) -> bool:
+    """Tell whether a URL names this machine."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class ServiceClient:
+    """Asks the service at a URL."""
+
+    def __init__(self, url: str) -> None:
+        """Take the address, scheme included.
+
+        Raises:
+            SettingsError: it is no http(s) address.
+        """
+        if urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname:
+            raise SettingsError(f"SERVING_URL={url!r} is no address; give http://HOST:PORT")
+        self.url = url.rstrip("/")
+        self._session = requests.Session()
+        self._session.trust_env = not is_loopback(url)  # a proxy cannot reach this machine's own loopback
+
+    def info(self) -> dict[str, Any] | None:
+        """Return what the service says of itself; None when nothing answers (yet).
+
+        Raises:
+            SettingsError: what answers is another program.
+        """
+        try:
+            response = self._session.post(f"{self.url}/get_model_info", timeout=SECONDS)
+        except requests.RequestException as error:
+            if isinstance(error, requests.ConnectionError | requests.Timeout) and not _spoke(error):
+                return None
+            raise self._foreign(type(error).__name__) from error
+        if response.status_code in {502, 503, 504}:
+            return None  # a proxy in front of a service that is not up
+        try:
+            answer = response.json()
+        except requests.JSONDecodeError as error:
+            raise self._foreign(f"HTTP {response.status_code}, no JSON") from error
+        if not isinstance(answer, dict) or answer.get("service") != SERVICE:
+            raise self._foreign(f"HTTP {response.status_code}")
+        return answer
+
+    def predict(self, name: str, image: bytes) -> dict[str, Any]:
+        """Return the answer for one PNG image.
+
+        Raises:
+            ModelError: the service refuses the image.
+            UnavailableError: it went away.
+        """
+        try:
+            response = self._session.post(
+                f"{self.url}/predict_image", files={"image": (f"{name}.png", image, "image/png")}, timeout=SECONDS
+            )
+        except requests.RequestException as error:
+            raise UnavailableError(f"the service at {self.url} went away ({type(error).__name__})") from error
+        if response.status_code in {429, 502, 503, 504}:
+            raise UnavailableError(f"the service at {self.url} is busy or away (HTTP {response.status_code})")
+        if response.status_code != 200:
+            raise ModelError(
+                f"the service at {self.url} refuses probe {name!r}: HTTP {response.status_code} {response.text[:300]}; "
+                "see its log"
+            )
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    def _foreign(self, what: str) -> SettingsError:
+        return SettingsError(
+            f"SERVING_URL={self.url} is answered by another program ({what}); end that program, "
+            "or set SERVING_URL to a free port"
+        )
+
+
+def _spoke(error: requests.RequestException) -> bool:
+    """Tell whether something answered, but not in HTTP."""
+    return "BadStatusLine" in str(error) or "InvalidHeader" in str(error)

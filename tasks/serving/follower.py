@@ -1,0 +1,96 @@
+"""Keeps the model in service the one its alias names: a thread beside the requests, one per worker."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from tasks.errors import ModelError, PipelineError
+from tasks.runner import as_unavailable
+from tasks.serving.model import ServedModel
+from tasks.serving.reference import Reference, Target
+
+log = logging.getLogger("tasks.serving")
+
+RETRY_SECONDS = 60.0
+
+
+class Follower:
+    """Looks up a reference again and again, and swaps the model in when it names another.
+
+    `current` is read once per request. The new model is loaded and warmed beside the old one and put in its place
+    by one assignment: a request runs wholly on the one or on the other. Whatever goes wrong, the old one stays.
+    """
+
+    def __init__(
+        self,
+        reference: Reference,
+        poll_seconds: float,
+        resolve: Callable[[Reference], Target],
+        load: Callable[[Target], ServedModel],
+    ) -> None:
+        """Take what to follow, how often to look, and how to look and load; see `start`."""
+        self.reference = reference
+        self.current: ServedModel | None = None
+        self.problem: str | None = None
+        self._poll_seconds = poll_seconds
+        self._resolve = resolve
+        self._load = load
+        self._refused: tuple[Target, float] | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="model-follower", daemon=True)
+
+    def start(self) -> None:
+        """Begin to follow; returns at once, the first model comes later."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; a load in progress is abandoned with the process."""
+        self._stop.set()
+
+    def look(self) -> None:
+        """Look once: load what the reference names if that is not in service. Never raises."""
+        try:
+            target = self._resolve(self.reference)
+            if self.current is None or target != self.current.target:
+                self._replace(target)
+            else:
+                self._refused = None
+        except Exception as error:  # the thread must outlive whatever MLflow, its store or a bad model throws
+            self._report(error)
+        else:
+            if self._refused is None:
+                self.problem = None
+
+    def _follow(self) -> None:
+        while not self._stop.is_set():
+            self.look()
+            if self.current is not None and self.reference.follows is None:
+                return
+            self._stop.wait(self._poll_seconds)
+
+    def _replace(self, target: Target) -> None:
+        if self._refused is not None and self._refused[0] == target and time.monotonic() < self._refused[1]:
+            return  # it failed a moment ago; fetching it at every look would only load the store
+        began = time.perf_counter()
+        try:
+            model = self._load(target)
+        except Exception as error:
+            if as_unavailable(error) is None:
+                self._refused = (target, time.monotonic() + max(RETRY_SECONDS, self._poll_seconds))
+            raise ModelError(f"{target} cannot be served: {error}") from error
+        previous, self.current, self._refused = self.current, model, None
+        log.info(
+            "serving %s (run %s), loaded in %.1f s, instead of %s",
+            target, target.run_id, time.perf_counter() - began, previous.target if previous else "none",
+        )  # fmt: skip
+
+    def _report(self, error: Exception) -> None:
+        text = str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}"
+        problem = " ".join(text.split())[:500]
+        if problem != self.problem:  # once, not at every look
+            serving = f"still serving {self.current.target}" if self.current else "nothing is served yet"
+            log.warning("%s (%s)", problem, serving)
+        self.problem = problem

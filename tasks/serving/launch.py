@@ -1,0 +1,78 @@
+"""Starts the local service, where that is this project's business: local runtime, loopback address."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+from urllib.parse import urlsplit
+
+from tasks.errors import ModelError, UnavailableError
+from tasks.serving import process
+from tasks.serving.client import is_loopback
+from tasks.settings import Runtime, Settings
+
+log = logging.getLogger("tasks.deploy")
+
+
+class Launcher:
+    """The service process of one PIPELINE_HOME, as far as this project may start and end it."""
+
+    def __init__(self, settings: Settings, registered_model: str) -> None:
+        """Take where the service should be and which registered model it should follow."""
+        self.started = False
+        self._settings = settings
+        self._registered_model = registered_model
+        self._allowed = settings.pipeline_runtime is Runtime.LOCAL and is_loopback(settings.serving_url)
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def ensure(self) -> None:
+        """Nothing answers: start the service, unless one of ours is starting up already.
+
+        Raises:
+            UnavailableError: starting it is not this project's business, or the one just started died.
+        """
+        settings = self._settings
+        if not self._allowed:
+            raise UnavailableError(f"no service answers at SERVING_URL={settings.serving_url}; start it")
+        if self._child is not None:
+            code = self._child.poll()
+            if code is not None:
+                raise UnavailableError(
+                    f"the service ended at once (exit code {code}): {process.last_lines(settings.pipeline_home)}; "
+                    f"see {process.log_file(settings.pipeline_home)}"
+                )
+            return
+        url = urlsplit(settings.serving_url)
+        host, port = url.hostname or "127.0.0.1", url.port or 80
+        pid = process.find(settings.pipeline_home)
+        if pid is not None:
+            if f"--port {port} " in f"{process.command_line(pid)} ":
+                return  # left by a stage that was killed meanwhile; it will answer
+            log.info("ending the service (pid %d): it listens on another port than SERVING_URL says", pid)
+            process.stop(settings.pipeline_home)
+        environment = {
+            "PIPELINE_HOME": str(settings.pipeline_home.resolve()),
+            "MLFLOW_TRACKING_URI": settings.tracking_uri,
+            "SERVING_URL": settings.serving_url,
+            "SERVING_REGISTERED_MODEL": self._registered_model,
+        }
+        self._child = process.start(settings.pipeline_home, host, port, environment)
+        self.started = True
+        log.info(
+            "started the service on %s (pid %d), log in %s",
+            settings.serving_url, self._child.pid, process.log_file(settings.pipeline_home),
+        )  # fmt: skip
+
+    def replace(self, why: str) -> None:
+        """What answers is ours but serves something else: end it, so that `ensure` starts the right one.
+
+        Raises:
+            ModelError: this project did not start it, or did and it is wrong all the same.
+        """
+        if not self._allowed or self.started or process.find(self._settings.pipeline_home) is None:
+            raise ModelError(
+                f"the service at {self._settings.serving_url} {why}; restart it with "
+                f"SERVING_REGISTERED_MODEL={self._registered_model} and SERVING_MODEL=champion"
+            )
+        log.info("ending the service: it %s", why)
+        process.stop(self._settings.pipeline_home)

@@ -1,0 +1,103 @@
+"""One model in memory: fetched from MLflow, checked, warmed, ready to answer."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.errors import ModelError
+from tasks.serving.reference import Target
+
+# Images per forward pass: bounds the memory that activations take, whatever the request's size.
+CHUNK = 32
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model that answers; it never changes once made, so requests share it without a lock."""
+
+    target: Target
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    metadata: dict[str, Any]
+    forward: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+    loaded_at: float = field(default_factory=time.time)
+
+    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Classify images.
+
+        Args:
+            images: uint8 [N, C, H, W], 0..255, N at least 1.
+
+        Returns:
+            float32 [N, K]: the probability of each of `classes`.
+        """
+        return np.concatenate([self.forward(images[i : i + CHUNK]) for i in range(0, len(images), CHUNK)])
+
+
+def load(target: Target) -> ServedModel:
+    """Fetch a model from MLflow, check what it says of itself, and run it once.
+
+    Raises:
+        ModelError: it has no classes or input shape, holds pickled objects or code, or does not answer with
+            one probability per class.
+        MlflowException: MLflow or its store is away.
+    """
+    # Imported here: together they take seconds, and the process that supervises the workers needs neither.
+    import mlflow
+    import mlflow.pytorch
+    import torch
+    from mlflow.models import Model
+
+    # torch.export's archives may hold pickles; with this, MLflow refuses those that do before it opens them.
+    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+    with tempfile.TemporaryDirectory(prefix="serving-model-") as folder:
+        path = mlflow.artifacts.download_artifacts(artifact_uri=target.uri, dst_path=folder)
+        description = Model.load(path)
+        metadata = dict(description.metadata or {})
+        classes, shape = _described(target, metadata)
+        flavor = description.flavors.get("pytorch")
+        if flavor is None or flavor.get("code"):
+            raise ModelError(f"{target} is no plain PyTorch model (or brings code along); log it as train does")
+        module = mlflow.pytorch.load_model(path)
+    devices = {str(tensor.device) for tensor in module.state_dict().values()} - {"cpu"}
+    if devices:
+        raise ModelError(f"{target} was exported on {', '.join(sorted(devices))}; export it on the CPU as train does")
+
+    def forward(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            answer: NDArray[np.float32] = module(torch.from_numpy(images)).numpy()
+        return answer
+
+    model = ServedModel(target, classes, shape, metadata, forward)
+    _warm(model)
+    return model
+
+
+def _described(target: Target, metadata: dict[str, Any]) -> tuple[tuple[str, ...], tuple[int, int, int]]:
+    classes, shape = metadata.get("classes"), metadata.get("input")
+    if not isinstance(classes, list) or len(classes) < 2 or len(set(classes)) != len(classes):
+        raise ModelError(f"{target}: metadata 'classes' is {classes!r}; log the model with a list of its class names")
+    if not isinstance(shape, list) or len(shape) != 3 or shape[0] not in (1, 3) or shape[1] != shape[2]:
+        raise ModelError(f"{target}: metadata 'input' is {shape!r}; log the model with [channels, side, side]")
+    return tuple(map(str, classes)), (int(shape[0]), int(shape[1]), int(shape[2]))
+
+
+def _warm(model: ServedModel) -> None:
+    """Run a batch of one and of two: the first request must not pay for it, and a fixed batch size must not pass."""
+    for size in (1, 2):
+        try:
+            answer = model.forward(np.zeros((size, *model.shape), np.uint8))
+        except Exception as error:
+            raise ModelError(f"{model.target} fails on {size} black image(s): {error}") from error
+        expected = (size, len(model.classes))
+        if answer.shape != expected or not all(math.isclose(row.sum(), 1, abs_tol=1e-3) for row in answer):
+            raise ModelError(f"{model.target} answers {answer.shape}, not probabilities {expected}; train it again")

@@ -1,0 +1,75 @@
+"""How the service says no: one JSON line with the right status code, before any work is done for the request."""
+
+from __future__ import annotations
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tasks.settings import load_settings
+
+
+class Refusal(BaseException):
+    """A request that will not be answered, and why.
+
+    Not an `Exception`: BentoML turns every exception of an API method into status 500 and hides its text.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        """Take the HTTP status and one line that names what is wrong and the fix."""
+        super().__init__(message)
+        self.status = status
+        self.message = " ".join(message.split())
+
+
+class RefusalMiddleware:
+    """ASGI middleware: answers refusals, and refuses uploads over the limit after at most that many bytes.
+
+    The limit holds for the declared length and for what really arrives, so also for chunked uploads.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Wrap `app`; the limit is SERVING_MAX_UPLOAD_MB."""
+        self.app = app
+        self.limit_mb = load_settings().serving_max_upload_mb
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        received = 0
+        started = False
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self.limit_mb * 2**20:
+                raise self._too_large()
+            return message
+
+        async def noted(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            self._check_declared_length(scope)
+            await self.app(scope, counted, noted)
+        except Refusal as refusal:
+            if started:
+                return
+            # The connection stays open: the server drops what still arrives, and a client that is busy sending
+            # gets to read this answer instead of a connection reset.
+            response = JSONResponse({"error": refusal.message}, refusal.status)
+            await response(scope, receive, send)
+
+    def _check_declared_length(self, scope: Scope) -> None:
+        for name, value in scope["headers"]:
+            if name == b"content-length" and int(value) > self.limit_mb * 2**20:
+                raise self._too_large()
+
+    def _too_large(self) -> Refusal:
+        return Refusal(
+            413, f"the upload is larger than {self.limit_mb} MiB; send smaller images, or raise SERVING_MAX_UPLOAD_MB"
+        )

@@ -1,0 +1,75 @@
+"""Which model a reference names right now: asked of MLflow once, then the answer is used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from tasks import registry
+from tasks.errors import ModelError
+from tasks.serving.reference import Kind, Reference, Target
+from tasks.tracking import http_status
+
+
+def resolve(reference: Reference) -> Target:
+    """Ask MLflow which model `reference` names right now.
+
+    Raises:
+        ModelError: it names none (yet).
+        MlflowException: MLflow is away, or refuses.
+    """
+    _require_database()
+    name = reference.registered_model
+    client = MlflowClient()
+    match reference.kind:
+        case Kind.ALIAS:
+            version = registry.by_alias(name, reference.name)
+            if version is None:
+                raise ModelError(f"{name!r} has no {reference.name!r} yet; run the pipeline, or correct SERVING_MODEL")
+        case Kind.VERSION:
+            version = registry.by_number(name, int(reference.name))
+        case Kind.STAGE:
+            found = client.get_latest_versions(name, stages=[reference.name])
+            if not found:
+                raise ModelError(f"{name!r} has no version in stage {reference.name!r}; serve an alias instead")
+            version = found[0]
+        case Kind.LOGGED_MODEL:
+            return _logged_model(client, reference.name)
+        case Kind.RUN | Kind.RUN_PATH:
+            return _run(client, reference)
+    return Target(f"models:/{name}/{version.version}", name, int(version.version), version.run_id)
+
+
+def _run(client: MlflowClient, reference: Reference) -> Target:
+    run_id = reference.name
+    try:
+        client.get_run(run_id)
+    except MlflowException as error:
+        if http_status(error) != 404:
+            raise
+        raise ModelError(f"MLflow has no run {run_id!r}; correct SERVING_MODEL") from error
+    uri = f"runs:/{run_id}/{reference.path}"
+    # A run that was registered is known by its version, so that answers carry it.
+    versions = client.search_model_versions(f"run_id = '{run_id}'")
+    mine = [int(v.version) for v in versions if v.name == reference.registered_model]
+    return Target(uri, reference.registered_model if mine else None, max(mine, default=None), run_id)
+
+
+def _logged_model(client: MlflowClient, model_id: str) -> Target:
+    try:
+        model = client.get_logged_model(model_id)
+    except MlflowException as error:
+        if http_status(error) != 404:
+            raise
+        raise ModelError(f"MLflow has no logged model {model_id!r}; correct SERVING_MODEL") from error
+    return Target(f"models:/{model_id}", None, None, model.source_run_id)
+
+
+def _require_database() -> None:
+    """Leave the making of a SQLite store to the stages: two processes that migrate one break it."""
+    uri = mlflow.get_tracking_uri()
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        raise ModelError(f"there is no MLflow database at {uri} yet; run the pipeline")

@@ -1,0 +1,121 @@
+"""The BentoML service: pictures in, classes out. Started by `python -m tasks.serving`."""
+
+# mypy: disable-error-code="untyped-decorator"  # BentoML's decorators are
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import bentoml
+import numpy as np
+
+from tasks.errors import DataError
+from tasks.serving.answers import BatchPrediction, Classification, Health, ModelInfo, Prediction
+from tasks.serving.follower import Follower
+from tasks.serving.model import ServedModel, load
+from tasks.serving.reference import Reference, Target, parse
+from tasks.serving.refusal import Refusal, RefusalMiddleware
+from tasks.serving.uploads import BatchUpload, ImageUpload, NoInput
+from tasks.settings import load_settings
+from tasks.vision.images import decode
+
+THREADS = 2  # requests worked on at a time: one is decoded while the forward pass of another runs
+
+
+class VisionClassifier:
+    """Classifies images with the model that SERVING_MODEL names."""
+
+    def __init__(self) -> None:
+        """Begin to fetch the model; predictions are refused with 503 until it is there."""
+        settings = load_settings()
+        reference = parse(settings.serving_model, settings.serving_registered_model)
+        self._told = settings.serving_model or reference.name
+        self._follower = Follower(reference, settings.serving_poll_seconds, _resolve, load)
+        self._follower.start()
+
+    @bentoml.on_shutdown
+    def stop(self) -> None:
+        """End the follower's thread with the worker."""
+        self._follower.stop()
+
+    @bentoml.api(input_spec=ImageUpload)
+    def predict_image(self, image: Mapping[str, bytes]) -> Prediction:
+        """Classify one PNG or JPEG image."""
+        model = self._model()
+        [answer] = _classify(model, image)
+        return Prediction(**answer.model_dump(), model_version=model.target.version, run_id=model.target.run_id)
+
+    @bentoml.api(input_spec=BatchUpload)
+    def predict_batch(self, images: Mapping[str, bytes]) -> BatchPrediction:
+        """Classify several PNG or JPEG images by one and the same model."""
+        model = self._model()
+        answers = _classify(model, images)
+        return BatchPrediction(predictions=answers, model_version=model.target.version, run_id=model.target.run_id)
+
+    @bentoml.api(input_spec=NoInput)
+    async def get_model_info(self) -> ModelInfo:
+        """Tell which model is in service, which one is followed, and what is wrong, if anything."""
+        reference, model = self._follower.reference, self._follower.current
+        info = ModelInfo(
+            reference=self._told,
+            follows=reference.follows,
+            registered_model=reference.registered_model,
+            problem=self._follower.problem,
+        )
+        if model is None:
+            return info
+        return info.model_copy(
+            update={
+                "model_version": model.target.version,
+                "run_id": model.target.run_id,
+                "classes": list(model.classes),
+                "input": list(model.shape),
+                "architecture": model.metadata.get("architecture"),
+                "fingerprint": model.metadata.get("fingerprint"),
+                "model_sha256": model.metadata.get("sha256"),
+                "loaded_at": model.loaded_at,
+            }
+        )
+
+    @bentoml.api(input_spec=NoInput)
+    async def health(self) -> Health:
+        """Answer 200 when predictions are answered, else 503 and why."""
+        return Health(model_version=self._model().target.version)
+
+    async def __is_ready__(self) -> bool:
+        """Tell BentoML's GET /readyz whether a model is loaded."""
+        return self._follower.current is not None
+
+    def _model(self) -> ServedModel:
+        model = self._follower.current
+        if model is None:
+            raise Refusal(503, f"no model is loaded yet: {self._follower.problem or 'it is being fetched'}; try later")
+        return model
+
+
+service = bentoml.service(name="VisionClassifier", threads=THREADS, traffic={"timeout": 60})(VisionClassifier)
+service.add_asgi_middleware(RefusalMiddleware)
+
+
+def _resolve(reference: Reference) -> Target:
+    # Imported by the follower's thread: MLflow takes seconds, and the service should be alive before.
+    from tasks.serving.resolution import resolve
+
+    return resolve(reference)
+
+
+def _classify(model: ServedModel, files: Mapping[str, bytes]) -> list[Classification]:
+    channels, size, _ = model.shape
+    images = np.empty((len(files), *model.shape), np.uint8)
+    for i, (name, data) in enumerate(files.items()):
+        try:
+            images[i] = decode(data, channels, size)
+        except DataError as error:
+            raise Refusal(400, f"{name}: {error}") from error
+    return [
+        Classification(
+            label=model.classes[int(row.argmax())],
+            probabilities=dict(zip(model.classes, row.tolist(), strict=True)),
+        )
+        for row in model.predict(images)
+    ]
