@@ -9,6 +9,7 @@ The same gold always makes the same bytes, so that two runs can be compared by t
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,8 +125,8 @@ def load(folder: Path) -> Gold:
         gold = Gold(
             **splits,
             classes=tuple(description["classes"]),
-            mean=tuple(description["mean"]),
-            std=tuple(description["std"]),
+            mean=tuple(map(float, description["mean"])),
+            std=tuple(map(float, description["std"])),
             fingerprint=description["fingerprint"],
             dataset=description["dataset"],
         )
@@ -153,9 +154,10 @@ def _check(gold: Gold, folder: Path) -> None:
             raise _damaged(folder, f"{name} has labels outside 0..{len(gold.classes) - 1}")
         if images.shape[1:] != gold.train.images.shape[1:]:
             raise _damaged(folder, f"{name} images are {images.shape[1:]}, train's {gold.train.images.shape[1:]}")
-    statistics = np.array([gold.mean, gold.std], dtype=np.float64)
-    if statistics.shape != (2, gold.shape[0]) or not np.isfinite(statistics).all() or min(gold.std) <= 0:
-        raise _damaged(folder, f"mean {gold.mean} and std {gold.std} must be {gold.shape[0]} numbers each, std over 0")
+    if not len(gold.mean) == len(gold.std) == gold.shape[0] or not all(map(math.isfinite, gold.mean + gold.std)):
+        raise _damaged(folder, f"mean {gold.mean} and std {gold.std} must be {gold.shape[0]} finite numbers each")
+    if min(gold.std) <= 0:
+        raise _damaged(folder, f"std {gold.std} must be over 0")
 
 
 def _damaged(folder: Path, cause: str) -> DataError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,9 +59,11 @@ def open_store(path: Path, where: str = "", limits: Limits | None = None) -> Sto
         return Zip(path, where, limits)
     if head[:2] == b"\x1f\x8b":
         return Tar(path, where, limits, compressed=True)
-    if head[257:262] == b"ustar" or not any(head):
-        return Tar(path, where, limits, compressed=False)
-    raise DataError(f"source {where!r} is no archive; give a folder, .tar, .tar.gz or .zip")
+    try:
+        tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")  # a tar begins with a header and its checksum
+    except tarfile.HeaderError as error:
+        raise DataError(f"source {where!r} is no archive; give a folder, .tar, .tar.gz or .zip") from error
+    return Tar(path, where, limits, compressed=False)
 
 
 def digest_of(path: Path) -> str:
