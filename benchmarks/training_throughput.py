@@ -1,0 +1,235 @@
+"""Training throughput: this pipeline beside the usual torchvision loop, interleaved in one process.
+
+    python benchmarks/training_throughput.py --source ../shared/data/cifar10.tar.gz
+
+Both sides train the same network with the same optimiser on the same JPEG files at the same batch size, on the CPU,
+with as many threads as there are cores. Only the way of doing it differs:
+
+    ours        `tasks.vision.training`: images decoded once and kept as uint8, augmentation on whole batches,
+                channels_last, fused optimiser
+    plain       `ImageFolder` and `DataLoader`, PIL transforms (RandomCrop with padding, flip, ToTensor, Normalize),
+                NCHW, shuffled, the textbook loop; with 0 workers and with 2
+
+Decoding is inside the plain loop, because that is where it happens there every epoch. Ours happens once, before
+training; its seconds are reported beside the rates. Validation and logging are outside both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+
+from tasks.contract import TrainRequest
+from tasks.vision.devices import available_cpus
+from tasks.vision.gold import Gold, Split
+from tasks.vision.images import decode
+from tasks.vision.models import build
+from tasks.vision.optimizers import make_optimizer
+from tasks.vision.training import EpochEnd, Training
+
+WANTED_RATIO = 3.0
+
+
+def main() -> int:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", type=Path, required=True, help="folder or .tar.gz with train/CLASS/*.jpg")
+    parser.add_argument("--model", default="mobilenet_v3_small")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--images", type=int, default=5000, help="training images used (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="epochs of each side, interleaved (%(default)s)")
+    parser.add_argument("--write", type=Path, help="also write the table to this Markdown file")
+    options = parser.parse_args()
+    if options.rounds < 3:
+        parser.error(f"--rounds {options.rounds} says nothing about spread; use 3 or more")
+
+    torch.set_num_threads(available_cpus())
+    with tempfile.TemporaryDirectory(prefix="throughput-") as folder:
+        images = take_subset(options.source, Path(folder), options.images)
+        report = measure(images, options.model, options.batch_size, options.rounds)
+    print(report)
+    if options.write:
+        options.write.write_text(report, encoding="utf-8")
+    return 0
+
+
+def take_subset(source: Path, folder: Path, count: int) -> Path:
+    """Copy `count` training images, the same number of each class, to `folder/CLASS/`; return `folder`."""
+    by_class: dict[str, list[tuple[str, bytes]]] = {}
+    for path, data in _training_files(source):
+        by_class.setdefault(path.parent.name, []).append((path.name, data))
+    if len(by_class) < 2:
+        raise SystemExit(f"--source {source} has no train/CLASS/* with two or more classes")
+    each = count // len(by_class)
+    for name, files in by_class.items():
+        (folder / name).mkdir()
+        for file, data in files[:each]:
+            (folder / name / file).write_bytes(data)
+    return folder
+
+
+def _training_files(source: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
+    if source.is_dir():
+        for file in sorted(source.rglob("train/*/*")):
+            yield PurePosixPath(file.as_posix()), file.read_bytes()
+        return
+    with tarfile.open(source) as archive:
+        for member in archive:
+            path = PurePosixPath(member.name)
+            if member.isfile() and path.parts[-3:-2] == ("train",) and (content := archive.extractfile(member)):
+                yield path, content.read()
+
+
+def measure(folder: Path, model: str, batch_size: int, rounds: int) -> str:
+    """Run every side once per round and return the report, Markdown."""
+    request = TrainRequest.model_validate(
+        {
+            "task": {"dag_id": "benchmark", "dag_run_id": "benchmark", "task_id": "train"},
+            "prepare_run_id": "0" * 32,
+            "model": model,
+            "batch_size": batch_size,
+            "epochs": rounds + 1,
+            "learning_rate": 0.02,
+            "device": "cpu",
+            "precision": "fp32",
+            "log_every": 0,
+        }
+    )
+    started = time.perf_counter()
+    gold = read_gold(folder)
+    reading = time.perf_counter() - started
+    sides: dict[str, Callable[[], float]] = {
+        "ours": ours(request, gold),
+        "plain, 0 workers": plain(request, gold, folder, workers=0),
+        "plain, 2 workers": plain(request, gold, folder, workers=2),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(rounds + 1):
+        for name, epoch in sides.items():
+            rate = epoch()
+            print(f"{'warm-up' if number == 0 else f'round {number}'}: {name}: {rate:.0f} images/s", flush=True)
+            if number > 0:  # the first epoch fills caches: pages, kernels, workers' imports
+                rates[name].append(rate)
+    return report(rates, request, gold, reading)
+
+
+def read_gold(folder: Path) -> Gold:
+    """Decode the images of `folder/CLASS/` as prepare does."""
+    dataset = ImageFolder(folder)
+    size = min(dataset[0][0].size)
+    images = np.stack([decode(Path(path).read_bytes(), 3, size) for path, _ in dataset.samples])
+    labels = np.array(dataset.targets, dtype=np.int64)
+    pixels = images / 255
+    split = Split(images, labels, tuple(path for path, _ in dataset.samples))
+    few = Split(images[:16], labels[:16], split.names[:16])
+    return Gold(
+        train=split,
+        validation=few,
+        test=few,
+        classes=tuple(dataset.classes),
+        mean=tuple(pixels.mean((0, 2, 3)).tolist()),
+        std=tuple(pixels.std((0, 2, 3)).tolist()),
+        fingerprint="0" * 64,
+        dataset="image_folder",
+    )
+
+
+def ours(request: TrainRequest, gold: Gold) -> Callable[[], float]:
+    """Return a function that trains one epoch as the train stage does, and returns images per second."""
+    events = Training(request, gold).run()
+
+    def epoch() -> float:
+        end = next(events)
+        assert isinstance(end, EpochEnd)  # noqa: S101  # log_every=0 asks for nothing else
+        return end.images_per_second
+
+    return epoch
+
+
+def plain(request: TrainRequest, gold: Gold, folder: Path, workers: int) -> Callable[[], float]:
+    """Return a function that trains one epoch the textbook way, and returns images per second."""
+    side = gold.shape[1]
+    transform = transforms.Compose(
+        [
+            transforms.RandomCrop(side, padding=side // 8),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(gold.mean, gold.std),
+        ]
+    )
+    loader = DataLoader(
+        ImageFolder(folder, transform),
+        batch_size=request.batch_size,
+        shuffle=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+    )
+    network = build(request.model, len(gold.classes), gold.shape)
+    optimizer = make_optimizer(network, request)
+    criterion = nn.CrossEntropyLoss()
+
+    def epoch() -> float:
+        network.train()
+        seen, started = 0, time.perf_counter()
+        for images, labels in loader:
+            optimizer.zero_grad()
+            loss = criterion(network(images), labels)
+            loss.backward()
+            optimizer.step()
+            seen += len(labels)
+        return seen / (time.perf_counter() - started)
+
+    return epoch
+
+
+def report(rates: dict[str, list[float]], request: TrainRequest, gold: Gold, reading: float) -> str:
+    """Make the Markdown report: rates, ratios to ours, machine, versions, command."""
+    ours = statistics.median(rates["ours"])
+    best_plain = max(statistics.median(values) for name, values in rates.items() if name != "ours")
+    rows = [
+        f"| {name} | {min(v):.0f} | {statistics.median(v):.0f} | {max(v):.0f} | {ours / statistics.median(v):.2f} |"
+        for name, v in rates.items()
+    ]
+    return "\n".join(
+        [
+            "| images per second | min | median | max | ours / this |",
+            "|---|---|---|---|---|",
+            *rows,
+            "",
+            f"Ratio of ours to the faster plain loop: **{ours / best_plain:.2f}** (wanted: {WANTED_RATIO:.0f}).",
+            "",
+            f"- `{request.model}`, batch {request.batch_size}, {len(gold.train)} images of "
+            f"{'x'.join(map(str, gold.shape))}, float32; n = {len(rates['ours'])} epochs of each side after one to "
+            "warm up, interleaved",
+            f"- {available_cpus()} cores of {_cpu_model()}; load average {os.getloadavg()[0]:.1f} at the end",
+            f"- torch {version('torch')}, torchvision {version('torchvision')}, Pillow {version('pillow')}, "
+            f"Python {platform.python_version()}",
+            f"- ours decoded all images once before, in {reading:.1f} s",
+            "",
+        ]
+    )
+
+
+def _cpu_model() -> str:
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.exists() else []
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,41 @@
+"""Metrics of a run, sent in batches, and each step once however often the stage is tried."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric
+
+BATCH = 500  # MLflow takes up to 1000 in one request
+FLUSH_SECONDS = 10.0
+
+
+class MetricLog:
+    """Collects metrics and sends them to a run; steps that an earlier try of the stage has sent are left out."""
+
+    def __init__(self, run_id: str) -> None:
+        """Ask the run for the last step of every metric it has."""
+        self._client = MlflowClient()
+        self._run_id = run_id
+        self._pending: list[Metric] = []
+        self._flushed = time.monotonic()
+        logged = self._client.get_run(run_id).data.metrics
+        self._last = {key: max(m.step for m in self._client.get_metric_history(run_id, key)) for key in logged}
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Take the `values` of one step, sent at once or within the next few seconds' steps."""
+        now = int(time.time() * 1000)
+        self._pending += [
+            Metric(key, value, now, step) for key, value in values.items() if step > self._last.get(key, -1)
+        ]
+        if len(self._pending) >= BATCH or time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send everything taken so far."""
+        while self._pending:
+            self._client.log_batch(self._run_id, metrics=self._pending[:BATCH])
+            del self._pending[:BATCH]
+        self._flushed = time.monotonic()

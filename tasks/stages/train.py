@@ -1,0 +1,146 @@
+"""train: fit one network to the gold tensors, log how it went, leave the best model."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from dataclasses import asdict
+
+import mlflow
+import torch
+
+from tasks import gold_store, model_store
+from tasks.checkpoint_store import CheckpointStore
+from tasks.contract import TrainRequest, TrainResult
+from tasks.metric_log import MetricLog
+from tasks.settings import Settings
+from tasks.tracking import StageRun, tag_of
+from tasks.vision.curves import curves_figure
+from tasks.vision.devices import available_cpus
+from tasks.vision.gold import Gold
+from tasks.vision.models import digest, parameter_counts
+from tasks.vision.training import BatchEnd, EpochEnd, Training
+
+QUIET_SECONDS = 20.0  # a line at least this often: a log stream that is silent for 60 s gets cut off
+
+log = logging.getLogger("tasks.train")
+
+
+def run(request: TrainRequest, run: StageRun, settings: Settings) -> TrainResult:
+    """Train, or go on from the checkpoint that an earlier try of this stage left in the run.
+
+    Raises:
+        RequestError: the device or precision is not there, or the loss is no longer a number.
+        DataError: the gold is missing or damaged.
+    """
+    torch.set_num_threads(available_cpus())
+    gold = gold_store.fetch(request.prepare_run_id)
+    training = Training(request, gold)
+    _describe(training, gold, request)
+
+    store = CheckpointStore(run.run_id)
+    state = store.newest()
+    if state is not None:
+        training.load_state_dict(state)
+        log.info("going on after epoch %d of %d, from the run's checkpoint", len(training.history), request.epochs)
+    _train(training, store, MetricLog(run.run_id))
+
+    best = training.best
+    title = f"{request.model} on {gold.dataset}, {len(gold.train)} images"
+    mlflow.log_figure(curves_figure(training.history, best, title), "plots/curves.png", save_kwargs={"dpi": 120})
+    classifier = training.best_classifier()
+    sha256 = digest(classifier)
+    uri = model_store.log_once(classifier, gold, request.model, run)
+    mlflow.set_tags({"pipeline.model_sha256": sha256, "pipeline.logged_model_uri": uri})
+    return TrainResult(
+        **run.baton,
+        epochs=len(training.history),
+        best_epoch=best.epoch,
+        validation_accuracy=best.validation_accuracy,
+        images_per_second=sum(end.images_per_second for end in training.history) / len(training.history),
+        model_sha256=sha256,
+    )
+
+
+def _describe(training: Training, gold: Gold, request: TrainRequest) -> None:
+    """Log what the request's parameters came to on this machine and these data."""
+    counts = parameter_counts(training.network)
+    precision = str(training.precision).removeprefix("torch.")
+    mlflow.log_params(
+        {f"parameters_{name}": count for name, count in counts.items()}
+        | {f"augmentation_{name}": value for name, value in asdict(training.augmentation).items()}
+        | {"dataset": gold.dataset, "classes": len(gold.classes), "input": list(gold.shape)}
+        | {"train_images": len(gold.train), "steps_per_epoch": training.steps_per_epoch}
+    )
+    mlflow.set_tags(  # tags, not params: a retry may find itself on another machine
+        {
+            "pipeline.prepare_run_id": request.prepare_run_id,
+            "pipeline.gold_run_id": tag_of(request.prepare_run_id, gold_store.GOLD_RUN),
+            "pipeline.fingerprint": gold.fingerprint,
+            "pipeline.device": training.device.type,
+            "pipeline.precision": precision,
+            "pipeline.threads": str(torch.get_num_threads()),
+        }
+    )
+    mlflow.log_text(json.dumps(gold.classes), "classes.json")
+    log.info(
+        "%s: %s parameters, %d classes, %d training images of %s, batches of %d, on %s in %s with %d threads",
+        *(request.model, f"{counts['total']:,}", len(gold.classes), len(gold.train), "x".join(map(str, gold.shape))),
+        *(request.batch_size, training.device, precision, torch.get_num_threads()),
+    )
+
+
+def _train(training: Training, store: CheckpointStore, metrics: MetricLog) -> None:
+    """Run the loop to its end: metrics and a line per epoch, a checkpoint as often as it pays."""
+    clock = _Clock(training)
+    for event in training.run():
+        match event:
+            case BatchEnd():
+                metrics.add(event.step, {"batch_loss": event.loss, "batch_learning_rate": event.learning_rate})
+                if clock.quiet():
+                    log.info(
+                        "epoch %d, batch %d: loss %.4f, %s", event.epoch, event.step, event.loss, clock.left(event)
+                    )
+            case EpochEnd():
+                metrics.add(event.epoch, {name: value for name, value in asdict(event).items() if name != "epoch"})
+                log.info("%s, %s", _line(event, training), clock.left(event))
+                if store.due() and not training.finished:
+                    metrics.flush()  # a step that no later try repeats must not be lost
+                    store.save(training.state_dict(), event.epoch)
+    if len(training.history) < training.request.epochs:
+        log.info("stopped early: no gain of validation accuracy for %d epochs", training.request.patience)
+    best = training.best
+    metrics.add(best.epoch, {"best_validation_accuracy": best.validation_accuracy, "best_epoch": float(best.epoch)})
+    metrics.flush()
+    store.save(training.state_dict(), len(training.history))
+
+
+def _line(end: EpochEnd, training: Training) -> str:
+    return (
+        f"epoch {end.epoch}/{training.request.epochs}: "
+        f"train loss {end.train_loss:.4f}, accuracy {end.train_accuracy:.4f}; "
+        f"validation loss {end.validation_loss:.4f}, accuracy {end.validation_accuracy:.4f}"
+        f"{' (best)' if training.best is end else ''}; "
+        f"learning rate {end.learning_rate:.2g}; {end.images_per_second:.0f} images/s"
+    )
+
+
+class _Clock:
+    """Estimates the time left, and tells when the log has been quiet for too long."""
+
+    def __init__(self, training: Training) -> None:
+        self._per_epoch = training.steps_per_epoch
+        self._steps = training.request.epochs * self._per_epoch
+        self._first = len(training.history) * self._per_epoch
+        self._started = self._spoke = time.monotonic()
+
+    def quiet(self) -> bool:
+        return time.monotonic() - self._spoke > QUIET_SECONDS
+
+    def left(self, event: BatchEnd | EpochEnd) -> str:
+        """Say how long the remaining steps take at the pace so far; to be followed by a log line."""
+        self._spoke = time.monotonic()
+        step = event.step if isinstance(event, BatchEnd) else event.epoch * self._per_epoch
+        seconds = (self._spoke - self._started) / (step - self._first) * (self._steps - step)
+        return f"{seconds:.0f} s left" if seconds < 120 else f"{seconds / 60:.0f} min left"

@@ -1,0 +1,86 @@
+"""Checkpoints on disk: whole or not at all, and known to be good before they are used.
+
+    FOLDER/checkpoint-0.pt, checkpoint-0.json     two slots, written in turn: while one is written,
+    FOLDER/checkpoint-1.pt, checkpoint-1.json     the other holds the epoch before
+
+The .json names the epoch, length and SHA-256 of its .pt. Where they do not agree, because a process or an upload
+was cut off, the slot counts as damaged and the other one is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tasks.errors import DataError
+
+SLOTS = ("checkpoint-0", "checkpoint-1")
+
+log = logging.getLogger("tasks.train")
+
+
+def save(state: dict[str, Any], epoch: int, folder: Path) -> list[Path]:
+    """Write `state` (tensors and plain values) after `epoch` epochs over the older slot; return its two files."""
+    target = folder / f"{SLOTS[epoch % len(SLOTS)]}.pt"
+    description = target.with_suffix(".json")
+    temporary = target.with_suffix(".tmp")
+    folder.mkdir(parents=True, exist_ok=True)
+    with temporary.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    about = {"epoch": epoch, "bytes": temporary.stat().st_size, "sha256": _sha256(temporary)}
+    temporary.replace(target)
+    temporary.write_text(json.dumps(about), encoding="utf-8")
+    temporary.replace(description)
+    return [target, description]
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read one checkpoint, by tensors and plain values only: nothing in it is executed.
+
+    Raises:
+        DataError: it is not the file that its description names.
+    """
+    about = _description(path)
+    if not path.is_file() or about.get("sha256") != _sha256(path):
+        raise DataError(f"checkpoint {path.name} is damaged: its SHA-256 is not {about.get('sha256')}; use another one")
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
+def load_newest(folder: Path) -> dict[str, Any] | None:
+    """Read the newest good checkpoint of `folder`; a damaged one is named in the log and passed over.
+
+    Returns:
+        The state, or None where no slot is good.
+    """
+    slots = [folder / f"{name}.pt" for name in SLOTS]
+    for path in sorted(slots, key=lambda path: int(_description(path).get("epoch", 0)), reverse=True):
+        if not _description(path) and not path.exists():
+            continue
+        try:
+            return load(path)
+        except DataError as error:
+            log.warning("%s; going back to the checkpoint before it", error)
+    return None
+
+
+def _description(path: Path) -> dict[str, Any]:
+    """Read what is written about a checkpoint; empty where that is missing or cut off."""
+    try:
+        about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return about if isinstance(about, dict) else {}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,69 @@
+"""Where training computes, in which precision, and with how many threads."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from tasks.errors import RequestError
+
+CGROUP_CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
+
+
+def choose_device(asked: str) -> torch.device:
+    """Return the device asked for; `auto` is the best that is there: cuda, mps, cpu.
+
+    Raises:
+        RequestError: the device asked for is not there.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if asked == "auto":
+        return torch.device(next(name for name, available in there.items() if available))
+    if not there.get(asked, False):
+        names = ", ".join(name for name, available in there.items() if available)
+        raise RequestError(f"device={asked!r} is not available here (there is: {names}); use device='auto'")
+    return torch.device(asked)
+
+
+def choose_precision(asked: str, device: torch.device) -> torch.dtype:
+    """Return the dtype that convolutions and products are computed in; weights are float32 always.
+
+    `auto` is bfloat16 on GPUs that have it (Ampere and later) and float16 on older ones. On a CPU it is float32:
+    bfloat16 trained these networks more slowly on one that has it in hardware (see docs/benchmarks/training.md).
+
+    Raises:
+        RequestError: the device cannot train in the precision asked for.
+    """
+    native = {torch.float32}
+    if device.type == "cuda":
+        native.add(torch.float16)
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            native.add(torch.bfloat16)
+    if device.type == "cpu":
+        native.add(torch.bfloat16)
+    if asked == "auto":
+        if device.type != "cuda":
+            return torch.float32
+        return torch.bfloat16 if torch.bfloat16 in native else torch.float16
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[asked]
+    if dtype not in native:
+        raise RequestError(f"precision={asked!r} does not train on device {device.type!r}; use precision='auto'")
+    return dtype
+
+
+def available_cpus(limit: Path = CGROUP_CPU_LIMIT) -> int:
+    """Return how many CPUs this process may use: those it is bound to, and no more than its container's share.
+
+    torch counts the machine's cores. In a container with `--cpus 2` on a large machine it would start dozens of
+    threads that the kernel then throttles, many times slower than two.
+
+    Args:
+        limit: The cgroup v2 file that holds "QUOTA PERIOD" in microseconds, or "max PERIOD"; may be missing.
+    """
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota, _, period = limit.read_text().partition(" ") if limit.is_file() else ("max", "", "")
+    if quota.strip() == "max":
+        return bound
+    return max(1, min(bound, int(quota) // int(period)))
