@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Builds the images, all or those named, as IMAGE_PREFIX/NAME:IMAGE_TAG (default vision-mlops/NAME:dev).
+# Builds the images, all or those named, as PIPELINE_IMAGE_PREFIX/NAME:PIPELINE_IMAGE_TAG (default vision-mlops/NAME:dev).
 #   images/build.sh                       every image
 #   images/build.sh mlflow register       these
 # One at a time: the layers are shared, so the first pays and the others follow in seconds.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 all=(mlflow register deploy prepare train evaluate serving airflow)
-prefix=${IMAGE_PREFIX:-vision-mlops} tag=${IMAGE_TAG:-dev}
+prefix=${PIPELINE_IMAGE_PREFIX:-vision-mlops} tag=${PIPELINE_IMAGE_TAG:-dev}
 commit=${PIPELINE_GIT_COMMIT:-$(git rev-parse HEAD 2>/dev/null || echo unknown)}
 arguments=(--build-arg "GIT_COMMIT=$commit" ${PYTHON_IMAGE:+--build-arg "PYTHON_IMAGE=$PYTHON_IMAGE"})
 [ $# -gt 0 ] || set -- "${all[@]}"

@@ -1,0 +1,118 @@
+"""The real stack, once per test session: own project, network, ports, secrets; leftovers removed before and after."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from deploy.setup_env import complete, parse
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = "vm-test-stack"
+OWN = {
+    "COMPOSE_PROJECT_NAME": PROJECT,
+    "PIPELINE_DOCKER_NETWORK": PROJECT,
+    "MLFLOW_PORT": "21410",
+    "S3_PORT": "21411",
+    "SERVING_PORT": "21412",
+}
+
+
+def _without_engine() -> str | None:
+    """Why Docker tests cannot run here; None when they can."""
+    if shutil.which("docker") is None:
+        return "no docker command"
+    answer = subprocess.run(["docker", "info", "--format", "{{.ServerVersion}}"], capture_output=True, text=True)
+    return None if answer.returncode == 0 else f"no Docker engine: {answer.stderr.strip().splitlines()[-1]}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without an engine: skip the Docker tests, or stop when REQUIRE_DOCKER=1 says that none may be skipped."""
+    docker_tests = [item for item in items if item.get_closest_marker("docker")]
+    reason = _without_engine() if docker_tests else None
+    if reason is None:
+        return
+    if os.environ.get("REQUIRE_DOCKER") == "1":
+        raise pytest.UsageError(f"REQUIRE_DOCKER=1, but {reason}")
+    for item in docker_tests:
+        item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A running stack and how to reach it."""
+
+    env_file: Path
+    variables: dict[str, str]
+
+    mlflow_url = f"http://127.0.0.1:{OWN['MLFLOW_PORT']}"
+    s3_url = f"http://127.0.0.1:{OWN['S3_PORT']}"
+    serving_url = f"http://127.0.0.1:{OWN['SERVING_PORT']}"
+    network = PROJECT
+
+    @property
+    def login(self) -> tuple[str, str]:
+        """MLflow's user and password."""
+        return self.variables["MLFLOW_TRACKING_USERNAME"], self.variables["MLFLOW_TRACKING_PASSWORD"]
+
+    def compose(self, *arguments: str, file: str = "docker-compose.yml") -> str:
+        """Run `docker compose` on the stack and return what it printed."""
+        command = ["docker", "compose", "--file", str(ROOT / file), "--env-file", str(self.env_file), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, env=_bare_environment())
+        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def states(self) -> dict[str, str]:
+        """Health of each running service, its state where it has no check."""
+        lines = self.compose("ps", "--all", "--format", "json").splitlines()
+        return {s["Service"]: s["Health"] or s["State"] for s in map(json.loads, lines)}
+
+    def psql(self, user: str, database: str, query: str) -> subprocess.CompletedProcess[str]:
+        """Run a query over TCP, as a program on the network would, with the user's own password."""
+        password = self.variables[f"POSTGRES_{user.upper()}_PASSWORD"]
+        container = f"{PROJECT}-postgres-1"
+        command = ["docker", "exec", "--env", f"PGPASSWORD={password}", container]
+        command += ["psql", "-h", "127.0.0.1", "-U", user, "-d", database, "-Atc", query]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    def remove(self) -> None:
+        """Remove containers, network and volumes, those of an earlier session too."""
+        for file in ("docker-compose-mlops.yml", "docker-compose.yml"):
+            self.compose("down", "--volumes", "--remove-orphans", "--timeout", "5", file=file)
+
+
+def _bare_environment() -> dict[str, str]:
+    """The environment without this project's variables: compose prefers them to those of the env file."""
+    return {name: value for name, value in os.environ.items() if name not in parse((ROOT / ".env.example").read_text())}
+
+
+def build_images(*names: str) -> None:
+    """Build images with the layers that are there already."""
+    done = subprocess.run(
+        [str(ROOT / "images/build.sh"), *names], capture_output=True, text=True, env=_bare_environment()
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Postgres, the S3 store and MLflow, healthy and empty."""
+    build_images("mlflow")
+    text, _ = complete("", (ROOT / ".env.example").read_text())
+    variables = parse(text) | OWN
+    env_file = tmp_path_factory.mktemp("stack") / ".env"
+    env_file.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
+    running = Stack(env_file, variables)
+    running.remove()
+    try:
+        running.compose("up", "--detach", "--wait", "--wait-timeout", "240")
+        yield running
+    finally:
+        running.remove()

@@ -1,0 +1,115 @@
+"""docker-compose.yml on a real engine: Postgres, S3 and MLflow together."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import boto3
+import pytest
+import requests
+from mlflow import MlflowClient
+
+from .conftest import Stack
+
+pytestmark = pytest.mark.docker
+SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
+
+
+@pytest.fixture
+def client(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+    user, password = stack.login
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", user)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
+    # By default the client asks for an address of the S3 store, which this machine has under another name.
+    monkeypatch.setenv("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    return MlflowClient(stack.mlflow_url)
+
+
+def keys(stack: Stack) -> set[str]:
+    """Every object in the artifact bucket."""
+    s3 = boto3.client(
+        "s3",
+        endpoint_url=stack.s3_url,
+        region_name="us-east-1",
+        aws_access_key_id=stack.variables["S3_ACCESS_KEY"],
+        aws_secret_access_key=stack.variables["S3_SECRET_KEY"],
+    )
+    return {item["Key"] for item in s3.list_objects_v2(Bucket="mlflow").get("Contents", [])}
+
+
+def test_every_service_is_healthy_and_the_bucket_job_is_done(stack: Stack) -> None:
+    assert stack.states() == {"postgres": "healthy", "s3": "healthy", "mlflow": "healthy", "bucket": "exited"}
+
+
+def test_ports_are_published_on_the_loopback_interface_only(stack: Stack) -> None:
+    published = subprocess.run(
+        ["docker", "ps", "--filter", f"label=com.docker.compose.project={stack.network}", "--format", "{{.Ports}}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    mappings = [p for p in published.replace("\n", ", ").split(", ") if "->" in p]
+    assert mappings
+    assert all(p.startswith("127.0.0.1:") for p in mappings), published
+
+
+@pytest.mark.parametrize("login", [None, ("admin", "password1234"), ("admin", "wrong")])
+def test_mlflow_refuses_a_missing_or_wrong_password(stack: Stack, login: tuple[str, str] | None) -> None:
+    assert requests.get(stack.mlflow_url + SEARCH, auth=login, timeout=10).status_code == 401
+
+
+@pytest.mark.parametrize(("host", "status"), [("evil.example", 403), ("mlflow:5001", 403), ("mlflow:5000", 200)])
+def test_mlflow_answers_to_its_own_names_only(stack: Stack, host: str, status: int) -> None:
+    answer = requests.get(stack.mlflow_url + SEARCH, auth=stack.login, headers={"Host": host}, timeout=10)
+    assert answer.status_code == status
+
+
+def test_a_stranger_with_an_account_reads_no_run(stack: Stack, client: MlflowClient) -> None:
+    experiment = client.create_experiment("private")
+    requests.post(
+        f"{stack.mlflow_url}/api/2.0/mlflow/users/create",
+        json={"username": "stranger", "password": "a-long-password-1"},
+        auth=stack.login,
+        timeout=10,
+    ).raise_for_status()
+    url = f"{stack.mlflow_url}/api/2.0/mlflow/experiments/get?experiment_id={experiment}"
+    assert requests.get(url, auth=("stranger", "a-long-password-1"), timeout=10).status_code == 403
+    assert requests.get(url, auth=stack.login, timeout=10).status_code == 200
+
+
+@pytest.mark.parametrize("user", ["mlflow", "mlflow_auth", "airflow"])
+def test_a_database_user_reaches_its_own_database_only(stack: Stack, user: str) -> None:
+    for database in ("mlflow", "mlflow_auth", "airflow", "postgres"):
+        answer = stack.psql(user, database, "SELECT 1")
+        if database == user:
+            assert answer.stdout == "1\n", answer.stderr
+        else:
+            assert "permission denied for database" in answer.stderr
+
+
+def test_a_database_user_needs_its_own_password(stack: Stack) -> None:
+    wrong = Stack(stack.env_file, stack.variables | {"POSTGRES_MLFLOW_PASSWORD": "wrong"})
+    assert "password authentication failed" in wrong.psql("mlflow", "mlflow", "SELECT 1").stderr
+
+
+def test_artifacts_lie_in_the_bucket_and_everything_survives_restarts(
+    stack: Stack, client: MlflowClient, tmp_path: Path
+) -> None:
+    run = client.create_run(client.create_experiment("survives"))
+    client.log_metric(run.info.run_id, "accuracy", 0.98)
+    (tmp_path / "note.txt").write_text("kept")
+    client.log_artifact(run.info.run_id, str(tmp_path / "note.txt"))
+    written = keys(stack)
+    assert any(key.endswith(f"{run.info.run_id}/artifacts/note.txt") for key in written)
+
+    for service in ("postgres", "s3", "mlflow"):
+        stack.compose("restart", "--timeout", "20", service)
+        stack.compose("up", "--detach", "--wait", "--wait-timeout", "120")
+
+    assert client.get_run(run.info.run_id).data.metrics == {"accuracy": 0.98}
+    assert keys(stack) == written
+    (tmp_path / "back").mkdir()
+    back = client.download_artifacts(run.info.run_id, "note.txt", str(tmp_path / "back"))
+    assert Path(back).read_text() == "kept"
