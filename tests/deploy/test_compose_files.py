@@ -1,0 +1,64 @@
+"""The compose files themselves: no password, no open port, no image that moves."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = ["docker-compose.yml", "docker-compose-mlops.yml"]
+SERVICES = [
+    pytest.param(file, name, service, id=f"{name} of {file}")
+    for file in FILES
+    for name, service in yaml.safe_load((ROOT / file).read_text())["services"].items()
+]
+over_services = pytest.mark.parametrize(("file", "name", "service"), SERVICES)
+
+
+@over_services
+def test_every_secret_comes_from_the_environment_and_must_be_there(
+    file: str, name: str, service: dict[str, Any]
+) -> None:
+    for variable, value in service["environment"].items():
+        if re.search(r"PASSWORD|SECRET|ACCESS_KEY|ROOT_USER", variable):
+            assert re.fullmatch(r"\$\{[A-Z0-9_]+:\?run make setup\}", value), variable
+        if "://" in str(value) and "@" in str(value):
+            assert re.search(r"//\w+:\$\{[A-Z0-9_]+:\?run make setup\}@", value), variable
+
+
+@over_services
+def test_ports_are_published_to_this_machine_only(file: str, name: str, service: dict[str, Any]) -> None:
+    assert all(re.match(r"127\.0\.0\.1:\$\{[A-Z0-9_]+_PORT:-\d+\}:\d+$", port) for port in service.get("ports", []))
+
+
+@over_services
+def test_images_are_named_with_a_tag_that_is_not_latest(file: str, name: str, service: dict[str, Any]) -> None:
+    default = re.sub(r"\$\{[A-Z0-9_]+:-([^}]+)\}", r"\1", service["image"])
+    assert re.search(r":(?!latest$)[\w.-]+$", default), default
+
+
+@over_services
+def test_privileges_are_dropped_and_use_is_limited(file: str, name: str, service: dict[str, Any]) -> None:
+    assert service["cap_drop"] == ["ALL"]
+    assert "no-new-privileges:true" in service["security_opt"]
+    assert service["mem_limit"]
+    assert "privileged" not in service
+
+
+@over_services
+def test_a_service_that_stays_is_checked_and_restarted(file: str, name: str, service: dict[str, Any]) -> None:
+    if service["restart"] == "no":
+        assert name == "bucket"
+    else:
+        assert service["restart"] == "unless-stopped"
+        assert service["healthcheck"]["test"][0] == "CMD"
+
+
+def test_nothing_depends_on_a_program_that_is_not_ready() -> None:
+    for _, _, service in (case.values for case in SERVICES):
+        for condition in service.get("depends_on", {}).values():
+            assert condition["condition"] in {"service_healthy", "service_completed_successfully"}

@@ -1,0 +1,54 @@
+"""`.env.example` lists what the programs read: no more, no less, and no secret."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from pathlib import Path
+
+from deploy.setup_env import SECRETS, parse
+from tasks.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXT = (ROOT / ".env.example").read_text()
+SETTINGS = {name.upper() for name in Settings.model_fields}
+READERS = ("docker-compose.yml", "docker-compose-mlops.yml", "images/build.sh")
+# Read by MLflow's client itself, and by the Airflow that the stack issue starts.
+OTHERS = {name for name in parse(TEXT) if name.startswith("MLFLOW_ENABLE_PROXY_")} | {
+    "AIRFLOW_FERNET_KEY",
+    "AIRFLOW_JWT_SECRET",
+    "AIRFLOW_ADMIN_PASSWORD",
+}
+
+
+def read_by_compose_and_builds() -> set[str]:
+    return {name for file in READERS for name in re.findall(r"\$\{([A-Z][A-Z0-9_]+)", (ROOT / file).read_text())}
+
+
+def test_every_setting_is_listed() -> None:
+    assert set(parse(TEXT)) >= SETTINGS
+
+
+def test_every_variable_of_the_stack_is_listed() -> None:
+    assert set(parse(TEXT)) >= read_by_compose_and_builds()
+
+
+def test_every_variable_has_a_reader() -> None:
+    assert set(parse(TEXT)) <= SETTINGS | read_by_compose_and_builds() | OTHERS
+
+
+def test_no_secret_has_a_value() -> None:
+    values = parse(TEXT)
+    assert {name for name in SECRETS if values[name]} == set()
+
+
+def test_every_required_variable_gets_a_value_from_setup() -> None:
+    required = {n for f in READERS[:2] for n in re.findall(r"\$\{([A-Z0-9_]+):\?", (ROOT / f).read_text())}
+    assert required
+    assert required <= SECRETS.keys() | {"MLFLOW_TRACKING_USERNAME"}
+
+
+def test_every_group_of_variables_is_explained() -> None:
+    lines = TEXT.splitlines()
+    for above, line in pairwise(lines):
+        assert above.strip() or not re.match(r"[A-Z]", line), f"{line} has no explanation above it"
