@@ -1,7 +1,7 @@
 # Environment of commands on this machine, sourced by the Makefile:  . deploy/env.sh RUNTIME
 # Airflow keeps its state under .local/; with RUNTIME=docker the secrets and ports come from .env.
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-export PATH="$root/.venv/bin:$PATH" PYTHONPATH="$root" PYTHONUNBUFFERED=1
+export PATH="$root/.venv/bin:$PATH" PYTHONPATH="$root:$root/plugins" PYTHONUNBUFFERED=1
 
 if [ "$1" = docker ]; then
   [ -f "$root/.env" ] || { echo "env.sh: there is no .env; run make setup" >&2; exit 78; }
@@ -19,3 +19,5 @@ export PIPELINE_GIT_COMMIT MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=1
 export AIRFLOW_HOME="${AIRFLOW_HOME:-$PIPELINE_HOME/airflow}"
 export AIRFLOW__CORE__DAGS_FOLDER="$root/dags" AIRFLOW__CORE__PLUGINS_FOLDER="$root/plugins"
 export AIRFLOW__CORE__LOAD_EXAMPLES=False AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG=4
+# What a run says is the stages' own lines; Airflow's bookkeeping only where something is wrong.
+export AIRFLOW__LOGGING__NAMESPACE_LEVELS="airflow.api_fastapi=WARNING airflow.sdk.definitions.dag=WARNING airflow.models.dagrun=WARNING task=WARNING httpx=WARNING alembic=WARNING"

@@ -26,6 +26,8 @@ from tasks.settings import Settings
 
 PARENT_STAGE = "pipeline"
 RESULT_TAG = "pipeline.result"
+# Opens MLflow's pages on training runs instead of language models' traces.
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 _IDENTITY = {"pipeline.key", "pipeline.stage", "pipeline.request_sha256"}
 MLFLOW_DEFAULTS = {
     # A server that restarts is back within these: the pauses between tries double and add up to about a minute.
@@ -77,7 +79,7 @@ def connect(settings: Settings) -> str:
         experiment = mlflow.get_experiment_by_name(name)
         if experiment is None:
             try:
-                return str(mlflow.create_experiment(name, artifact_location=settings.artifact_root))
+                return str(mlflow.create_experiment(name, settings.artifact_root, tags=EXPERIMENT_TAGS))
             except MlflowException as error:
                 if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
                     raise
