@@ -130,7 +130,7 @@ def _make(source: Source, shaping: Shaping, key: str, run_id: str) -> _Made:
         log.info("left out: %d, %s", count, reason)
 
     started = time.monotonic()
-    gold = splits.split(kept, source.listing.classes, shaping, key)
+    gold = splits.split(kept, source.listing.classes, shaping, key, has_test=source.listing.has_test)
     gold_store.store(gold)
     _log_layer("gold", len(kept), sum(map(len, gold.splits.values())), started)
     return _Made(gold, run_id, len(removals))

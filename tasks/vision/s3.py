@@ -24,6 +24,7 @@ from botocore.exceptions import (
     ConnectionError,  # botocore's own
     HTTPClientError,
     NoCredentialsError,
+    ParamValidationError,
     PartialCredentialsError,
 )
 
@@ -62,7 +63,8 @@ def download(url: str, folder: Path, endpoint_url: str | None = None, limits: Li
         raise DataError(f"source {url!r} names no bucket; write s3://BUCKET/KEY or s3://BUCKET/PREFIX/")
     config = Config(connect_timeout=5, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 4})
     with _failures_named(url):
-        client = boto3.client("s3", endpoint_url=endpoint_url, config=config)
+        # A session of its own: boto3's default one keeps the credentials of its first use.
+        client = boto3.Session().client("s3", endpoint_url=endpoint_url, config=config)
         if not key or key.endswith("/"):
             return _download_prefix(client, url, bucket, key, folder, limits)
         target = folder / "archive"
@@ -123,5 +125,7 @@ def _failures_named(url: str) -> Iterator[None]:
         if int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) >= 500:
             raise UnavailableError(f"the store of source {url!r} fails ({code}); try again later") from error
         raise DataError(f"source {url!r} cannot be read ({error}); correct bucket and key") from error
-    except BotoCoreError as error:
+    except ParamValidationError as error:
+        raise DataError(f"source {url!r} is no address in S3 ({error}); write s3://BUCKET/KEY") from error
+    except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is no URL
         raise SettingsError(f"source {url!r} cannot be opened ({error}); check AWS_* and the endpoint") from error

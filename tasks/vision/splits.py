@@ -15,17 +15,18 @@ from tasks.vision.gold import Gold, Split
 from tasks.vision.records import Record
 
 
-def split(records: Sequence[Record], classes: Sequence[str], shaping: Shaping, fingerprint: str) -> Gold:
+def split(
+    records: Sequence[Record], classes: Sequence[str], shaping: Shaping, fingerprint: str, *, has_test: bool
+) -> Gold:
     """Split the images class by class and stack them.
 
     Which split an image goes to follows from its content hash and the seed, so that it stays there when others are
     added or files are renamed. Of n training images of a class, round(n * fraction) but at least one go to
-    validation, and as many by their own fraction to test where the source has no test set.
+    validation, and as many by their own fraction to test, unless the source has a test set (`has_test`).
 
     Raises:
         DataError: a class has too few images left for one in each split.
     """
-    has_test = any(record.entry.split == "test" for record in records)
     parts: dict[str, list[Record]] = {"train": [], "validation": [], "test": []}
     members: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in records:

@@ -60,7 +60,8 @@ def open_store(path: Path, where: str = "", limits: Limits | None = None) -> Sto
     if head[:2] == b"\x1f\x8b":
         return Tar(path, where, limits, compressed=True)
     try:
-        tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")  # a tar begins with a header and its checksum
+        if any(head):  # zeros are an empty tar
+            tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")  # checks the header's checksum
     except tarfile.HeaderError as error:
         raise DataError(f"source {where!r} is no archive; give a folder, .tar, .tar.gz or .zip") from error
     return Tar(path, where, limits, compressed=False)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from contextlib import suppress
 from io import BytesIO
 
 import numpy as np
@@ -136,10 +137,8 @@ def test_no_damaged_byte_escapes_as_another_error(kind: str) -> None:
     for position in generator.integers(0, len(data), 300):
         damaged = data.copy()
         damaged[position] ^= int(generator.integers(1, 256))
-        try:
+        with suppress(DataError):
             assert images.decode(bytes(damaged), 3, 16).shape == (3, 16, 16)
-        except DataError as error:
-            assert str(error)
 
 
 @pytest.mark.parametrize(
