@@ -36,7 +36,7 @@ class BatchPrediction(_Answer):
 class ModelInfo(_Answer):
     """Answer of /get_model_info; what concerns the model is null until one is loaded."""
 
-    service: Literal["vision-mlops"] = Field(default="vision-mlops", description="Tells this service from other programs.")
+    service: Literal["vision-mlops"] = Field(default="vision-mlops", description="Tells it from other programs.")
     reference: str = Field(description="What the service was told to serve.")
     follows: str | None = Field(description="The alias (or stage) it follows; null when the model is fixed.")
     registered_model: str

@@ -47,8 +47,12 @@ class Follower:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; a load in progress is abandoned with the process."""
+        """Ask the thread to end after what it is doing."""
         self._stop.set()
+
+    def join(self) -> None:
+        """Wait for the thread's end."""
+        self._thread.join()
 
     def look(self) -> None:
         """Look once: load what the reference names if that is not in service. Never raises."""

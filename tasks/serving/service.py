@@ -1,6 +1,7 @@
 """The BentoML service: pictures in, classes out. Started by `python -m tasks.serving`."""
 
-# mypy: disable-error-code="untyped-decorator"  # BentoML's decorators are
+# BentoML's decorators are untyped.
+# mypy: disable-error-code="untyped-decorator"
 
 from __future__ import annotations
 
@@ -43,7 +44,12 @@ class VisionClassifier:
         """Classify one PNG or JPEG image."""
         model = self._model()
         [answer] = _classify(model, image)
-        return Prediction(**answer.model_dump(), model_version=model.target.version, run_id=model.target.run_id)
+        return Prediction(
+            label=answer.label,
+            probabilities=answer.probabilities,
+            model_version=model.target.version,
+            run_id=model.target.run_id,
+        )
 
     @bentoml.api(input_spec=BatchUpload)
     def predict_batch(self, images: Mapping[str, bytes]) -> BatchPrediction:

@@ -1,0 +1,101 @@
+"""A scratch MLflow store with two small exported models, and the real service running on it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import mlflow
+import pytest
+import requests
+
+from tasks import registry
+from tasks.serving import process
+from tasks.settings import Settings
+from tasks.tracking import connect
+from tests.tasks.serving.samples import (
+    MODEL,
+    PORT,
+    Brightness,
+    Service,
+    Store,
+    environment,
+    log_model,
+    picture,
+    wait_until,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def session_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    home = tmp_path_factory.mktemp("service")
+    settings = Settings(
+        pipeline_home=home, mlflow_tracking_uri=f"sqlite:///{home / 'mlflow.db'}", serving_url=f"http://127.0.0.1:{PORT}"
+    )
+    mlflow.set_experiment(experiment_id=connect(settings))
+    run_ids = []
+    for order in ([0, 1, 2], [2, 1, 0]):
+        run_id, uri = log_model(Brightness(order))
+        registry.create_version(MODEL, uri, run_id, {"pipeline.model_sha256": str(order)}, "")
+        run_ids.append(run_id)
+    return Store(settings, run_ids)
+
+
+@pytest.fixture
+def store(session_store: Store) -> Store:
+    """The store with MLflow pointed at it and `champion` on version 1."""
+    mlflow.set_experiment(experiment_id=connect(session_store.settings))
+    session_store.promote(1)
+    return session_store
+
+
+@pytest.fixture(scope="session")
+def session_service(session_store: Store) -> Iterator[Service]:
+    """The real service, started once: no champion yet, so it is alive but not ready."""
+    settings = session_store.settings
+    log = settings.pipeline_home / "service.log"
+    with log.open("wb") as file:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "tasks.serving"],
+            env=environment(settings), stdout=file, stderr=subprocess.STDOUT, cwd=process.ROOT,
+        )  # fmt: skip
+    try:
+        yield _ready(child, settings, session_store)
+    finally:
+        child.terminate()
+        child.wait(30)
+
+
+def _ready(child: subprocess.Popen[bytes], settings: Settings, store: Store) -> Service:
+    began = time.monotonic()
+
+    def answers(path: str) -> int:
+        assert child.poll() is None, (settings.pipeline_home / "service.log").read_text()
+        try:
+            return requests.get(f"{settings.serving_url}/{path}", timeout=10).status_code
+        except requests.ConnectionError:
+            return 0
+
+    wait_until(lambda: answers("livez") == 200)
+    fresh = {
+        "readyz": answers("readyz"),
+        "info": requests.post(f"{settings.serving_url}/get_model_info", timeout=10).json(),
+        "health": requests.post(f"{settings.serving_url}/health", timeout=10).status_code,
+        "predict": requests.post(
+            f"{settings.serving_url}/predict_image", files={"image": picture(0)}, timeout=10
+        ).status_code,
+    }
+    (settings.pipeline_home / "fresh.json").write_text(json.dumps(fresh))
+    store.promote(1)
+    wait_until(lambda: answers("readyz") == 200)
+    return Service(settings.serving_url, child.pid, time.monotonic() - began)
+
+
+@pytest.fixture
+def service(session_service: Service, store: Store) -> Service:
+    """The running service with version 1 in it."""
+    wait_until(lambda: session_service.info()["model_version"] == 1)
+    return session_service

@@ -1,0 +1,110 @@
+"""What the tests of the service share: small models, pictures, and handles on a store and a running service."""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import requests
+import torch
+from PIL import Image
+
+from tasks import registry
+from tasks.settings import Settings
+
+PORT = 21310
+CLASSES = ["dark", "grey", "bright"]
+MODEL = "vision-classifier"
+
+
+class Brightness(torch.nn.Module):
+    """Answers by mean brightness; `order` permutes the answers, so that two versions differ."""
+
+    def __init__(self, order: list[int]) -> None:
+        super().__init__()
+        centres = torch.tensor([0.1, 0.5, 0.9])[order]
+        self.register_buffer("centres", centres)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        brightness = images.to(torch.float32).mean(dim=(1, 2, 3)) / 255
+        return torch.softmax(-20 * (brightness[:, None] - self.centres) ** 2, 1)
+
+
+def picture(brightness: int, side: int = 8, file_format: str = "PNG") -> bytes:
+    """A grey square as a file."""
+    data = io.BytesIO()
+    Image.new("L", (side, side), brightness).save(data, file_format)
+    return data.getvalue()
+
+
+@dataclass(frozen=True)
+class Store:
+    """Versions 1 and 2 of MODEL exist; `champion` names 1; `run_ids` are their runs."""
+
+    settings: Settings
+    run_ids: list[str]
+
+    def promote(self, version: int) -> None:
+        registry.set_alias(MODEL, registry.CHAMPION, version)
+
+
+def log_model(module: torch.nn.Module, *, batch: int = 4, metadata: dict[str, object] | None = None) -> tuple[str, str]:
+    """Log a model as train does; return run ID and model URI."""
+    example = np.zeros((batch, 1, 8, 8), np.uint8)
+    described = {"classes": CLASSES, "input": [1, 8, 8], "architecture": "brightness", "sha256": "s"}
+    with mlflow.start_run() as run:
+        info = mlflow.pytorch.log_model(
+            module.eval(),
+            name="model",
+            input_example=example,
+            signature=mlflow.models.infer_signature(example, np.zeros((batch, 3), np.float32)),
+            metadata=described if metadata is None else metadata,
+            pip_requirements=["torch"],
+        )
+    return run.info.run_id, info.model_uri
+
+
+def environment(settings: Settings, **more: str) -> dict[str, str]:
+    """Environment of a service process on a store."""
+    return {
+        **os.environ,
+        "PIPELINE_HOME": str(settings.pipeline_home),
+        "MLFLOW_TRACKING_URI": settings.tracking_uri,
+        "SERVING_URL": settings.serving_url,
+        "SERVING_POLL_SECONDS": "0.2",
+        "SERVING_MAX_UPLOAD_MB": "2",
+        **more,
+    }
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+@dataclass(frozen=True)
+class Service:
+    """The running service."""
+
+    url: str
+    pid: int
+    seconds_to_ready: float
+
+    def post(self, path: str, **arguments: object) -> requests.Response:
+        return requests.post(f"{self.url}/{path}", timeout=60, **arguments)  # type: ignore[arg-type]
+
+    def info(self) -> dict[str, object]:
+        return dict(self.post("get_model_info").json())
+
+    def memory(self) -> int:
+        """Resident bytes."""
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+
+from tasks.errors import ModelError
+from tasks.serving.model import load
+from tasks.serving.reference import Target, parse
+from tasks.serving.resolution import resolve
+from tests.tasks.serving.samples import MODEL, Store
+
+
+def test_alias_version_and_stage_name_a_version(store: Store) -> None:
+    first = Target(f"models:/{MODEL}/1", MODEL, 1, store.run_ids[0])
+    assert resolve(parse(None, MODEL)) == first
+    assert resolve(parse("1", MODEL)) == first
+    assert resolve(parse(f"models:/{MODEL}@champion", "other")) == first
+    MlflowClient().transition_model_version_stage(MODEL, "2", "Production")
+    assert resolve(parse("stage:Production", MODEL)).version == 2
+
+
+def test_a_run_is_known_by_its_version_if_it_has_one(store: Store) -> None:
+    run_id = store.run_ids[1]
+    assert resolve(parse(run_id, MODEL)) == Target(f"runs:/{run_id}/model", MODEL, 2, run_id)
+    assert resolve(parse(run_id, "another")) == Target(f"runs:/{run_id}/model", None, None, run_id)
+
+
+def test_every_form_leads_to_files(store: Store) -> None:
+    source = str(MlflowClient().get_model_version(MODEL, "2").source)
+    for text in ("2", store.run_ids[1], f"runs:/{store.run_ids[1]}/model", source):
+        model = load(resolve(parse(text, MODEL)))
+        assert model.target.run_id == store.run_ids[1]
+        assert model.classes == ("dark", "grey", "bright")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("nobody", "has no 'nobody' yet"),
+        ("99", "has no version 99"),
+        ("0" * 32, "MLflow has no run"),
+        (f"models:/m-{'0' * 32}", "MLflow has no logged model"),
+        ("stage:Archived", "no version in stage 'Archived'"),
+        ("models:/unknown@champion", "'unknown' has no 'champion' yet"),
+    ],
+)
+def test_what_names_nothing(store: Store, text: str, expected: str) -> None:
+    with pytest.raises(ModelError, match=expected):
+        resolve(parse(text, MODEL))
+
+
+def test_does_not_make_a_database(store: Store, tmp_path: Path) -> None:
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'none.db'}")
+    with pytest.raises(ModelError, match="no MLflow database"):
+        resolve(parse(None, MODEL))
+    assert not list(tmp_path.iterdir())
