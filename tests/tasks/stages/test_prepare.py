@@ -1,0 +1,289 @@
+"""prepare from request to result, on a real MLflow store and real files."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from PIL import Image
+
+from tasks import gold_store
+from tasks.contract import PrepareRequest, PrepareResult, TaskIdentity
+from tasks.errors import DataError, ModelError, PipelineError
+from tasks.runner import execute
+from tasks.settings import Settings
+from tasks.vision import bronze
+from tasks.vision.gold import TENSORS
+
+Prepare = Callable[..., PrepareResult]
+
+
+@pytest.fixture
+def prepare(settings: Settings) -> Prepare:
+    """Run the stage as its container does; `attempt` names the DAG run."""
+
+    def run(attempt: str = "a", **parameters: Any) -> PrepareResult:
+        task = TaskIdentity(dag_id="daily", dag_run_id=attempt, task_id="prepare")
+        result = execute("prepare", PrepareRequest(task=task, **parameters).model_dump_json())
+        assert isinstance(result, PrepareResult)
+        return result
+
+    return run
+
+
+@pytest.fixture
+def pets(tmp_path: Path) -> Path:
+    """Two classes of 20 training and 5 test images, and one file for each thing that can be wrong."""
+    generator = np.random.default_rng(0)
+    folder = tmp_path / "pets"
+    for label in ("cat", "dog"):
+        for split, count in (("train", 20), ("test", 5)):
+            (folder / split / label).mkdir(parents=True)
+            for index in range(count):
+                image = Image.fromarray(generator.integers(0, 256, (24, 32, 3), dtype=np.uint8))
+                image.save(folder / split / label / f"{index}.png")
+    cat, dog = folder / "train/cat", folder / "train/dog"
+    (cat / "cut.png").write_bytes((cat / "0.png").read_bytes()[:500])
+    (cat / "text.jpg").write_bytes(b"not an image")
+    (cat / "anim.gif").write_bytes(b"GIF89a")
+    Image.new("RGB", (4, 4)).save(cat / "tiny.png")
+    shutil.copy(dog / "1.png", dog / "copy.png")
+    shutil.copy(cat / "2.png", dog / "cat-too.png")
+    shutil.copy(folder / "test/dog/3.png", dog / "leak.png")
+    (folder / "README").write_text("pets")
+    return folder
+
+
+REMOVED = {
+    "README": "outside train/CLASS/ and test/CLASS/",
+    "train/cat/2.png": "same image under different classes",
+    "train/cat/anim.gif": "unsupported file type",
+    "train/cat/cut.png": "unreadable",
+    "train/cat/text.jpg": "unreadable",
+    "train/cat/tiny.png": "wrong size",
+    "train/dog/cat-too.png": "same image under different classes",
+    "train/dog/copy.png": "duplicate",
+    "train/dog/leak.png": "also in test",
+}
+
+
+def artifact(run_id: str, path: str) -> bytes:
+    return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path)).read_bytes()
+
+
+def run_of(result: PrepareResult) -> Run:
+    return MlflowClient().get_run(result.run_id)
+
+
+def tensors_of(result: PrepareResult) -> Path:
+    uri = mlflow.get_run(result.run_id).info.artifact_uri
+    return Path(mlflow.artifacts.download_artifacts(f"{uri}/gold/{TENSORS}"))
+
+
+def test_digits_need_nothing_but_the_package(prepare: Prepare) -> None:
+    result = prepare()
+    assert (result.classes, result.reused, result.removed_images) == (10, False, 0)
+    assert (result.train_images, result.validation_images, result.test_images) == (1169, 269, 359)
+    gold = gold_store.fetch(result.run_id)
+    assert (gold.shape, gold.dataset, gold.fingerprint) == ((1, 8, 8), "digits", result.fingerprint)
+
+
+def test_every_removal_is_listed_with_its_reason(prepare: Prepare, pets: Path) -> None:
+    result = prepare(dataset="image_folder", source=str(pets))
+    text = artifact(result.run_id, "manifest/removed.csv").decode()
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert {row["name"]: row["reason"] for row in rows} == REMOVED
+    assert result.removed_images == len(REMOVED)
+    assert (result.train_images, result.validation_images, result.test_images) == (33, 6, 10)
+    kept = {name for split in gold_store.fetch(result.run_id).splits.values() for name in split.names}
+    assert not kept & set(REMOVED)
+
+
+def test_each_layer_says_what_came_in_and_went_out(prepare: Prepare, pets: Path) -> None:
+    metrics = run_of(prepare(dataset="image_folder", source=str(pets))).data.metrics
+    rows = {
+        name: (metrics[f"{name}.rows_in"], metrics[f"{name}.rows_out"]) for name in ("raw", "bronze", "silver", "gold")
+    }
+    assert rows == {"raw": (58, 56), "bronze": (56, 56), "silver": (56, 49), "gold": (49, 49)}
+    assert all(metrics[f"{name}.seconds"] >= 0 for name in rows)
+    assert metrics["images.train"] == 33
+    assert metrics["images.removed"] == 9
+
+
+def test_the_run_holds_all_that_the_next_stages_and_readers_look_for(prepare: Prepare, pets: Path) -> None:
+    result = prepare(dataset="image_folder", source=str(pets))
+    run = run_of(result)
+    assert run.data.tags["pipeline.gold_run_id"] == result.run_id
+    assert run.data.tags["pipeline.fingerprint"] == result.fingerprint
+    assert run.data.tags["pipeline.dataset"] == "image_folder"
+    assert "9 files left out" in run.data.tags["mlflow.note.content"]
+    for picture in ("class_histogram", "sample_grid"):
+        assert Image.open(io.BytesIO(artifact(result.run_id, f"plots/{picture}.png"))).width >= 800
+    lines = [
+        json.loads(line) for line in gzip.decompress(artifact(result.run_id, "manifest/bronze.jsonl.gz")).splitlines()
+    ]
+    assert len(lines) == 56
+    assert {len(line["sha256"]) for line in lines} == {64}
+    assert {"name", "split", "class", "bytes", "width", "height"} < set(lines[0])
+    inputs = {item.dataset.name: item.dataset for item in run.inputs.dataset_inputs}
+    assert set(inputs) == {"image_folder-train", "image_folder-validation", "image_folder-test"}
+    train = inputs["image_folder-train"]
+    assert result.fingerprint.startswith(train.digest)
+    assert json.loads(train.source)["uri"] == str(pets)
+    assert json.loads(train.profile)["features_shape"] == [33, 3, 32, 32]
+
+
+def test_the_same_data_elsewhere_use_the_earlier_gold_and_run_no_layer(
+    prepare: Prepare, pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = prepare("a", dataset="image_folder", source=str(pets))
+    shutil.copytree(pets, tmp_path / "copy")
+    monkeypatch.delattr(bronze, "read")
+    again = prepare("b", dataset="image_folder", source=str(tmp_path / "copy"), registered_model="other")
+    assert again.reused
+    assert again.run_id != first.run_id
+    assert again.model_dump(exclude={"run_id", "seconds", "reused"}) == first.model_dump(
+        exclude={"run_id", "seconds", "reused"}
+    )
+    run = run_of(again)
+    assert run.data.tags["pipeline.gold_run_id"] == first.run_id
+    assert run.data.metrics["images.removed"] == 9
+    assert "bronze.rows_in" not in run.data.metrics
+    assert {file.path for file in MlflowClient().list_artifacts(again.run_id)} == {"plots"}
+    third = prepare("c", dataset="image_folder", source=str(pets))
+    assert run_of(third).data.tags["pipeline.gold_run_id"] == first.run_id
+
+
+@pytest.mark.parametrize("other", [{"data_seed": 1}, {"image_size": 16}, {"validation_fraction": 0.3}])
+def test_other_settings_make_other_gold(prepare: Prepare, other: dict[str, Any]) -> None:
+    first, second = prepare("a"), prepare("b", **other)
+    assert not second.reused
+    assert second.fingerprint != first.fingerprint
+
+
+@pytest.mark.parametrize("harm", ["removed", "damaged"])
+def test_gold_that_is_gone_or_damaged_is_made_again(prepare: Prepare, harm: str) -> None:
+    first = prepare("a")
+    tensors = tensors_of(first)
+    tensors.unlink() if harm == "removed" else tensors.write_bytes(b"damaged")
+    second = prepare("b")
+    assert not second.reused
+    assert second.fingerprint == first.fingerprint
+    assert run_of(second).data.tags["pipeline.gold_run_id"] == second.run_id
+
+
+def test_gold_of_a_run_that_failed_is_not_used(prepare: Prepare) -> None:
+    first = prepare("a")
+    MlflowClient().set_terminated(first.run_id, "FAILED")
+    assert not prepare("b").reused
+
+
+def test_the_same_data_make_the_same_bytes(prepare: Prepare, pets: Path) -> None:
+    first = prepare("a", dataset="image_folder", source=str(pets))
+    MlflowClient().delete_run(first.run_id)
+    second = prepare("b", dataset="image_folder", source=str(pets))
+    assert not second.reused
+    for path in ("gold/gold.safetensors", "gold/gold.json", "manifest/bronze.jsonl.gz", "manifest/removed.csv"):
+        assert artifact(first.run_id, path) == artifact(second.run_id, path), path
+
+
+def test_a_retry_goes_on_in_the_same_run(prepare: Prepare, pets: Path) -> None:
+    first = prepare(dataset="image_folder", source=str(pets))
+    MlflowClient().set_terminated(first.run_id, "FAILED")
+    second = prepare(dataset="image_folder", source=str(pets))
+    assert second.model_dump(exclude={"seconds"}) == first.model_dump(exclude={"seconds"})
+
+
+def test_an_archive_makes_the_tensors_of_its_folder(prepare: Prepare, pets: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "pets.tar.gz", "w:gz") as archive:
+        archive.add(pets, arcname="pets-v1")
+    folder = prepare("a", dataset="image_folder", source=str(pets))
+    packed = prepare("b", dataset="image_folder", source=str(tmp_path / "pets.tar.gz"))
+    assert artifact(folder.run_id, "gold/gold.safetensors") == artifact(packed.run_id, "gold/gold.safetensors")
+
+
+def champion_of(settings: Settings, classes: list[str]) -> None:
+    client = MlflowClient()
+    with mlflow.start_run(experiment_id=client.get_experiment_by_name("tests").experiment_id) as run:
+        mlflow.log_dict(classes, "classes.json")
+    client.create_registered_model("pets")
+    client.create_model_version("pets", source=f"runs:/{run.info.run_id}/model", run_id=run.info.run_id)
+    client.set_registered_model_alias("pets", "champion", "1")
+
+
+def test_a_champion_of_other_classes_stops_it_before_any_image_is_read(
+    prepare: Prepare, settings: Settings, pets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare("a", dataset="image_folder", source=str(pets))
+    champion_of(settings, ["bird", "cat"])
+    monkeypatch.delattr(bronze, "read")
+    for source in (pets, pets / "."):  # gold that could be used again is no way round it
+        with pytest.raises(ModelError, match="registered_model of its own"):
+            prepare(f"b{source}".replace("/", "-"), dataset="image_folder", source=str(source), registered_model="pets")
+
+
+def test_a_champion_of_the_same_classes_does_not(prepare: Prepare, settings: Settings, pets: Path) -> None:
+    prepare("a", dataset="image_folder", source=str(pets))
+    champion_of(settings, ["cat", "dog"])
+    assert prepare("b", dataset="image_folder", source=str(pets), registered_model="pets").reused
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        ("missing", "does not exist; give a folder"),
+        ("empty", "is empty; it must hold train/CLASS"),
+        ("one class", "the one class 'cat'"),
+        ("class only in test", "the class 'emu' only in test/"),
+        ("too few", "class 'dog' has 2 usable training"),
+        ("all corrupt", "images are unreadable, over the limit of 25%"),
+        ("no archive", "is no archive; give"),
+    ],
+)
+def test_a_bad_source_ends_in_one_line_and_leaves_a_failed_run_without_gold(
+    prepare: Prepare, pets: Path, tmp_path: Path, harm: str, says: str
+) -> None:
+    source = pets
+    if harm == "missing":
+        source = tmp_path / "nowhere"
+    elif harm == "empty":
+        source = tmp_path / "empty"
+        source.mkdir()
+    elif harm == "one class":
+        shutil.rmtree(pets / "train/dog")
+        shutil.rmtree(pets / "test/dog")
+    elif harm == "class only in test":
+        shutil.copytree(pets / "test/dog", pets / "test/emu")
+    elif harm == "too few":
+        shutil.rmtree(pets / "test")
+        for index in range(2, 20):
+            (pets / f"train/dog/{index}.png").unlink()
+        (pets / "train/dog/leak.png").unlink()
+    elif harm == "all corrupt":
+        for path in pets.rglob("*.png"):
+            path.write_bytes(path.read_bytes()[:60])
+    else:
+        source = tmp_path / "data.tar.gz"
+        source.write_text("text")
+    with pytest.raises(PipelineError) as error:
+        prepare(dataset="image_folder", source=str(source))
+    assert isinstance(error.value, DataError)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+    experiment = MlflowClient().get_experiment_by_name("tests")
+    (run,) = MlflowClient().search_runs([experiment.experiment_id], "tags.`pipeline.stage` = 'prepare'")
+    assert run.info.status == "FAILED"
+    assert "pipeline.fingerprint" not in run.data.tags
+    assert not gold_store.exists(run.info.run_id)
