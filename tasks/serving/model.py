@@ -47,9 +47,8 @@ def load(target: Target) -> ServedModel:
     """Fetch a model from MLflow, check what it says of itself, and run it once.
 
     Raises:
-        ModelError: it has no classes or input shape, holds pickled objects or code, or does not answer with
-            one probability per class.
-        MlflowException: MLflow or its store is away.
+        ModelError: it has no classes or input shape, brings code, or does not answer with one probability per class.
+        MlflowException: it holds pickled objects, or MLflow or its store is away.
     """
     # Imported here: together they take seconds, and the process that supervises the workers needs neither.
     import mlflow

@@ -76,7 +76,7 @@ def parse(text: str | None, registered_model: str) -> Reference:
     """
     text = text or DEFAULT
     if text.startswith("models:/"):
-        return _parse_models_uri(text)
+        return _parse_models_uri(text, registered_model)
     if match := re.fullmatch(r"runs:/([0-9a-f]{32})/(.+)", text):
         return Reference(Kind.RUN_PATH, registered_model, match[1], match[2])
     if text.startswith("stage:"):
@@ -90,10 +90,10 @@ def parse(text: str | None, registered_model: str) -> Reference:
     raise _unknown(text)
 
 
-def _parse_models_uri(text: str) -> Reference:
+def _parse_models_uri(text: str, registered_model: str) -> Reference:
     path = text.removeprefix("models:/")
     if re.fullmatch(r"m-[0-9a-f]{32}", path):
-        return Reference(Kind.LOGGED_MODEL, path, path)
+        return Reference(Kind.LOGGED_MODEL, registered_model, path)
     if match := re.fullmatch(r"([^/@]+)@([A-Za-z0-9_-]+)", path):
         return Reference(Kind.ALIAS, match[1], match[2])
     if match := re.fullmatch(r"([^/@]+)/([1-9][0-9]*)", path):

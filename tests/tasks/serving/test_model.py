@@ -97,7 +97,7 @@ def test_refuses_code_that_comes_with_a_model(store: Store, tmp_path: Path) -> N
 
     _, uri = log_model(Brightness([0, 1, 2]))
     folder = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(tmp_path)))
-    description = (folder / "MLmodel").read_text().replace("    code: null\n    model_data", "    code: code\n    model_data")
+    description = (folder / "MLmodel").read_text().replace("code: null\n    model_data", "code: code\n    model_data")
     assert "code: code" in description
     (folder / "MLmodel").write_text(description)
     (folder / "code").mkdir()

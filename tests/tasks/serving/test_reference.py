@@ -33,7 +33,7 @@ def test_reads_each_form(text: str | None, expected: Reference) -> None:
 @pytest.mark.parametrize(
     "text",
     ["latest", "0", "-1", "a b", "models:/", "models:/dogs", "models:/dogs/latest", "models:/dogs/0", "stage:Live",
-     "stage:", "runs:/short/model", f"runs:/{RUN}", "s3://bucket/model", "/tmp/model.pt2", "../model"],
+     "stage:", "runs:/short/model", f"runs:/{RUN}", "s3://bucket/model", "folder/model.pt2", "../model"],
 )  # fmt: skip
 def test_refuses_anything_else_and_says_what_would_do(text: str) -> None:
     with pytest.raises(SettingsError, match="give an alias"):

@@ -178,7 +178,7 @@ def test_refuses_a_wrong_form(service: Service) -> None:
         ("multipart/form-data", b"--x\r\n\r\n--x--"),
         ("multipart/form-data; boundary=x", b"no boundary here"),
         ("multipart/form-data; boundary=x", b"--x\r\nbroken header\r\n\r\n--x--\r\n"),
-        ("multipart/form-data; boundary=x", b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'),
+        ("multipart/form-data; boundary=x", b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n'),
         ("multipart/form-data; boundary=x", b"--x\r\nContent-Disposition: form-data\r\n\r\nP\r\n--x--\r\n"),
         ("multipart/form-data; boundary=x", b""),
     ],

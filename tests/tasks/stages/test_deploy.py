@@ -1,0 +1,296 @@
+"""The deploy stage against a stand-in for the service; tests/tasks/serving/test_launch.py has it start the real one."""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+
+from tasks import registry
+from tasks.contract import DeployRequest, DeployResult, TaskIdentity
+from tasks.errors import DataError, ModelError, SettingsError, UnavailableError
+from tasks.serving import process
+from tasks.settings import Runtime, Settings
+from tasks.stages import deploy
+from tasks.tracking import connect, stage_run
+
+MODEL = "cats"
+PNG = b"\x89PNG, as far as deploy is concerned"
+PROBES = {
+    "tolerance": 0.001,
+    "probes": [{"name": "one", "png": base64.b64encode(PNG).decode(), "probabilities": [0.9, 0.1], "class": "cat"}],
+}
+
+
+class StandIn:
+    """Answers as the service does, with whatever a test puts into `info` and `answer`."""
+
+    def __init__(self, run_id: str) -> None:
+        self.info: dict[str, Any] = {
+            "service": "vision-mlops", "reference": "champion", "follows": "champion", "registered_model": MODEL,
+            "model_version": 1, "run_id": run_id, "classes": ["cat", "dog"], "problem": None,
+        }  # fmt: skip
+        self.answer: dict[str, Any] = {"class": "cat", "probabilities": {"dog": 0.1, "cat": 0.9}, "model_version": 1}
+        self.status = 200
+        self.received: list[bytes] = []
+        self.asked = 0
+        self.at_info: Callable[[], None] = lambda: None
+        stand_in = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers.get("content-length", 0)))
+                if self.path == "/predict_image":
+                    stand_in.received.append(body)
+                    self.reply(stand_in.status, stand_in.answer)
+                else:
+                    stand_in.asked += 1
+                    stand_in.at_info()
+                    self.reply(200, stand_in.info)
+
+            def reply(self, status: int, answer: dict[str, Any]) -> None:
+                data = json.dumps(answer).encode()
+                self.send_response(status)
+                self.send_header("content-length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+
+@pytest.fixture
+def train_run(settings: Settings) -> str:
+    """`cats` version 1, champion, with probes in its evaluate run; the ID of its train run."""
+    mlflow.set_experiment(experiment_id=connect(settings))
+    with mlflow.start_run() as train:
+        pass
+    with mlflow.start_run() as evaluate:
+        mlflow.log_dict(PROBES, "probes.json")
+    tags = {"pipeline.evaluate_run_id": evaluate.info.run_id}
+    registry.create_version(MODEL, f"runs:/{train.info.run_id}/model", train.info.run_id, tags, "")
+    registry.set_alias(MODEL, registry.CHAMPION, 1)
+    return str(train.info.run_id)
+
+
+@pytest.fixture
+def service(train_run: str) -> Iterator[StandIn]:
+    stand_in = StandIn(train_run)
+    threading.Thread(target=stand_in.server.serve_forever, args=(0.01,), daemon=True).start()
+    yield stand_in
+    stand_in.server.shutdown()
+    stand_in.server.server_close()
+
+
+Deploy = Callable[..., DeployResult]
+
+
+@pytest.fixture
+def deployed(settings: Settings, task: TaskIdentity, monkeypatch: pytest.MonkeyPatch) -> Deploy:
+    """Run the stage; the shortest timeout, since what it waits for here comes at once or never."""
+    monkeypatch.setattr("tasks.serving.wait.POLL_SECONDS", 0.02)
+    monkeypatch.setattr("tasks.serving.wait.LOG_SECONDS", 0.1)
+
+    def run(url: str, seconds: int = 5, **more: object) -> DeployResult:
+        here = settings.model_copy(update={"serving_url": url, **more})
+        request = DeployRequest(task=task, registered_model=MODEL, version=1, deploy_timeout=seconds)
+        with stage_run(request, "deploy", settings) as stage:
+            return deploy.run(request, stage, here)
+
+    return run
+
+
+def test_compares_the_answers_and_says_so(service: StandIn, deployed: Deploy, settings: Settings) -> None:
+    result = deployed(service.url)
+    assert (result.version, result.url, result.started, result.answers_checked) == (1, service.url, False, 1)
+    assert PNG in service.received[0]
+    logged = mlflow.artifacts.load_dict(f"runs:/{result.run_id}/answers.json")
+    assert logged["answers"][0]["class"] == "cat"
+    assert logged["answers"][0]["difference"] == pytest.approx(0, abs=1e-9)
+    assert MlflowClient().get_run(result.run_id).data.metrics["deploy/answers_checked"] == 1
+    assert (settings.pipeline_home / "sample.png").read_bytes() == PNG
+
+
+def test_again_in_the_same_run(service: StandIn, deployed: Deploy) -> None:
+    assert deployed(service.url).run_id == deployed(service.url).run_id
+
+
+def test_waits_for_the_version(service: StandIn, deployed: Deploy) -> None:
+    service.info["model_version"] = None
+
+    def appear() -> None:
+        if service.asked > 3:
+            service.info["model_version"] = 1
+
+    service.at_info = appear
+    assert deployed(service.url).version == 1
+    assert service.asked > 3
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"class": "dog"},
+        {"probabilities": {"cat": 0.85, "dog": 0.15}},
+        {"probabilities": {"cat": 0.9}},
+        {"probabilities": {"cat": float("nan"), "dog": 0.1}},
+        {"model_version": 2},
+    ],
+)
+def test_refuses_answers_that_differ(service: StandIn, deployed: Deploy, answer: dict[str, Any]) -> None:
+    service.answer.update(answer)
+    with pytest.raises(ModelError, match=r"probe 'one': evaluate answered 'cat' \[0.9, 0.1\], the service"):
+        deployed(service.url)
+
+
+def test_differences_within_the_tolerance_pass(service: StandIn, deployed: Deploy) -> None:
+    service.answer["probabilities"] = {"cat": 0.8995, "dog": 0.1005}
+    assert deployed(service.url).answers_checked == 1
+
+
+@pytest.mark.parametrize(("status", "error"), [(400, ModelError), (500, ModelError), (503, UnavailableError)])
+def test_a_refused_probe(service: StandIn, deployed: Deploy, status: int, error: type[Exception]) -> None:
+    service.status = status
+    with pytest.raises(error, match=f"HTTP {status}"):
+        deployed(service.url)
+
+
+@pytest.mark.parametrize(
+    ("info", "text"),
+    [
+        ({"registered_model": "dogs"}, "serves registered model 'dogs', not 'cats'; restart it with"),
+        ({"model_version": 3, "follows": None, "reference": "3"}, "serves '3' and does not follow 'champion'"),
+        ({"run_id": "f" * 32}, "version 1 of another MLflow"),
+    ],
+)
+def test_a_service_that_will_never_serve_it(
+    service: StandIn, deployed: Deploy, info: dict[str, Any], text: str
+) -> None:
+    service.info.update(info)
+    with pytest.raises(ModelError, match=text):
+        deployed(service.url, 60)
+
+
+def test_gives_up_with_what_the_service_says(service: StandIn, deployed: Deploy) -> None:
+    service.info.update(model_version=7, problem="version 1 cannot be served: bad file")
+    with pytest.raises(UnavailableError, match=r"serves version 7 \(version 1 cannot be served: bad file\), not cats v"):
+        deployed(service.url)
+
+
+def test_the_alias_moves_while_it_waits(service: StandIn, deployed: Deploy, train_run: str) -> None:
+    service.info["model_version"] = None
+    registry.create_version(MODEL, f"runs:/{train_run}/model", train_run, {}, "")
+    service.at_info = lambda: registry.set_alias(MODEL, registry.CHAMPION, 2)
+    with pytest.raises(ModelError, match="names version 2, not version 1"):
+        deployed(service.url, 60)
+
+
+def test_no_champion(service: StandIn, deployed: Deploy) -> None:
+    MlflowClient().delete_registered_model_alias(MODEL, registry.CHAMPION)
+    with pytest.raises(ModelError, match="champion of 'cats' does not exist, not version 1"):
+        deployed(service.url)
+    assert service.asked == 0
+
+
+@pytest.mark.parametrize(
+    ("probes", "text"),
+    [
+        (None, "has no probes.json"),
+        ({"tolerance": 0.1, "probes": []}, "is damaged"),
+        ({**PROBES, "tolerance": -1}, "is damaged"),
+        ({"tolerance": 0.1, "probes": [{**PROBES["probes"][0], "png": "%%%"}]}, "is damaged"),  # type: ignore[index]
+    ],
+)
+def test_useless_probes(service: StandIn, deployed: Deploy, probes: dict[str, Any] | None, text: str) -> None:
+    with mlflow.start_run() as evaluate:
+        if probes is not None:
+            mlflow.log_dict(probes, "probes.json")
+    MlflowClient().set_model_version_tag(MODEL, "1", "pipeline.evaluate_run_id", evaluate.info.run_id)
+    with pytest.raises(DataError, match=text):
+        deployed(service.url)
+    assert service.asked == 0
+
+
+def test_a_version_not_made_by_the_pipeline(service: StandIn, deployed: Deploy) -> None:
+    MlflowClient().delete_model_version_tag(MODEL, "1", "pipeline.evaluate_run_id")
+    with pytest.raises(DataError, match=r"has no tag 'pipeline\.evaluate_run_id'"):
+        deployed(service.url)
+
+
+class Elsewhere(BaseHTTPRequestHandler):
+    """Some other web server: GET only."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("greeting", [None, b"SSH-2.0-OpenSSH_9.2\r\n"])
+def test_another_program_on_the_port(deployed: Deploy, train_run: str, greeting: bytes | None) -> None:
+    def greet(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.sendall(greeting or b"")
+            connection.recv(65536)
+
+    if greeting is None:
+        with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as web:
+            threading.Thread(target=web.serve_forever, args=(0.01,), daemon=True).start()
+            with pytest.raises(SettingsError, match="answered by another program"):
+                deployed(f"http://127.0.0.1:{web.server_port}", 60)
+            web.shutdown()
+        return
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=greet, args=(server,), daemon=True).start()
+        with pytest.raises(SettingsError, match="answered by another program"):
+            deployed(f"http://127.0.0.1:{server.getsockname()[1]}", 60)
+
+
+@pytest.mark.parametrize(
+    ("url", "runtime"),
+    [("http://127.0.0.1:21341", Runtime.DOCKER), ("http://serving.invalid:3000", Runtime.LOCAL)],
+)
+def test_starts_nothing_that_is_not_on_this_machine(
+    deployed: Deploy, train_run: str, settings: Settings, url: str, runtime: Runtime
+) -> None:
+    with pytest.raises(UnavailableError, match="no service answers at SERVING_URL"):
+        deployed(url, 60, pipeline_runtime=runtime)
+    assert process.find(settings.pipeline_home) is None
+
+
+def test_a_service_that_dies_at_once_says_why(
+    deployed: Deploy, train_run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SERVING_MODEL", "latest")
+    with pytest.raises(UnavailableError, match=r"ended at once \(exit code 78\): .*SERVING_MODEL='latest' names no"):
+        deployed("http://127.0.0.1:21342", 60)
+
+
+@pytest.mark.parametrize("url", ["nonsense", "ftp://x", "http://"])
+def test_an_address_that_is_none(deployed: Deploy, train_run: str, url: str) -> None:
+    with pytest.raises(SettingsError, match="SERVING_URL"):
+        deployed(url)
+
+
+def test_needs_neither_torch_nor_bentoml_nor_numpy() -> None:
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'bentoml', 'numpy', 'pandas', 'PIL'): sys.modules[name] = None\n"
+        "import tasks.stages.deploy"
+    )
+    root = Path(__file__).parents[3]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
