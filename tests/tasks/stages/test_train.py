@@ -1,0 +1,296 @@
+"""The train stage as the runner calls it: on a real MLflow store, a few hundred digits, a few epochs."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import mlflow
+import mlflow.pytorch
+import numpy as np
+import pytest
+import torch
+from mlflow import MlflowClient
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from tasks import gold_store, tracking
+from tasks.checkpoint_store import CheckpointStore
+from tasks.contract import TaskIdentity, TrainRequest, TrainResult
+from tasks.errors import DataError, RequestError
+from tasks.settings import Settings
+from tasks.stages import train
+from tasks.vision.gold import Gold, Split
+from tasks.vision.models import digest
+from tasks.vision.training import Training
+
+Train = Callable[..., TrainResult]
+EPOCH_METRICS = {
+    *("train_loss", "train_accuracy", "validation_loss", "validation_accuracy"),
+    *("learning_rate", "images_per_second", "epoch_seconds"),
+}
+
+
+class KilledError(BaseException):
+    """Ends a try as a kill does: nothing of the stage catches it."""
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Threads that wait for each other make tests slow where cores are shared."""
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(train, "available_cpus", lambda: 1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def gold() -> Gold:
+    digits = load_digits()
+    images = (digits.images * 255 / 16).astype(np.uint8)[:, np.newaxis]
+    labels = digits.target.astype(np.int64)
+
+    def split(start: int, stop: int) -> Split:
+        return Split(images[start:stop], labels[start:stop], tuple(str(i) for i in range(start, stop)))
+
+    statistics = {"mean": (float(images.mean() / 255),), "std": (float(images.std() / 255),)}
+    splits = {"train": split(0, 200), "validation": split(200, 260), "test": split(260, 280)}
+    return Gold(**splits, **statistics, classes=tuple("0123456789"), fingerprint="f" * 64, dataset="digits")
+
+
+@pytest.fixture
+def train_stage(settings: Settings, gold: Gold) -> Train:
+    """Call the stage on `gold`, each time in a new process's state, in the run of the DAG run `attempt_of`."""
+    experiment_id = tracking.connect(settings)
+    with mlflow.start_run(experiment_id=experiment_id) as prepare:
+        gold_store.store(gold)
+        mlflow.set_tag(gold_store.GOLD_RUN, prepare.info.run_id)
+
+    def call(attempt_of: str = "first", **changes: object) -> TrainResult:
+        torch.rand(3)
+        task = TaskIdentity(dag_id="daily", dag_run_id=attempt_of, task_id="train")
+        base = {"task": task, "prepare_run_id": prepare.info.run_id, "epochs": 2, "batch_size": 50, "log_every": 3}
+        request = TrainRequest.model_validate(base | {"device": "cpu"} | changes)
+        with tracking.stage_run(request, "train", settings) as run:
+            return train.run(request, run, settings)
+
+    return call
+
+
+def steps(run_id: str, metric: str) -> list[int]:
+    return [entry.step for entry in MlflowClient().get_metric_history(run_id, metric)]
+
+
+def models(result: TrainResult) -> list[str]:
+    found = MlflowClient().search_logged_models([result.experiment_id], f"source_run_id = '{result.run_id}'")
+    return [f"models:/{model.model_id}" for model in found]
+
+
+def run_of(dag_run_id: str, settings: Settings) -> str:
+    tags = {"pipeline.dag_run_id": dag_run_id, "pipeline.stage": "train"}
+    return str(tracking.find_runs(tracking.connect(settings), tags)[0].info.run_id)
+
+
+def test_everything_the_next_stages_need_is_found_through_the_run(
+    train_stage: Train, gold: Gold, tmp_path: Path
+) -> None:
+    result = train_stage()
+    run = MlflowClient().get_run(result.run_id)
+
+    assert (result.epochs, result.best_epoch in (1, 2)) == (2, True)
+    assert EPOCH_METRICS | {"batch_loss", "batch_learning_rate"} <= set(run.data.metrics)
+    assert {metric: steps(result.run_id, metric) for metric in EPOCH_METRICS} == {key: [1, 2] for key in EPOCH_METRICS}
+    assert steps(result.run_id, "batch_loss") == [3, 6]
+    assert run.data.metrics["best_validation_accuracy"] == result.validation_accuracy
+
+    total = sum(p.numel() for p in Training(_request(gold), gold).network.parameters())
+    assert run.data.params["parameters_total"] == run.data.params["parameters_trainable"] == str(total)
+    assert run.data.params["parameters_frozen"] == "0"
+    assert run.data.params["augmentation_flip"] == "False"
+    assert run.data.params["learning_rate"] == "0.1"
+
+    assert run.data.tags["pipeline.prepare_run_id"] == run.data.tags["pipeline.gold_run_id"]
+    assert run.data.tags["pipeline.fingerprint"] == gold.fingerprint
+    assert run.data.tags["pipeline.model_sha256"] == result.model_sha256
+    assert run.data.tags["pipeline.device"] == "cpu"
+    assert run.data.tags["pipeline.precision"] == "float32"
+    assert [run.data.tags["pipeline.logged_model_uri"]] == models(result)
+
+    folder = Path(mlflow.artifacts.download_artifacts(run_id=result.run_id, dst_path=str(tmp_path)))
+    assert json.loads((folder / "classes.json").read_text()) == list(gold.classes)
+    with Image.open(folder / "plots" / "curves.png") as picture:
+        assert picture.width > 1000
+    assert (folder / "checkpoints" / "checkpoint-0.pt").is_file()
+
+
+def _request(gold: Gold) -> TrainRequest:
+    task = TaskIdentity(dag_id="d", dag_run_id="r", task_id="t")
+    return TrainRequest.model_validate({"task": task, "prepare_run_id": "0" * 32, "device": "cpu"})
+
+
+def test_the_logged_model_takes_pixels_in_any_number_and_holds_no_pickle(
+    train_stage: Train, gold: Gold, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = train_stage(epochs=1)
+    (uri,) = models(result)
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    loaded = mlflow.pytorch.load_model(uri)
+    for count in (1, 7, 256):
+        pixels = torch.randint(0, 256, (count, *gold.shape), dtype=torch.uint8)
+        probabilities = loaded(pixels)
+        assert probabilities.dtype == torch.float32
+        torch.testing.assert_close(probabilities.sum(1), torch.ones(count))
+        assert probabilities.shape == (count, 10)
+    assert digest(loaded) == result.model_sha256
+    answers = loaded(torch.from_numpy(gold.validation.images)).argmax(1).numpy()
+    assert (answers == gold.validation.labels).mean() == pytest.approx(result.validation_accuracy)
+
+    info = mlflow.models.get_model_info(uri)
+    assert info.metadata == {
+        "classes": list(gold.classes),
+        "input": [1, 8, 8],
+        "architecture": "fast_cnn",
+        "fingerprint": gold.fingerprint,
+        "sha256": result.model_sha256,
+    }
+    (taken,), (given,) = info.signature.inputs.inputs, info.signature.outputs.inputs
+    assert (taken.type, taken.shape) == (np.dtype("uint8"), (-1, 1, 8, 8))
+    assert (given.type, given.shape) == (np.dtype("float32"), (-1, 10))
+    assert np.array_equal(mlflow.pyfunc.load_model(uri).input_example, gold.validation.images[:4])
+
+
+def test_a_killed_training_goes_on_from_its_checkpoint_and_ends_with_the_same_bits(
+    train_stage: Train, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("tasks.checkpoint_store.TIME_SHARE", 1e9)
+    undisturbed = train_stage("undisturbed", epochs=4)
+    _kill_after_epoch(3, monkeypatch)  # its metrics are logged, its checkpoint is not
+    with pytest.raises(KilledError):
+        train_stage("killed", epochs=4)
+    monkeypatch.undo()
+    monkeypatch.setattr(train, "available_cpus", lambda: 1)
+    with caplog.at_level(logging.INFO):
+        resumed = train_stage("killed", epochs=4)
+
+    assert "going on after epoch 2 of 4, from the run's checkpoint" in caplog.messages
+    assert resumed.run_id == run_of("killed", settings)
+    assert resumed.model_sha256 == undisturbed.model_sha256
+    for metric in ("train_loss", "validation_loss", "validation_accuracy", "batch_loss"):
+        histories = [
+            [(entry.step, entry.value) for entry in MlflowClient().get_metric_history(run_id, metric)]
+            for run_id in (resumed.run_id, undisturbed.run_id)
+        ]
+        assert histories[0] == histories[1]
+    assert steps(resumed.run_id, "epoch_seconds") == [1, 2, 3, 4]
+
+
+def _kill_after_epoch(epoch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = CheckpointStore.save
+
+    def save(self: CheckpointStore, state: dict[str, object], number: int) -> None:
+        if number == epoch:
+            raise KilledError
+        original(self, state, number)
+
+    monkeypatch.setattr(CheckpointStore, "save", save)
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+    train_stage: Train,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr("tasks.checkpoint_store.TIME_SHARE", 1e9)
+    _kill_after_epoch(3, monkeypatch)
+    with pytest.raises(KilledError):
+        train_stage("killed", epochs=3)
+    run_id = run_of("killed", settings)
+    half = tmp_path / "checkpoint-0.pt"
+    half.write_bytes(b"half an upload")
+    MlflowClient().log_artifact(run_id, str(half), "checkpoints")
+    monkeypatch.undo()
+    monkeypatch.setattr(train, "available_cpus", lambda: 1)
+    with caplog.at_level(logging.INFO):
+        result = train_stage("killed", epochs=3)
+    assert result.epochs == 3
+    assert "going on after epoch 1 of 3, from the run's checkpoint" in caplog.messages
+    assert any("checkpoint-0.pt is damaged" in message for message in caplog.messages)
+
+
+def test_a_retry_after_the_model_was_logged_makes_no_second_one(train_stage: Train) -> None:
+    first, second = train_stage(epochs=1), train_stage(epochs=1)
+    assert first.run_id == second.run_id
+    assert first.model_sha256 == second.model_sha256
+    assert len(models(second)) == 1
+    assert steps(second.run_id, "train_loss") == [1]
+
+
+def test_a_retry_deletes_what_a_killed_logging_left(train_stage: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*arguments: object, **options: object) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_model_artifacts", killed)
+        with pytest.raises(KilledError):
+            train_stage(epochs=1)
+    result = train_stage(epochs=1)
+    assert models(result) == [MlflowClient().get_run(result.run_id).data.tags["pipeline.logged_model_uri"]]
+    assert digest(mlflow.pytorch.load_model(models(result)[0])) == result.model_sha256
+
+
+def test_a_stop_signal_passes_through_and_the_run_is_killed(
+    train_stage: Train, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*arguments: object) -> None:
+        raise SystemExit(143)
+
+    monkeypatch.setattr(Training, "_validate", stopped)
+    with pytest.raises(SystemExit):
+        train_stage()
+    run_id = run_of("first", settings)
+    assert MlflowClient().get_run(run_id).info.status == "KILLED"
+
+
+def test_one_validation_image_still_exports_a_model_for_any_batch_size(
+    settings: Settings, gold: Gold, train_stage: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = Split(gold.validation.images[:1], gold.validation.labels[:1], gold.validation.names[:1])
+    one = Gold(gold.train, few, gold.test, gold.classes, gold.mean, gold.std, gold.fingerprint, gold.dataset)
+    monkeypatch.setattr(gold_store, "fetch", lambda run_id: one)
+    (uri,) = models(train_stage(epochs=1))
+    assert mlflow.pytorch.load_model(uri)(torch.zeros(7, 1, 8, 8, dtype=torch.uint8)).shape == (7, 10)
+
+
+def test_early_stopping_is_said_and_counted(train_stage: Train, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        result = train_stage(epochs=30, learning_rate=1e-9, patience=1, min_delta=0.1, schedule="plateau")
+    assert result.epochs == 2
+    assert "stopped early: no gain of validation accuracy for 1 epochs" in caplog.messages
+
+
+def test_a_line_per_epoch_tells_how_it_goes_and_how_long_it_takes(
+    train_stage: Train, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        train_stage()
+    (line,) = [message for message in caplog.messages if message.startswith("epoch 1/2: ")]
+    assert "validation loss" in line
+    assert "images/s" in line
+    assert line.endswith("s left")
+
+
+def test_a_device_that_is_not_there_fails_before_anything_is_logged(train_stage: Train, settings: Settings) -> None:
+    missing = "mps" if not torch.backends.mps.is_available() else "cuda"
+    with pytest.raises(RequestError, match=f"device='{missing}' is not available"):
+        train_stage(device=missing)
+    run = MlflowClient().get_run(run_of("first", settings))
+    assert (run.info.status, run.data.metrics) == ("FAILED", {})
+
+
+def test_a_prepare_run_that_is_not_there_is_named(train_stage: Train) -> None:
+    with pytest.raises(DataError, match=f"no run '{'0' * 32}'"):
+        train_stage(prepare_run_id="0" * 32)

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from tasks.errors import RequestError
+from tasks.vision.devices import available_cpus, choose_device, choose_precision
+
+CPU = torch.device("cpu")
+
+
+def test_cpu_is_always_there() -> None:
+    assert choose_device("cpu") == CPU
+
+
+def test_a_device_that_is_not_there_is_named_with_those_that_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert choose_device("auto") == CPU
+    for name in ("cuda", "mps"):
+        with pytest.raises(
+            RequestError, match=rf"device='{name}' is not available here \(there is: cpu\); use device='auto'"
+        ):
+            choose_device(name)
+
+
+def test_auto_prefers_cuda_to_mps_and_mps_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto").type == "mps"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_device("auto").type == "cuda"
+
+
+@pytest.mark.parametrize(("has_bfloat16", "expected"), [(True, torch.bfloat16), (False, torch.float16)])
+def test_auto_precision_on_a_gpu_is_the_best_it_has(
+    monkeypatch: pytest.MonkeyPatch, has_bfloat16: bool, expected: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bfloat16)
+    assert choose_precision("auto", torch.device("cuda")) is expected
+
+
+def test_auto_precision_elsewhere_is_float32() -> None:
+    assert choose_precision("auto", CPU) is torch.float32
+    assert choose_precision("auto", torch.device("mps")) is torch.float32
+
+
+@pytest.mark.parametrize(("asked", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_precision_asked_for_is_taken(asked: str, dtype: torch.dtype) -> None:
+    assert choose_precision(asked, CPU) is dtype
+
+
+@pytest.mark.parametrize(("asked", "device"), [("fp16", "cpu"), ("fp16", "mps"), ("bf16", "mps")])
+def test_precision_that_does_not_train_there_is_refused(asked: str, device: str) -> None:
+    with pytest.raises(
+        RequestError, match=rf"precision='{asked}' does not train on device '{device}'; use precision='auto'"
+    ):
+        choose_precision(asked, torch.device(device))
+
+
+@pytest.mark.parametrize(("content", "share"), [("100000 100000\n", 1), ("50000 100000\n", 1), ("max 100000\n", 10**6)])
+def test_threads_follow_the_containers_share_of_the_cpus(tmp_path: Path, content: str, share: int) -> None:
+    (tmp_path / "cpu.max").write_text(content)
+    assert available_cpus(tmp_path / "cpu.max") == min(share, len(os.sched_getaffinity(0)))
+
+
+def test_without_a_container_threads_follow_the_cpus_of_the_process(tmp_path: Path) -> None:
+    assert available_cpus(tmp_path / "missing") == len(os.sched_getaffinity(0))
