@@ -17,7 +17,7 @@ from deploy.setup_env import complete, parse
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = "vm-test-stack"
 OWN = {
-    "COMPOSE_PROJECT_NAME": PROJECT,
+    "STACK_NAME": PROJECT,
     "PIPELINE_DOCKER_NETWORK": PROJECT,
     "MLFLOW_PORT": "21410",
     "S3_PORT": "21411",
