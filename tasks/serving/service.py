@@ -13,14 +13,12 @@ import numpy as np
 from tasks.errors import DataError
 from tasks.serving.answers import BatchPrediction, Classification, Health, ModelInfo, Prediction
 from tasks.serving.follower import Follower
-from tasks.serving.model import ServedModel, load
+from tasks.serving.model import THREADS, ServedModel, load
 from tasks.serving.reference import Reference, Target, parse
 from tasks.serving.refusal import Refusal, RefusalMiddleware
 from tasks.serving.uploads import BatchUpload, ImageUpload, NoInput
 from tasks.settings import load_settings
 from tasks.vision.images import decode
-
-THREADS = 2  # requests worked on at a time: one is decoded while the forward pass of another runs
 
 
 class VisionClassifier:

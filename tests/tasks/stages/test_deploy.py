@@ -187,7 +187,7 @@ def test_a_service_that_will_never_serve_it(
 
 def test_gives_up_with_what_the_service_says(service: StandIn, deployed: Deploy) -> None:
     service.info.update(model_version=7, problem="version 1 cannot be served: bad file")
-    with pytest.raises(UnavailableError, match=r"serves version 7 \(version 1 cannot be served: bad file\), not cats v"):
+    with pytest.raises(UnavailableError, match=r"serves version 7 \(version 1 cannot be served: bad file\), not cats"):
         deployed(service.url)
 
 
