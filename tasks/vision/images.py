@@ -20,8 +20,20 @@ MAX_PIXELS = 8192 * 8192
 # A JPEG much larger than the target is decoded at 1/2, 1/4 or 1/8 (exact in its DCT), never below this many times
 # the target, so that the antialiased resize still has detail to average.
 DRAFT_OVERSAMPLING = 4
-# What Pillow's PNG, JPEG and EXIF parsers are known to raise on damaged bytes.
-DAMAGE = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, OverflowError, struct.error, zlib.error)
+# What Pillow's PNG, JPEG and EXIF parsers were seen to raise on damaged bytes (a fuzzer's list, and their sources).
+DAMAGE = (
+    ArithmeticError,
+    AssertionError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
 
 
 def decode(data: bytes, channels: int, size: int) -> NDArray[np.uint8]:

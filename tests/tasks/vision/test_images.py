@@ -23,14 +23,14 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-def declared_png(width: int, height: int) -> bytes:
-    """A PNG whose header promises more than there is."""
+def declared_png(width: int, height: int, colour: int = 0, data: bytes = b"\0") -> bytes:
+    """A PNG whose header promises what is not there: pixels, or the palette of colour type 3."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+    header = struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
 
 
 def test_pixels_of_the_right_size_are_kept_exactly() -> None:
@@ -147,6 +147,11 @@ def test_no_damaged_byte_escapes_as_another_error(kind: str) -> None:
 def test_absurd_declared_dimensions_are_refused_before_memory_is_taken(width: int, height: int) -> None:
     with pytest.raises(DataError, match="pixels"):
         images.open_image(declared_png(width, height))
+
+
+def test_a_palette_image_without_its_palette_is_refused() -> None:
+    with pytest.raises(DataError, match="damaged"):
+        images.decode(declared_png(16, 16, colour=3, data=bytes(17 * 16)), 3, 16)
 
 
 def test_a_strip_of_many_pixels_is_cut_before_it_is_resized() -> None:
