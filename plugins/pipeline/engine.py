@@ -90,9 +90,12 @@ def fetch_result(engine: APIClient, container: str) -> bytes | None:
         chunks, about = engine.get_archive(container, RESULT_PATH)
     except NotFound:
         return None
-    if about["size"] > LARGEST_RESULT:
-        raise ResultError(f"{RESULT_PATH} has {about['size']} bytes; a result has less than {LARGEST_RESULT}")
-    with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as archive:
+    # Read to the end in any case: the engine holds the container, and its removal, until the archive is taken.
+    small = about["size"] <= LARGEST_RESULT
+    taken = b"".join(chunk for chunk in chunks if small)
+    if not small:
+        raise ResultError(f"{RESULT_PATH} has {about['size']} bytes; a result has at most {LARGEST_RESULT}")
+    with tarfile.open(fileobj=io.BytesIO(taken)) as archive:
         member = archive.next()
         file = archive.extractfile(member) if member is not None and member.isfile() else None
         if file is None:

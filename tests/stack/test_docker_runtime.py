@@ -1,0 +1,380 @@
+"""The docker runtime against a real engine: a small image stands where the stages' images would."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-home-"))
+
+import docker
+from airflow.sdk import DAG
+
+from pipeline import engine
+from pipeline.docker import DockerStageOperator
+from tasks.errors import PermanentError, PipelineError, ResultError, SettingsError, UnavailableError
+
+pytestmark = pytest.mark.docker
+
+RUN_ID = "12e45678901234567890123456789012"
+PROXY_IMAGE = "tecnativa/docker-socket-proxy:v0.4.2"
+DOCKERFILE = """
+FROM python:3.11-slim-bookworm
+RUN useradd --uid 10001 pipeline && install -d -o pipeline /airflow /airflow/xcom
+COPY stub.py /stub.py
+USER 10001:10001
+ENTRYPOINT ["python", "-u", "/stub.py"]
+"""
+STUB = """
+import json, os, signal, sys, time
+stage, _, request = sys.argv[1:]
+request = json.loads(request)
+def answer(**more):
+    fields = {"run_id": "12e45678901234567890123456789012", "experiment_id": "7", "seconds": 0.5, "registered_model": "m",
+              "version": 3, "created": True, "promoted": True, "previous_champion": None}
+    with open("/airflow/xcom/return.json", "w") as file:
+        json.dump(fields | more, file)
+exec(os.environ["STUB"])
+"""
+
+
+@pytest.fixture(scope="module")
+def client() -> docker.DockerClient:
+    return docker.from_env()
+
+
+@pytest.fixture(scope="module")
+def names(client: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+    """An image and a network of this module's own."""
+    folder = tmp_path_factory.mktemp("image")
+    (folder / "Dockerfile").write_text(DOCKERFILE)
+    (folder / "stub.py").write_text(STUB)
+    token = secrets.token_hex(4)
+    found = SimpleNamespace(prefix=f"vm-test-{token}", network=f"vm-test-{token}")
+    for stage in ("register", "prepare"):
+        client.images.build(path=str(folder), tag=f"{found.prefix}/{stage}:dev", rm=True)
+    network = client.networks.create(found.network)
+    yield found
+    for container in client.containers.list(all=True, filters={"name": f"vm-test-{token}"}):
+        container.remove(force=True, v=True)
+    network.remove()
+    for stage in ("register", "prepare"):
+        client.images.remove(f"{found.prefix}/{stage}:dev", force=True)
+
+
+@pytest.fixture
+def settings(names: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(("PIPELINE_", "MLFLOW_", "SERVING_", "AWS_")):
+            monkeypatch.delenv(name)
+    values = {
+        "PIPELINE_RUNTIME": "docker",
+        "PIPELINE_IMAGE_PREFIX": names.prefix,
+        "PIPELINE_DOCKER_NETWORK": names.network,
+        "PIPELINE_RESOURCES": json.dumps({"register": {"cpus": 0.5, "memory": "96m", "shm_size": "32m"}}),
+        "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000",
+        "MLFLOW_TRACKING_USERNAME": "admin",
+        "MLFLOW_TRACKING_PASSWORD": "v3ry-l0ng",
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+
+
+Make = Callable[..., DockerStageOperator]
+
+
+@pytest.fixture
+def make(settings: None, names: SimpleNamespace) -> Make:
+    class Named(DockerStageOperator):
+        name_prefix = names.prefix
+
+    def make_task(code: str, **kwargs: Any) -> DockerStageOperator:
+        given = {"stage": "register", "request_fields": {"evaluate_run_id": RUN_ID}} | kwargs
+        with DAG(f"d-{secrets.token_hex(4)}"):
+            return Named(task_id="t", environment={"STUB": code}, **given)
+
+    return make_task
+
+
+@pytest.fixture
+def left(client: docker.DockerClient) -> Callable[[DockerStageOperator], list[Any]]:
+    """Containers that a task has left on the engine."""
+
+    def list_left(task: DockerStageOperator) -> list[Any]:
+        # The low-level call: the other one inspects each container, which may be gone by then.
+        return client.api.containers(all=True, filters={"label": f"pipeline.dag_id={task.dag_id}"})
+
+    return list_left
+
+
+def context(conf: dict[str, Any] | None = None) -> Any:
+    return {
+        "ti": SimpleNamespace(run_id="manual__1", map_index=-1),
+        "dag_run": SimpleNamespace(conf=None),
+        "params": conf or {},
+    }
+
+
+def until(condition: Callable[[], Any], seconds: float = 15) -> Any:
+    limit = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < limit, "it did not happen"
+        time.sleep(0.05)
+    return value
+
+
+class TaskLog(list[str]):
+    def info(self, text: str, *values: object) -> None:
+        self.append(text % values)
+
+    warning = info
+
+
+def test_success_gives_the_result_and_leaves_nothing(make: Make, left: Any) -> None:
+    task = make("assert stage == 'register'; answer(version=len(request['evaluate_run_id']))")
+    result = task.run_stage(context())
+    assert (result["run_id"], result["version"], result["promoted"]) == (RUN_ID, 32, True)
+    assert left(task) == []
+
+
+@pytest.mark.parametrize("code", [64, 65, 70, 76, 78])
+def test_permanent_codes_are_permanent(make: Make, left: Any, code: int) -> None:
+    task = make(f"print('2026-01-31 06:00:00,000 ERROR tasks: DataError: empty'); sys.exit({code})")
+    with pytest.raises(PermanentError, match=f"exit code {code}: DataError: empty"):
+        task.run_stage(context())
+    assert left(task) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("raise ValueError('odd')", "exit code 1: ValueError: odd"),
+        ("x = bytearray(1 << 30)", "exit code 137: out of memory, killed at its limit of 96m"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "exit code 137: killed"),
+    ],
+)
+def test_other_failures_may_be_tried_again(make: Make, left: Any, code: str, text: str) -> None:
+    task = make(code)
+    with pytest.raises(PipelineError) as failure:
+        task.run_stage(context())
+    assert not isinstance(failure.value, PermanentError)
+    assert text in str(failure.value)
+    assert left(task) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("pass", "left no result file"),
+        ("open('/airflow/xcom/return.json', 'w').write('{')", "is not JSON"),
+        ("answer(version='three')", "version='three'"),
+        ("os.mkdir('/airflow/xcom/return.json')", "is not a file"),
+        ("open('/airflow/xcom/return.json', 'w').write(' ' * (1 << 21))", "2097152 bytes"),
+    ],
+)
+def test_a_missing_or_malformed_result_is_permanent(make: Make, left: Any, code: str, text: str) -> None:
+    task = make(code)
+    with pytest.raises(ResultError, match=text):
+        task.run_stage(context())
+    assert left(task) == []
+
+
+def test_walls_and_labels_are_really_there(make: Make, left: Any, client: docker.DockerClient) -> None:
+    task = make("time.sleep(60)")
+    found: dict[str, Any] = {}
+
+    def look_and_kill() -> None:
+        (container,) = until(lambda: [one for one in left(task) if one["State"] == "running"])
+        found.update(client.api.inspect_container(container["Id"]))
+        task.on_kill()
+
+    killer = threading.Thread(target=look_and_kill)
+    killer.start()
+    with pytest.raises(PipelineError):
+        task.run_stage(context())
+    killer.join()
+    host = found["HostConfig"]
+    assert (host["NanoCpus"], host["Memory"], host["MemorySwap"]) == (500_000_000, 96 << 20, 96 << 20)
+    assert (host["ShmSize"], host["ReadonlyRootfs"], host["Init"]) == (32 << 20, True, True)
+    assert (host["CapDrop"], host["SecurityOpt"]) == (["ALL"], ["no-new-privileges:true"])
+    assert found["Config"]["Labels"]["pipeline.key"] == f"{task.dag_id}/manual__1/t/-1"
+    variables = dict(line.split("=", 1) for line in found["Config"]["Env"])
+    assert variables["MLFLOW_TRACKING_URI"] == "http://mlflow:5000"
+    assert variables["MLFLOW_TRACKING_PASSWORD"] == "v3ry-l0ng"
+    assert "@sha256:" in variables["PIPELINE_IMAGE"]
+    assert left(task) == []
+
+
+def test_only_the_places_meant_for_it_can_be_written(make: Make) -> None:
+    code = """
+for folder in ("/", "/usr", "/home"):
+    try:
+        open(folder + "/x", "w")
+    except OSError:
+        continue
+    sys.exit(f"{folder} can be written")
+open("/tmp/x", "w").write("ok")
+answer()
+"""
+    assert make(code).run_stage(context())["version"] == 3
+
+
+def test_on_kill_stops_gracefully_and_removes(make: Make, left: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    task_log = TaskLog()
+    monkeypatch.setattr(DockerStageOperator, "log", task_log)
+    task = make("signal.signal(signal.SIGTERM, lambda *_: (print('bye'), sys.exit(143))); print('up'); time.sleep(60)")
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            task.run_stage(context())
+        except PipelineError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    until(lambda: "up" in task_log)
+    started = time.monotonic()
+    task.on_kill()
+    assert time.monotonic() - started < task.grace + 1.5
+    thread.join(10)
+    assert "bye" in task_log
+    assert not isinstance(failures[0], PermanentError)
+    assert left(task) == []
+
+
+def test_a_leftover_of_the_same_task_is_removed_and_others_stay(
+    make: Make, left: Any, client: docker.DockerClient, names: SimpleNamespace
+) -> None:
+    task = make("answer()")
+    key = task.job(context()).key
+    for label in (key, f"{key}0"):
+        client.containers.run(
+            f"{names.prefix}/register:dev",
+            entrypoint=["sleep", "60"],
+            detach=True,
+            name=f"{names.prefix}-{secrets.token_hex(4)}",
+            labels={"pipeline.key": label, "pipeline.dag_id": task.dag_id},
+        )
+    task.run_stage(context())
+    assert [container["Labels"]["pipeline.key"] for container in left(task)] == [f"{key}0"]
+
+
+def test_a_quiet_stage_outlasts_the_clients_timeout(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    task_log = TaskLog()
+    monkeypatch.setattr(DockerStageOperator, "log", task_log)
+    task = make("print('one'); time.sleep(3); print('two'); answer()", timeout=1)
+    task.run_stage(context())
+    assert [line for line in task_log if line in ("one", "two")] == ["one", "two"]
+
+
+def test_a_log_stream_that_is_cut_goes_on_where_it_stopped(client: docker.DockerClient, names: SimpleNamespace) -> None:
+    """A proxy ends long streams; this one ends each after its third line."""
+    script = "import time\nfor i in range(10):\n    print('line', i, flush=True)\n    time.sleep(0.1)"
+    container = client.containers.run(
+        f"{names.prefix}/register:dev",
+        entrypoint=["python", "-c", script],
+        detach=True,
+        name=f"{names.prefix}-{secrets.token_hex(4)}",
+    )
+
+    class Cutting:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(client.api, name)
+
+        def logs(self, *arguments: Any, **options: Any) -> Iterator[bytes]:
+            for number, chunk in enumerate(client.api.logs(*arguments, **options)):
+                if number == 3 and client.api.inspect_container(container.id)["State"]["Running"]:
+                    raise engine.STREAM_CUT[1]("cut")
+                yield chunk
+
+    assert list(engine.follow_logs(Cutting(), container.id)) == [f"line {i}" for i in range(10)]  # type: ignore[arg-type]
+
+
+def test_a_missing_image_is_one_line_with_the_fix(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIPELINE_IMAGE_TAG", "none")
+    with pytest.raises(SettingsError, match=r"no image 'vm-test-\w+/register:none'; run `make images`"):
+        make("answer()").run_stage(context())
+
+
+def test_a_missing_network_is_one_line_with_the_fix(make: Make, left: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIPELINE_DOCKER_NETWORK", "vm-test-none")
+    task = make("answer()")
+    with pytest.raises(SettingsError, match="no network 'vm-test-none'.*PIPELINE_DOCKER_NETWORK"):
+        task.run_stage(context())
+    assert left(task) == []
+
+
+def test_more_cpus_than_there_are_is_one_line_with_the_fix(make: Make) -> None:
+    with pytest.raises(SettingsError, match="PIPELINE_RESOURCES"):
+        make("answer()", resources={"cpus": 4096}).run_stage(context())
+
+
+def test_an_engine_that_is_away_may_be_back_later(make: Make) -> None:
+    with pytest.raises(UnavailableError, match="no Docker engine answers at tcp://127.0.0.1:9"):
+        make("answer()", docker_url="tcp://127.0.0.1:9").run_stage(context())
+
+
+PREPARED = """
+fields = {"run_id": "0" * 32, "experiment_id": "1", "seconds": 1, "fingerprint": "0" * 64, "reused": False,
+          "classes": len(os.listdir(request["source"])), "train_images": 1, "validation_images": 1, "test_images": 1,
+          "removed_images": 0}
+try:
+    open(request["source"] + "/x", "w")
+except OSError:
+    json.dump(fields, open("/airflow/xcom/return.json", "w"))
+"""
+
+
+def test_a_local_source_is_mounted_for_reading_only(make: Make, tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    for name in ("cat", "dog", "owl"):
+        (tmp_path / name).mkdir()
+    task = make(PREPARED, stage="prepare", request_fields={"dataset": "image_folder", "source": str(tmp_path)})
+    assert task.run_stage(context())["classes"] == 3
+
+
+def test_a_source_that_is_not_there_is_one_line_with_the_fix(make: Make, left: Any) -> None:
+    fields = {"dataset": "image_folder", "source": "/vm-test-none"}
+    task = make("answer()", stage="prepare", request_fields=fields)
+    with pytest.raises(PermanentError, match="source='/vm-test-none' does not exist"):
+        task.run_stage(context())
+    assert left(task) == []
+
+
+@pytest.fixture
+def proxy(client: docker.DockerClient, names: SimpleNamespace) -> Iterator[str]:
+    container = client.containers.run(
+        PROXY_IMAGE,
+        detach=True,
+        name=f"{names.prefix}-proxy",
+        environment={"CONTAINERS": "1", "IMAGES": "1", "POST": "1"},
+        volumes={"/var/run/docker.sock": {"bind": "/var/run/docker.sock", "mode": "ro"}},
+        ports={"2375/tcp": ("127.0.0.1", 21250)},
+    )
+    yield "tcp://127.0.0.1:21250"
+    container.remove(force=True, v=True)
+
+
+def test_a_socket_proxy_with_three_sections_is_enough(make: Make, left: Any, proxy: str) -> None:
+    task = make("print('through'); answer()", docker_url=proxy)
+
+    def answers() -> bool:
+        try:
+            return bool(docker.APIClient(proxy).ping())
+        except (docker.errors.DockerException, OSError):
+            return False
+
+    until(answers)
+    assert task.run_stage(context())["version"] == 3
+    assert left(task) == []
