@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -22,6 +23,19 @@ from tasks.vision.layout import safe_name
 MIB = 2**20
 CHUNK = MIB
 Read = Callable[[], bytes]
+# What tarfile, zipfile and gzip were seen to raise on damaged archives (a fuzzer's list, and their sources).
+# RuntimeError: a zip of a version, or compressed in a way, that this Python does not know.
+DAMAGE = (
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    struct.error,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)
@@ -66,8 +80,7 @@ class Zip:
         def read() -> bytes:
             try:
                 return archive.read(info)
-            # RuntimeError: a compression method that this Python cannot undo.
-            except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
+            except DAMAGE as error:
                 raise DataError(f"damaged in the archive ({type(error).__name__}: {error}); pack it again") from error
 
         return read
@@ -184,7 +197,7 @@ class _Meter:
 def _damage_named(where: str) -> Iterator[None]:
     try:
         yield
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError, ValueError) as error:
+    except DAMAGE as error:
         raise DataError(
             f"{where} is damaged, cut short or no archive ({type(error).__name__}: {error}); copy it again"
         ) from error

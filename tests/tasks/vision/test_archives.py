@@ -161,6 +161,27 @@ def test_one_damaged_file_in_a_zip_spoils_only_itself(tmp_path: Path) -> None:
     assert set(readers) == {"bad", "good"}
 
 
+def test_a_damaged_name_in_a_zip_spoils_only_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("caf\u00e9", b"fine")
+    # The name stands before the file and in the directory at the end; only the first is damaged.
+    path.write_bytes(path.read_bytes().replace("\u00e9".encode(), b"\xff\xff", 1))
+    ((name, read),) = open_store(path).files()
+    assert name == "caf\u00e9"
+    with pytest.raises(DataError, match="damaged in the archive"):
+        read()
+
+
+def test_a_zip_of_an_unknown_version_is_refused(tmp_path: Path) -> None:
+    path = pack_zip(tmp_path)
+    data = bytearray(path.read_bytes())
+    data[data.find(b"PK\1\2") + 6] = 200  # the version needed to read the first entry
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"zip file version 20.0"):
+        content(open_store(path))
+
+
 @pytest.mark.parametrize("name", ["../evil.png", "/etc/evil.png", "a/../../evil.png", r"..\evil.png"])
 @pytest.mark.parametrize("kind", ["tar", "zip"])
 def test_a_path_that_leads_out_is_refused(name: str, kind: str, tmp_path: Path) -> None:
