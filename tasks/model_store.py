@@ -19,7 +19,7 @@ from tasks.vision.models import Classifier, digest
 NAME = "model"
 SHA256 = "pipeline.model_sha256"
 # Said here, because MLflow would otherwise load the model in a process of its own to find out.
-REQUIREMENTS = ("mlflow", "torch", "numpy")
+REQUIREMENTS = ("mlflow-skinny", "torch", "numpy")
 # torch.export takes a batch of one for a model of batches of one.
 EXAMPLES = 4
 

@@ -39,6 +39,8 @@ def write_auth_config(path: Path, database_uri: str) -> None:
     config["mlflow"] = {
         "default_permission": "NO_PERMISSIONS",
         "database_uri": database_uri.replace("%", "%%"),  # MLflow reads it with interpolation on
+        # Hashing a password takes most of a request's time; a changed one holds within this many seconds.
+        "auth_cache_ttl_seconds": "30",
         "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
     }
     with path.open("w", encoding="utf-8") as file:
