@@ -40,8 +40,8 @@ import json, os, signal, sys, time
 stage, _, request = sys.argv[1:]
 request = json.loads(request)
 def answer(**more):
-    fields = {"run_id": "12e45678901234567890123456789012", "experiment_id": "7", "seconds": 0.5, "registered_model": "m",
-              "version": 3, "created": True, "promoted": True, "previous_champion": None}
+    fields = {"run_id": "12e45678901234567890123456789012", "experiment_id": "7", "seconds": 0.5,
+              "registered_model": "m", "version": 3, "created": True, "promoted": True, "previous_champion": None}
     with open("/airflow/xcom/return.json", "w") as file:
         json.dump(fields | more, file)
 exec(os.environ["STUB"])
@@ -310,7 +310,7 @@ def test_a_missing_image_is_one_line_with_the_fix(make: Make, monkeypatch: pytes
 def test_a_missing_network_is_one_line_with_the_fix(make: Make, left: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIPELINE_DOCKER_NETWORK", "vm-test-none")
     task = make("answer()")
-    with pytest.raises(SettingsError, match="no network 'vm-test-none'.*PIPELINE_DOCKER_NETWORK"):
+    with pytest.raises(SettingsError, match=r"no network 'vm-test-none'.*PIPELINE_DOCKER_NETWORK"):
         task.run_stage(context())
     assert left(task) == []
 
@@ -321,7 +321,7 @@ def test_more_cpus_than_there_are_is_one_line_with_the_fix(make: Make) -> None:
 
 
 def test_an_engine_that_is_away_may_be_back_later(make: Make) -> None:
-    with pytest.raises(UnavailableError, match="no Docker engine answers at tcp://127.0.0.1:9"):
+    with pytest.raises(UnavailableError, match=r"no Docker engine answers at tcp://127\.0\.0\.1:9"):
         make("answer()", docker_url="tcp://127.0.0.1:9").run_stage(context())
 
 

@@ -1,0 +1,82 @@
+"""Runs `daily_training` for real with a stub for the stages: `python run_scenarios.py CONFS`; prints one JSON line.
+
+CONFS is JSON: a list of {"conf": ..., "stub": {variables of the stub}}. A test starts this in a process of its own,
+because Airflow reads its configuration once and sets the signal handlers of the process it runs in.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from airflow.dag_processing.dagbag import DagBag
+from airflow.utils.session import create_session
+
+from pipeline.local import LocalStageOperator
+
+STUB = """
+import json, os, sys
+stage, _, _, _, result = sys.argv[1:]
+request = json.load(sys.stdin)
+told = json.loads(os.environ["STUB"])
+with open(os.environ["STUB_CALLS"], "a") as calls:
+    calls.write(json.dumps([stage, request]) + "\\n")
+if told.get("fail") == stage and not (told.get("once") and os.path.exists(os.environ["STUB_CALLS"] + stage)):
+    open(os.environ["STUB_CALLS"] + stage, "w").close()
+    print("2026-01-31 06:00:00,000 ERROR tasks: DataError: the source is empty")
+    sys.exit(told["code"])
+more = {
+    "prepare": {"fingerprint": "a" * 64, "reused": False, "classes": 10, "train_images": 1, "validation_images": 1,
+                "test_images": 1, "removed_images": 0},
+    "train": {"epochs": 1, "best_epoch": 1, "validation_accuracy": 0.5, "images_per_second": 1.0,
+              "model_sha256": "b" * 64},
+    "evaluate": {"accuracy": 0.5, "macro_f1": 0.5, "promote": True, "reason": "first", "champion_version": None,
+                 "champion_accuracy": None},
+    "register": {"registered_model": "m", "version": 12, "created": True, "promoted": told.get("promoted", True),
+                 "previous_champion": None},
+    "deploy": {"registered_model": "m", "version": 12, "url": "http://x", "started": False, "answers_checked": 1},
+}[stage]
+run_id = {"prepare": "1" * 32, "train": "12e45" + "0" * 27}.get(stage, "f" * 32)
+with open(result, "w") as file:
+    json.dump({"run_id": run_id, "experiment_id": "1", "seconds": 0.1} | more, file)
+"""
+
+
+def run(dag: Any, scenario: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Run the DAG once and tell each task's state, tries and link, and every call of a stage."""
+    from airflow.models.xcom import XComModel
+
+    calls = Path(tempfile.mkstemp(dir=folder)[1])
+    os.environ["STUB"], os.environ["STUB_CALLS"] = json.dumps(scenario["stub"]), str(calls)
+    result = dag.test(run_conf=scenario.get("conf"))
+    with create_session() as session:
+        tasks = {ti.task_id: [ti.state, ti.try_number] for ti in result.get_task_instances(session=session)}
+        links = session.query(XComModel.task_id, XComModel.value).filter_by(run_id=result.run_id)
+        links = dict(links.filter_by(key="_link_MlflowRunLink").all())
+    return {
+        "state": result.state,
+        "tasks": tasks,
+        "links": links,
+        "calls": [json.loads(line) for line in calls.read_text().splitlines()],
+    }
+
+
+def main() -> None:
+    """Run every scenario and print what came of it."""
+    folder = Path(tempfile.mkdtemp())
+    (folder / "stub.py").write_text(STUB)
+    LocalStageOperator.command = (sys.executable, str(folder / "stub.py"))
+    dag = DagBag().dags["daily_training"]
+    for task in dag.tasks:
+        task.retry_delay, task.max_retry_delay = timedelta(0), timedelta(seconds=1)
+    done = [run(dag, scenario, folder) for scenario in json.loads(sys.argv[1])]
+    print("\n" + json.dumps(done))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.contract import STAGES, parameters
+
+ROOT = Path(__file__).resolve().parents[2]
+DAG_FILES = sorted((ROOT / "dags").glob("*.py"))
+STAGE_TASKS = ["prepare", "train", "evaluate", "register", "deploy"]
+PARSE = """
+import importlib.abc, json, sys, time
+started = time.perf_counter()
+class Ban(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "torchvision", "mlflow", "bentoml"}:
+            raise ImportError(f"{name} must not be imported by a DAG or a plugin")
+sys.meta_path.insert(0, Ban())
+from airflow.dag_processing.dagbag import DagBag
+from airflow import plugins_manager
+ready = time.perf_counter()
+bag = DagBag(sys.argv[1])
+parsed = time.perf_counter()
+plugins, errors = plugins_manager._get_plugins()
+dag = next(iter(bag.dags.values()), None)
+print("\\n" + json.dumps({
+    "errors": [*bag.import_errors.values(), *errors.values()],
+    "dags": list(bag.dags),
+    "seconds": parsed - ready,
+    "total": parsed - started,
+    "plugins": [plugin.name for plugin in plugins],
+    "banned": [name for name in ("torch", "mlflow", "bentoml") if name in sys.modules],
+    "bare": [name for name in ("base", "local", "docker", "links", "params") if "plugins/pipeline" in str(
+        getattr(sys.modules.get(name), "__file__", ""))],
+    "facts": {
+        "catchup": dag.catchup, "max_active_runs": dag.max_active_runs, "start": str(dag.start_date),
+        "timezone": str(dag.timezone), "schedule": str(dag.schedule), "doc": bool(dag.doc_md), "tags": sorted(dag.tags),
+        "timeout": dag.dagrun_timeout.total_seconds(),
+        "params": {name: dag.params.get_param(name).schema for name in dag.params},
+        "tasks": {t.task_id: [sorted(t.downstream_task_ids), t.retries, t.retry_exponential_backoff > 0,
+                              t.execution_timeout.total_seconds()] for t in dag.tasks},
+    },
+}))
+"""
+
+
+def last_line(command: list[str], variables: dict[str, str]) -> Any:
+    done = subprocess.run(command, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def parsed(airflow: dict[str, str]) -> dict[str, Any]:
+    return last_line([sys.executable, "-c", PARSE, str(ROOT / "dags" / "daily_training.py")], airflow)
+
+
+@pytest.mark.parametrize("runtime", ["local", "docker"])
+@pytest.mark.parametrize("file", DAG_FILES, ids=lambda file: file.stem)
+def test_each_dag_file_parses_within_a_second_without_torch_and_mlflow(
+    airflow: dict[str, str], file: Path, runtime: str
+) -> None:
+    server = {
+        "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000",
+        "MLFLOW_TRACKING_USERNAME": "admin",
+        "MLFLOW_TRACKING_PASSWORD": "v3ry-l0ng",
+    }
+    found = last_line([sys.executable, "-c", PARSE, str(file)], {**airflow, **server, "PIPELINE_RUNTIME": runtime})
+    assert found["errors"] == []
+    assert found["dags"] == [file.stem]
+    assert found["banned"] == []
+    assert found["seconds"] < 1, found
+
+
+def test_only_the_plugin_module_is_loaded_as_a_plugin(parsed: dict[str, Any]) -> None:
+    assert "vision_mlops" in parsed["plugins"]
+    assert parsed["bare"] == []
+
+
+def test_the_schedule_is_daily_fixed_and_alone(parsed: dict[str, Any]) -> None:
+    facts = parsed["facts"]
+    assert (facts["catchup"], facts["max_active_runs"], facts["schedule"]) == (False, 1, "@daily")
+    assert (facts["start"], facts["timezone"]) == ("2026-01-01 00:00:00+00:00", "UTC")
+    assert facts["doc"]
+    assert facts["tags"]
+
+
+def test_the_stages_follow_each_other_and_the_branch_guards_deploy(parsed: dict[str, Any]) -> None:
+    order = {task: downstream for task, (downstream, *_) in parsed["facts"]["tasks"].items()}
+    assert order == {
+        "prepare": ["train"],
+        "train": ["evaluate"],
+        "evaluate": ["register"],
+        "register": ["deploy", "promoted"],
+        "promoted": ["deploy"],
+        "deploy": [],
+    }
+
+
+def test_each_task_is_retried_with_back_off_and_ends_in_time(parsed: dict[str, Any]) -> None:
+    for task, (_, retries, back_off, timeout) in parsed["facts"]["tasks"].items():
+        assert (retries >= 1, back_off) == (True, True), task
+        assert 0 < timeout < parsed["facts"]["timeout"], task
+
+
+def test_the_deploy_task_outlasts_the_longest_wait_that_may_be_asked_for(parsed: dict[str, Any]) -> None:
+    longest = parameters(STAGES["deploy"].request)["deploy_timeout"]["maximum"]
+    assert parsed["facts"]["tasks"]["deploy"][3] > longest
+
+
+def test_the_form_has_every_parameter_of_every_stage(parsed: dict[str, Any]) -> None:
+    wanted = {name for stage in STAGE_TASKS for name in parameters(STAGES[stage].request)}
+    assert set(parsed["facts"]["params"]) == wanted
+
+
+@pytest.fixture(scope="module")
+def runs(airflow: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """What came of real runs of the DAG, by scenario; one process for all, most of its time is Airflow's start."""
+    scenarios = {
+        "promoted": {"conf": {"epochs": 3, "dataset": "digits"}, "stub": {}},
+        "not promoted": {"stub": {"promoted": False}},
+        "permanent": {"stub": {"fail": "train", "code": 65}},
+        "passing": {"stub": {"fail": "train", "code": 69, "once": True}},
+        "misspelt": {"conf": {"epoch": 3}, "stub": {}},
+    }
+    script = str(Path(__file__).with_name("run_scenarios.py"))
+    done = last_line([sys.executable, script, json.dumps(list(scenarios.values()))], airflow)
+    return dict(zip(scenarios, done, strict=True))
+
+
+def test_a_run_goes_from_data_to_service(runs: dict[str, dict[str, Any]]) -> None:
+    run = runs["promoted"]
+    assert run["state"] == "success"
+    assert [stage for stage, _ in run["calls"]] == STAGE_TASKS
+    assert {state for state, _ in run["tasks"].values()} == {"success"}
+
+
+def test_the_baton_and_the_form_arrive_with_their_types(runs: dict[str, dict[str, Any]]) -> None:
+    requests = dict(runs["promoted"]["calls"])
+    # Run IDs that Python would read as numbers, and a version that must stay one.
+    assert requests["train"]["prepare_run_id"] == "1" * 32
+    assert requests["evaluate"]["train_run_id"] == "12e45" + "0" * 27
+    assert requests["deploy"]["version"] == 12
+    assert requests["train"]["epochs"] == 3
+    assert requests["prepare"]["source"] is None
+    assert requests["train"]["task"]["task_id"] == "train"
+
+
+def test_each_task_links_to_its_mlflow_run(runs: dict[str, dict[str, Any]]) -> None:
+    links = runs["promoted"]["links"]
+    assert set(links) == set(STAGE_TASKS)
+    assert links["prepare"].strip('"') == f"http://127.0.0.1:5000/#/experiments/1/runs/{'1' * 32}"
+
+
+def test_deploy_is_skipped_when_nothing_was_promoted(runs: dict[str, dict[str, Any]]) -> None:
+    run = runs["not promoted"]
+    assert (run["state"], run["tasks"]["deploy"][0]) == ("success", "skipped")
+    assert [stage for stage, _ in run["calls"]] == STAGE_TASKS[:-1]
+
+
+def test_a_failure_that_will_repeat_is_not_retried(runs: dict[str, dict[str, Any]]) -> None:
+    run = runs["permanent"]
+    assert (run["state"], run["tasks"]["train"]) == ("failed", ["failed", 1])
+    assert run["tasks"]["deploy"][0] == "upstream_failed"
+    assert [stage for stage, _ in run["calls"]] == ["prepare", "train"]
+    assert run["links"]["train"].strip('"') == ""
+
+
+def test_a_failure_that_may_pass_is_retried_with_the_same_identity(runs: dict[str, dict[str, Any]]) -> None:
+    run = runs["passing"]
+    assert (run["state"], run["tasks"]["train"]) == ("success", ["success", 2])
+    first, second = [request for stage, request in run["calls"] if stage == "train"]
+    assert first == second
+
+
+def test_a_misspelt_parameter_fails_before_any_stage_starts(runs: dict[str, dict[str, Any]]) -> None:
+    run = runs["misspelt"]
+    assert (run["state"], run["tasks"]["prepare"], run["calls"]) == ("failed", ["failed", 1], [])
