@@ -11,6 +11,9 @@ from pathlib import Path
 from tasks.contract import STAGES
 from tasks.runner import RESULT_PATH, run_stage
 
+# They tell at INFO what a task's log need not: credentials found, fonts made, migrations run.
+LIBRARIES = ("alembic", "botocore", "matplotlib", "mlflow.store.db.utils")
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line, run the stage, return its exit code."""
@@ -20,6 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--result", type=Path, default=RESULT_PATH, help="where the JSON result goes (%(default)s)")
     options = parser.parse_args(arguments)
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for library in LIBRARIES:
+        logging.getLogger(library).setLevel(logging.WARNING)
     request = sys.stdin.read() if options.request == "-" else options.request
     return run_stage(options.stage, request, options.result)
 
