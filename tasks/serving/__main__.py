@@ -11,8 +11,10 @@ import ipaddress
 import logging
 import os
 import shutil
+import signal
 import socket
 import sys
+from types import FrameType
 from urllib.parse import urlsplit
 
 from tasks.errors import PipelineError, SettingsError
@@ -40,6 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
     except PipelineError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code
+    # uvicorn raises the signal again when it is done; by default that would end the process with its notes left behind.
+    signal.signal(signal.SIGTERM, _leave)
     with process.recorded(settings.pipeline_home):
         serve(settings, address, port)
     return 0
@@ -70,15 +74,14 @@ def serve(settings: Settings, address: str, port: int) -> None:
         "BENTOML_HOME": str(home),
         "BENTOML_DO_NOT_TRACK": "True",
         "PROMETHEUS_MULTIPROC_DIR": str(home / "metrics"),
+        "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_TRACKING_URI": settings.tracking_uri,
         "MLFLOW_REGISTRY_URI": settings.tracking_uri,
     }
     # The registry is asked every few seconds anyway: a look that fails should fail soon.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    logging.basicConfig(
-        stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # After the environment is set: BentoML and Prometheus read it when they are imported.
     import uvicorn
 
@@ -114,6 +117,10 @@ def _address(settings: Settings, host: str | None, port: int | None) -> tuple[st
                 "or set SERVING_URL or --port to another"
             ) from error
     return str(address), number
+
+
+def _leave(signum: int, frame: FrameType | None) -> None:
+    sys.exit(128 + signum)
 
 
 if __name__ == "__main__":

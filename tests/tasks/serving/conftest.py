@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import mlflow
 import pytest
@@ -30,10 +33,14 @@ from tests.tasks.serving.samples import (
 
 
 @pytest.fixture(scope="session")
-def session_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+def session_store(migrated_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     home = tmp_path_factory.mktemp("service")
+    shutil.copy(migrated_store, home / "mlflow.db")
     settings = Settings(
-        pipeline_home=home, mlflow_tracking_uri=f"sqlite:///{home / 'mlflow.db'}", serving_url=f"http://127.0.0.1:{PORT}"
+        pipeline_home=home,
+        pipeline_experiment="tests",  # the copied default experiment points into another folder
+        mlflow_tracking_uri=f"sqlite:///{home / 'mlflow.db'}",
+        serving_url=f"http://127.0.0.1:{PORT}",
     )
     mlflow.set_experiment(experiment_id=connect(settings))
     run_ids = []
@@ -66,7 +73,8 @@ def session_service(session_store: Store) -> Iterator[Service]:
         yield _ready(child, settings, session_store)
     finally:
         child.terminate()
-        child.wait(30)
+        assert child.wait(30) == 128 + signal.SIGTERM
+        assert not process.pid_file(settings.pipeline_home).exists()
 
 
 def _ready(child: subprocess.Popen[bytes], settings: Settings, store: Store) -> Service:
