@@ -5,6 +5,9 @@
 # One at a time: the layers are shared, so the first pays and the others follow in seconds.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+for name in PIPELINE_IMAGE_PREFIX PIPELINE_IMAGE_TAG PYTHON_IMAGE; do  # compose reads them in .env; so do we
+  [ -n "${!name:-}" ] || printf -v "$name" '%s' "$(sed -n "s/^$name=//p" .env 2>/dev/null || true)"
+done
 all=(mlflow register deploy prepare train evaluate serving airflow)
 prefix=${PIPELINE_IMAGE_PREFIX:-vision-mlops} tag=${PIPELINE_IMAGE_TAG:-dev}
 commit=${PIPELINE_GIT_COMMIT:-$(git rev-parse HEAD 2>/dev/null || echo unknown)}

@@ -95,9 +95,8 @@ def _bare_environment() -> dict[str, str]:
 
 def build_images(*names: str) -> None:
     """Build images with the layers that are there already."""
-    done = subprocess.run(
-        [str(ROOT / "images/build.sh"), *names], capture_output=True, text=True, env=_bare_environment()
-    )
+    environment = _bare_environment() | {"PIPELINE_IMAGE_PREFIX": "vision-mlops", "PIPELINE_IMAGE_TAG": "dev"}
+    done = subprocess.run([str(ROOT / "images/build.sh"), *names], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

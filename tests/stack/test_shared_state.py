@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 import requests
 from mlflow import MlflowClient
 
-from .conftest import Stack
+from .conftest import ROOT, Stack
 
 pytestmark = pytest.mark.docker
 SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
@@ -113,3 +115,18 @@ def test_artifacts_lie_in_the_bucket_and_everything_survives_restarts(
     (tmp_path / "back").mkdir()
     back = client.download_artifacts(run.info.run_id, "note.txt", str(tmp_path / "back"))
     assert Path(back).read_text() == "kept"
+
+
+def test_compose_names_a_missing_secret_in_one_line(tmp_path: Path) -> None:
+    env_file = tmp_path / ".env"
+    env_file.write_text("POSTGRES_PASSWORD=given\n")
+    bare = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    for file, variable in {
+        "docker-compose.yml": "[A-Z0-9_]+",  # compose names any one of those that are missing
+        "docker-compose-mlops.yml": "MLFLOW_TRACKING_(USERNAME|PASSWORD)",
+    }.items():
+        command = ["docker", "compose", "--file", str(ROOT / file), "--env-file", str(env_file), "config"]
+        answer = subprocess.run(command, capture_output=True, text=True, env=bare)
+        assert answer.returncode != 0
+        assert answer.stderr.count("\n") == 1
+        assert re.search(f"required variable {variable} is missing a value: run make setup", answer.stderr)
