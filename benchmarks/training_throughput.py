@@ -1,22 +1,24 @@
-"""Training throughput: this pipeline beside the usual torchvision loop, interleaved in one process.
+"""Training throughput: this pipeline beside the usual torchvision loop, interleaved in one run.
 
-    python benchmarks/training_throughput.py --source ../shared/data/cifar10.tar.gz
+    python -m benchmarks.training_throughput --source ../shared/data/cifar10.tar.gz
 
 Both sides train the same network with the same optimiser on the same JPEG files at the same batch size, on the CPU,
 with as many threads as there are cores. Only the way of doing it differs:
 
     ours        `tasks.vision.training`: images decoded once and kept as uint8, augmentation on whole batches,
-                channels_last, fused optimiser
+                channels_last, fused optimiser, an allocator that keeps its memory
     plain       `ImageFolder` and `DataLoader`, PIL transforms (RandomCrop with padding, flip, ToTensor, Normalize),
                 NCHW, shuffled, the textbook loop; with 0 workers and with 2
 
-Decoding is inside the plain loop, because that is where it happens there every epoch. Ours happens once, before
-training; its seconds are reported beside the rates. Validation and logging are outside both.
+Each side lives in a process of its own and they take turns, an epoch each, so that a slow minute of the machine hits
+all of them. Decoding is inside the plain loop, because that is where it happens there, every epoch. Ours happens once,
+before training; its seconds are reported beside the rates. Validation and logging are outside both.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import platform
 import statistics
@@ -25,6 +27,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
+from multiprocessing.connection import Connection
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -35,7 +38,7 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from tasks.contract import TrainRequest
-from tasks.vision.devices import available_cpus
+from tasks.vision.devices import available_cpus, prepare_cpu
 from tasks.vision.gold import Gold, Split
 from tasks.vision.images import decode
 from tasks.vision.models import build
@@ -58,13 +61,12 @@ def main() -> int:
     if options.rounds < 3:
         parser.error(f"--rounds {options.rounds} says nothing about spread; use 3 or more")
 
-    torch.set_num_threads(available_cpus())
     with tempfile.TemporaryDirectory(prefix="throughput-") as folder:
         images = take_subset(options.source, Path(folder), options.images)
-        report = measure(images, options.model, options.batch_size, options.rounds)
-    print(report)
+        text = measure(images, options.model, options.batch_size, options.rounds)
+    print(text)
     if options.write:
-        options.write.write_text(report, encoding="utf-8")
+        options.write.write_text(text, encoding="utf-8")
     return 0
 
 
@@ -110,22 +112,56 @@ def measure(folder: Path, model: str, batch_size: int, rounds: int) -> str:
             "log_every": 0,
         }
     )
-    started = time.perf_counter()
-    gold = read_gold(folder)
-    reading = time.perf_counter() - started
-    sides: dict[str, Callable[[], float]] = {
-        "ours": ours(request, gold),
-        "plain, 0 workers": plain(request, gold, folder, workers=0),
-        "plain, 2 workers": plain(request, gold, folder, workers=2),
-    }
+    sides = {name: Side(name, request, folder) for name in ("ours", "plain, 0 workers", "plain, 2 workers")}
     rates: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds + 1):
-        for name, epoch in sides.items():
-            rate = epoch()
+        for name, side in sides.items():
+            rate = side.epoch()
             print(f"{'warm-up' if number == 0 else f'round {number}'}: {name}: {rate:.0f} images/s", flush=True)
             if number > 0:  # the first epoch fills caches: pages, kernels, workers' imports
                 rates[name].append(rate)
-    return report(rates, request, gold, reading)
+    reading = sides["ours"].reading
+    for side in sides.values():
+        side.close()
+    return report(rates, request, folder, reading)
+
+
+class Side:
+    """One way of training, in a process of its own, run an epoch at a time."""
+
+    def __init__(self, name: str, request: TrainRequest, folder: Path) -> None:
+        """Start the process and wait until it is ready to train."""
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, name, request, folder))
+        self._process.start()
+        self.reading: float = self._pipe.recv()
+        """Seconds to read and decode all images once."""
+
+    def epoch(self) -> float:
+        """Train one epoch and return images per second."""
+        self._pipe.send("epoch")
+        rate: float = self._pipe.recv()
+        return rate
+
+    def close(self) -> None:
+        """End the process."""
+        self._pipe.send("end")
+        self._process.join()
+
+
+def _serve(pipe: Connection, name: str, request: TrainRequest, folder: Path) -> None:
+    torch.set_num_threads(available_cpus())
+    started = time.perf_counter()
+    gold = read_gold(folder)
+    pipe.send(time.perf_counter() - started)
+    if name == "ours":
+        prepare_cpu()
+        epoch = ours(request, gold)
+    else:
+        epoch = plain(request, gold, folder, workers=int(name.split()[1]))
+    while pipe.recv() == "epoch":
+        pipe.send(epoch())
 
 
 def read_gold(folder: Path) -> Gold:
@@ -197,8 +233,10 @@ def plain(request: TrainRequest, gold: Gold, folder: Path, workers: int) -> Call
     return epoch
 
 
-def report(rates: dict[str, list[float]], request: TrainRequest, gold: Gold, reading: float) -> str:
+def report(rates: dict[str, list[float]], request: TrainRequest, folder: Path, reading: float) -> str:
     """Make the Markdown report: rates, ratios to ours, machine, versions, command."""
+    files = sorted(folder.glob("*/*"))
+    shape = decode(files[0].read_bytes(), 3, min(ImageFolder(folder)[0][0].size)).shape
     ours = statistics.median(rates["ours"])
     best_plain = max(statistics.median(values) for name, values in rates.items() if name != "ours")
     rows = [
@@ -207,14 +245,23 @@ def report(rates: dict[str, list[float]], request: TrainRequest, gold: Gold, rea
     ]
     return "\n".join(
         [
+            "# Training throughput",
+            "",
+            "The train stage's loop beside a plain torchvision `ImageFolder` + `DataLoader` loop: same network, same",
+            "optimiser, same JPEG files; each side in a process of its own, taking turns. Written by",
+            "`python -m benchmarks.training_throughput --source ../shared/data/cifar10.tar.gz "
+            "--write docs/benchmarks/training.md`;",
+            "what each side does is told at the top of that program. Use an otherwise idle machine: two sides' threads",
+            "on two cores that others use as well measure the others.",
+            "",
             "| images per second | min | median | max | ours / this |",
             "|---|---|---|---|---|",
             *rows,
             "",
             f"Ratio of ours to the faster plain loop: **{ours / best_plain:.2f}** (wanted: {WANTED_RATIO:.0f}).",
             "",
-            f"- `{request.model}`, batch {request.batch_size}, {len(gold.train)} images of "
-            f"{'x'.join(map(str, gold.shape))}, float32; n = {len(rates['ours'])} epochs of each side after one to "
+            f"- `{request.model}`, batch {request.batch_size}, {len(files)} images of "
+            f"{'x'.join(map(str, shape))}, float32; n = {len(rates['ours'])} epochs of each side after one to "
             "warm up, interleaved",
             f"- {available_cpus()} cores of {_cpu_model()}; load average {os.getloadavg()[0]:.1f} at the end",
             f"- torch {version('torch')}, torchvision {version('torchvision')}, Pillow {version('pillow')}, "

@@ -17,7 +17,7 @@ from tasks.metric_log import MetricLog
 from tasks.settings import Settings
 from tasks.tracking import StageRun, tag_of
 from tasks.vision.curves import curves_figure
-from tasks.vision.devices import available_cpus
+from tasks.vision.devices import prepare_cpu
 from tasks.vision.gold import Gold
 from tasks.vision.models import digest, parameter_counts
 from tasks.vision.training import BatchEnd, EpochEnd, Training
@@ -34,7 +34,7 @@ def run(request: TrainRequest, run: StageRun, settings: Settings) -> TrainResult
         RequestError: the device or precision is not there, or the loss is no longer a number.
         DataError: the gold is missing or damaged.
     """
-    torch.set_num_threads(available_cpus())
+    prepare_cpu()
     gold = gold_store.fetch(request.prepare_run_id)
     training = Training(request, gold)
     _describe(training, gold, request)

@@ -114,7 +114,7 @@ class Training:
 
     @property
     def best(self) -> EpochEnd:
-        """The epoch with the highest validation accuracy; of equal ones the last, which had the lowest learning rate."""
+        """The epoch with the highest validation accuracy; of equal ones the last, as it was annealed longest."""
         return max(self.history, key=lambda end: (end.validation_accuracy, end.epoch))
 
     @property

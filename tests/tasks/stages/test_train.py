@@ -41,7 +41,7 @@ class KilledError(BaseException):
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Threads that wait for each other make tests slow where cores are shared."""
     threads = torch.get_num_threads()
-    monkeypatch.setattr(train, "available_cpus", lambda: 1)
+    monkeypatch.setattr("tasks.vision.devices.available_cpus", lambda: 1)
     yield
     torch.set_num_threads(threads)
 
@@ -170,7 +170,7 @@ def test_a_killed_training_goes_on_from_its_checkpoint_and_ends_with_the_same_bi
     with pytest.raises(KilledError):
         train_stage("killed", epochs=4)
     monkeypatch.undo()
-    monkeypatch.setattr(train, "available_cpus", lambda: 1)
+    monkeypatch.setattr("tasks.vision.devices.available_cpus", lambda: 1)
     with caplog.at_level(logging.INFO):
         resumed = train_stage("killed", epochs=4)
 
@@ -213,7 +213,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     half.write_bytes(b"half an upload")
     MlflowClient().log_artifact(run_id, str(half), "checkpoints")
     monkeypatch.undo()
-    monkeypatch.setattr(train, "available_cpus", lambda: 1)
+    monkeypatch.setattr("tasks.vision.devices.available_cpus", lambda: 1)
     with caplog.at_level(logging.INFO):
         result = train_stage("killed", epochs=3)
     assert result.epochs == 3

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from tasks.errors import RequestError
-from tasks.vision.devices import available_cpus, choose_device, choose_precision
+from tasks.vision.devices import available_cpus, choose_device, choose_precision, prepare_cpu
 
 CPU = torch.device("cpu")
 
@@ -69,3 +71,28 @@ def test_threads_follow_the_containers_share_of_the_cpus(tmp_path: Path, content
 
 def test_without_a_container_threads_follow_the_cpus_of_the_process(tmp_path: Path) -> None:
     assert available_cpus(tmp_path / "missing") == len(os.sched_getaffinity(0))
+
+
+def test_large_blocks_are_taken_again_without_asking_the_kernel() -> None:
+    """In a process of its own, because the allocator cannot be set back."""
+    program = """
+import resource, torch
+from tasks.vision.devices import prepare_cpu
+prepare_cpu()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(16_000_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print([faults() for _ in range(6)][-1])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 100  # 64 MB are 15,625 pages
+
+
+def test_torch_gets_as_many_threads_as_there_are_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = torch.get_num_threads()
+    monkeypatch.setattr("tasks.vision.devices.available_cpus", lambda: 1)
+    monkeypatch.setattr("ctypes.CDLL", lambda name: None)
+    prepare_cpu()
+    assert torch.get_num_threads() == 1
+    torch.set_num_threads(threads)
