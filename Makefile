@@ -26,7 +26,7 @@ help: ## list the targets
 
 .PHONY: demo
 demo: ready ## train, evaluate, register and serve digits, start to end (RUNTIME=local or docker)
-	@$(ENV) && deploy/run_dag.sh daily_training && deploy/curl_line.sh
+	@$(ENV) && deploy/run_dag.sh daily_training && deploy/curl_line.sh daily_training
 
 .PHONY: run
 run: ready ## one DAG run: DAG=daily_training CONF='{"dataset":"digits","epochs":5}' RUNTIME=local|docker

@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# Prints a command that asks the service about a test image.
+# Prints a command that asks the service about a test image:  deploy/curl_line.sh DAG_ID
 set -euo pipefail
+file=$PIPELINE_HOME/sample.png
+python -m tasks.sample "$1" "$file"
 printf '\nThe champion answers. Try it:\n\n  curl -F image=@%s %s/predict_image\n\n' \
-  "${PIPELINE_HOME#"$PWD"/}/sample.png" "${SERVING_URL:-http://127.0.0.1:3000}"
+  "${file#"$PWD"/}" "${SERVING_URL:-http://127.0.0.1:3000}"

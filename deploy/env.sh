@@ -2,6 +2,7 @@
 # Airflow keeps its state under .local/; with RUNTIME=docker the secrets and ports come from .env.
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 export PATH="$root/.venv/bin:$PATH" PYTHONPATH="$root:$root/plugins" PYTHONUNBUFFERED=1
+unset PYTHONDONTWRITEBYTECODE  # every stage is a process of its own, and compiling torch and mlflow takes 10 s each time
 
 if [ "$1" = docker ]; then
   [ -f "$root/.env" ] || { echo "env.sh: there is no .env; run make setup" >&2; exit 78; }

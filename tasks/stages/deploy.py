@@ -22,7 +22,7 @@ from tasks.errors import DataError, ModelError
 from tasks.serving.client import ServiceClient
 from tasks.serving.launch import Launcher
 from tasks.serving.wait import wait_for_version
-from tasks.settings import Runtime, Settings
+from tasks.settings import Settings
 from tasks.tracking import StageRun, http_status
 
 log = logging.getLogger("tasks.deploy")
@@ -68,8 +68,6 @@ def run(request: DeployRequest, run: StageRun, settings: Settings) -> DeployResu
     require_champion(name, number)
     version = registry.by_number(name, number)
     probes = read_probes(dict(version.tags).get("pipeline.evaluate_run_id"), f"{name} version {number}")
-    if settings.pipeline_runtime is Runtime.LOCAL:
-        (settings.pipeline_home / "sample.png").write_bytes(probes.probes[0].image)
 
     client = ServiceClient(settings.serving_url)
     launcher = Launcher(settings, name)

@@ -17,7 +17,8 @@ from tasks.tracking import connect
 def migrated_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated, empty MLflow database to copy; migrating takes seconds."""
     home = tmp_path_factory.mktemp("mlflow")
-    connect(Settings(pipeline_home=home))
+    # Said outright: MLflow exports the address it was last given to the environment, which settings read.
+    connect(Settings(pipeline_home=home, mlflow_tracking_uri=f"sqlite:///{home}/mlflow.db"))
     return home / "mlflow.db"
 
 

@@ -1,0 +1,44 @@
+"""Writes a test image of a DAG's newest run to a file, to ask the service about: `python -m tasks.sample DAG_ID FILE`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from tasks import tracking
+from tasks.errors import DataError, PipelineError
+from tasks.settings import Settings, load_settings
+from tasks.stages.deploy import read_probes
+
+
+def sample(dag_id: str, settings: Settings) -> bytes:
+    """Return the first probe image of the newest evaluation in `dag_id`, as PNG.
+
+    Raises:
+        DataError: the DAG has no finished evaluation.
+    """
+    experiment_id = tracking.connect(settings)
+    tags = {"pipeline.dag_id": dag_id, "pipeline.stage": "evaluate"}
+    found = tracking.find_runs(experiment_id, tags, status="FINISHED")
+    if not found:
+        raise DataError(f"DAG {dag_id!r} has no finished evaluation in MLflow; start one with `make run DAG={dag_id}`")
+    return read_probes(found[0].info.run_id, f"DAG {dag_id!r}").probes[0].image
+
+
+def main() -> int:
+    """Write the file; exit code as in `tasks.errors`."""
+    parser = argparse.ArgumentParser(prog="python -m tasks.sample", description=__doc__)
+    parser.add_argument("dag_id")
+    parser.add_argument("file", type=Path)
+    options = parser.parse_args()
+    try:
+        options.file.write_bytes(sample(options.dag_id, load_settings()))
+    except PipelineError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
