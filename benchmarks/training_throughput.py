@@ -156,7 +156,7 @@ def _serve(pipe: Connection, name: str, request: TrainRequest, folder: Path) -> 
     gold = read_gold(folder)
     pipe.send(time.perf_counter() - started)
     if name == "ours":
-        prepare_cpu()
+        prepare_cpu(request.batch_size * gold.train.images[0].size)
         epoch = ours(request, gold)
     else:
         epoch = plain(request, gold, folder, workers=int(name.split()[1]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from dataclasses import asdict
 
@@ -34,8 +35,8 @@ def run(request: TrainRequest, run: StageRun, settings: Settings) -> TrainResult
         RequestError: the device or precision is not there, or the loss is no longer a number.
         DataError: the gold is missing or damaged.
     """
-    prepare_cpu()
     gold = gold_store.fetch(request.prepare_run_id)
+    prepare_cpu(request.batch_size * math.prod(gold.shape))
     training = Training(request, gold)
     _describe(training, gold, request)
 

@@ -78,7 +78,7 @@ def test_large_blocks_are_taken_again_without_asking_the_kernel() -> None:
     program = """
 import resource, torch
 from tasks.vision.devices import prepare_cpu
-prepare_cpu()
+prepare_cpu(10**6)
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(16_000_000)
@@ -89,10 +89,11 @@ print([faults() for _ in range(6)][-1])
     assert int(done.stdout) < 100  # 64 MB are 15,625 pages
 
 
-def test_torch_gets_as_many_threads_as_there_are_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    threads = torch.get_num_threads()
-    monkeypatch.setattr("tasks.vision.devices.available_cpus", lambda: 1)
-    monkeypatch.setattr("ctypes.CDLL", lambda name: None)
-    prepare_cpu()
-    assert torch.get_num_threads() == 1
-    torch.set_num_threads(threads)
+@pytest.mark.parametrize(("values", "threads"), [(64 * 64, 1), (3 * 16_384, 3), (10**6, 4)])
+def test_threads_follow_the_work_up_to_the_cpus(monkeypatch: pytest.MonkeyPatch, values: int, threads: int) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr("tasks.vision.devices.available_cpus", lambda: 4)
+    monkeypatch.setattr("tasks.vision.devices.sys.platform", "darwin")  # leave this process's allocator alone
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    prepare_cpu(values)
+    assert chosen == [threads]
