@@ -157,7 +157,7 @@ def test_on_kill_asks_first_and_then_insists(make: Callable[[str], LocalStageOpe
         task.run_stage(context())
     killer.join()
     assert asked.read_text() == "yes"
-    assert not alive(int(pid_file.read_text()))
+    assert gone_within(int(pid_file.read_text()), 2)
 
 
 def test_a_timeout_in_the_task_ends_the_stage(make: Callable[[str], LocalStageOperator], tmp_path: Path) -> None:
