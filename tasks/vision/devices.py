@@ -13,8 +13,8 @@ from tasks.errors import RequestError
 
 CGROUP_CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 # Pixel values of a batch that one thread gets at least. Digits in batches of 64 (4,096 values) trained at 4,200
-# images/s on one thread and 5,400 on two of an idle machine, but at a few hundred on two wherever something else was running:
-# each of thousands of short kernels then waits until its other thread gets a turn.
+# images/s on one thread and 5,400 on two of an idle machine, but at a few hundred on two wherever something else was
+# running: each of thousands of short kernels then waits until its other thread gets a turn.
 VALUES_PER_THREAD = 16_384
 # Of glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
