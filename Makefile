@@ -92,11 +92,15 @@ format: install ## rewrite the sources in the project's format
 
 .PHONY: audit
 audit: install ## look every pinned package up in the advisory database
-	@. deploy/env.sh local && for f in requirements/*.txt; do pip-audit --disable-pip --require-hashes -r $$f; done
+	@. deploy/env.sh local && for f in requirements/*.txt; do pip-audit --strict --disable-pip --require-hashes -r $$f; done
 
 .PHONY: lock
 lock: install ## resolve pyproject.toml's extras into requirements/
 	@. deploy/env.sh local && requirements/lock.sh
+
+.PHONY: lock-check
+lock-check: install ## fail when a lock no longer follows from pyproject.toml
+	@. deploy/env.sh local && requirements/lock.sh --check
 
 .PHONY: bench
 bench: install ## images per second beside a plain PyTorch loop (SOURCE=folder or archive of CIFAR-10)

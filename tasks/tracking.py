@@ -34,6 +34,8 @@ MLFLOW_DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "6",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    # The operator prints the address that a browser reaches; MLflow would print, three times, the one of the stage.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 
 
