@@ -50,7 +50,9 @@ class Settings(BaseSettings):
 
     # How Airflow starts stage containers. Addresses are those that a container sees; Airflow may see others.
     pipeline_image_prefix: str = Field(
-        "vision-mlops", min_length=1, description="Stage images are called PIPELINE_IMAGE_PREFIX/STAGE:PIPELINE_IMAGE_TAG."
+        "vision-mlops",
+        min_length=1,
+        description="Stage images are called PIPELINE_IMAGE_PREFIX/STAGE:PIPELINE_IMAGE_TAG.",
     )
     pipeline_image_tag: str = Field("dev", min_length=1, description="Tag of the stage images.")
     pipeline_docker_network: str = Field("vision-mlops", min_length=1, description="Docker network of the stages.")
