@@ -123,7 +123,8 @@ def stage_run(request: StageRequest, stage: str, settings: Settings) -> Iterator
     status = "FAILED"
     try:
         with mlflow.start_run(run_id=run_id):
-            client.set_tag(run_id, "pipeline.image", settings.pipeline_image or "")
+            if settings.pipeline_image:
+                client.set_tag(run_id, "pipeline.image", settings.pipeline_image)  # of this try, others may differ
             mlflow.log_params(body)
             yield StageRun(run_id, experiment_id, parent_id)
         status = "FINISHED"
