@@ -12,7 +12,8 @@ from pathlib import Path
 from types import FrameType
 
 from tasks.contract import STAGES, StageResult
-from tasks.errors import PipelineError, RequestError, ResultError, UnavailableError
+from tasks.errors import PipelineError, RequestError, ResultError
+from tasks.outages import as_unavailable
 from tasks.settings import load_settings
 
 RESULT_PATH = Path("/airflow/xcom/return.json")
@@ -89,35 +90,6 @@ def write_result(result: StageResult, path: Path) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-
-
-def as_unavailable(error: BaseException) -> UnavailableError | None:
-    """Recognise a server or store that is away, whichever library noticed it; None for anything else."""
-    seen: BaseException | None = error
-    while seen is not None:
-        name = f"{type(seen).__module__}.{type(seen).__qualname__}"
-        status = getattr(seen, "get_http_status_code", None)
-        if isinstance(seen, ConnectionError | TimeoutError) or name in _AWAY:
-            return UnavailableError(f"a server is away: {seen}"[:500])
-        if status is not None and (status() in {429, 502, 503, 504} or "Max retries exceeded" in str(seen)):
-            return UnavailableError(f"MLflow or its store is away: {seen}"[:500])
-        seen = seen.__cause__ or seen.__context__
-    return None
-
-
-_AWAY = {
-    "requests.exceptions.ConnectionError",
-    "requests.exceptions.ConnectTimeout",
-    "requests.exceptions.ReadTimeout",
-    "requests.exceptions.RetryError",
-    "botocore.exceptions.EndpointConnectionError",
-    "botocore.exceptions.ConnectTimeoutError",
-    "botocore.exceptions.ReadTimeoutError",
-    "httpx.ConnectError",
-    "httpx.ConnectTimeout",
-    "httpx.ReadTimeout",
-    "httpx.RemoteProtocolError",
-}
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:

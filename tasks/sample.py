@@ -1,4 +1,4 @@
-"""Writes a test image of a DAG's newest run to a file to ask the service about: `python -m tasks.sample DAG_ID FILE`."""
+"""Writes a test image of a DAG's newest run to a file, for the service: `python -m tasks.sample DAG_ID FILE`."""
 
 from __future__ import annotations
 

@@ -37,9 +37,10 @@ def rows(dag_id: str, settings: Settings) -> list[tuple[str, str, str, str]]:
             continue
         info, tags = runs[0].info, runs[0].data.tags
         seconds = f"{(info.end_time - info.start_time) / 1000:.1f}" if info.end_time else "-"
-        figure = (
-            main_figure(stage, json.loads(tags[tracking.RESULT_TAG])) if tracking.RESULT_TAG in tags else info.status
-        )
+        if info.status == "FINISHED" and tracking.RESULT_TAG in tags:
+            figure = main_figure(stage, json.loads(tags[tracking.RESULT_TAG]))
+        else:
+            figure = " ".join(filter(None, [info.status, tags.get(tracking.ERROR_TAG)]))
         found.append((stage, str(info.run_id), seconds, figure))
     return found
 

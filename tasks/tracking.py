@@ -22,10 +22,12 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
 from tasks.contract import StageRequest, StageResult, TaskIdentity
 from tasks.errors import DataError, SettingsError, UnavailableError
+from tasks.outages import as_unavailable
 from tasks.settings import Settings
 
 PARENT_STAGE = "pipeline"
 RESULT_TAG = "pipeline.result"
+ERROR_TAG = "pipeline.error"
 # Opens MLflow's pages on training runs instead of language models' traces.
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 _IDENTITY = {"pipeline.key", "pipeline.stage", "pipeline.request_sha256"}
@@ -122,14 +124,20 @@ def stage_run(request: StageRequest, stage: str, settings: Settings) -> Iterator
     client.update_run(parent_id, status="RUNNING")
     status = "FAILED"
     try:
-        with mlflow.start_run(run_id=run_id):
+        with mlflow.start_run(run_id=run_id) as run:
             if settings.pipeline_image:
                 client.set_tag(run_id, "pipeline.image", settings.pipeline_image)  # of this try, others may differ
+            if ERROR_TAG in run.data.tags:  # of an earlier try
+                client.delete_tag(run_id, ERROR_TAG)
             mlflow.log_params(body)
             yield StageRun(run_id, experiment_id, parent_id)
         status = "FINISHED"
     except (SystemExit, KeyboardInterrupt):
         status = "KILLED"
+        raise
+    except Exception as error:
+        if as_unavailable(error) is None:  # else there may be no server to tell
+            client.set_tag(run_id, ERROR_TAG, f"{type(error).__name__}: {error}"[:500])
         raise
     finally:
         client.set_terminated(run_id, status)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from tasks.errors import ModelError, PipelineError
-from tasks.runner import as_unavailable
+from tasks.outages import as_unavailable
 from tasks.serving.model import ServedModel
 from tasks.serving.reference import Reference, Target
 

@@ -119,11 +119,6 @@ def test_an_absent_server_is_one_line_and_retried(
     assert caplog.messages[-1].startswith("UnavailableError: ")
 
 
-def test_a_bug_is_not_taken_for_an_absent_server() -> None:
-    assert runner.as_unavailable(MlflowException("RESOURCE_DOES_NOT_EXIST")) is None
-    assert runner.as_unavailable(ValueError("shape")) is None
-
-
 def python_m_tasks(*arguments: str, stdin: str = "", **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "tasks", *arguments], input=stdin, capture_output=True, text=True, timeout=60, **options

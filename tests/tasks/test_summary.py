@@ -35,13 +35,13 @@ def test_the_newest_run_is_shown(settings: Settings, task: TaskIdentity) -> None
     assert newest in printed[2]
 
 
-def test_a_stage_without_a_result_shows_its_state(settings: Settings, task: TaskIdentity) -> None:
+def test_a_failed_stage_says_why(settings: Settings, task: TaskIdentity) -> None:
     with (
         pytest.raises(RuntimeError),
         tracking.stage_run(PrepareRequest(task=task), "prepare", settings),  # type: ignore[call-arg]
     ):
-        raise RuntimeError
-    assert summary.rows("daily", settings)[0][3] == "FAILED"
+        raise RuntimeError("no images")
+    assert summary.rows("daily", settings)[0][3] == "FAILED RuntimeError: no images"
 
 
 def test_a_dag_that_never_ran_is_named_with_the_fix(settings: Settings) -> None:

@@ -44,11 +44,15 @@ def test_a_stage_is_a_child_of_its_dag_run(settings: Settings, task: TaskIdentit
 def test_a_retry_goes_on_in_the_same_run(settings: Settings, task: TaskIdentity) -> None:
     with pytest.raises(RuntimeError), tracking.stage_run(request(task), "prepare", settings) as first:
         raise RuntimeError("killed half way")
-    assert MlflowClient().get_run(first.run_id).info.status == "FAILED"
+    failed = MlflowClient().get_run(first.run_id)
+    assert failed.info.status == "FAILED"
+    assert failed.data.tags[tracking.ERROR_TAG] == "RuntimeError: killed half way"
     with tracking.stage_run(request(task), "prepare", settings) as second:
         assert MlflowClient().get_run(second.run_id).info.status == "RUNNING"
     assert second.run_id == first.run_id
-    assert MlflowClient().get_run(first.run_id).info.status == "FINISHED"
+    finished = MlflowClient().get_run(first.run_id)
+    assert finished.info.status == "FINISHED"
+    assert tracking.ERROR_TAG not in finished.data.tags
     assert len(all_runs(settings)) == 2
 
 

@@ -1,0 +1,34 @@
+"""Recognises a server or store that is away, whichever library noticed it."""
+
+from __future__ import annotations
+
+from tasks.errors import UnavailableError
+
+
+def as_unavailable(error: BaseException) -> UnavailableError | None:
+    """Recognise a server or store that is away, whichever library noticed it; None for anything else."""
+    seen: BaseException | None = error
+    while seen is not None:
+        name = f"{type(seen).__module__}.{type(seen).__qualname__}"
+        status = getattr(seen, "get_http_status_code", None)
+        if isinstance(seen, ConnectionError | TimeoutError) or name in _AWAY:
+            return UnavailableError(f"a server is away: {seen}"[:500])
+        if status is not None and (status() in {429, 502, 503, 504} or "Max retries exceeded" in str(seen)):
+            return UnavailableError(f"MLflow or its store is away: {seen}"[:500])
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+_AWAY = {
+    "requests.exceptions.ConnectionError",
+    "requests.exceptions.ConnectTimeout",
+    "requests.exceptions.ReadTimeout",
+    "requests.exceptions.RetryError",
+    "botocore.exceptions.EndpointConnectionError",
+    "botocore.exceptions.ConnectTimeoutError",
+    "botocore.exceptions.ReadTimeoutError",
+    "httpx.ConnectError",
+    "httpx.ConnectTimeout",
+    "httpx.ReadTimeout",
+    "httpx.RemoteProtocolError",
+}
