@@ -19,6 +19,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from tasks.contract import StageRequest, StageResult, TaskIdentity
 from tasks.errors import DataError, SettingsError, UnavailableError
@@ -165,6 +166,19 @@ def tag_of(run_id: str, name: str) -> str:
     if value is None:
         raise DataError(f"run {run_id!r} has no tag {name!r}; it was not made by the stage that should come before")
     return str(value)
+
+
+def use_datasets(run: StageRun, prepare_run_id: str, *contexts: str) -> None:
+    """Show the data sets that a prepare run logged as inputs of this run too, those of `contexts` only.
+
+    Contexts are MLflow's words: training, validation, testing.
+    """
+    client = MlflowClient()
+    inputs = client.get_run(prepare_run_id).inputs
+    logged = inputs.dataset_inputs if inputs else []
+    used = [data for data in logged if any(t.key == MLFLOW_DATASET_CONTEXT and t.value in contexts for t in data.tags)]
+    if used:
+        client.log_inputs(run.run_id, datasets=used)
 
 
 def http_status(error: MlflowException) -> int:

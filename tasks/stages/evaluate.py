@@ -25,7 +25,7 @@ from tasks.contract import EvaluateRequest, EvaluateResult
 from tasks.errors import ModelError
 from tasks.gate import GatePolicy, Scores, Verdict, decide
 from tasks.settings import Settings
-from tasks.tracking import StageRun, tag_of
+from tasks.tracking import StageRun, tag_of, use_datasets
 from tasks.vision.evaluation_plots import confusion_figure, per_class_figure
 from tasks.vision.gold import Gold, Split
 from tasks.vision.scoring import ClassScores, latency, predict, score
@@ -54,7 +54,9 @@ def run(request: EvaluateRequest, run: StageRun, settings: Settings) -> Evaluate
         ModelError: the model does not answer for the classes of its data, or the champion knows other classes.
     """
     model_uri = tag_of(request.train_run_id, "pipeline.logged_model_uri")
-    gold = gold_store.fetch(tag_of(request.train_run_id, "pipeline.prepare_run_id"))
+    prepare_run_id = tag_of(request.train_run_id, "pipeline.prepare_run_id")
+    gold = gold_store.fetch(prepare_run_id)
+    use_datasets(run, prepare_run_id, "testing")
     registry.require_same_classes(request.registered_model, gold.classes)
     champion = registry.by_alias(request.registered_model)
     champion_version = int(champion.version) if champion else None

@@ -16,7 +16,7 @@ from tasks.checkpoint_store import CheckpointStore
 from tasks.contract import TrainRequest, TrainResult
 from tasks.metric_log import MetricLog
 from tasks.settings import Settings
-from tasks.tracking import StageRun, tag_of
+from tasks.tracking import StageRun, tag_of, use_datasets
 from tasks.vision.curves import curves_figure
 from tasks.vision.devices import prepare_cpu
 from tasks.vision.gold import Gold
@@ -36,6 +36,7 @@ def run(request: TrainRequest, run: StageRun, settings: Settings) -> TrainResult
         DataError: the gold is missing or damaged.
     """
     gold = gold_store.fetch(request.prepare_run_id)
+    use_datasets(run, request.prepare_run_id, "training", "validation")
     prepare_cpu(request.batch_size * math.prod(gold.shape))
     training = Training(request, gold)
     _describe(training, gold, request)

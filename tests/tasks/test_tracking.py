@@ -6,8 +6,10 @@ import time
 from collections.abc import Iterator
 
 import mlflow
+import numpy as np
 import pytest
 from mlflow import MlflowClient
+from mlflow.data.numpy_dataset import from_numpy
 
 from tasks import tracking
 from tasks.contract import PrepareRequest, TaskIdentity
@@ -87,6 +89,18 @@ def test_tags_of_earlier_stages(settings: Settings, task: TaskIdentity) -> None:
         tracking.tag_of(run.run_id, "pipeline.gold_run_id")
     with pytest.raises(DataError, match=f"no run '{'0' * 32}'"):
         tracking.tag_of("0" * 32, "pipeline.fingerprint")
+
+
+def test_a_run_shows_the_data_it_used(settings: Settings, task: TaskIdentity) -> None:
+    with tracking.stage_run(request(task), "prepare", settings) as prepare:
+        for context in ("training", "testing"):
+            data = from_numpy(np.zeros((2, 1, 8, 8)), name=context, digest="d" * 8)
+            mlflow.log_input(data, context=context)
+    with tracking.stage_run(request(task, data_seed=1), "train", settings) as train:
+        for _ in range(2):  # a retry adds nothing
+            tracking.use_datasets(train, prepare.run_id, "training", "validation")
+    used = MlflowClient().get_run(train.run_id).inputs.dataset_inputs
+    assert [data.dataset.name for data in used] == ["training"]
 
 
 class _Forbidding(http.server.BaseHTTPRequestHandler):
