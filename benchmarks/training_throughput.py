@@ -2,13 +2,13 @@
 
     python -m benchmarks.training_throughput --source ../shared/data/cifar10.tar.gz
 
-Both sides train the same network with the same optimiser on the same JPEG files at the same batch size, on the CPU,
-with as many threads as there are cores. Only the way of doing it differs:
+Both sides train the same network with Nesterov SGD on the same JPEG files at the same batch size, on the CPU, with as
+many threads as there are cores. Only the way of doing it differs:
 
     ours        `tasks.vision.training`: images decoded once and kept as uint8, augmentation on whole batches,
-                channels_last, fused optimiser, an allocator that keeps its memory
+                channels_last, fused optimiser, gradients of `tasks.vision.kernels`, an allocator that keeps its memory
     plain       `ImageFolder` and `DataLoader`, PIL transforms (RandomCrop with padding, flip, ToTensor, Normalize),
-                NCHW, shuffled, the textbook loop; with 0 workers and with 2
+                NCHW, shuffled, torch.optim.SGD as it comes, the textbook loop; with 0 workers and with 2
 
 Each side lives in a process of its own and they take turns, an epoch each, so that a slow minute of the machine hits
 all of them. Decoding is inside the plain loop, because that is where it happens there, every epoch. Ours happens once,
@@ -22,6 +22,7 @@ import multiprocessing
 import os
 import platform
 import statistics
+import sys
 import tarfile
 import tempfile
 import time
@@ -42,7 +43,6 @@ from tasks.vision.devices import available_cpus, prepare_cpu
 from tasks.vision.gold import Gold, Split
 from tasks.vision.images import decode
 from tasks.vision.models import build
-from tasks.vision.optimizers import make_optimizer
 from tasks.vision.training import EpochEnd, Training
 
 WANTED_RATIO = 3.0
@@ -56,6 +56,7 @@ def main() -> int:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--images", type=int, default=5000, help="training images used (%(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="epochs of each side, interleaved (%(default)s)")
+    parser.add_argument("--require", type=float, help="exit with 1 when ours / plain is below this")
     parser.add_argument("--write", type=Path, help="also write the table to this Markdown file")
     options = parser.parse_args()
     if options.rounds < 3:
@@ -63,10 +64,13 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory(prefix="throughput-") as folder:
         images = take_subset(options.source, Path(folder), options.images)
-        text = measure(images, options.model, options.batch_size, options.rounds)
+        text, ratio = measure(images, options.model, options.batch_size, options.rounds)
     print(text)
     if options.write:
         options.write.write_text(text, encoding="utf-8")
+    if options.require is not None and ratio < options.require:
+        print(f"a ratio of {ratio:.2f} is below --require {options.require:g}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -97,8 +101,8 @@ def _training_files(source: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
                 yield path, content.read()
 
 
-def measure(folder: Path, model: str, batch_size: int, rounds: int) -> str:
-    """Run every side once per round and return the report, Markdown."""
+def measure(folder: Path, model: str, batch_size: int, rounds: int) -> tuple[str, float]:
+    """Run every side once per round; return the report, Markdown, and the ratio of ours to the faster plain side."""
     request = TrainRequest.model_validate(
         {
             "task": {"dag_id": "benchmark", "dag_run_id": "benchmark", "task_id": "train"},
@@ -123,7 +127,8 @@ def measure(folder: Path, model: str, batch_size: int, rounds: int) -> str:
     reading = sides["ours"].reading
     for side in sides.values():
         side.close()
-    return report(rates, request, folder, reading)
+    ratio = statistics.median(rates["ours"]) / max(statistics.median(v) for name, v in rates.items() if name != "ours")
+    return report(rates, ratio, request, folder, reading), ratio
 
 
 class Side:
@@ -216,7 +221,9 @@ def plain(request: TrainRequest, gold: Gold, folder: Path, workers: int) -> Call
         persistent_workers=workers > 0,
     )
     network = build(request.model, len(gold.classes), gold.shape)
-    optimizer = make_optimizer(network, request)
+    optimizer = torch.optim.SGD(
+        network.parameters(), request.learning_rate, request.momentum, weight_decay=request.weight_decay, nesterov=True
+    )
     criterion = nn.CrossEntropyLoss()
 
     def epoch() -> float:
@@ -233,12 +240,11 @@ def plain(request: TrainRequest, gold: Gold, folder: Path, workers: int) -> Call
     return epoch
 
 
-def report(rates: dict[str, list[float]], request: TrainRequest, folder: Path, reading: float) -> str:
+def report(rates: dict[str, list[float]], ratio: float, request: TrainRequest, folder: Path, reading: float) -> str:
     """Make the Markdown report: rates, ratios to ours, machine, versions, command."""
     files = sorted(folder.glob("*/*"))
     shape = decode(files[0].read_bytes(), 3, min(ImageFolder(folder)[0][0].size)).shape
     ours = statistics.median(rates["ours"])
-    best_plain = max(statistics.median(values) for name, values in rates.items() if name != "ours")
     rows = [
         f"| {name} | {min(v):.0f} | {statistics.median(v):.0f} | {max(v):.0f} | {ours / statistics.median(v):.2f} |"
         for name, v in rates.items()
@@ -258,7 +264,7 @@ def report(rates: dict[str, list[float]], request: TrainRequest, folder: Path, r
             "|---|---|---|---|---|",
             *rows,
             "",
-            f"Ratio of ours to the faster plain loop: **{ours / best_plain:.2f}** (wanted: {WANTED_RATIO:.0f}).",
+            f"Ratio of ours to the faster plain loop: **{ratio:.2f}** (wanted: {WANTED_RATIO:.0f}).",
             "",
             f"- `{request.model}`, batch {request.batch_size}, {len(files)} images of "
             f"{'x'.join(map(str, shape))}, float32; n = {len(rates['ours'])} epochs of each side after one to "
