@@ -7,6 +7,7 @@ from datetime import timedelta
 import pendulum
 from airflow.sdk import DAG, task
 
+from pipeline.notifications import failure, promotion
 from pipeline.params import stage_params
 from pipeline.runtimes import stage_task
 
@@ -39,6 +40,7 @@ to do.
         "retry_exponential_backoff": True,
         "max_retry_delay": timedelta(minutes=10),
         "execution_timeout": timedelta(minutes=15),
+        "on_failure_callback": failure,
     },
     params=stage_params("prepare", "train", "evaluate", "register", "deploy"),
 ):
@@ -46,6 +48,7 @@ to do.
     train = stage_task("train", prepare_run_id=prepare.output["run_id"], execution_timeout=timedelta(hours=8))
     evaluate = stage_task("evaluate", train_run_id=train.output["run_id"], execution_timeout=timedelta(hours=1))
     register = stage_task("register", evaluate_run_id=evaluate.output["run_id"])
+    register.on_success_callback = [promotion]
     deploy = stage_task("deploy", version=register.output["version"], execution_timeout=timedelta(minutes=75))
 
     @task.short_circuit

@@ -17,6 +17,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from tasks.errors import SettingsError
 
 PLACEHOLDER = re.compile(r"^(change[-_ ]?me.*|<.*>|todo|xxx+|password|secret)$", re.IGNORECASE)
+WEB_URL = re.compile(r"https?://[^/\s]+/\S*$")
+MAIL_URL = re.compile(r"smtps?://[^/?\s]+/?\?(?=\S*\bfrom=[^&\s]+)(?=\S*\bto=[^&\s]+)\S+$")
 
 
 class Runtime(StrEnum):
@@ -85,10 +87,23 @@ class Settings(BaseSettings):
     )
     serving_max_upload_mb: Annotated[int, Field(gt=0)] = Field(16, description="Largest upload, in MiB.")
 
+    # Read by Airflow only: no stage container gets them.
+    notify_slack_webhook_url: SecretStr | None = Field(
+        None, description="Slack webhook that is told of failures and promotions; unset: nobody is."
+    )
+    notify_smtp_url: SecretStr | None = Field(
+        None,
+        description="Mail server that is told the same: smtp://user:password@host:587/?from=a@example.org&to=b@example.org",
+    )
+
     @model_validator(mode="after")
     def _usable(self) -> Self:
         if (self.mlflow_tracking_username is None) != (self.mlflow_tracking_password is None):
             raise ValueError("set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD together, or neither")
+        if self.notify_slack_webhook_url and not WEB_URL.match(self.notify_slack_webhook_url.get_secret_value()):
+            raise ValueError("NOTIFY_SLACK_WEBHOOK_URL is no address; copy the whole https:// line that Slack shows")
+        if self.notify_smtp_url and not MAIL_URL.match(self.notify_smtp_url.get_secret_value()):
+            raise ValueError("NOTIFY_SMTP_URL must be like smtp://user:password@host:587/?from=ADDRESS&to=ADDRESS")
         if self.pipeline_runtime is Runtime.LOCAL:
             return self
         if self.mlflow_tracking_uri is None or not self.mlflow_tracking_uri.startswith(("http://", "https://")):

@@ -7,6 +7,7 @@ job        the job: all that a runtime is told
 outcome    what came of it, and whether to try again
 local      a process on this machine (leash: ends it when its task is gone)
 docker     a container (engine: the few things asked of the Docker engine)
+notifications  tells Slack and mail of failures and promotions
 links      from a task to its MLflow run
 conf       checks a `--conf` before a DAG run starts
 """

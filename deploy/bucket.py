@@ -1,0 +1,70 @@
+"""The artifact bucket as a tar stream; runs in the MLflow image, which has boto3. S3 API only: any S3 server will do.
+
+    python bucket.py save >objects.tar       every object, its key as the member's name
+    python bucket.py load <objects.tar       puts them back; objects that are there already stay
+    python bucket.py count                   how many objects there are
+
+Reads S3_BUCKET, MLFLOW_S3_ENDPOINT_URL and AWS_*, as the service `bucket` of docker-compose.yml has them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tarfile
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+
+GONE = {"NoSuchKey", "404"}
+
+
+def keys(client: Any, bucket: str) -> Iterator[str]:
+    """Every key in the bucket, in the store's order."""
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
+        for found in page.get("Contents", []):
+            yield found["Key"]
+
+
+def save(client: Any, bucket: str, output: BinaryIO) -> None:
+    """Write every object to `output` as a tar stream; no object is held in memory whole."""
+    with tarfile.open(fileobj=output, mode="w|") as archive:
+        for key in keys(client, bucket):
+            try:
+                answer = client.get_object(Bucket=bucket, Key=key)
+            except ClientError as error:
+                if error.response["Error"]["Code"] in GONE:  # deleted since it was listed: an old checkpoint
+                    continue
+                raise
+            info = tarfile.TarInfo(key)
+            info.size = answer["ContentLength"]
+            info.mtime = int(answer["LastModified"].timestamp())
+            archive.addfile(info, answer["Body"])
+
+
+def load(client: Any, bucket: str, stream: BinaryIO) -> None:
+    """Put every member of the tar stream into the bucket."""
+    with tarfile.open(fileobj=stream, mode="r|") as archive:
+        for info in archive:
+            client.upload_fileobj(archive.extractfile(info), bucket, info.name)
+
+
+def main() -> None:
+    """Do what the one argument says; a refusal of the store is one line."""
+    endpoint, bucket = os.environ["MLFLOW_S3_ENDPOINT_URL"], os.environ["S3_BUCKET"]
+    client = boto3.client("s3", endpoint_url=endpoint)
+    try:
+        if sys.argv[1] == "save":
+            save(client, bucket, sys.stdout.buffer)
+        elif sys.argv[1] == "load":
+            load(client, bucket, sys.stdin.buffer)
+        else:
+            print(sum(1 for _ in keys(client, bucket)))
+    except (BotoCoreError, ClientError) as error:
+        sys.exit(f"bucket {bucket!r} at {endpoint}: {error}")
+
+
+if __name__ == "__main__":
+    main()
