@@ -10,8 +10,10 @@ DAG ?= daily_training
 CONF ?=
 S ?=
 SOURCE ?= ../shared/data/cifar10.tar.gz
+FILE ?=
+FORCE ?=
 
-export CONF DAG SOURCE  # reach the shell as they are, whatever quotes they hold
+export CONF DAG SOURCE FILE  # reach the shell as they are, whatever quotes they hold
 
 INSTALLED := .venv/.installed
 ENV = . deploy/env.sh $(RUNTIME)
@@ -65,6 +67,18 @@ up: setup ## start Postgres, S3 store, MLflow and the service
 down: ## stop them; data stay in their volumes
 	@$(WORK) down
 	@$(STATE) down
+
+.PHONY: doctor
+doctor: ## look for what keeps the stack from working: Docker, ports, disk, memory, .env, images, clock, servers
+	@$(PYTHON) -m deploy.doctor
+
+.PHONY: backup
+backup: ## save databases and bucket to one file, while everything runs (FILE=, default backups/NAME.tar)
+	@$(PYTHON) -m deploy.backup save $(if $(FILE),--file "$$FILE")
+
+.PHONY: restore
+restore: ## put the state of FILE= into the running stack (FORCE=1: also over one that holds work)
+	@$(PYTHON) -m deploy.backup restore $(if $(FILE),--file "$$FILE") $(if $(filter 1,$(FORCE)),--force)
 
 ## Development
 

@@ -13,12 +13,19 @@ import os
 import sys
 import tarfile
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
 GONE = {"NoSuchKey", "404"}
+
+
+class _ReadOnly:
+    """A member of a tar stream as boto3 needs to see it: tarfile's own object cannot tell that it does not seek."""
+
+    def __init__(self, member: IO[bytes]) -> None:
+        self.read = member.read
 
 
 def keys(client: Any, bucket: str) -> Iterator[str]:
@@ -48,7 +55,9 @@ def load(client: Any, bucket: str, stream: BinaryIO) -> None:
     """Put every member of the tar stream into the bucket."""
     with tarfile.open(fileobj=stream, mode="r|") as archive:
         for info in archive:
-            client.upload_fileobj(archive.extractfile(info), bucket, info.name)
+            content = archive.extractfile(info)
+            if content is not None:
+                client.upload_fileobj(_ReadOnly(content), bucket, info.name)
 
 
 def main() -> None:

@@ -1,0 +1,260 @@
+"""Find what keeps the stack from starting or working on this machine; each finding is one line with its fix.
+
+    python -m deploy.doctor [FOLDER]
+
+Exit code 1 when something fails. What the stack needs is read from the compose files and `.env.example`, so a port, a
+secret or an image that is added there is looked at here. Standard library only: this runs before anything is installed.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+
+from deploy.setup_env import parse
+
+FILES = ("docker-compose.yml", "docker-compose-mlops.yml")
+PLACEHOLDER = re.compile(r"(change[-_ ]?me.*|<.*>|xxx+|password|secret)", re.IGNORECASE)
+GIB = 2**30
+DISK = (10 * GIB, 30 * GIB)  # below: fails, warns. The images take about 12 GiB, a build's cache as much again
+MEMORY = (4 * GIB, 8 * GIB)  # MLflow, Postgres, S3 and Airflow take about 4 GiB, a training 2 to 4 more
+MEMORY_BESIDE = (GIB, 4 * GIB)  # what a training needs beside a stack that is up
+CLOCK = (60.0, 900.0)  # seconds off: warns, fails. S3 refuses signatures that are 15 minutes off
+PATIENCE = 5.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report: `ok`, `warn` or `fail`."""
+
+    level: str
+    subject: str
+    text: str
+
+
+def check_engine(version: Callable[[Sequence[str]], str]) -> list[Finding]:
+    """Docker answers, and Compose is version 2 or later.
+
+    Args:
+        version: runs a command and returns what it printed; raises OSError with the reason when it cannot.
+    """
+    try:
+        engine = version(["docker", "version", "--format", "{{.Server.Version}}"])
+    except OSError as error:
+        return [Finding("fail", "docker", f"{error}; install Docker Engine, start it, and join the group docker")]
+    try:
+        compose = version(["docker", "compose", "version", "--short"]).removeprefix("v")
+    except OSError as error:
+        return [Finding("fail", "compose", f"{error}; install the Docker plugin Compose, version 2 or later")]
+    if not compose[:1].isdigit() or int(compose.split(".")[0]) < 2:
+        return [Finding("fail", "compose", f"version {compose} is too old; install version 2 or later")]
+    return [Finding("ok", "docker", f"Engine {engine}, Compose {compose}")]
+
+
+def check_env(folder: Path) -> list[Finding]:
+    """`.env` is there, private, complete, and holds nothing that no program reads."""
+    path = folder / ".env"
+    if not path.exists():
+        return [Finding("fail", ".env", f"{path} is missing; run make setup")]
+    try:
+        values = parse(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        return [Finding("fail", ".env", f"{error}; correct the line")]
+    findings = []
+    mode = path.stat().st_mode & 0o777
+    if mode != 0o600:
+        findings.append(Finding("fail", ".env", f"its mode is {mode:o}, others may read secrets; run chmod 600 {path}"))
+    for name in sorted(required(folder)):
+        value = values.get(name, "")
+        if not value:
+            findings.append(Finding("fail", ".env", f"{name} is empty; run make setup"))
+        elif PLACEHOLDER.fullmatch(value):
+            findings.append(Finding("fail", ".env", f"{name} is a placeholder; empty it and run make setup"))
+    known = parse((folder / ".env.example").read_text(encoding="utf-8"))
+    for name in sorted(values.keys() - known.keys()):
+        findings.append(Finding("warn", ".env", f"{name} is read by nothing; see .env.example for the right name"))
+    return findings or [Finding("ok", ".env", "private and complete")]
+
+
+def check_ports(ports: Mapping[str, int], ours: Callable[[int], bool]) -> list[Finding]:
+    """Each port is free, or the stack's own; `ours` tells the latter."""
+    findings = []
+    for name, port in ports.items():
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was just closed is free
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                if not ours(port):
+                    text = f"{port} ({name}) is taken by another program; stop it, or set {name} in .env to a free one"
+                    findings.append(Finding("fail", "port", text))
+    return findings or [Finding("ok", "port", f"{', '.join(map(str, ports.values()))} free or the stack's own")]
+
+
+def check_room(subject: str, free: int, limits: tuple[int, int], fix: str) -> Finding:
+    """Judge free disk or memory, in bytes, by the two limits below which it fails and warns."""
+    fails, warns = limits
+    level = "fail" if free < fails else "warn" if free < warns else "ok"
+    text = f"{free / GIB:.0f} GiB free"
+    return Finding(level, subject, text if level == "ok" else f"{text}, {warns // GIB} GiB are comfortable; {fix}")
+
+
+def check_images(wanted: Sequence[str], present: set[str]) -> list[Finding]:
+    """Every image has a tag, and is on this machine."""
+    findings = []
+    for image in wanted:
+        if not re.search(r":(?!latest$)[\w.-]+$", image):
+            findings.append(Finding("fail", "image", f"{image} has no fixed tag; correct its variable in .env"))
+        elif image not in present:
+            findings.append(Finding("warn", "image", f"{image} is not here yet; make images builds, make up pulls"))
+    return findings or [Finding("ok", "image", f"all {len(wanted)} are here")]
+
+
+def check_clock(seconds: float) -> Finding:
+    """Judge how far this machine's clock is from a server's."""
+    warns, fails = CLOCK
+    level = "fail" if abs(seconds) > fails else "warn" if abs(seconds) > warns else "ok"
+    text = f"{abs(seconds):.0f} s off the S3 store's"
+    return Finding(level, "clock", text if level == "ok" else f"{text}; synchronise it (timedatectl set-ntp true)")
+
+
+def check_s3(port: int) -> list[Finding]:
+    """The S3 store answers, with any answer of HTTP, and its clock agrees with this machine's."""
+    try:
+        status, date = get(port, "/")
+    except (OSError, http.client.HTTPException) as error:
+        return [Finding("fail", "s3", f"no answer on port {port} ({error}); see docker compose logs s3")]
+    if status >= 500:
+        return [Finding("fail", "s3", f"answers {status} on port {port}; see docker compose logs s3")]
+    findings = [Finding("ok", "s3", f"answers on port {port}")]
+    if date:
+        findings.append(check_clock(time.time() - parsedate_to_datetime(date).timestamp()))
+    return findings
+
+
+def check_mlflow(port: int, login: tuple[str, str], hosts: Sequence[str]) -> list[Finding]:
+    """MLflow answers, takes the login of `.env`, and allows every Host header that clients send."""
+    findings = []
+    basic = base64.b64encode(":".join(login).encode()).decode()
+    for host in hosts:
+        headers = {"Host": host, "Authorization": f"Basic {basic}"}
+        try:
+            status, _ = get(port, "/api/2.0/mlflow/experiments/search?max_results=1", headers)
+        except (OSError, http.client.HTTPException) as error:
+            return [Finding("fail", "mlflow", f"no answer on port {port} ({error}); see docker compose logs mlflow")]
+        if status == 401:
+            text = "refuses the login of .env; it keeps the password of its first start: docs/how-to/containers.md"
+            return [Finding("fail", "mlflow", text)]
+        if status == 403:
+            text = f"refuses the Host header {host}; add it to MLFLOW_MORE_HOSTS in .env, then make up"
+            findings.append(Finding("fail", "mlflow", text))
+        elif status != 200:
+            findings.append(Finding("fail", "mlflow", f"answers {status} to {host}; see docker compose logs mlflow"))
+    return findings or [Finding("ok", "mlflow", f"answers on port {port}, takes the login, allows {', '.join(hosts)}")]
+
+
+def get(port: int, path: str, headers: Mapping[str, str] | None = None) -> tuple[int, str | None]:
+    """Ask a server of this machine; returns status and Date header."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    try:
+        connection.request("GET", path, headers=dict(headers or {}))
+        answer = connection.getresponse()
+        return answer.status, answer.getheader("Date")
+    finally:
+        connection.close()
+
+
+def required(folder: Path) -> set[str]:
+    """Variables without which compose does not start."""
+    return {name for file in FILES for name in re.findall(r"\$\{([A-Z0-9_]+):\?", (folder / file).read_text())}
+
+
+def published(folder: Path, values: Mapping[str, str]) -> dict[str, int]:
+    """Ports that the compose files publish, by variable."""
+    found = [
+        pair for f in FILES for pair in re.findall(r"\$\{([A-Z0-9_]+_PORT):-(\d+)\}:\d+", (folder / f).read_text())
+    ]
+    return {name: int(values.get(name) or default) for name, default in found}
+
+
+def images(folder: Path, values: Mapping[str, str]) -> list[str]:
+    """Images that the compose files name, variables filled in."""
+    named = {line for file in FILES for line in re.findall(r"^ +image: (\S+)$", (folder / file).read_text(), re.M)}
+    fill = re.compile(r"\$\{([A-Z0-9_]+):-([^}]*)\}")
+    return sorted(fill.sub(lambda match: values.get(match[1]) or match[2], name) for name in named)
+
+
+def output(command: Sequence[str]) -> str:
+    """Run a command and return what it printed.
+
+    Raises:
+        OSError: it is not installed or failed; carries its own last line.
+    """
+    if shutil.which(command[0]) is None:
+        raise OSError(f"no command {command[0]}")
+    done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603  # commands of this file
+    if done.returncode != 0:
+        raise OSError((done.stderr.strip().splitlines() or [f"{' '.join(command)} failed"])[-1])
+    return done.stdout.strip()
+
+
+def examine(folder: Path) -> list[Finding]:
+    """Run every check; what needs Docker, `.env` or a running stack only where there is one."""
+    engine, env = check_engine(output), check_env(folder)
+    findings = [*engine, *env]
+    path = folder / ".env"
+    up: set[str] = set()
+    if path.exists() and not any("is not NAME=value" in finding.text for finding in env):
+        values = parse(path.read_text(encoding="utf-8"))
+        stack = values.get("STACK_NAME") or "vision-mlops"
+        if engine[0].level == "ok":
+            label = '{{.Label "com.docker.compose.project"}}'
+            rows = output(["docker", "ps", "--format", f"{label} {{{{.Ports}}}}"]).splitlines()
+            up = {row for row in rows if row.split(" ")[0] in {stack, f"{stack}-work"}}
+            present = set(output(["docker", "images", "--format", "{{.Repository}}:{{.Tag}}"]).split())
+            findings += check_images(images(folder, values), present)
+        ports = published(folder, values)
+        findings += check_ports(ports, lambda port: any(f":{port}->" in row for row in up))
+        if any(f":{ports['S3_PORT']}->" in row for row in up):
+            findings += check_s3(ports["S3_PORT"])
+        if any(f":{ports['MLFLOW_PORT']}->" in row for row in up):
+            port = ports["MLFLOW_PORT"]
+            login = values.get("MLFLOW_TRACKING_USERNAME", ""), values.get("MLFLOW_TRACKING_PASSWORD", "")
+            more = [host for host in values.get("MLFLOW_MORE_HOSTS", "").split(",") if host]
+            names = ["127.0.0.1", f"127.0.0.1:{port}", "localhost", f"localhost:{port}", "mlflow", "mlflow:5000"]
+            findings += check_mlflow(port, login, [*names, *more])
+    disk = shutil.disk_usage("/var/lib/docker" if Path("/var/lib/docker").exists() else folder).free
+    findings.append(check_room("disk", disk, DISK, "docker image prune frees old builds"))
+    if Path("/proc/meminfo").exists():
+        kib = re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())
+        if kib:
+            memory = int(kib[1]) * 1024
+            findings.append(
+                check_room(
+                    "memory", memory, MEMORY_BESIDE if up else MEMORY, "end other programs, or lower PIPELINE_RESOURCES"
+                )
+            )
+    return findings
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the report."""
+    folder = Path(arguments[0]) if arguments else Path(__file__).resolve().parent.parent
+    findings = examine(folder)
+    for finding in findings:
+        print(f"{finding.level:<5} {finding.subject:<8} {finding.text}")
+    return int(any(finding.level == "fail" for finding in findings))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
