@@ -112,7 +112,7 @@ def save(stack: Stack, path: Path) -> str:
     except FileExistsError:
         raise BackupError(f"{path} is there already; name another FILE", REFUSED) from None
     except OSError as error:
-        raise BackupError(f"{path}: {error.strerror}; free some space or name another FILE", REFUSED) from None
+        raise BackupError(f"{path}: {error.strerror or error}; free some space or name another FILE", REFUSED) from None
     objects = len(writer.members) - len(DATABASES)
     return f"{path}: {len(DATABASES)} databases, {objects} objects, {path.stat().st_size / 1e6:.1f} MB"
 

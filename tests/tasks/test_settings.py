@@ -66,3 +66,20 @@ def test_an_error_never_shows_the_password(monkeypatch: pytest.MonkeyPatch) -> N
         load_settings()
     assert "s3cr3t-value" not in str(caught.value)
     assert "s3cr3t-value" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("NOTIFY_SLACK_WEBHOOK_URL", "hook-s3cret"),
+        ("NOTIFY_SMTP_URL", "smtp://user:s3cret@mail.example.org/?from=a@example.org"),
+        ("NOTIFY_SMTP_URL", "mail.example.org?from=a@example.org&to=s3cret@example.org"),
+    ],
+)
+def test_a_wrong_address_of_a_channel_is_named_without_its_value(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=name) as caught:
+        load_settings()
+    assert "s3cret" not in str(caught.value)
