@@ -10,10 +10,8 @@ DAG ?= daily_training
 CONF ?=
 S ?=
 SOURCE ?= ../shared/data/cifar10.tar.gz
-FILE ?=
-FORCE ?=
 
-export CONF DAG SOURCE FILE  # reach the shell as they are, whatever quotes they hold
+export CONF DAG SOURCE  # reach the shell as they are, whatever quotes they hold
 
 INSTALLED := .venv/.installed
 ENV = . deploy/env.sh $(RUNTIME)
@@ -67,6 +65,10 @@ up: setup ## start Postgres, S3 store, MLflow and the service
 down: ## stop them; data stay in their volumes
 	@$(WORK) down
 	@$(STATE) down
+
+FILE ?=
+FORCE ?=
+export FILE
 
 .PHONY: doctor
 doctor: ## look for what keeps the stack from working: Docker, ports, disk, memory, .env, images, clock, servers

@@ -17,6 +17,7 @@ Standard library only; pg_dump runs in the service `postgres`, the S3 client in 
 from __future__ import annotations
 
 import argparse
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -79,12 +80,13 @@ class Stack:
         script = f"export PGPASSWORD=$POSTGRES_PASSWORD PGUSER=postgres; {command}"
         return self.run("exec", "--no-TTY", "postgres", "sh", "-c", script, stdin=stdin, stdout=stdout)
 
-    def sql(self, statement: str, database: str = "postgres") -> str:
-        """Run SQL as the superuser and return the rows, without decoration."""
+    def sql(self, statement: str, database: str = "postgres", **variables: str) -> str:
+        """Run SQL as the superuser and return the rows, without decoration; `variables` are psql's."""
+        given = " ".join(f"-v {shlex.quote(f'{name}={value}')}" for name, value in variables.items())
         with tempfile.TemporaryFile() as text:
             text.write(statement.encode())
             text.seek(0)
-            return self.postgres(f"psql -qAtX -v ON_ERROR_STOP=1 -d {database} -f -", stdin=text).strip()
+            return self.postgres(f"psql -qAtX -v ON_ERROR_STOP=1 {given} -d {database} -f -", stdin=text).strip()
 
     def bucket(self, action: str) -> list[str]:
         """Command that runs `deploy/bucket.py` in the image of MLflow, with the environment of the service `bucket`."""
@@ -170,8 +172,8 @@ def _work_done(stack: Stack) -> str:
     """What a restore would replace: the first kind of work found, or nothing."""
     for database, tables in WORK_DONE.items():
         for table in tables:
-            if stack.sql(f"SELECT to_regclass('{table}') IS NOT NULL", database) == "t":
-                rows = int(stack.sql(f"SELECT count(*) FROM {table}", database))  # noqa: S608  # names of ours
+            if stack.sql("SELECT to_regclass(:'name') IS NOT NULL", database, name=table) == "t":
+                rows = int(stack.sql('SELECT count(*) FROM :"name"', database, name=table))
                 if rows:
                     return f"{rows} rows in table {table} of database {database}"
     command = stack.bucket("count")
@@ -233,8 +235,8 @@ def _load_bucket(stack: Stack, path: Path) -> None:
 
 def _put_in_place(stack: Stack) -> None:
     """Rename all databases in one transaction, then drop those that were replaced."""
-    names = ", ".join(f"'{database}'" for database in DATABASES)
-    stack.sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname IN ({names})")  # noqa: S608
+    connected = "FROM pg_stat_activity WHERE datname = ANY(string_to_array(:'names', ','))"
+    stack.sql("SELECT pg_terminate_backend(pid) " + connected, names=",".join(DATABASES))
     for database in DATABASES:
         stack.sql(f"DROP DATABASE IF EXISTS {database}_replaced")
     renames = [
