@@ -26,8 +26,8 @@ from deploy.setup_env import parse
 FILES = ("docker-compose.yml", "docker-compose-mlops.yml")
 PLACEHOLDER = re.compile(r"(change[-_ ]?me.*|<.*>|xxx+|password|secret)", re.IGNORECASE)
 GIB = 2**30
-DISK = (10 * GIB, 30 * GIB)  # below: fails, warns. The images take about 12 GiB, a build's cache as much again
-MEMORY = (4 * GIB, 8 * GIB)  # MLflow, Postgres, S3 and Airflow take about 4 GiB, a training 2 to 4 more
+DISK = (10 * GIB, 30 * GIB)  # below: fails, warns. All images take about 10 GiB, a build's cache as much again
+MEMORY = (3 * GIB, 6 * GIB)  # the stack takes 2 GiB when nothing runs, a stage and a loaded model come on top
 MEMORY_BESIDE = (GIB, 4 * GIB)  # what a training needs beside a stack that is up
 CLOCK = (60.0, 900.0)  # seconds off: warns, fails. S3 refuses signatures that are 15 minutes off
 PATIENCE = 5.0
@@ -188,8 +188,11 @@ def published(folder: Path, values: Mapping[str, str]) -> dict[str, int]:
 
 
 def images(folder: Path, values: Mapping[str, str]) -> list[str]:
-    """Images that the compose files name, variables filled in."""
+    """Images that the compose files name, variables filled in, and those that `images/build.sh` builds."""
     named = {line for file in FILES for line in re.findall(r"^ +image: (\S+)$", (folder / file).read_text(), re.M)}
+    built = re.search(r"^all=\(([a-z ]+)\)$", (folder / "images" / "build.sh").read_text(), re.M)
+    prefix = "${PIPELINE_IMAGE_PREFIX:-vision-mlops}/%s:${PIPELINE_IMAGE_TAG:-dev}"
+    named |= {prefix % name for name in (built[1].split() if built else ())}
     fill = re.compile(r"\$\{([A-Z0-9_]+):-([^}]*)\}")
     return sorted(fill.sub(lambda match: values.get(match[1]) or match[2], name) for name in named)
 

@@ -20,8 +20,9 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """The project's files that are looked at, and a fresh `.env`."""
-    for name in (*doctor.FILES, ".env.example"):
-        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "images").mkdir()
+    for name in (*doctor.FILES, ".env.example", "images/build.sh"):
+        shutil.copy(ROOT / name, tmp_path / name)
     setup_env.main([str(tmp_path)])
     return tmp_path
 
@@ -114,7 +115,9 @@ def test_ports_and_images_are_those_of_the_compose_files(folder: Path) -> None:
         folder, values
     ).items()
     named = doctor.images(folder, values)
-    assert {"postgres:17-trixie", "vision-mlops/mlflow:v7", "vision-mlops/serving:v7"} <= set(named)
+    assert {"postgres:17-trixie", "vision-mlops/mlflow:v7", "vision-mlops/serving:v7", "vision-mlops/train:v7"} <= set(
+        named
+    )
     assert not [name for name in named if "$" in name]
 
 
