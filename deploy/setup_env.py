@@ -38,6 +38,7 @@ SECRETS: dict[str, Callable[[], str]] = {
     "S3_SECRET_KEY": lambda: secrets.token_hex(20),  # and 8 to 40
     "AIRFLOW_FERNET_KEY": _fernet,
     "AIRFLOW_JWT_SECRET": _hex,
+    "AIRFLOW_SECRET_KEY": _hex,
     "AIRFLOW_ADMIN_PASSWORD": _hex,
 }
 

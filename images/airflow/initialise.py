@@ -1,0 +1,56 @@
+"""Make Airflow's database ready: tables of this version, roles, the administrator. Run before anything else starts.
+
+Changes nothing when nothing is to be done, so it runs at every `make up`, after an upgrade too. The administrator's
+password is the one in `.env`, whatever it was before.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+ADMINISTRATOR = "admin"
+
+
+def migrate() -> None:
+    """Bring Airflow's and the auth manager's tables to this version; the reason of a failure is on standard error."""
+    done = subprocess.run(["airflow", "db", "migrate"], stdout=subprocess.DEVNULL)  # noqa: S607
+    if done.returncode != 0:
+        sys.exit("airflow db migrate failed; POSTGRES_AIRFLOW_PASSWORD must be the one Postgres was first started with")
+
+
+def make_administrator(password: str) -> str:
+    """Write the roles and the administrator with this password; returns what was done."""
+    from airflow.providers.fab.auth_manager.cli_commands.utils import get_application_builder
+    from airflow.utils.providers_configuration_loader import providers_configuration_loaded
+
+    @providers_configuration_loaded
+    def write() -> str:
+        with get_application_builder() as builder:
+            builder.add_permissions(update_perms=True)
+            builder.sm.sync_roles()
+            role = builder.sm.find_role("Admin")
+            user = builder.sm.find_user(username=ADMINISTRATOR)
+            if user is None:
+                made = builder.sm.add_user(
+                    ADMINISTRATOR, "Airflow", "Administrator", f"{ADMINISTRATOR}@localhost", role, password
+                )
+                return "made" if made else sys.exit("the administrator could not be made; the lines above say why")
+            if builder.sm.check_password(ADMINISTRATOR, password):
+                return "kept"
+            builder.sm.reset_password(user.id, password)
+            return "given the password of .env"
+
+    return write()
+
+
+def main() -> None:
+    """Prepare, and say in one line what there is."""
+    password = os.environ["AIRFLOW_ADMIN_PASSWORD"]
+    migrate()
+    print(f"database ready; user {ADMINISTRATOR!r} {make_administrator(password)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
