@@ -9,9 +9,11 @@ RUNTIME ?= local
 DAG ?= daily_training
 CONF ?=
 S ?=
+NAME ?=
+ROLE ?=
 SOURCE ?= ../shared/data/cifar10.tar.gz
 
-export CONF DAG SOURCE  # reach the shell as they are, whatever quotes they hold
+export CONF DAG NAME ROLE SOURCE  # reach the shell as they are, whatever quotes they hold
 
 INSTALLED := .venv/.installed
 ENV = . deploy/env.sh $(RUNTIME)
@@ -57,9 +59,22 @@ images: ## build the images (S="train deploy" for some)
 	@images/build.sh $(S)
 
 .PHONY: up
-up: setup ## start Postgres, S3 store, MLflow and the service
+up: setup ## start everything and wait until it is healthy: state, Airflow, the service (S="serving" for part of the work)
 	@$(STATE) up --detach --wait --quiet-pull
-	@$(WORK) up --detach --quiet-pull
+	@$(WORK) up --detach --wait --quiet-pull $(S)
+	@$(PYTHON) deploy/status.py
+
+.PHONY: status
+status: ## a table of the services, their health and their addresses
+	@$(PYTHON) deploy/status.py
+
+.PHONY: logs
+logs: ## what a service says, as it says it: S=airflow-scheduler (all without S; end with Ctrl-C)
+	@deploy/logs.sh $(S)
+
+.PHONY: user
+user: ## make a user of Airflow and MLflow: NAME=ann ROLE=viewer|editor|admin
+	@$(PYTHON) deploy/user.py "$$NAME" "$$ROLE"
 
 .PHONY: down
 down: ## stop them; data stay in their volumes
@@ -133,7 +148,7 @@ ready-local:
 ready-docker: setup
 	@mkdir -p .local && . deploy/env.sh docker && python -m tasks.serving --stop
 	@$(MAKE) images
-	@$(MAKE) up
+	@$(MAKE) up S=serving
 
 ready-%:
 	@echo "RUNTIME='$*' is unknown; choose local or docker" >&2; exit 64
