@@ -34,7 +34,7 @@ SHARED = ("experiment", "registered_model")
 BAD_REQUEST, AWAY, REFUSED = 64, 69, 77  # as in tasks/errors.py and sysexits.h
 
 
-class Refusal(Exception):
+class UserError(Exception):
     """The user cannot be made; says why in one line.
 
     Attributes:
@@ -58,7 +58,7 @@ class Server:
         """Send a request and return the JSON answer; nothing when its status is the one `expected`.
 
         Raises:
-            Refusal: the server is away, or refuses.
+            UserError: the server is away, or refuses.
         """
         request = urllib.request.Request(self.url + path, json.dumps(body).encode(), method=method)  # noqa: S310
         request.add_header("Content-Type", "application/json")
@@ -71,11 +71,11 @@ class Server:
             if error.code == expected:
                 return {}
             if error.code == 401:
-                raise Refusal(f"{self.name} refuses the administrator's password in .env", REFUSED) from None
+                raise UserError(f"{self.name} refuses the administrator's password in .env", REFUSED) from None
             said = error.read().decode(errors="replace")[:300]
-            raise Refusal(f"{self.name} answers {error.code} to {method} {path}: {said}", REFUSED) from None
+            raise UserError(f"{self.name} answers {error.code} to {method} {path}: {said}", REFUSED) from None
         except OSError as error:
-            raise Refusal(f"no {self.name} answers at {self.url} ({error}); run make up", AWAY) from None
+            raise UserError(f"no {self.name} answers at {self.url} ({error}); run make up", AWAY) from None
 
 
 def airflow(env: Mapping[str, str]) -> Server:
@@ -119,14 +119,14 @@ def make_user(name: str, role: str, env: Mapping[str, str]) -> str:
     """Make the user in both programs and return the password.
 
     Raises:
-        Refusal: name or role will not do, or a server is away or refuses.
+        UserError: name or role will not do, or a server is away or refuses.
     """
     if not re.fullmatch(r"[a-z][a-z0-9._-]{1,30}", name):
-        raise Refusal(f"NAME={name!r}: 2 to 31 of a-z, 0-9, dot, dash and underscore, a letter first", BAD_REQUEST)
+        raise UserError(f"NAME={name!r}: 2 to 31 of a-z, 0-9, dot, dash and underscore, a letter first", BAD_REQUEST)
     if role not in ROLES:
-        raise Refusal(f"ROLE={role!r}: choose one of {', '.join(ROLES)}", BAD_REQUEST)
+        raise UserError(f"ROLE={role!r}: choose one of {', '.join(ROLES)}", BAD_REQUEST)
     if name in ADMINISTRATORS | {env["MLFLOW_TRACKING_USERNAME"]}:
-        raise Refusal(f"NAME={name!r} is the administrator, whose passwords are in .env; choose another", BAD_REQUEST)
+        raise UserError(f"NAME={name!r} is the administrator, whose passwords are in .env; choose another", BAD_REQUEST)
     password = secrets.token_urlsafe(18)
     in_airflow, in_mlflow = ROLES[role]
     make_airflow_user(airflow(env), name, in_airflow, password)
@@ -146,7 +146,7 @@ def main(arguments: list[str]) -> int:
         return 78
     try:
         password = make_user(name, role, parse(path.read_text(encoding="utf-8")))
-    except Refusal as refusal:
+    except UserError as refusal:
         print(refusal, file=sys.stderr)
         return refusal.code
     print(f"{name} ({role}), in Airflow and MLflow; the password is shown this once: {password}")

@@ -13,12 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / ".env.example").read_text()
 SETTINGS = {name.upper() for name in Settings.model_fields}
 READERS = ("docker-compose.yml", "docker-compose-mlops.yml", "images/build.sh")
-# Read by MLflow's client itself, and by the Airflow that the stack issue starts.
-OTHERS = {name for name in parse(TEXT) if name.startswith("MLFLOW_ENABLE_PROXY_")} | {
-    "AIRFLOW_FERNET_KEY",
-    "AIRFLOW_JWT_SECRET",
-    "AIRFLOW_ADMIN_PASSWORD",
-}
+# Read by MLflow's client itself.
+OTHERS = {name for name in parse(TEXT) if name.startswith("MLFLOW_ENABLE_PROXY_")}
 
 
 def read_by_compose_and_builds() -> set[str]:

@@ -22,6 +22,7 @@ OWN = {
     "MLFLOW_PORT": "21410",
     "S3_PORT": "21411",
     "SERVING_PORT": "21412",
+    "AIRFLOW_PORT": "21413",
 }
 
 
@@ -55,6 +56,7 @@ class Stack:
     mlflow_url = f"http://127.0.0.1:{OWN['MLFLOW_PORT']}"
     s3_url = f"http://127.0.0.1:{OWN['S3_PORT']}"
     serving_url = f"http://127.0.0.1:{OWN['SERVING_PORT']}"
+    airflow_url = f"http://127.0.0.1:{OWN['AIRFLOW_PORT']}"
     network = PROJECT
 
     @property
@@ -62,16 +64,17 @@ class Stack:
         """MLflow's user and password."""
         return self.variables["MLFLOW_TRACKING_USERNAME"], self.variables["MLFLOW_TRACKING_PASSWORD"]
 
-    def compose(self, *arguments: str, file: str = "docker-compose.yml") -> str:
+    def compose(self, *arguments: str, file: str = "docker-compose.yml", override: Path | None = None) -> str:
         """Run `docker compose` on the stack and return what it printed."""
-        command = ["docker", "compose", "--file", str(ROOT / file), "--env-file", str(self.env_file), *arguments]
+        files = ["--file", str(ROOT / file), *(["--file", str(override)] if override else [])]
+        command = ["docker", "compose", *files, "--env-file", str(self.env_file), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, env=_bare_environment())
         assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
         return done.stdout
 
-    def states(self) -> dict[str, str]:
+    def states(self, file: str = "docker-compose.yml") -> dict[str, str]:
         """Health of each running service, its state where it has no check."""
-        lines = self.compose("ps", "--all", "--format", "json").splitlines()
+        lines = self.compose("ps", "--all", "--format", "json", file=file).splitlines()
         return {s["Service"]: s["Health"] or s["State"] for s in map(json.loads, lines)}
 
     def psql(self, user: str, database: str, query: str) -> subprocess.CompletedProcess[str]:

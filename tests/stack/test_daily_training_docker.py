@@ -44,7 +44,7 @@ def environment(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> dict[
 def finished(stack: Stack, environment: dict[str, str]) -> str:
     """Output of one DAG run that ended well."""
     build_images(*STAGES, "serving")
-    stack.compose("up", "--detach", file="docker-compose-mlops.yml")
+    stack.compose("up", "--detach", "serving", file="docker-compose-mlops.yml")
     airflow = str(Path(sys.executable).with_name("airflow"))
     subprocess.run([airflow, "db", "migrate"], env=environment, check=True, capture_output=True, timeout=180)
     command = [airflow, "dags", "test", "daily_training", LOGICAL_DATE, "--conf", json.dumps(CONF)]
@@ -82,7 +82,7 @@ def test_the_champion_is_the_version_in_service(finished: str, stack: Stack, cli
 
 
 def test_the_service_is_healthy(finished: str, stack: Stack) -> None:
-    stack.compose("up", "--detach", "--wait", "--wait-timeout", "90", file="docker-compose-mlops.yml")
+    stack.compose("up", "--detach", "--wait", "--wait-timeout", "90", "serving", file="docker-compose-mlops.yml")
 
 
 def test_no_stage_container_is_left(finished: str, stack: Stack) -> None:

@@ -121,12 +121,9 @@ def test_compose_names_a_missing_secret_in_one_line(tmp_path: Path) -> None:
     env_file = tmp_path / ".env"
     env_file.write_text("POSTGRES_PASSWORD=given\n")
     bare = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    for file, variable in {
-        "docker-compose.yml": "[A-Z0-9_]+",  # compose names any one of those that are missing
-        "docker-compose-mlops.yml": "MLFLOW_TRACKING_(USERNAME|PASSWORD)",
-    }.items():
+    for file in ("docker-compose.yml", "docker-compose-mlops.yml"):
         command = ["docker", "compose", "--file", str(ROOT / file), "--env-file", str(env_file), "config"]
         answer = subprocess.run(command, capture_output=True, text=True, env=bare)
         assert answer.returncode != 0
         assert answer.stderr.count("\n") == 1
-        assert re.search(f"required variable {variable} is missing a value: run make setup", answer.stderr)
+        assert re.search(r"required variable [A-Z0-9_]+ is missing a value: run make setup", answer.stderr)

@@ -1,0 +1,254 @@
+"""docker-compose-mlops.yml on a real engine: Airflow's parts, its users, and a DAG run by the scheduler itself."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import boto3
+import pytest
+import requests
+
+from deploy.setup_env import SECRETS
+
+from .conftest import PROJECT, ROOT, Stack, build_images
+
+pytestmark = pytest.mark.docker
+FILE = "docker-compose-mlops.yml"
+STAGES = ["prepare", "train", "evaluate", "register", "deploy"]
+MODEL = "airflow-stack"  # an experiment and a model of this module's own: other modules count theirs
+DAG = "/api/v2/dags/daily_training"
+RUN = f"{DAG}/dagRuns/by-hand"
+# The schedule would start a run of its own as soon as the DAG is unpaused.
+UNSCHEDULED = {"services": {"airflow-scheduler": {"environment": {"AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False"}}}}
+
+
+@dataclass(frozen=True)
+class User:
+    """Someone logged in to Airflow."""
+
+    name: str
+    password: str
+    token: str
+
+    def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> requests.Response:
+        headers = {"Authorization": f"Bearer {self.token}"}
+        return requests.request(method, Stack.airflow_url + path, headers=headers, json=body, timeout=30)
+
+
+def log_in(name: str, password: str) -> requests.Response:
+    login = {"username": name, "password": password}
+    return requests.post(f"{Stack.airflow_url}/auth/token", json=login, timeout=30)
+
+
+def make_user(airflow: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "deploy/user.py"), *arguments, str(airflow.env_file)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def in_service(service: str, code: str) -> subprocess.CompletedProcess[str]:
+    command = ["docker", "exec", f"{PROJECT}-work-{service}-1", "python", "-c", code]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def airflow(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The second compose file, all of it healthy; removed again, so that the first file's services are alone."""
+    build_images("airflow", *STAGES, "serving")
+    folder = tmp_path_factory.mktemp("airflow-stack")
+    override = folder / "override.yml"
+    override.write_text(json.dumps(UNSCHEDULED))
+    variables = stack.variables | {"PIPELINE_EXPERIMENT": MODEL, "SERVING_REGISTERED_MODEL": MODEL}
+    env_file = folder / ".env"
+    env_file.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
+    working = Stack(env_file, variables)
+    try:
+        working.compose("up", "--detach", "--wait", "--wait-timeout", "240", file=FILE, override=override)
+        yield working
+    finally:
+        working.compose("down", "--volumes", "--timeout", "5", file=FILE)
+
+
+@pytest.fixture(scope="module")
+def admin(airflow: Stack) -> User:
+    password = airflow.variables["AIRFLOW_ADMIN_PASSWORD"]
+    return User("admin", password, log_in("admin", password).json()["access_token"])
+
+
+def user(airflow: Stack, role: str) -> User:
+    made = make_user(airflow, f"the-{role}", role)
+    assert made.returncode == 0, made.stderr
+    password = made.stdout.split()[-1]
+    return User(f"the-{role}", password, log_in(f"the-{role}", password).json()["access_token"])
+
+
+@pytest.fixture(scope="module")
+def viewer(airflow: Stack) -> User:
+    return user(airflow, "viewer")
+
+
+@pytest.fixture(scope="module")
+def editor(airflow: Stack) -> User:
+    return user(airflow, "editor")
+
+
+@pytest.fixture(scope="module")
+def finished(admin: User) -> dict[str, dict[str, Any]]:
+    """The tasks of one DAG run that the scheduler took to its end, by name."""
+    started = admin.ask("POST", f"{DAG}/dagRuns", {
+        "dag_run_id": "by-hand", "logical_date": None, "conf": {"epochs": 2, "registered_model": MODEL}
+    })  # fmt: skip
+    assert started.status_code == 200, started.text
+    assert admin.ask("PATCH", DAG, {"is_paused": False}).status_code == 200
+    deadline = time.monotonic() + 240
+    while (state := admin.ask("GET", RUN).json()["state"]) in ("queued", "running"):
+        assert time.monotonic() < deadline, admin.ask("GET", f"{RUN}/taskInstances").text
+        time.sleep(1)
+    tasks = {task["task_id"]: task for task in admin.ask("GET", f"{RUN}/taskInstances").json()["task_instances"]}
+    assert state == "success", {name: task["state"] for name, task in tasks.items()}
+    return tasks
+
+
+def log(admin: User, task: str) -> str:
+    return admin.ask("GET", f"{RUN}/taskInstances/{task}/logs/1?full_content=true").text
+
+
+def test_everything_is_healthy_and_the_first_task_is_done(airflow: Stack) -> None:
+    assert airflow.states(FILE) == {
+        "airflow-init": "exited",
+        "airflow-api-server": "healthy",
+        "airflow-dag-processor": "healthy",
+        "airflow-scheduler": "healthy",
+        "airflow-triggerer": "healthy",
+        "docker-socket-proxy": "healthy",
+        "serving": "healthy",
+    }
+
+
+@pytest.mark.parametrize("service", ["api-server", "dag-processor", "scheduler", "triggerer"])
+def test_airflow_runs_as_nobody_special_on_a_disk_it_cannot_write(airflow: Stack, service: str) -> None:
+    tried = in_service(f"airflow-{service}", "import os; print(os.getuid()); open('/app/mine', 'w')")
+    assert tried.stdout == "50000\n"
+    assert "Read-only file system" in tried.stderr
+
+
+def test_the_right_password_opens_and_no_other_does(airflow: Stack) -> None:
+    assert log_in("admin", airflow.variables["AIRFLOW_ADMIN_PASSWORD"]).status_code == 201
+    for name, password in (("admin", "admin"), ("admin", "wrong"), ("nobody", "wrong")):
+        assert log_in(name, password).status_code == 401
+
+
+def test_without_a_login_nothing_is_told(airflow: Stack) -> None:
+    for path in ("/api/v2/dags", "/api/v2/connections", "/api/v2/config", "/auth/fab/v1/users"):
+        assert requests.get(airflow.airflow_url + path, timeout=10).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", f"{DAG}/dagRuns", {"logical_date": None}),
+        ("PATCH", DAG, {"is_paused": True}),
+        ("POST", f"{DAG}/clearTaskInstances", {"dry_run": False}),
+        ("DELETE", f"{DAG}/dagRuns/no-such-run", None),
+        ("DELETE", DAG, None),
+        ("GET", "/api/v2/connections", None),
+        ("GET", "/auth/fab/v1/users", None),
+    ],
+)
+def test_a_viewer_sees_runs_and_changes_nothing(
+    viewer: User, method: str, path: str, body: dict[str, Any] | None
+) -> None:
+    assert viewer.ask(method, path, body).status_code == 403
+    assert viewer.ask("GET", f"{DAG}/dagRuns").status_code == 200
+
+
+def test_an_editor_may_work_with_runs_and_see_no_connection(editor: User) -> None:
+    assert editor.ask("DELETE", f"{DAG}/dagRuns/no-such-run").status_code == 404
+    assert editor.ask("GET", "/api/v2/connections").status_code == 403
+    assert editor.ask("GET", "/auth/fab/v1/users").status_code == 403
+
+
+def test_roles_hold_in_mlflow_too(airflow: Stack, viewer: User, editor: User) -> None:
+    api = f"{airflow.mlflow_url}/api/2.0/mlflow"
+    made = requests.post(f"{api}/experiments/create", json={"name": "roles"}, auth=airflow.login, timeout=10).json()
+    body = {"experiment_id": made["experiment_id"]}
+    for someone, may_write in ((viewer, False), (editor, True)):
+        login = (someone.name, someone.password)
+        assert requests.get(f"{api}/experiments/get", params=body, auth=login, timeout=10).status_code == 200
+        written = requests.post(f"{api}/runs/create", json=body, auth=login, timeout=10).status_code
+        assert written == (200 if may_write else 403)
+        assert requests.post(f"{api}/experiments/delete", json=body, auth=login, timeout=10).status_code == 403
+
+
+def test_made_again_a_user_has_the_new_role_and_password_only(airflow: Stack) -> None:
+    first = user(airflow, "admin")
+    second = make_user(airflow, first.name, "viewer").stdout.split()[-1]
+    assert log_in(first.name, first.password).status_code == 401
+    again = User(first.name, second, log_in(first.name, second).json()["access_token"])
+    assert again.ask("GET", "/auth/fab/v1/users").status_code == 403
+
+
+def test_the_scheduler_runs_every_stage_as_a_container(finished: dict[str, Any], admin: User, airflow: Stack) -> None:
+    assert {finished[stage]["state"] for stage in STAGES} == {"success"}
+    assert {finished[stage]["hostname"] for stage in STAGES} == {"airflow-scheduler"}
+    for stage in STAGES:
+        assert f"of vision-mlops/{stage}:dev" in log(admin, stage)
+    info = requests.post(f"{airflow.serving_url}/get_model_info", timeout=30).json()
+    assert str(info["model_version"]) == "1"
+
+
+def test_a_task_links_to_its_run_in_mlflow(finished: dict[str, Any], admin: User, airflow: Stack) -> None:
+    links = admin.ask("GET", f"{RUN}/taskInstances/train/links").json()["extra_links"]
+    assert links["MLflow run"].startswith(f"{airflow.mlflow_url}/#/experiments/")
+
+
+def test_task_logs_are_in_the_bucket(finished: dict[str, Any], airflow: Stack) -> None:
+    keys = [airflow.variables[name] for name in ("S3_ACCESS_KEY", "S3_SECRET_KEY")]
+    s3 = boto3.Session(*keys, region_name="us-east-1").client("s3", endpoint_url=airflow.s3_url)
+    found = s3.list_objects_v2(Bucket="mlflow", Prefix="airflow-logs/dag_id=daily_training/run_id=by-hand/")
+    assert sum(item["Key"].endswith("attempt=1.log") for item in found["Contents"]) >= len(STAGES)
+
+
+def test_no_secret_is_shown(finished: dict[str, Any], admin: User, airflow: Stack) -> None:
+    shown = json.dumps(finished) + "".join(log(admin, task) for task in finished)
+    shown += admin.ask("GET", f"{RUN}").text + admin.ask("GET", "/api/v2/plugins").text
+    shown += "".join(admin.ask("GET", f"{RUN}/taskInstances/{task}/xcomEntries").text for task in finished)
+    assert "prepare: request" in shown  # the logs are there
+    for name in SECRETS:
+        assert airflow.variables[name] not in shown, name
+    assert admin.ask("GET", "/api/v2/config").status_code == 403
+
+
+def test_the_program_behind_the_pages_does_not_hold_the_stages_secrets(airflow: Stack) -> None:
+    inspected = subprocess.run(
+        ["docker", "inspect", "--format", "{{json .Config.Env}}", f"{PROJECT}-work-airflow-api-server-1"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for name in ("MLFLOW_TRACKING_PASSWORD", "POSTGRES_PASSWORD", "AIRFLOW_ADMIN_PASSWORD"):
+        assert airflow.variables[name] not in inspected, name
+
+
+@pytest.mark.parametrize("path", ["/info", "/secrets", "/volumes", "/networks", "/containers/../info"])
+def test_the_proxy_passes_on_containers_and_images_only(airflow: Stack, path: str) -> None:
+    code = f"import requests; print(requests.get('http://docker-socket-proxy:2375{path}', timeout=5).status_code)"
+    assert in_service("airflow-scheduler", code).stdout == "403\n"
+
+
+@pytest.mark.parametrize("service", ["airflow-api-server", "airflow-dag-processor", "airflow-triggerer", "serving"])
+def test_only_the_scheduler_reaches_the_engine(airflow: Stack, service: str) -> None:
+    tried = in_service(service, "import socket; socket.create_connection(('docker-socket-proxy', 2375), 3)")
+    assert "gaierror" in tried.stderr
+
+
+def test_the_work_goes_and_the_state_stays(airflow: Stack, stack: Stack) -> None:
+    """Last: it ends what the tests above need."""
+    airflow.compose("down", "--timeout", "5", file=FILE)
+    assert airflow.states(FILE) == {}
+    assert stack.states() == {"postgres": "healthy", "s3": "healthy", "mlflow": "healthy", "bucket": "exited"}
