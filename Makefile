@@ -45,7 +45,7 @@ stop: ## end what ui, demo and up started; data stay
 
 .PHONY: clean
 clean: stop ## stop, and remove .local (with RUNTIME=docker the stack's volumes too)
-	@if [ "$(RUNTIME)" = docker ] && [ -f .env ]; then $(STATE) down --volumes; fi
+	@if [ "$(RUNTIME)" = docker ] && [ -f .env ]; then $(WORK) down --volumes; $(STATE) down --volumes; fi
 	rm -rf .local .mypy_cache .ruff_cache .pytest_cache .coverage*
 
 ## The stack on Docker
@@ -59,17 +59,17 @@ images: ## build the images (S="train deploy" for some)
 	@images/build.sh $(S)
 
 .PHONY: up
-up: setup ## start everything and wait until it is healthy: state, Airflow, the service (S="serving" for part of the work)
+up: setup ## start everything and wait until it is healthy (S=serving: the service, without Airflow)
 	@$(STATE) up --detach --wait --quiet-pull
 	@$(WORK) up --detach --wait --quiet-pull $(S)
-	@$(PYTHON) deploy/status.py
+	@[ -n "$(S)" ] || $(PYTHON) deploy/status.py
 
 .PHONY: status
 status: ## a table of the services, their health and their addresses
 	@$(PYTHON) deploy/status.py
 
 .PHONY: logs
-logs: ## what a service says, as it says it: S=airflow-scheduler (all without S; end with Ctrl-C)
+logs: ## what a service says, as it says it: S=airflow-scheduler (without S all of them; Ctrl-C ends it)
 	@deploy/logs.sh $(S)
 
 .PHONY: user
