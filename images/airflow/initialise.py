@@ -7,6 +7,7 @@ password is the one in `.env`, whatever it was before.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
@@ -14,10 +15,15 @@ ADMINISTRATOR = "admin"
 
 
 def migrate() -> None:
-    """Bring Airflow's and the auth manager's tables to this version; the reason of a failure is on standard error."""
-    done = subprocess.run(["airflow", "db", "migrate"], stdout=subprocess.DEVNULL)  # noqa: S607
-    if done.returncode != 0:
-        sys.exit("airflow db migrate failed; POSTGRES_AIRFLOW_PASSWORD must be the one Postgres was first started with")
+    """Bring Airflow's and the auth manager's tables to this version; ends the program when that fails."""
+    done = subprocess.run(["airflow", "db", "migrate"], capture_output=True, text=True)  # noqa: S607
+    if done.returncode == 0:
+        return
+    causes = re.findall(r"^[\w.]+Error: .*", done.stderr, re.MULTILINE)
+    hint = ""
+    if "password authentication failed" in done.stderr:
+        hint = "; POSTGRES_AIRFLOW_PASSWORD must be the one Postgres was first started with"
+    sys.exit(f"airflow db migrate failed: {causes[-1] if causes else done.stderr}{hint}")
 
 
 def make_administrator(password: str) -> str:
