@@ -77,7 +77,7 @@ user: ## make a user of Airflow and MLflow: NAME=ann ROLE=viewer|editor|admin
 	@$(PYTHON) deploy/user.py "$$NAME" "$$ROLE"
 
 .PHONY: down
-down: ## stop them; data stay in their volumes
+down: setup ## stop them; data stay in their volumes
 	@$(WORK) down
 	@$(STATE) down
 
