@@ -57,7 +57,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=5000, help="training images used (%(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="epochs of each side, interleaved (%(default)s)")
     parser.add_argument("--require", type=float, help="exit with 1 when ours / plain is below this")
-    parser.add_argument("--write", type=Path, help="also write the table to this Markdown file")
+    parser.add_argument("--write", type=Path, help="also write the report to this Markdown file, above its notes")
     options = parser.parse_args()
     if options.rounds < 3:
         parser.error(f"--rounds {options.rounds} says nothing about spread; use 3 or more")
@@ -67,7 +67,7 @@ def main() -> int:
         text, ratio = measure(images, options.model, options.batch_size, options.rounds)
     print(text)
     if options.write:
-        options.write.write_text(text, encoding="utf-8")
+        options.write.write_text(text + _notes(options.write), encoding="utf-8")
     if options.require is not None and ratio < options.require:
         print(f"a ratio of {ratio:.2f} is below --require {options.require:g}", file=sys.stderr)
         return 1
@@ -253,8 +253,8 @@ def report(rates: dict[str, list[float]], ratio: float, request: TrainRequest, f
         [
             "# Training throughput",
             "",
-            "The train stage's loop beside a plain torchvision `ImageFolder` + `DataLoader` loop: same network, same",
-            "optimiser, same JPEG files; each side in a process of its own, taking turns. Written by",
+            "The train stage's loop beside a plain torchvision `ImageFolder` + `DataLoader` loop: the same network,",
+            "Nesterov SGD and JPEG files; each side in a process of its own, taking turns. Written by",
             "`python -m benchmarks.training_throughput --source ../shared/data/cifar10.tar.gz "
             "--write docs/benchmarks/training.md`;",
             "what each side does is told at the top of that program. Use an otherwise idle machine: two sides' threads",
@@ -276,6 +276,12 @@ def report(rates: dict[str, list[float]], ratio: float, request: TrainRequest, f
             "",
         ]
     )
+
+
+def _notes(page: Path) -> str:
+    """What was written by hand on the page: from its first second-level heading on."""
+    _, heading, notes = page.read_text(encoding="utf-8").partition("\n## ") if page.exists() else ("", "", "")
+    return heading + notes
 
 
 def _cpu_model() -> str:

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.grad import conv2d_input
 
-# Products of an input with an output position that are still quicker than the kernel. A 5x5 weight gradient of 8x8 maps
-# (4,096 products) took 3.5 ms instead of 8.5, of 12x12 maps (20,736) nothing less.
+# Products of an input with an output position that are still quicker than the kernel: for 5x5 weights, 120 channels
+# of 8x8 (4,096 products) took 4.8 ms instead of 8.7, 40 channels of 12x12 (20,736) 6.2 instead of 5.4.
 MOST_PAIRS = 4096
 # Up to so many output positions each is a pass over the input, which needs no transposing.
 FEW_POSITIONS = 4

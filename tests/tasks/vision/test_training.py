@@ -250,3 +250,13 @@ def test_fewer_images_than_a_batch_are_one_batch(gold: Gold) -> None:
     training = Training(request(batch_size=8192, epochs=1), gold)
     assert training.steps_per_epoch == 1
     assert len(list(training.run())) == 1
+
+
+def test_the_best_classifier_has_ordinary_modules_whatever_it_was_trained_with(gold: Gold) -> None:
+    training = Training(request(model="mobilenet_v3_small", epochs=1, batch_size=150), gold)
+    list(training.run())
+    kernels = "tasks.vision.kernels"
+    assert kernels in {type(module).__module__ for module in training.network.modules()}
+    classifier = training.best_classifier()
+    assert kernels not in {type(module).__module__ for module in classifier.modules()}
+    assert all(t.device.type == "cpu" and t.is_contiguous() for t in classifier.state_dict().values())
