@@ -15,6 +15,8 @@ A message is one line: the value that is wrong, then what to do about it.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from typing import ClassVar
 
 
@@ -71,3 +73,13 @@ class UnavailableError(PipelineError):
 def is_permanent(exit_code: int) -> bool:
     """Tell whether a stage process that ended with `exit_code` would fail the same way again."""
     return exit_code in {cls.exit_code for cls in PermanentError.__subclasses__()}
+
+
+def exit_code_of(work: Callable[[], object]) -> int:
+    """Run the work of a command: 0, or a known failure's code, told in one line on standard error."""
+    try:
+        work()
+    except PipelineError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0

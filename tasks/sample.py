@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from tasks import tracking
-from tasks.errors import DataError, PipelineError
+from tasks.errors import DataError, exit_code_of
 from tasks.settings import Settings, load_settings
 from tasks.stages.deploy import read_probes
 
@@ -32,12 +32,7 @@ def main() -> int:
     parser.add_argument("dag_id")
     parser.add_argument("file", type=Path)
     options = parser.parse_args()
-    try:
-        options.file.write_bytes(sample(options.dag_id, load_settings()))
-    except PipelineError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return exit_code_of(lambda: options.file.write_bytes(sample(options.dag_id, load_settings())))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 
 from tasks import tracking
 from tasks.contract import STAGES
-from tasks.errors import DataError, PipelineError
+from tasks.errors import DataError, exit_code_of
 from tasks.settings import Settings, load_settings
 
 HEADER = ("stage", "run ID", "seconds", "main figure")
@@ -81,12 +81,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tasks.summary", description=__doc__)
     parser.add_argument("dag_id")
     options = parser.parse_args()
-    try:
-        print(table(rows(options.dag_id, load_settings())))
-    except PipelineError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return exit_code_of(lambda: print(table(rows(options.dag_id, load_settings()))))
 
 
 if __name__ == "__main__":

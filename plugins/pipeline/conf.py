@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 
 from pipeline.base import StageOperator
 from pipeline.params import require_known
-from tasks.errors import PipelineError, RequestError
+from tasks.errors import RequestError, exit_code_of
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG
@@ -66,12 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("dag_id")
     parser.add_argument("conf", nargs="?", default="{}", help="JSON object of Params")
     options = parser.parse_args(arguments)
-    try:
-        check_conf(find_dag(options.dag_id), options.conf)
-    except PipelineError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return exit_code_of(lambda: check_conf(find_dag(options.dag_id), options.conf))
 
 
 if __name__ == "__main__":

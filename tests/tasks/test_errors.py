@@ -19,3 +19,17 @@ def test_bugs_kills_and_absent_servers_are_retried(code: int) -> None:
 
 def test_message_is_one_line() -> None:
     assert str(errors.DataError("first\n   second")) == "first second"
+
+
+def test_a_command_tells_a_known_failure_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise errors.DataError("no images")
+
+    assert errors.exit_code_of(fail) == 65
+    assert capsys.readouterr().err == "DataError: no images\n"
+    assert errors.exit_code_of(lambda: "done") == 0
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        errors.exit_code_of(lambda: 1 / 0)
