@@ -15,14 +15,18 @@ import pytest
 from deploy.setup_env import complete, parse
 
 ROOT = Path(__file__).resolve().parents[2]
-PROJECT = "vm-test-stack"
+# Two sessions on one engine: each with a name, ports and images of its own.
+PROJECT = os.environ.get("TEST_STACK", "vm-test-stack")
+FIRST_PORT = int(os.environ.get("TEST_STACK_PORT", "21410"))
+TAG = os.environ.get("TEST_IMAGE_TAG", "dev")
 OWN = {
     "STACK_NAME": PROJECT,
     "PIPELINE_DOCKER_NETWORK": PROJECT,
-    "MLFLOW_PORT": "21410",
-    "S3_PORT": "21411",
-    "SERVING_PORT": "21412",
-    "AIRFLOW_PORT": "21413",
+    "PIPELINE_IMAGE_TAG": TAG,
+    "MLFLOW_PORT": str(FIRST_PORT),
+    "S3_PORT": str(FIRST_PORT + 1),
+    "SERVING_PORT": str(FIRST_PORT + 2),
+    "AIRFLOW_PORT": str(FIRST_PORT + 3),
 }
 
 
@@ -98,7 +102,7 @@ def _bare_environment() -> dict[str, str]:
 
 def build_images(*names: str) -> None:
     """Build images with the layers that are there already."""
-    environment = _bare_environment() | {"PIPELINE_IMAGE_PREFIX": "vision-mlops", "PIPELINE_IMAGE_TAG": "dev"}
+    environment = _bare_environment() | {"PIPELINE_IMAGE_PREFIX": "vision-mlops", "PIPELINE_IMAGE_TAG": TAG}
     done = subprocess.run([str(ROOT / "images/build.sh"), *names], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
 

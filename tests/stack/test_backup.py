@@ -11,15 +11,15 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import RestException
 
-from .conftest import ROOT, Stack, _bare_environment
+from .conftest import FIRST_PORT, PROJECT, ROOT, Stack, _bare_environment
 
 pytestmark = pytest.mark.docker
 NEW = {
-    "STACK_NAME": "vm-test-restore",
-    "PIPELINE_DOCKER_NETWORK": "vm-test-restore",
-    "MLFLOW_PORT": "21420",
-    "S3_PORT": "21421",
-    "SERVING_PORT": "21422",
+    "STACK_NAME": f"{PROJECT}-restored",
+    "PIPELINE_DOCKER_NETWORK": f"{PROJECT}-restored",
+    "MLFLOW_PORT": str(FIRST_PORT + 5),
+    "S3_PORT": str(FIRST_PORT + 6),
+    "SERVING_PORT": str(FIRST_PORT + 7),
 }
 ARTIFACT = bytes(range(256)) * 5000
 MODEL = "kept-model"

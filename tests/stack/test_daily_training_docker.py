@@ -12,7 +12,7 @@ import pytest
 import requests
 from mlflow import MlflowClient
 
-from .conftest import ROOT, Stack, build_images
+from .conftest import ROOT, TAG, Stack, build_images
 
 pytestmark = pytest.mark.docker
 STAGES = ["prepare", "train", "evaluate", "register", "deploy"]
@@ -32,6 +32,7 @@ def environment(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> dict[
         "AIRFLOW__CORE__PLUGINS_FOLDER": f"{ROOT}/plugins",
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "PIPELINE_RUNTIME": "docker",
+        "PIPELINE_IMAGE_TAG": TAG,
         "PIPELINE_DOCKER_NETWORK": stack.network,
         "MLFLOW_TRACKING_URI": stack.mlflow_url,
         "MLFLOW_TRACKING_USERNAME": user,

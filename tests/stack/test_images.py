@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from .conftest import build_images
+from .conftest import TAG, build_images
 
 pytestmark = pytest.mark.docker
 LIGHT = ["register", "deploy"]
@@ -39,7 +39,7 @@ def run(image: str, *arguments: str, options: tuple[str, ...] = ()) -> subproces
         "--security-opt",
         "no-new-privileges:true",
     )
-    command = ["docker", "run", *limits, *volumes, *options, f"vision-mlops/{image}:dev", *arguments]
+    command = ["docker", "run", *limits, *volumes, *options, f"vision-mlops/{image}:{TAG}", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
@@ -49,7 +49,7 @@ def python(image: str, code: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("name", [*STAGES, "serving", "mlflow"])
 def test_an_image_runs_as_a_numbered_ordinary_user_and_names_its_commit(name: str) -> None:
-    config = inspect(f"vision-mlops/{name}:dev")["Config"]
+    config = inspect(f"vision-mlops/{name}:{TAG}")["Config"]
     assert config["User"] not in ("", "root", "0")
     assert re.fullmatch(r"[0-9a-f]{40}", config["Labels"]["org.opencontainers.image.revision"])
     assert not any("password" in item.lower() or "secret" in item.lower() for item in config["Env"])
@@ -57,7 +57,7 @@ def test_an_image_runs_as_a_numbered_ordinary_user_and_names_its_commit(name: st
 
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_image_starts_the_runner(name: str) -> None:
-    assert inspect(f"vision-mlops/{name}:dev")["Config"]["Entrypoint"] == ["python", "-m", "tasks"]
+    assert inspect(f"vision-mlops/{name}:{TAG}")["Config"]["Entrypoint"] == ["python", "-m", "tasks"]
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -77,14 +77,14 @@ def test_register_and_deploy_hold_nothing_for_training(name: str, package: str) 
 @pytest.mark.parametrize("name", LIGHT)
 def test_register_and_deploy_are_small(name: str) -> None:
     base = inspect("python:3.11-slim-bookworm")["Size"]
-    assert inspect(f"vision-mlops/{name}:dev")["Size"] - base < 250 * MEGABYTE
+    assert inspect(f"vision-mlops/{name}:{TAG}")["Size"] - base < 250 * MEGABYTE
 
 
 def test_the_training_images_and_the_service_share_one_torch_layer() -> None:
-    layers = [inspect(f"vision-mlops/{name}:dev")["RootFS"]["Layers"] for name in (*STAGES, "serving")]
+    layers = [inspect(f"vision-mlops/{name}:{TAG}")["RootFS"]["Layers"] for name in (*STAGES, "serving")]
     shared = set.intersection(*map(set, layers[len(LIGHT) :])) - set(layers[0])
     assert len(shared) == 1
-    own = [inspect(f"vision-mlops/{name}:dev")["Size"] for name in ("prepare", "train", "evaluate")]
+    own = [inspect(f"vision-mlops/{name}:{TAG}")["Size"] for name in ("prepare", "train", "evaluate")]
     assert max(own) - min(own) < MEGABYTE
 
 

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import boto3
@@ -15,76 +11,22 @@ import pytest
 import requests
 
 from deploy.setup_env import SECRETS
-
-from .conftest import PROJECT, ROOT, Stack, build_images
+from tests.stack.airflow_stack.conftest import (
+    DAG,
+    FILE,
+    STAGES,
+    User,
+    ended,
+    in_service,
+    log_in,
+    make_user,
+    trigger,
+    user,
+)
+from tests.stack.conftest import PROJECT, TAG, Stack
 
 pytestmark = pytest.mark.docker
-FILE = "docker-compose-mlops.yml"
-STAGES = ["prepare", "train", "evaluate", "register", "deploy"]
-MODEL = "airflow-stack"  # an experiment and a model of this module's own: other modules count theirs
-DAG = "/api/v2/dags/daily_training"
 RUN = f"{DAG}/dagRuns/by-hand"
-# The schedule would start a run of its own as soon as the DAG is unpaused.
-UNSCHEDULED = {"services": {"airflow-scheduler": {"environment": {"AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False"}}}}
-
-
-@dataclass(frozen=True)
-class User:
-    """Someone logged in to Airflow."""
-
-    name: str
-    password: str
-    token: str
-
-    def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> requests.Response:
-        headers = {"Authorization": f"Bearer {self.token}"}
-        return requests.request(method, Stack.airflow_url + path, headers=headers, json=body, timeout=30)
-
-
-def log_in(name: str, password: str) -> requests.Response:
-    login = {"username": name, "password": password}
-    return requests.post(f"{Stack.airflow_url}/auth/token", json=login, timeout=30)
-
-
-def make_user(airflow: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "deploy/user.py"), *arguments, str(airflow.env_file)]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
-def in_service(service: str, code: str) -> subprocess.CompletedProcess[str]:
-    command = ["docker", "exec", f"{PROJECT}-work-{service}-1", "python", "-c", code]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
-@pytest.fixture(scope="module")
-def airflow(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The second compose file, all of it healthy; removed again, so that the first file's services are alone."""
-    build_images("airflow", *STAGES, "serving")
-    folder = tmp_path_factory.mktemp("airflow-stack")
-    override = folder / "override.yml"
-    override.write_text(json.dumps(UNSCHEDULED))
-    variables = stack.variables | {"PIPELINE_EXPERIMENT": MODEL, "SERVING_REGISTERED_MODEL": MODEL}
-    env_file = folder / ".env"
-    env_file.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
-    working = Stack(env_file, variables)
-    try:
-        working.compose("up", "--detach", "--wait", "--wait-timeout", "240", file=FILE, override=override)
-        yield working
-    finally:
-        working.compose("down", "--volumes", "--timeout", "5", file=FILE)
-
-
-@pytest.fixture(scope="module")
-def admin(airflow: Stack) -> User:
-    password = airflow.variables["AIRFLOW_ADMIN_PASSWORD"]
-    return User("admin", password, log_in("admin", password).json()["access_token"])
-
-
-def user(airflow: Stack, role: str) -> User:
-    made = make_user(airflow, f"the-{role}", role)
-    assert made.returncode == 0, made.stderr
-    password = made.stdout.split()[-1]
-    return User(f"the-{role}", password, log_in(f"the-{role}", password).json()["access_token"])
 
 
 @pytest.fixture(scope="module")
@@ -100,16 +42,9 @@ def editor(airflow: Stack) -> User:
 @pytest.fixture(scope="module")
 def finished(admin: User) -> dict[str, dict[str, Any]]:
     """The tasks of one DAG run that the scheduler took to its end, by name."""
-    started = admin.ask("POST", f"{DAG}/dagRuns", {
-        "dag_run_id": "by-hand", "logical_date": None, "conf": {"epochs": 2, "registered_model": MODEL}
-    })  # fmt: skip
-    assert started.status_code == 200, started.text
+    trigger(admin, "by-hand", epochs=2)
     assert admin.ask("PATCH", DAG, {"is_paused": False}).status_code == 200
-    deadline = time.monotonic() + 240
-    while (state := admin.ask("GET", RUN).json()["state"]) in ("queued", "running"):
-        assert time.monotonic() < deadline, admin.ask("GET", f"{RUN}/taskInstances").text
-        time.sleep(1)
-    tasks = {task["task_id"]: task for task in admin.ask("GET", f"{RUN}/taskInstances").json()["task_instances"]}
+    state, tasks = ended(admin, "by-hand")
     assert state == "success", {name: task["state"] for name, task in tasks.items()}
     return tasks
 
@@ -197,7 +132,7 @@ def test_the_scheduler_runs_every_stage_as_a_container(finished: dict[str, Any],
     assert {finished[stage]["state"] for stage in STAGES} == {"success"}
     assert {finished[stage]["hostname"] for stage in STAGES} == {"airflow-scheduler"}
     for stage in STAGES:
-        assert f"of vision-mlops/{stage}:dev" in log(admin, stage)
+        assert f"of vision-mlops/{stage}:{TAG}" in log(admin, stage)
     info = requests.post(f"{airflow.serving_url}/get_model_info", timeout=30).json()
     assert str(info["model_version"]) == "1"
 
@@ -245,10 +180,3 @@ def test_the_proxy_passes_on_containers_and_images_only(airflow: Stack, path: st
 def test_only_the_scheduler_reaches_the_engine(airflow: Stack, service: str) -> None:
     tried = in_service(service, "import socket; socket.create_connection(('docker-socket-proxy', 2375), 3)")
     assert "gaierror" in tried.stderr
-
-
-def test_the_work_goes_and_the_state_stays(airflow: Stack, stack: Stack) -> None:
-    """Last: it ends what the tests above need."""
-    airflow.compose("down", "--timeout", "5", file=FILE)
-    assert airflow.states(FILE) == {}
-    assert stack.states() == {"postgres": "healthy", "s3": "healthy", "mlflow": "healthy", "bucket": "exited"}

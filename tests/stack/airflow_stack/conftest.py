@@ -1,0 +1,99 @@
+"""Airflow as a team has it: the second compose file beside the session's stack, up once for this package."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import requests
+
+from tests.stack.conftest import PROJECT, ROOT, Stack, build_images
+
+FILE = "docker-compose-mlops.yml"
+STAGES = ["prepare", "train", "evaluate", "register", "deploy"]
+MODEL = "airflow-stack"  # an experiment and a model of this package's own: other modules count theirs
+DAG = "/api/v2/dags/daily_training"
+# The schedule would start a run of its own as soon as the DAG is unpaused.
+UNSCHEDULED = {"services": {"airflow-scheduler": {"environment": {"AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False"}}}}
+
+
+@dataclass(frozen=True)
+class User:
+    """Someone logged in to Airflow."""
+
+    name: str
+    password: str
+    token: str
+
+    def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> requests.Response:
+        headers = {"Authorization": f"Bearer {self.token}"}
+        return requests.request(method, Stack.airflow_url + path, headers=headers, json=body, timeout=30)
+
+
+def log_in(name: str, password: str) -> requests.Response:
+    login = {"username": name, "password": password}
+    return requests.post(f"{Stack.airflow_url}/auth/token", json=login, timeout=30)
+
+
+def make_user(airflow: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "deploy/user.py"), *arguments, str(airflow.env_file)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def in_service(service: str, code: str) -> subprocess.CompletedProcess[str]:
+    command = ["docker", "exec", f"{PROJECT}-work-{service}-1", "python", "-c", code]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="package")
+def airflow(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The second compose file, all of it healthy; removed again, so that the first file's services are alone."""
+    build_images("airflow", *STAGES, "serving")
+    folder = tmp_path_factory.mktemp("airflow-stack")
+    override = folder / "override.yml"
+    override.write_text(json.dumps(UNSCHEDULED))
+    variables = stack.variables | {"PIPELINE_EXPERIMENT": MODEL, "SERVING_REGISTERED_MODEL": MODEL}
+    env_file = folder / ".env"
+    env_file.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
+    working = Stack(env_file, variables)
+    try:
+        working.compose("up", "--detach", "--wait", "--wait-timeout", "240", file=FILE, override=override)
+        yield working
+    finally:
+        working.compose("down", "--volumes", "--timeout", "5", file=FILE)
+
+
+@pytest.fixture(scope="package")
+def admin(airflow: Stack) -> User:
+    password = airflow.variables["AIRFLOW_ADMIN_PASSWORD"]
+    return User("admin", password, log_in("admin", password).json()["access_token"])
+
+
+def user(airflow: Stack, role: str) -> User:
+    made = make_user(airflow, f"the-{role}", role)
+    assert made.returncode == 0, made.stderr
+    password = made.stdout.split()[-1]
+    return User(f"the-{role}", password, log_in(f"the-{role}", password).json()["access_token"])
+
+
+def trigger(admin: User, run_id: str, **conf: Any) -> None:
+    """Start a run of the daily DAG, which must not be paused."""
+    body = {"dag_run_id": run_id, "logical_date": None, "conf": {"registered_model": MODEL} | conf}
+    started = admin.ask("POST", f"{DAG}/dagRuns", body)
+    assert started.status_code == 200, started.text
+
+
+def ended(admin: User, run_id: str, seconds: float = 240) -> tuple[str, dict[str, dict[str, Any]]]:
+    """Wait for a run's end; its state, and its tasks by name."""
+    run, deadline = f"{DAG}/dagRuns/{run_id}", time.monotonic() + seconds
+    while (state := admin.ask("GET", run).json()["state"]) in ("queued", "running"):
+        assert time.monotonic() < deadline, admin.ask("GET", f"{run}/taskInstances").text
+        time.sleep(1)
+    tasks = admin.ask("GET", f"{run}/taskInstances").json()["task_instances"]
+    return state, {task["task_id"]: task for task in tasks}
