@@ -45,7 +45,7 @@ stop: ## end what ui, demo and up started; data stay
 
 .PHONY: clean
 clean: stop ## stop, and remove .local (with RUNTIME=docker the stack's volumes too)
-	@if [ "$(RUNTIME)" = docker ] && [ -f .env ]; then $(WORK) down --volumes; $(STATE) down --volumes; fi
+	@if [ "$(RUNTIME)" = docker ] && [ -f .env ]; then $(WORK) --profile '*' down --volumes; $(STATE) down --volumes; fi
 	rm -rf .local .mypy_cache .ruff_cache .pytest_cache .coverage*
 
 ## The stack on Docker
@@ -78,7 +78,7 @@ user: ## make a user of Airflow and MLflow: NAME=ann ROLE=viewer|editor|admin
 
 .PHONY: down
 down: setup ## stop them; data stay in their volumes
-	@$(WORK) down
+	@$(WORK) --profile '*' down
 	@$(STATE) down
 
 FILE ?=

@@ -22,8 +22,8 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from deploy.setup_env import parse
+from deploy.stack_files import chosen_profiles, images, profiles, published, required
 
-FILES = ("docker-compose.yml", "docker-compose-mlops.yml")
 PLACEHOLDER = re.compile(r"(change[-_ ]?me.*|<.*>|xxx+|password|secret)", re.IGNORECASE)
 GIB = 2**30
 DISK = (10 * GIB, 30 * GIB)  # below: fails, warns. All images take about 10 GiB, a build's cache as much again
@@ -84,6 +84,30 @@ def check_env(folder: Path) -> list[Finding]:
     for name in sorted(values.keys() - known.keys()):
         findings.append(Finding("warn", ".env", f"{name} is read by nothing; see .env.example for the right name"))
     return findings or [Finding("ok", ".env", "private and complete")]
+
+
+def check_profiles(chosen: set[str], known: Mapping[str, str], running: set[str]) -> list[Finding]:
+    """COMPOSE_PROFILES holds names that exist, and what runs is what it says.
+
+    Args:
+        chosen: names in COMPOSE_PROFILES.
+        known: profile of each service that has one.
+        running: services of docker-compose-mlops.yml that run; none when it is not up.
+    """
+    names, every = sorted(set(known.values())), "*" in chosen
+    findings = [
+        Finding("fail", "profile", f"{name} in COMPOSE_PROFILES is unknown; choose from {', '.join(names)}")
+        for name in sorted(chosen - {*names, "*"})
+    ]
+    for service, profile in sorted(known.items()) if running else ():
+        wanted = every or profile in chosen
+        if wanted and service not in running:
+            text = f"{service} does not run, and {profile} is in COMPOSE_PROFILES; run make up"
+            findings.append(Finding("fail", "profile", text))
+        elif not wanted and service in running:
+            text = f"{service} runs, and {profile} is not in COMPOSE_PROFILES; run make down, then make up"
+            findings.append(Finding("fail", "profile", text))
+    return findings or [Finding("ok", "profile", ", ".join(sorted(chosen)) or "none")]
 
 
 def check_ports(ports: Mapping[str, int], ours: Callable[[int], bool]) -> list[Finding]:
@@ -174,29 +198,6 @@ def get(port: int, path: str, headers: Mapping[str, str] | None = None) -> tuple
         connection.close()
 
 
-def required(folder: Path) -> set[str]:
-    """Variables without which compose does not start."""
-    return {name for file in FILES for name in re.findall(r"\$\{([A-Z0-9_]+):\?", (folder / file).read_text())}
-
-
-def published(folder: Path, values: Mapping[str, str]) -> dict[str, int]:
-    """Ports that the compose files publish, by variable."""
-    found = [
-        pair for f in FILES for pair in re.findall(r"\$\{([A-Z0-9_]+_PORT):-(\d+)\}:\d+", (folder / f).read_text())
-    ]
-    return {name: int(values.get(name) or default) for name, default in found}
-
-
-def images(folder: Path, values: Mapping[str, str]) -> list[str]:
-    """Images that the compose files name, variables filled in, and those that `images/build.sh` builds."""
-    named = {line for file in FILES for line in re.findall(r"^ +image: (\S+)$", (folder / file).read_text(), re.M)}
-    built = re.search(r"^all=\(([a-z ]+)\)$", (folder / "images" / "build.sh").read_text(), re.M)
-    prefix = "${PIPELINE_IMAGE_PREFIX:-vision-mlops}/%s:${PIPELINE_IMAGE_TAG:-dev}"
-    named |= {prefix % name for name in (built[1].split() if built else ())}
-    fill = re.compile(r"\$\{([A-Z0-9_]+):-([^}]*)\}")
-    return sorted(fill.sub(lambda match: values.get(match[1]) or match[2], name) for name in named)
-
-
 def output(command: Sequence[str]) -> str:
     """Run a command and return what it printed.
 
@@ -226,6 +227,10 @@ def examine(folder: Path) -> list[Finding]:
             up = {row for row in rows if row.split(" ")[0] in {stack, f"{stack}-work"}}
             present = set(output(["docker", "images", "--format", "{{.Repository}}:{{.Tag}}"]).split())
             findings += check_images(images(folder, values), present)
+            label = '{{.Label "com.docker.compose.service"}}'
+            project = f"label=com.docker.compose.project={stack}-work"
+            running = set(output(["docker", "ps", "--filter", project, "--format", label]).split())
+            findings += check_profiles(chosen_profiles(values), profiles(folder), running)
         ports = published(folder, values)
         findings += check_ports(ports, lambda port: any(f":{port}->" in row for row in up))
         if any(f":{ports['S3_PORT']}->" in row for row in up):

@@ -40,6 +40,7 @@ SECRETS: dict[str, Callable[[], str]] = {
     "AIRFLOW_JWT_SECRET": _hex,
     "AIRFLOW_SECRET_KEY": _hex,
     "AIRFLOW_ADMIN_PASSWORD": _hex,
+    "REDIS_PASSWORD": _hex,
 }
 
 

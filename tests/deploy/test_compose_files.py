@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -63,3 +64,24 @@ def test_nothing_depends_on_a_program_that_is_not_ready() -> None:
     for _, _, service in (case.values for case in SERVICES):
         for condition in service.get("depends_on", {}).values():
             assert condition["condition"] in {"service_healthy", "service_completed_successfully"}
+
+
+def test_a_worker_has_neither_airflows_database_nor_the_keys_that_sign_tokens() -> None:
+    worker = yaml.safe_load((ROOT / "docker-compose-mlops.yml").read_text())["services"]["airflow-worker"]
+    text = json.dumps(worker)
+    for variable in ("POSTGRES_AIRFLOW_PASSWORD", "AIRFLOW_FERNET_KEY", "AIRFLOW_JWT_SECRET", "AIRFLOW_ADMIN_PASSWORD"):
+        assert variable not in text
+
+
+def test_only_the_queues_two_ends_know_its_password() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose-mlops.yml").read_text())["services"]
+    knowing = {name for name, service in services.items() if "REDIS_PASSWORD" in json.dumps(service)}
+    assert knowing == {"redis", "airflow-scheduler", "airflow-worker"}
+
+
+def test_every_stand_in_has_an_image_that_a_compose_file_names() -> None:
+    text = "".join((ROOT / file).read_text() for file in FILES)
+    folders = [folder.name for folder in (ROOT / "tests/stack/stand-ins").iterdir()]
+    assert "redis" in folders
+    for name in folders:
+        assert f"${{{name.upper().replace('-', '_')}_IMAGE:-" in text, name

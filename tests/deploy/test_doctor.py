@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy import doctor, setup_env
+from deploy import doctor, setup_env, stack_files
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def folder(tmp_path: Path) -> Path:
     """The project's files that are looked at, and a fresh `.env`."""
     (tmp_path / "images").mkdir()
-    for name in (*doctor.FILES, ".env.example", "images/build.sh"):
+    for name in (*stack_files.FILES, ".env.example", "images/build.sh"):
         shutil.copy(ROOT / name, tmp_path / name)
     setup_env.main([str(tmp_path)])
     return tmp_path
@@ -109,18 +109,6 @@ def test_a_port_of_the_stack_itself_is_fine(port: int) -> None:
     assert [f.level for f in doctor.check_ports({"MLFLOW_PORT": port}, lambda taken: taken == port)] == ["ok"]
 
 
-def test_ports_and_images_are_those_of_the_compose_files(folder: Path) -> None:
-    values = {"MLFLOW_PORT": "5055", "S3_PORT": "", "PIPELINE_IMAGE_TAG": "v7"}
-    assert {"MLFLOW_PORT": 5055, "S3_PORT": 9000, "SERVING_PORT": 3000}.items() <= doctor.published(
-        folder, values
-    ).items()
-    named = doctor.images(folder, values)
-    assert {"postgres:17-trixie", "vision-mlops/mlflow:v7", "vision-mlops/serving:v7", "vision-mlops/train:v7"} <= set(
-        named
-    )
-    assert not [name for name in named if "$" in name]
-
-
 @pytest.mark.parametrize(("gib", "level"), [(1, "fail"), (20, "warn"), (100, "ok")])
 def test_room_is_judged_by_two_limits(gib: int, level: str) -> None:
     found = doctor.check_room("disk", gib * doctor.GIB, doctor.DISK, "free some")
@@ -140,6 +128,32 @@ def test_a_clock_that_is_off_is_said(seconds: float, level: str) -> None:
 
 def test_s3_is_reached_and_its_clock_compared(port: int) -> None:
     assert [(f.level, f.subject) for f in doctor.check_s3(port)] == [("ok", "s3"), ("ok", "clock")]
+
+
+KNOWN = {"airflow-worker": "celery", "redis": "celery"}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "running"),
+    [(set(), set()), ({"celery"}, set()), ({"*"}, {"airflow-worker", "redis"}), (set(), {"airflow-scheduler"})],
+)
+def test_profiles_that_fit_what_runs_are_fine(chosen: set[str], running: set[str]) -> None:
+    assert [f.level for f in doctor.check_profiles(chosen, KNOWN, running)] == ["ok"]
+
+
+def test_a_misspelt_profile_is_named_with_those_there_are() -> None:
+    [line] = lines(doctor.check_profiles({"celry"}, KNOWN, set()))
+    assert line == "celry in COMPOSE_PROFILES is unknown; choose from celery"
+
+
+def test_a_profile_without_its_services_is_named() -> None:
+    [line] = lines(doctor.check_profiles({"celery"}, KNOWN, {"airflow-scheduler", "redis"}))
+    assert line == "airflow-worker does not run, and celery is in COMPOSE_PROFILES; run make up"
+
+
+def test_services_without_their_profile_are_named() -> None:
+    found = lines(doctor.check_profiles(set(), KNOWN, {"airflow-scheduler", "redis"}))
+    assert found == ["redis runs, and celery is not in COMPOSE_PROFILES; run make down, then make up"]
 
 
 def test_servers_that_are_away_are_named_with_their_port(closed: int) -> None:

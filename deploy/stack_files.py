@@ -1,0 +1,59 @@
+"""What the compose files and `images/build.sh` say, read as text: this runs before a YAML parser is installed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+FILES = ("docker-compose.yml", "docker-compose-mlops.yml")
+
+
+def required(folder: Path) -> set[str]:
+    """Variables without which compose does not start."""
+    return {name for file in FILES for name in re.findall(r"\$\{([A-Z0-9_]+):\?", (folder / file).read_text())}
+
+
+def services(folder: Path) -> dict[str, str]:
+    """The compose files' text about each service, comments and anchors aside."""
+    blocks = {}
+    for file in FILES:
+        text = re.search(r"^services:\n(.*?)(?=^\S|\Z)", (folder / file).read_text(), re.M | re.S)
+        parts = re.split(r"^  ([a-z0-9-]+):\n", text[1], flags=re.M)[1:] if text else []
+        blocks |= dict(zip(parts[::2], parts[1::2], strict=True))
+    return blocks
+
+
+def profiles(folder: Path) -> dict[str, str]:
+    """Profile of each service that has one."""
+    found = {name: re.search(r"^    profiles: \[([a-z]+)\]$", text, re.M) for name, text in services(folder).items()}
+    return {name: match[1] for name, match in found.items() if match}
+
+
+def chosen_profiles(values: Mapping[str, str]) -> set[str]:
+    """Names in COMPOSE_PROFILES."""
+    return {name.strip() for name in values.get("COMPOSE_PROFILES", "").split(",")} - {""}
+
+
+def enabled(folder: Path, values: Mapping[str, str]) -> list[str]:
+    """What the compose files say about the services that `make up` starts with these variables."""
+    chosen, of = chosen_profiles(values), profiles(folder)
+    return [text for name, text in services(folder).items() if name not in of or chosen & {of[name], "*"}]
+
+
+def published(folder: Path, values: Mapping[str, str]) -> dict[str, int]:
+    """Ports that the enabled services publish, by variable."""
+    found = [
+        pair for text in enabled(folder, values) for pair in re.findall(r"\$\{([A-Z0-9_]+_PORT):-(\d+)\}:\d+", text)
+    ]
+    return {name: int(values.get(name) or default) for name, default in found}
+
+
+def images(folder: Path, values: Mapping[str, str]) -> list[str]:
+    """Images that the enabled services name, variables filled in, and those that `images/build.sh` builds."""
+    named = {line for text in enabled(folder, values) for line in re.findall(r"^ +image: (\S+)$", text, re.M)}
+    built = re.search(r"^all=\(([a-z ]+)\)$", (folder / "images" / "build.sh").read_text(), re.M)
+    prefix = "${PIPELINE_IMAGE_PREFIX:-vision-mlops}/%s:${PIPELINE_IMAGE_TAG:-dev}"
+    named |= {prefix % name for name in (built[1].split() if built else ())}
+    fill = re.compile(r"\$\{([A-Z0-9_]+):-([^}]*)\}")
+    return sorted(fill.sub(lambda match: values.get(match[1]) or match[2], name) for name in named)
