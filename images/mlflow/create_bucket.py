@@ -1,42 +1,75 @@
-"""Make the artifact bucket when it is missing; S3 API only, so that any S3 server will do."""
+"""Make the artifact bucket when it is missing; S3 API only, so that any S3 server will do.
+
+Needs no more rights than those to the bucket when that is there already.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
+from typing import Any
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
-PATIENCE = 120.0
+PATIENCE = 30.0  # seconds; the stack's own store is healthy before this starts
+REFUSED = {400, 401, 403}
+
+
+class StoreError(Exception):
+    """The store cannot be used as `.env` has it; one line with the variable and the fix."""
+
+
+def ensure_bucket(client: Any, bucket: str, endpoint: str) -> None:
+    """Create the bucket unless it is there.
+
+    Raises:
+        StoreError: the store refuses, or is no S3 server.
+        BotoCoreError, ClientError: it is away, or fails (5xx); trying again may help.
+    """
+    status = 0
+    for attempt in (client.head_bucket, client.create_bucket):
+        try:
+            attempt(Bucket=bucket)
+            return
+        except ClientError as error:
+            code, status = str(error.response["Error"]["Code"]), error.response["ResponseMetadata"]["HTTPStatusCode"]
+            if status >= 500:
+                raise
+            if status in REFUSED or code in {"BucketAlreadyExists", "AccessDenied"}:
+                raise StoreError(
+                    f"{endpoint} refuses S3_ACCESS_KEY and S3_SECRET_KEY for bucket {bucket!r} ({code}); the stack's "
+                    "own store keeps the keys it was first started with: put those in .env, or set another S3_BUCKET"
+                ) from error
+            if status == 301:
+                raise StoreError(
+                    f"bucket {bucket!r} at {endpoint} is in another region; set S3_REGION to it"
+                ) from error
+        except ResponseParserError:
+            break
+    raise StoreError(
+        f"{endpoint} answers, but not as an S3 server (HTTP {status or 'without XML'}); correct S3_ENDPOINT_URL"
+    )
 
 
 def main() -> None:
-    """Wait for the store, create the bucket unless it is there already."""
+    """Wait for the store, then make the bucket; ends with one line either way."""
     bucket, endpoint = os.environ["S3_BUCKET"], os.environ["MLFLOW_S3_ENDPOINT_URL"]
     config = Config(connect_timeout=3, read_timeout=10, retries={"total_max_attempts": 1})
-    client = boto3.client("s3", endpoint_url=endpoint, config=config)
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
-            if bucket not in {found["Name"] for found in client.list_buckets()["Buckets"]}:
-                client.create_bucket(Bucket=bucket)
-            print(f"bucket {bucket!r} is there", flush=True)
+            ensure_bucket(boto3.client("s3", endpoint_url=endpoint, config=config), bucket, endpoint)
+            print(f"bucket {bucket!r} at {endpoint} is there", flush=True)
             return
-        except ClientError as error:
-            code = error.response["Error"]["Code"]
-            if code in {"InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied"}:
-                sys.exit(
-                    f"{endpoint} refuses S3_ACCESS_KEY ({code}); the store keeps the key it was first started with: "
-                    "use that one, or remove its volume"
-                )
-            cause = code
-        except BotoCoreError as error:
-            cause = type(error).__name__
-        if time.monotonic() > deadline:
-            sys.exit(f"no S3 server answers at {endpoint} ({cause}); start it or correct S3_ENDPOINT_URL")
+        except StoreError as error:
+            sys.exit(str(error))
+        except (BotoCoreError, ClientError, ValueError) as error:  # ValueError: no URL
+            if isinstance(error, ValueError) or time.monotonic() > deadline:
+                sys.exit(f"no S3 server answers at {endpoint} ({error}); start it, or correct S3_ENDPOINT_URL")
         time.sleep(1)
 
 

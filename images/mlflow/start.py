@@ -1,4 +1,4 @@
-"""Start the MLflow server: check the environment, write the authentication config, become the server.
+"""Start the MLflow server: check environment and passwords, write the authentication config, become the server.
 
 MLflow reads the address of its user database from a file only, so the file is made here, from the environment.
 Everything else `mlflow server` takes from its own variables.
@@ -10,8 +10,11 @@ import configparser
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
+
+import psycopg2
 
 REQUIRED = (
     "MLFLOW_BACKEND_STORE_URI",
@@ -22,12 +25,31 @@ REQUIRED = (
     "MLFLOW_ARTIFACTS_DESTINATION",
     "MLFLOW_SERVER_ALLOWED_HOSTS",
 )
-WRONG_SETTINGS = 78  # EX_CONFIG, as in tasks/errors.py
+PASSWORDS = {
+    "MLFLOW_BACKEND_STORE_URI": "POSTGRES_MLFLOW_PASSWORD",
+    "MLFLOW_AUTH_DATABASE_URI": "POSTGRES_MLFLOW_AUTH_PASSWORD",
+}
+PATIENCE = 30.0  # seconds for a database that is starting
+UNAVAILABLE, WRONG_SETTINGS = 69, 78  # as in tasks/errors.py
 
 
 def missing(environment: Mapping[str, str]) -> list[str]:
     """Names of the required variables that are unset or empty."""
     return [name for name in REQUIRED if not environment.get(name)]
+
+
+def refusal(uri: str) -> str | None:
+    """Log in to a database once, waiting for one that is starting; None, or the database's last word."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            psycopg2.connect(uri.replace("+psycopg2", "", 1), connect_timeout=5).close()
+            return None
+        except psycopg2.OperationalError as error:
+            words = str(error).strip().splitlines()[-1]
+            if "password authentication failed" in words or time.monotonic() > deadline:
+                return words
+        time.sleep(1)
 
 
 def write_auth_config(path: Path, database_uri: str) -> None:
@@ -54,6 +76,13 @@ def main() -> None:
     if absent:
         print(f"mlflow: {', '.join(absent)} not set; run `make setup` and start through docker-compose.yml", flush=True)
         sys.exit(WRONG_SETTINGS)
+    for name, password in PASSWORDS.items():
+        words = refusal(os.environ[name])
+        if words is not None:
+            wrong = "password" in words
+            hint = f"{password} must be the one that Postgres was first started with" if wrong else "start Postgres"
+            print(f"mlflow: {words}; {hint}", flush=True)
+            sys.exit(WRONG_SETTINGS if wrong else UNAVAILABLE)
     config = Path(tempfile.mkdtemp(prefix="mlflow-")) / "basic_auth.ini"
     write_auth_config(config, os.environ["MLFLOW_AUTH_DATABASE_URI"])
     os.environ["MLFLOW_AUTH_CONFIG_PATH"] = str(config)
