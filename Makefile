@@ -113,6 +113,10 @@ install: $(INSTALLED) ## make .venv from the pinned, hashed requirements
 test: install ## all tests; those that need Docker where an engine answers (REQUIRE_DOCKER=1: fail without)
 	@. deploy/env.sh local && pytest --cov $(ARGS)
 
+.PHONY: pictures
+pictures: install ## make the pictures in docs/images anew, with the stack's browser test (Docker and Chromium)
+	@. deploy/env.sh local && PICTURES=docs/images REQUIRE_DOCKER=1 pytest tests/stack/airflow_stack/test_browser.py
+
 .PHONY: check
 check: install ## lint, format, types, security
 	@. deploy/env.sh local && ruff check . && ruff format --check . && mypy && bandit -q -c pyproject.toml -r tasks plugins dags deploy

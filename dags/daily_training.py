@@ -20,8 +20,8 @@ with DAG(
 `prepare -> train -> evaluate -> register -> [promoted?] -> deploy`
 
 Each task is one stage: a process or a container, with a run of its own in MLflow (the button *MLflow run*). A task
-hands the next an MLflow run ID. `deploy` is skipped when the new model is no better than the champion. Start it by
-hand with other values of the form, or with
+hands the next an MLflow run ID. `deploy` is skipped when the new model is no better than the champion, or when the
+service follows another registered model. Start it by hand with other values of the form, or with
 
     make run DAG=daily_training CONF='{"dataset": "cifar10", "model": "resnet18", "registered_model": "cifar"}'
 
@@ -32,7 +32,6 @@ to do.
     schedule="@daily",
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
-    max_active_runs=1,
     dagrun_timeout=timedelta(hours=12),
     default_args={
         "retries": 2,
@@ -49,6 +48,8 @@ to do.
     evaluate = stage_task("evaluate", train_run_id=train.output["run_id"], execution_timeout=timedelta(hours=1))
     register = stage_task("register", evaluate_run_id=evaluate.output["run_id"])
     register.on_success_callback = [promotion]
+    # Several runs may go on at once (docs/decisions/0006), but only one reads and moves `champion`.
+    register.max_active_tis_per_dag = 1
     deploy = stage_task("deploy", version=register.output["version"], execution_timeout=timedelta(minutes=75))
 
     @task.short_circuit

@@ -20,5 +20,6 @@ export PIPELINE_GIT_COMMIT MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=1
 export AIRFLOW_HOME="${AIRFLOW_HOME:-$PIPELINE_HOME/airflow}"
 export AIRFLOW__CORE__DAGS_FOLDER="$root/dags" AIRFLOW__CORE__PLUGINS_FOLDER="$root/plugins"
 export AIRFLOW__CORE__LOAD_EXAMPLES=False AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG=4
+export AIRFLOW__CORE__MAX_ACTIVE_RUNS_PER_DAG=1  # stages have no limits here, and share one service
 # What a run says is the stages' own lines; Airflow's bookkeeping only where something is wrong.
 export AIRFLOW__LOGGING__NAMESPACE_LEVELS="airflow.api_fastapi=WARNING airflow.sdk.definitions.dag=ERROR airflow.models.dagrun=WARNING task=WARNING httpx=WARNING alembic=WARNING"

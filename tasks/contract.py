@@ -207,7 +207,8 @@ class DeployResult(StageResult):
     version: int = Field(ge=1)
     url: str
     started: bool = Field(description="Whether the local service had to be started.")
-    answers_checked: int = Field(ge=1)
+    answers_checked: int = Field(ge=0)
+    skipped: str | None = Field(None, description="Why it was not put into service; null when it was.")
 
 
 @dataclass(frozen=True)

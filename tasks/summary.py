@@ -59,6 +59,8 @@ def main_figure(stage: str, result: Mapping[str, Any]) -> str:
             state = "champion" if result["promoted"] else "challenger"
             known = "" if result["created"] else ", known already"
             return f"{result['registered_model']} version {result['version']}, {state}{known}"
+        case "deploy" if result.get("skipped"):
+            return f"skipped: {result['skipped']}"
         case "deploy":
             return f"version {result['version']} at {result['url']}, {result['answers_checked']} answers equal"
         case _:

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.bases.xcom import BaseXCom
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from pipeline.job import StageJob, container_environment, container_secrets, image_of
 from pipeline.links import MlflowRunLink, run_url
@@ -66,15 +67,21 @@ class StageOperator(BaseOperator):
         """Run the stage and return its result as JSON.
 
         Raises:
+            AirflowSkipException: the stage had nothing to do, and its result says why.
             AirflowFailException: it will fail the same way again; not retried.
             AirflowException: trying again may help.
         """
         try:
-            return self.run_stage(context)
+            result = self.run_stage(context)
         except PermanentError as error:
             raise AirflowFailException(str(error)) from None
         except PipelineError as error:
             raise AirflowException(str(error)) from None
+        if result.get("skipped"):
+            # A skipped task returns nothing, but its link needs the result.
+            context["ti"].xcom_push(BaseXCom.XCOM_RETURN_KEY, result)
+            raise AirflowSkipException(result["skipped"])
+        return result
 
     def run_stage(self, context: Context) -> dict[str, Any]:
         """Build the job, have it carried out, check the result; failures are `tasks.errors`."""

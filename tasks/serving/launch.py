@@ -22,7 +22,7 @@ class Launcher:
         self.started = False
         self._settings = settings
         self._registered_model = registered_model
-        self._allowed = settings.pipeline_runtime is Runtime.LOCAL and is_loopback(settings.serving_url)
+        self.in_charge = settings.pipeline_runtime is Runtime.LOCAL and is_loopback(settings.serving_url)
         self._child: subprocess.Popen[bytes] | None = None
 
     def ensure(self) -> None:
@@ -32,7 +32,7 @@ class Launcher:
             UnavailableError: starting it is not this project's business, or the one just started died.
         """
         settings = self._settings
-        if not self._allowed:
+        if not self.in_charge:
             raise UnavailableError(f"no service answers at SERVING_URL={settings.serving_url}; start it")
         if self._child is not None:
             code = self._child.poll()
@@ -69,7 +69,7 @@ class Launcher:
         Raises:
             ModelError: this project did not start it, or did and it is wrong all the same.
         """
-        if not self._allowed or self.started or process.find(self._settings.pipeline_home) is None:
+        if not self.in_charge or self.started or process.find(self._settings.pipeline_home) is None:
             raise ModelError(
                 f"the service at {self._settings.serving_url} {why}; restart it with "
                 f"SERVING_REGISTERED_MODEL={self._registered_model} and SERVING_MODEL=champion"

@@ -1,7 +1,8 @@
 """deploy: wait until the service answers with a version, and prove that it answers as the model did in evaluate.
 
-The service follows the alias `champion` by itself (docs/decisions/0002); this stage only watches, compares, and on a
-laptop starts the service that is not running. Its image has neither BentoML nor torch nor numpy.
+The service follows the alias `champion` of one registered model by itself (docs/decisions/0002); this stage only
+watches, compares, and on a laptop starts the service that is not running. A service of the stack that follows another
+registered model is left alone: there is nothing to deploy. Its image has neither BentoML nor torch nor numpy.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ def run(request: DeployRequest, run: StageRun, settings: Settings) -> DeployResu
     """Wait for `request.version` to be in service and compare its answers with evaluate's.
 
     Running it again for the version in service starts nothing and takes as long as the comparison.
+    The result says `skipped` where the service is not this project's to change and follows another registered model.
 
     Raises:
         ModelError: `champion` names another version, the service follows another model, or its answers differ.
@@ -68,9 +70,25 @@ def run(request: DeployRequest, run: StageRun, settings: Settings) -> DeployResu
     require_champion(name, number)
     version = registry.by_number(name, number)
     probes = read_probes(dict(version.tags).get("pipeline.evaluate_run_id"), f"{name} version {number}")
-
     client = ServiceClient(settings.serving_url)
     launcher = Launcher(settings, name)
+    followed = followed_model(client)
+    if not launcher.in_charge and followed not in {None, name}:
+        why = (
+            f"the service at {settings.serving_url} follows {followed!r}: version {number} of {name!r} is its champion "
+            f"and not in service; to serve it, run a service with SERVING_REGISTERED_MODEL={name}"
+        )
+        log.info("nothing to deploy: %s", why)
+        return DeployResult(
+            **run.baton,
+            registered_model=name,
+            version=number,
+            url=settings.serving_url,
+            started=False,
+            answers_checked=0,
+            skipped=why,
+        )
+
     began = time.monotonic()
     info = wait_for_version(
         client, launcher, name, number, version.run_id, began + request.deploy_timeout,
@@ -99,6 +117,12 @@ def run(request: DeployRequest, run: StageRun, settings: Settings) -> DeployResu
         started=launcher.started,
         answers_checked=len(answers),
     )
+
+
+def followed_model(client: ServiceClient) -> str | None:
+    """Name the registered model that the service follows; None while it does not answer."""
+    info = client.info()
+    return None if info is None else str(info["registered_model"])
 
 
 def require_champion(name: str, version: int) -> None:

@@ -39,7 +39,8 @@ more = {
                  "champion_accuracy": None},
     "register": {"registered_model": "m", "version": 12, "created": True, "promoted": told.get("promoted", True),
                  "previous_champion": None},
-    "deploy": {"registered_model": "m", "version": 12, "url": "http://x", "started": False, "answers_checked": 1},
+    "deploy": {"registered_model": "m", "version": 12, "url": "http://x", "started": False, "answers_checked": 1,
+               "skipped": told.get("skipped")},
 }[stage]
 run_id = {"prepare": "1" * 32, "train": "12e45" + "0" * 27}.get(stage, "f" * 32)
 with open(result, "w") as file:
@@ -56,12 +57,14 @@ def run(dag: Any, scenario: dict[str, Any], folder: Path) -> dict[str, Any]:
     result = dag.test(run_conf=scenario.get("conf"))
     with create_session() as session:
         tasks = {ti.task_id: [ti.state, ti.try_number] for ti in result.get_task_instances(session=session)}
-        links = session.query(XComModel.task_id, XComModel.value).filter_by(run_id=result.run_id)
-        links = dict(links.filter_by(key="_link_MlflowRunLink").all())
+        pushed = session.query(XComModel.task_id, XComModel.value).filter_by(run_id=result.run_id)
+        links = dict(pushed.filter_by(key="_link_MlflowRunLink").all())
+        results = dict(pushed.filter_by(key="return_value").all())
     return {
         "state": result.state,
         "tasks": tasks,
         "links": links,
+        "results": results,
         "calls": [json.loads(line) for line in calls.read_text().splitlines()],
     }
 

@@ -41,6 +41,7 @@ print("\\n" + json.dumps({
         "catchup": dag.catchup, "max_active_runs": dag.max_active_runs, "start": str(dag.start_date),
         "timezone": str(dag.timezone), "schedule": str(dag.schedule), "doc": bool(dag.doc_md), "tags": sorted(dag.tags),
         "timeout": dag.dagrun_timeout.total_seconds(),
+        "one at a time": [t.task_id for t in dag.tasks if t.max_active_tis_per_dag == 1],
         "params": {name: dag.params.get_param(name).schema for name in dag.params},
         "tasks": {t.task_id: [sorted(t.downstream_task_ids), t.retries, t.retry_exponential_backoff > 0,
                               t.execution_timeout.total_seconds()] for t in dag.tasks},
@@ -57,7 +58,8 @@ def last_line(command: list[str], variables: dict[str, str]) -> Any:
 
 @pytest.fixture(scope="module")
 def parsed(airflow: dict[str, str]) -> dict[str, Any]:
-    return last_line([sys.executable, "-c", PARSE, str(ROOT / "dags" / "daily_training.py")], airflow)
+    variables = airflow | {"AIRFLOW__CORE__MAX_ACTIVE_RUNS_PER_DAG": "5"}
+    return last_line([sys.executable, "-c", PARSE, str(ROOT / "dags" / "daily_training.py")], variables)
 
 
 @pytest.mark.parametrize("runtime", ["local", "docker"])
@@ -82,9 +84,14 @@ def test_only_the_plugin_module_is_loaded_as_a_plugin(parsed: dict[str, Any]) ->
     assert parsed["bare"] == []
 
 
-def test_the_schedule_is_daily_fixed_and_alone(parsed: dict[str, Any]) -> None:
+def test_runs_at_once_are_as_many_as_airflow_is_told_and_only_one_of_them_registers(parsed: dict[str, Any]) -> None:
+    assert parsed["facts"]["max_active_runs"] == 5
+    assert parsed["facts"]["one at a time"] == ["register"]
+
+
+def test_the_schedule_is_daily_and_fixed(parsed: dict[str, Any]) -> None:
     facts = parsed["facts"]
-    assert (facts["catchup"], facts["max_active_runs"], facts["schedule"]) == (False, 1, "@daily")
+    assert (facts["catchup"], facts["schedule"]) == (False, "@daily")
     assert (facts["start"], facts["timezone"]) == ("2026-01-01 00:00:00+00:00", "UTC")
     assert facts["doc"]
     assert facts["tags"]
@@ -124,6 +131,7 @@ def runs(airflow: dict[str, str]) -> dict[str, dict[str, Any]]:
     scenarios = {
         "promoted": {"conf": {"epochs": 3, "dataset": "digits"}, "stub": {}},
         "not promoted": {"stub": {"promoted": False}},
+        "not served": {"stub": {"skipped": "the service follows 'dogs'"}},
         "permanent": {"stub": {"fail": "train", "code": 65}},
         "passing": {"stub": {"fail": "train", "code": 69, "once": True}},
         "misspelt": {"conf": {"epoch": 3}, "stub": {}},
@@ -161,6 +169,13 @@ def test_deploy_is_skipped_when_nothing_was_promoted(runs: dict[str, dict[str, A
     run = runs["not promoted"]
     assert (run["state"], run["tasks"]["deploy"][0]) == ("success", "skipped")
     assert [stage for stage, _ in run["calls"]] == STAGE_TASKS[:-1]
+
+
+def test_deploy_is_skipped_and_keeps_its_link_when_it_had_nothing_to_do(runs: dict[str, dict[str, Any]]) -> None:
+    run = runs["not served"]
+    assert (run["state"], run["tasks"]["deploy"]) == ("success", ["skipped", 1])
+    assert [stage for stage, _ in run["calls"]] == STAGE_TASKS
+    assert run["results"]["deploy"]["skipped"] == "the service follows 'dogs'"
 
 
 def test_a_failure_that_will_repeat_is_not_retried(runs: dict[str, dict[str, Any]]) -> None:

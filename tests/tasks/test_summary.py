@@ -60,6 +60,7 @@ def test_a_dag_that_never_ran_is_named_with_the_fix(settings: Settings) -> None:
             "m version 2, champion, known already",
         ),
         ("deploy", {"version": 2, "url": "http://h", "answers_checked": 5}, "version 2 at http://h, 5 answers equal"),
+        ("deploy", {"version": 2, "skipped": "the service follows 'dogs'"}, "skipped: the service follows 'dogs'"),
     ],
 )
 def test_main_figures(stage: str, result: dict[str, object], figure: str) -> None:

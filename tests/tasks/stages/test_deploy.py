@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -182,6 +183,24 @@ def test_a_service_that_will_never_serve_it(
     service.info.update(info)
     with pytest.raises(ModelError, match=text):
         deployed(service.url, 60)
+
+
+def test_a_service_of_the_stack_that_follows_another_model_is_left_alone(service: StandIn, deployed: Deploy) -> None:
+    service.info.update(registered_model="dogs", model_version=7)
+    result = deployed(service.url, pipeline_runtime=Runtime.DOCKER)
+    assert result.skipped is not None
+    assert re.search(r"follows 'dogs': version 1 of 'cats' .* SERVING_REGISTERED_MODEL=cats", result.skipped)
+    assert (result.answers_checked, service.received) == (0, [])
+
+
+def test_a_superseded_version_is_refused_whatever_the_service_follows(
+    service: StandIn, deployed: Deploy, train_run: str
+) -> None:
+    registry.create_version(MODEL, f"runs:/{train_run}/model", train_run, {}, "")
+    registry.set_alias(MODEL, registry.CHAMPION, 2)
+    service.info.update(registered_model="dogs")
+    with pytest.raises(ModelError, match="names version 2, not version 1"):
+        deployed(service.url, pipeline_runtime=Runtime.DOCKER)
 
 
 def test_gives_up_with_what_the_service_says(service: StandIn, deployed: Deploy) -> None:
