@@ -103,9 +103,11 @@ def test_all_five_trained_on_the_same_images(together: dict[str, Any], airflow: 
     assert len(prints) == 1
 
 
-def test_no_stage_container_is_left(together: dict[str, Any]) -> None:
-    command = ["docker", "ps", "--all", "--filter", f"network={PROJECT}", "--filter", "name=stage-", "--quiet"]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == ""
+@pytest.mark.parametrize("name", RUNS)
+def test_no_stage_container_is_left(together: dict[str, Any], name: str) -> None:
+    filters = [f"--filter={what}" for what in (f"network={PROJECT}", f"label=pipeline.dag_run_id={name}")]
+    done = subprocess.run(["docker", "ps", "--all", "--quiet", *filters], capture_output=True, text=True, check=True)
+    assert done.stdout == ""
 
 
 def test_a_skipped_deploy_says_why_and_keeps_its_link(together: dict[str, Any], admin: User) -> None:
