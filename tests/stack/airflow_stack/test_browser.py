@@ -114,7 +114,7 @@ def test_from_the_form_to_the_metrics(desk: Desk, airflow: Stack, admin: User) -
 
     page.wait_for_url(f"**/runs/{RUN_ID}")
     expect(page.get_by_role("heading", name=RUN_ID)).to_be_visible()
-    expect(page.get_by_test_id("state-badge").first).to_have_text(re.compile("Success|Failed"), timeout=300_000)
+    expect(page.get_by_test_id("state-badge").first).to_have_text(re.compile("Success|Failed"), timeout=600_000)
     page.reload()
     for task in [*STAGES, "promoted"]:
         row = page.get_by_role("row").filter(has=page.get_by_role("link", name=task, exact=True))
