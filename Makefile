@@ -60,8 +60,7 @@ images: ## build the images (S="train deploy" for some)
 
 .PHONY: up
 up: setup ## start everything and wait until it is healthy (S=serving: the service, without Airflow)
-	@$(STATE) up --detach --wait --quiet-pull
-	@$(WORK) up --detach --wait --quiet-pull $(S)
+	@$(PYTHON) -m deploy.up $(S)
 	@[ -n "$(S)" ] || $(PYTHON) deploy/status.py
 
 .PHONY: status

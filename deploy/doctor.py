@@ -177,7 +177,9 @@ def check_mlflow(port: int, login: tuple[str, str], hosts: Sequence[str]) -> lis
         except (OSError, http.client.HTTPException) as error:
             return [Finding("fail", "mlflow", f"no answer on port {port} ({error}); see docker compose logs mlflow")]
         if status == 401:
-            text = "refuses the login of .env; it keeps the password of its first start: docs/how-to/containers.md"
+            text = (
+                "refuses MLFLOW_TRACKING_PASSWORD of .env; it keeps that of its first start: docs/how-to/containers.md"
+            )
             return [Finding("fail", "mlflow", text)]
         if status == 403:
             text = f"refuses the Host header {host}; add it to MLFLOW_MORE_HOSTS in .env, then make up"
@@ -196,6 +198,27 @@ def get(port: int, path: str, headers: Mapping[str, str] | None = None) -> tuple
         return answer.status, answer.getheader("Date")
     finally:
         connection.close()
+
+
+def stack_name(values: Mapping[str, str]) -> str:
+    """Compose project of the shared state."""
+    return values.get("STACK_NAME") or "vision-mlops"
+
+
+def of_the_stack(values: Mapping[str, str]) -> set[str]:
+    """The stack's containers that run: a row each, with the ports that it publishes.
+
+    Raises:
+        OSError: no engine answers.
+    """
+    rows = output(["docker", "ps", "--format", '{{.Label "com.docker.compose.project"}} {{.Ports}}']).splitlines()
+    stack = stack_name(values)
+    return {row for row in rows if row.split(" ")[0] in {stack, f"{stack}-work"}}
+
+
+def publishes(rows: set[str], port: int) -> bool:
+    """Tell whether one of the containers publishes the port."""
+    return any(f":{port}->" in row for row in rows)
 
 
 def output(command: Sequence[str]) -> str:
@@ -220,22 +243,19 @@ def examine(folder: Path) -> list[Finding]:
     up: set[str] = set()
     if path.exists() and not any("is not NAME=value" in finding.text for finding in env):
         values = parse(path.read_text(encoding="utf-8"))
-        stack = values.get("STACK_NAME") or "vision-mlops"
         if engine[0].level == "ok":
-            label = '{{.Label "com.docker.compose.project"}}'
-            rows = output(["docker", "ps", "--format", f"{label} {{{{.Ports}}}}"]).splitlines()
-            up = {row for row in rows if row.split(" ")[0] in {stack, f"{stack}-work"}}
+            up = of_the_stack(values)
             present = set(output(["docker", "images", "--format", "{{.Repository}}:{{.Tag}}"]).split())
             findings += check_images(images(folder, values), present)
             label = '{{.Label "com.docker.compose.service"}}'
-            project = f"label=com.docker.compose.project={stack}-work"
+            project = f"label=com.docker.compose.project={stack_name(values)}-work"
             running = set(output(["docker", "ps", "--filter", project, "--format", label]).split())
             findings += check_profiles(chosen_profiles(values), profiles(folder), running)
         ports = published(folder, values)
-        findings += check_ports(ports, lambda port: any(f":{port}->" in row for row in up))
-        if any(f":{ports['S3_PORT']}->" in row for row in up):
+        findings += check_ports(ports, lambda port: publishes(up, port))
+        if publishes(up, ports["S3_PORT"]):
             findings += check_s3(ports["S3_PORT"])
-        if any(f":{ports['MLFLOW_PORT']}->" in row for row in up):
+        if publishes(up, ports["MLFLOW_PORT"]):
             port = ports["MLFLOW_PORT"]
             login = values.get("MLFLOW_TRACKING_USERNAME", ""), values.get("MLFLOW_TRACKING_PASSWORD", "")
             more = [host for host in values.get("MLFLOW_MORE_HOSTS", "").split(",") if host]

@@ -170,7 +170,7 @@ def test_mlflow_is_asked_under_every_name(port: int) -> None:
 
 def test_a_wrong_password_is_told_apart_from_a_refused_host(port: int) -> None:
     [line] = lines(doctor.check_mlflow(port, ("admin", "wrong"), ["mlflow"]))
-    assert line.startswith("refuses the login of .env")
+    assert line.startswith("refuses MLFLOW_TRACKING_PASSWORD of .env")
 
 
 def test_docker_that_is_missing_or_old_is_named() -> None:
