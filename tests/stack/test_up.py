@@ -138,7 +138,7 @@ def test_a_store_outside_takes_the_place_of_the_stacks_own(
         ("POSTGRES_MLFLOW_PASSWORD", [], 'up: mlflow: mlflow: connection to server at "postgres"'),
         ("POSTGRES_MLFLOW_AUTH_PASSWORD", [], 'up: mlflow: mlflow: connection to server at "postgres"'),
         ("MLFLOW_TRACKING_PASSWORD", [], "up: mlflow: refuses MLFLOW_TRACKING_PASSWORD of .env"),
-        ("POSTGRES_AIRFLOW_PASSWORD", ["airflow-init"], "up: airflow-init: airflow db migrate failed"),
+        ("POSTGRES_AIRFLOW_PASSWORD", ["airflow-api-server"], "up: airflow-init: airflow db migrate failed"),
     ],
 )
 def test_a_secret_that_is_not_the_first_one_is_named(
