@@ -22,7 +22,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from deploy.setup_env import parse
-from deploy.stack_files import chosen_profiles, images, profiles, published, required
+from deploy.stack_files import chosen_profiles, images, profiles, published, required, run_once
 
 PLACEHOLDER = re.compile(r"(change[-_ ]?me.*|<.*>|xxx+|password|secret)", re.IGNORECASE)
 GIB = 2**30
@@ -250,7 +250,8 @@ def examine(folder: Path) -> list[Finding]:
             label = '{{.Label "com.docker.compose.service"}}'
             project = f"label=com.docker.compose.project={stack_name(values)}-work"
             running = set(output(["docker", "ps", "--filter", project, "--format", label]).split())
-            findings += check_profiles(chosen_profiles(values), profiles(folder), running)
+            staying = {name: of for name, of in profiles(folder).items() if name not in run_once(folder)}
+            findings += check_profiles(chosen_profiles(values), staying, running)
         ports = published(folder, values)
         findings += check_ports(ports, lambda port: publishes(up, port))
         if publishes(up, ports["S3_PORT"]):

@@ -41,6 +41,8 @@ SECRETS: dict[str, Callable[[], str]] = {
     "AIRFLOW_SECRET_KEY": _hex,
     "AIRFLOW_ADMIN_PASSWORD": _hex,
     "REDIS_PASSWORD": _hex,
+    "POSTGRES_MONITORING_PASSWORD": _hex,
+    "GRAFANA_ADMIN_PASSWORD": _hex,
 }
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-FILES = ("docker-compose.yml", "docker-compose-mlops.yml")
+FILES = ("docker-compose.yml", "docker-compose-mlops.yml", "docker-compose-monitoring.yml")
 
 
 def required(folder: Path) -> set[str]:
@@ -28,6 +28,11 @@ def profiles(folder: Path) -> dict[str, str]:
     """Profile of each service that has one."""
     found = {name: re.search(r"^    profiles: \[([a-z]+)\]$", text, re.M) for name, text in services(folder).items()}
     return {name: match[1] for name, match in found.items() if match}
+
+
+def run_once(folder: Path) -> set[str]:
+    """Services that do their work and exit."""
+    return {name for name, text in services(folder).items() if re.search(r'^    restart: "no"$', text, re.M)}
 
 
 def chosen_profiles(values: Mapping[str, str]) -> set[str]:

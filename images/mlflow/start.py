@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import configparser
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -86,6 +87,8 @@ def main() -> None:
     config = Path(tempfile.mkdtemp(prefix="mlflow-")) / "basic_auth.ini"
     write_auth_config(config, os.environ["MLFLOW_AUTH_DATABASE_URI"])
     os.environ["MLFLOW_AUTH_CONFIG_PATH"] = str(config)
+    if os.environ.get("MLFLOW_EXPOSE_PROMETHEUS"):
+        subprocess.Popen([sys.executable, str(Path(__file__).with_name("metrics.py"))])  # noqa: S603  # our own file
     command = ["mlflow", "server", "--app-name", "basic-auth", "--host", "0.0.0.0", "--port", "5000"]  # noqa: S104
     command += ["--serve-artifacts"]
     os.execvp(command[0], command)  # noqa: S606

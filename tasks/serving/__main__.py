@@ -85,13 +85,14 @@ def serve(settings: Settings, address: str, port: int) -> None:
     # After the environment is set: BentoML and Prometheus read it when they are imported.
     import uvicorn
 
+    from tasks.serving.refusal import KnownPaths
     from tasks.serving.service import service
 
     # One process, without BentoML's supervisor: it would import all of BentoML a second time before the model can
     # load, and give the service several processes to find and end. More workers are more containers.
-    app = service.to_asgi(is_main=True)
+    app = KnownPaths(service.to_asgi(is_main=True))
     uvicorn.run(
-        app, host=address, port=port, log_config=None, access_log=False, server_header=False,
+        app, host=address, port=port, ws="none", log_config=None, access_log=False, server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )  # fmt: skip
 

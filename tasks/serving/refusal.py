@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from starlette.applications import Starlette
 from starlette.responses import JSONResponse
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tasks.settings import load_settings
@@ -73,3 +75,22 @@ class RefusalMiddleware:
         return Refusal(
             413, f"the upload is larger than {self.limit_mb} MiB; send smaller images, or raise SERVING_MAX_UPLOAD_MB"
         )
+
+
+class KnownPaths:
+    """ASGI application: answers 404 where the service has no route, and hands everything else on.
+
+    Stands before BentoML, which would count each such path under a name of its own, without end.
+    """
+
+    def __init__(self, app: Starlette) -> None:
+        """Wrap the service's application."""
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] == "http" and all(route.matches(scope)[0] is Match.NONE for route in self.app.routes):
+            response = JSONResponse({"error": "there is no such path; GET /docs.json lists those there are"}, 404)
+            await response(scope, receive, send)
+            return
+        await self.app(scope, receive, send)

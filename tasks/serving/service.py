@@ -13,6 +13,7 @@ import numpy as np
 from tasks.errors import DataError
 from tasks.serving.answers import BatchPrediction, Classification, Health, ModelInfo, Prediction
 from tasks.serving.follower import Follower
+from tasks.serving.metrics import BUCKETS, NAMESPACE, PredictionCounter, describe
 from tasks.serving.model import THREADS, ServedModel, load
 from tasks.serving.reference import Reference, Target, parse
 from tasks.serving.refusal import Refusal, RefusalMiddleware
@@ -29,7 +30,8 @@ class VisionClassifier:
         settings = load_settings()
         reference = parse(settings.serving_model, settings.serving_registered_model)
         self._told = settings.serving_model or reference.name
-        self._follower = Follower(reference, settings.serving_poll_seconds, _resolve, load)
+        self._counter = PredictionCounter()
+        self._follower = Follower(reference, settings.serving_poll_seconds, _resolve, self._load)
         self._follower.start()
 
     @bentoml.on_shutdown
@@ -41,7 +43,7 @@ class VisionClassifier:
     def predict_image(self, image: Mapping[str, bytes]) -> Prediction:
         """Classify one PNG or JPEG image."""
         model = self._model()
-        [answer] = _classify(model, image)
+        [answer] = self._classify(model, image)
         return Prediction(
             label=answer.label,
             probabilities=answer.probabilities,
@@ -53,7 +55,7 @@ class VisionClassifier:
     def predict_batch(self, images: Mapping[str, bytes]) -> BatchPrediction:
         """Classify several PNG or JPEG images by one and the same model."""
         model = self._model()
-        answers = _classify(model, images)
+        answers = self._classify(model, images)
         return BatchPrediction(predictions=answers, model_version=model.target.version, run_id=model.target.run_id)
 
     @bentoml.api(input_spec=NoInput)
@@ -90,6 +92,20 @@ class VisionClassifier:
         """Tell BentoML's GET /readyz whether a model is loaded."""
         return self._follower.current is not None
 
+    async def __metrics__(self, counted: str) -> str:
+        """Answer GET /metrics: what BentoML and this service counted, and which model is in service."""
+        return counted + describe(self._follower.current, self._follower.problem)
+
+    def _load(self, target: Target) -> ServedModel:
+        model = load(target)
+        self._counter.expect(model)
+        return model
+
+    def _classify(self, model: ServedModel, files: Mapping[str, bytes]) -> list[Classification]:
+        answers = _classify(model, files)
+        self._counter.add(model, (answer.label for answer in answers))
+        return answers
+
     def _model(self) -> ServedModel:
         model = self._follower.current
         if model is None:
@@ -97,7 +113,12 @@ class VisionClassifier:
         return model
 
 
-service = bentoml.service(name="VisionClassifier", threads=THREADS, traffic={"timeout": 60})(VisionClassifier)
+service = bentoml.service(
+    name="VisionClassifier",
+    threads=THREADS,
+    traffic={"timeout": 60},
+    metrics={"namespace": NAMESPACE, "duration": {"buckets": list(BUCKETS)}},
+)(VisionClassifier)
 service.add_asgi_middleware(RefusalMiddleware)
 
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = ["docker-compose.yml", "docker-compose-mlops.yml"]
+FILES = ["docker-compose.yml", "docker-compose-mlops.yml", "docker-compose-monitoring.yml"]
 SERVICES = [
     pytest.param(file, name, service, id=f"{name} of {file}")
     for file in FILES
@@ -24,7 +24,7 @@ over_services = pytest.mark.parametrize(("file", "name", "service"), SERVICES)
 def test_every_secret_comes_from_the_environment_and_must_be_there(
     file: str, name: str, service: dict[str, Any]
 ) -> None:
-    for variable, value in service["environment"].items():
+    for variable, value in service.get("environment", {}).items():
         if re.search(r"PASSWORD|SECRET|ACCESS_KEY|ROOT_USER", variable):
             optional = f"${{{variable}:-}}"  # a user's own, for data sets elsewhere
             assert value == optional or re.fullmatch(r"\$\{[A-Z0-9_]+:\?run make setup\}", value), variable
@@ -54,7 +54,7 @@ def test_privileges_are_dropped_and_use_is_limited(file: str, name: str, service
 @over_services
 def test_a_service_that_stays_is_checked_and_restarted(file: str, name: str, service: dict[str, Any]) -> None:
     if service["restart"] == "no":
-        assert name in {"bucket", "airflow-init"}
+        assert name in {"bucket", "airflow-init", "monitoring-init"}
     else:
         assert service["restart"] == "unless-stopped"
         assert service["healthcheck"]["test"][0] == "CMD"

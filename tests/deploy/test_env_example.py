@@ -7,12 +7,13 @@ from itertools import pairwise
 from pathlib import Path
 
 from deploy.setup_env import SECRETS, parse
+from deploy.stack_files import FILES
 from tasks.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / ".env.example").read_text()
 SETTINGS = {name.upper() for name in Settings.model_fields}
-READERS = ("docker-compose.yml", "docker-compose-mlops.yml", "images/build.sh")
+READERS = (*FILES, "images/build.sh")
 # Read by MLflow's client itself.
 OTHERS = {name for name in parse(TEXT) if name.startswith("MLFLOW_ENABLE_PROXY_")}
 
@@ -39,7 +40,7 @@ def test_no_secret_has_a_value() -> None:
 
 
 def test_every_required_variable_gets_a_value_from_setup() -> None:
-    required = {n for f in READERS[:2] for n in re.findall(r"\$\{([A-Z0-9_]+):\?", (ROOT / f).read_text())}
+    required = {n for f in FILES for n in re.findall(r"\$\{([A-Z0-9_]+):\?", (ROOT / f).read_text())}
     assert required
     assert required <= SECRETS.keys() | {"MLFLOW_TRACKING_USERNAME"}
 

@@ -27,6 +27,9 @@ OWN = {
     "S3_PORT": str(FIRST_PORT + 1),
     "SERVING_PORT": str(FIRST_PORT + 2),
     "AIRFLOW_PORT": str(FIRST_PORT + 3),
+    "PROMETHEUS_PORT": str(FIRST_PORT + 4),
+    "GRAFANA_PORT": str(FIRST_PORT + 5),
+    "ALERTMANAGER_PORT": str(FIRST_PORT + 6),
 }
 
 

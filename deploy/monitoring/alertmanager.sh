@@ -1,0 +1,36 @@
+#!/bin/sh
+# Write Alertmanager's configuration from the environment, then become Alertmanager. Without NOTIFY_SLACK_WEBHOOK_URL
+# alerts are shown on its page and nobody is told. The address is a secret: it goes to a file that no page shows.
+set -eu
+umask 077
+receiver=nobody
+if [ -n "$NOTIFY_SLACK_WEBHOOK_URL" ]; then
+  receiver=slack
+  printf %s "$NOTIFY_SLACK_WEBHOOK_URL" >/tmp/slack-webhook
+fi
+cat >/tmp/alertmanager.yml <<EOF
+route:
+  receiver: $receiver
+  group_by: [alertname]
+  group_wait: 10s
+  group_interval: 5m
+  repeat_interval: 24h
+# A server that is down makes its service slow or silent: one message is enough.
+inhibit_rules:
+  - source_matchers: [alertname = PostgresDown]
+    target_matchers: [alertname =~ "MlflowDown|AirflowHeartbeatMissing|AirflowMetricsMissing"]
+receivers:
+  - name: nobody
+EOF
+if [ $receiver = slack ]; then
+  cat >>/tmp/alertmanager.yml <<'EOF'
+  - name: slack
+    slack_configs:
+      - api_url_file: /tmp/slack-webhook
+        send_resolved: true
+        title: '{{ if eq .Status "firing" }}ALERT{{ else }}resolved{{ end }}: {{ .CommonLabels.alertname }}'
+        text: '{{ range .Alerts }}{{ .Annotations.summary }}{{ "\n" }}{{ end }}'
+EOF
+fi
+exec alertmanager --config.file=/tmp/alertmanager.yml --storage.path=/alertmanager --cluster.listen-address= \
+  --web.external-url="$ALERTMANAGER_PUBLIC_URL"

@@ -1,0 +1,236 @@
+"""The profile monitoring on a running stack: what it sees after a real run and real predictions, whom it tells."""
+
+from __future__ import annotations
+
+import http.server
+import io
+import json
+import math
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import yaml
+from PIL import Image
+
+from tests.stack.airflow_stack.conftest import DAG, FILE, User, ended, trigger
+from tests.stack.conftest import PROJECT, ROOT, Stack
+
+pytestmark = pytest.mark.docker
+MONITORING = ROOT / "deploy" / "monitoring"
+# Grafana is left out where its image cannot be pulled; tests/deploy/test_dashboards.py reads its files.
+SERVICES = ["prometheus", "alertmanager", "postgres-exporter", "node-exporter"]
+RULES = yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"]
+
+
+def dashboard_queries() -> Iterator[tuple[str, str]]:
+    """Panel and query, variables replaced as Grafana would."""
+    for path in sorted((MONITORING / "grafana" / "dashboards").glob("*.json")):
+        for panel in json.loads(path.read_text())["panels"]:
+            for target in panel["targets"]:
+                expression = target["expr"].replace("$dag", ".*").replace("$__rate_interval", "2m")
+                yield f"{path.stem}: {panel['title']} {target['refId']}", expression
+
+
+def alert_selectors() -> Iterator[tuple[str, str]]:
+    """What each alert looks at: metric and labels. Of an error code only that the code is there; nothing failed."""
+    for rule in (rule for group in RULES for rule in group["rules"]):
+        expression = re.sub(r"\bon \(\w+\)|\bby \(\w+\)", "", rule["expr"])
+        found = re.findall(r"\b(?:up|[a-z]+_[a-z_]+)\b(?!\()(?:\{[^}]*\})?", expression)
+        for selector in sorted(set(found) - {"histogram_quantile"}):
+            yield f"{rule['alert']}: {selector}", selector.replace('"5.."', '"..."')
+
+
+@dataclass(frozen=True)
+class Watched:
+    """The stack with its monitoring, and the messages that reached the receiver."""
+
+    stack: Stack
+    prometheus: str
+    messages: list[dict[str, Any]]
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        answer = requests.get(f"{self.prometheus}/api/v1/query", params={"query": expression}, timeout=20).json()
+        assert answer["status"] == "success", f"{expression}: {answer}"
+        return list(answer["data"]["result"])
+
+    def values(self, expression: str) -> list[float]:
+        return [float(one["value"][1]) for one in self.query(expression)]
+
+
+def wait_for(true: Callable[[], object], what: str, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, what
+        time.sleep(1)
+
+
+@pytest.fixture(scope="module")
+def receiver() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """An HTTP server on this machine, as the containers reach it, and what was posted to it."""
+    posted: list[dict[str, Any]] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            posted.append({"path": self.path, **json.loads(body)})
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"ok")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    command = ["docker", "network", "inspect", PROJECT, "--format", "{{(index .IPAM.Config 0).Gateway}}"]
+    gateway = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    server = http.server.ThreadingHTTPServer((gateway, 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://{gateway}:{server.server_port}/services/T0/B0/token", posted
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def hurried(folder: Path) -> Path:
+    """Prometheus' files with seconds for minutes, and the override that puts them in place of the real ones."""
+    text = (MONITORING / "prometheus.yml").read_text()
+    (folder / "prometheus.yml").write_text(re.sub(r"_interval: 15s", "_interval: 2s", text))
+    text = (MONITORING / "alerts.yml").read_text()
+    (folder / "alerts.yml").write_text(re.sub(r"for: \d+m", "for: 2s", text))
+    volumes = [f"{folder / name}:/etc/prometheus/{name}:ro" for name in ("prometheus.yml", "alerts.yml")]
+    override = folder / "override.yml"
+    override.write_text(json.dumps({"services": {"prometheus": {"volumes": volumes}}}))
+    return override
+
+
+@pytest.fixture(scope="module")
+def watched(
+    airflow: Stack, admin: User, receiver: tuple[str, list[dict[str, Any]]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Watched]:
+    """The profile's services beside the running stack, a run that ended well, and predictions."""
+    subprocess.run([ROOT / "tests/stack/stand_ins.sh", *SERVICES], check=True)
+    folder = tmp_path_factory.mktemp("watching")
+    variables = airflow.variables | {"NOTIFY_SLACK_WEBHOOK_URL": receiver[0]}
+    env_file = folder / ".env"
+    env_file.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
+    stack = Stack(env_file, variables)
+    up = ["--profile", "monitoring", "up", "--detach", "--wait", "--wait-timeout", "240", *SERVICES]
+    try:
+        stack.compose(*up, file=FILE, override=hurried(folder))
+        if not admin.ask("GET", f"{DAG}/dagRuns?state=success").json()["dag_runs"]:
+            trigger(admin, "watched", epochs=1)
+            assert admin.ask("PATCH", DAG, {"is_paused": False}).status_code == 200
+            assert ended(admin, "watched")[0] == "success"
+        watched = Watched(stack, f"http://127.0.0.1:{variables['PROMETHEUS_PORT']}", receiver[1])
+        picture = io.BytesIO()
+        Image.new("RGB", (32, 32), (90, 120, 200)).save(picture, "PNG")
+
+        def predicted() -> bool:
+            for _ in range(5):
+                files = {"image": ("x.png", picture.getvalue(), "image/png")}
+                answer = requests.post(f"{stack.serving_url}/predict_image", files=files, timeout=30)
+                assert answer.status_code == 200, answer.text
+            return sum(watched.values("increase(serving_predictions_total[1m])")) > 0
+
+        wait_for(predicted, "no prediction was seen")
+        yield watched
+    finally:
+        stack.compose("--profile", "monitoring", "rm", "--stop", "--force", *SERVICES, "monitoring-init", file=FILE)
+
+
+@pytest.mark.parametrize("expression", [pytest.param(q, id=name) for name, q in dashboard_queries()])
+def test_every_panel_has_something_to_show(watched: Watched, expression: str) -> None:
+    def shown() -> list[float]:
+        return [value for value in watched.values(expression) if not math.isnan(value)]
+
+    wait_for(shown, f"{expression} gives {watched.query(expression)}", 30)
+
+
+@pytest.mark.parametrize("selector", [pytest.param(s, id=name) for name, s in alert_selectors()])
+def test_every_alert_looks_at_something_that_is_there(watched: Watched, selector: str) -> None:
+    assert watched.query(selector)
+
+
+@pytest.mark.parametrize("rule", [pytest.param(rule, id=rule["alert"]) for group in RULES for rule in group["rules"]])
+def test_every_alert_is_evaluated_by_prometheus(watched: Watched, rule: dict[str, Any]) -> None:
+    groups = requests.get(f"{watched.prometheus}/api/v1/rules", timeout=20).json()["data"]["groups"]
+    [loaded] = [one for group in groups for one in group["rules"] if one["name"] == rule["alert"]]
+    assert loaded["health"] == "ok", loaded
+    watched.query(rule["expr"])
+
+
+def test_all_targets_are_up(watched: Watched) -> None:
+    assert {one["metric"]["job"]: one["value"][1] for one in watched.query("up")} == dict.fromkeys(
+        ["serving", "mlflow", "postgres", "node", "alertmanager", "prometheus"], "1"
+    )
+
+
+def test_the_metrics_are_what_airflow_says(watched: Watched, admin: User) -> None:
+    [paused] = watched.values('airflow_dag_paused{dag_id="daily_training"}')
+    assert bool(paused) is admin.ask("GET", DAG).json()["is_paused"]
+    for state in ("success", "failed"):
+        [seen] = watched.values(f'airflow_dag_runs_count{{dag_id="daily_training", state="{state}"}}')
+        assert seen == admin.ask("GET", f"{DAG}/dagRuns?state={state}").json()["total_entries"]
+    [last] = watched.values('airflow_dag_last_success_timestamp_seconds{dag_id="daily_training"}')
+    assert 0 < time.time() - last < 3600
+
+
+def test_the_model_in_service_is_the_one_the_service_names(watched: Watched) -> None:
+    info = requests.post(f"{watched.stack.serving_url}/get_model_info", timeout=30).json()
+    [seen] = watched.query("serving_model_info")
+    assert seen["metric"]["model_version"] == str(info["model_version"])
+    assert seen["metric"]["run_id"] == info["run_id"]
+
+
+@pytest.mark.parametrize(
+    ("query", "answer"),
+    [
+        ("SELECT count(*) >= 1 FROM (SELECT dag_id, is_paused FROM dag) d", "t"),
+        ("SELECT conf FROM dag_run", "permission denied"),
+        ("SELECT password FROM connection", "permission denied"),
+        ("SELECT * FROM ab_user", "permission denied"),
+        ("UPDATE dag SET is_paused = true", "read-only transaction"),
+        ("BEGIN READ WRITE; UPDATE dag SET is_paused = true", "permission denied"),
+    ],
+)
+def test_the_exporters_user_reads_what_it_needs_and_no_more(watched: Watched, query: str, answer: str) -> None:
+    done = watched.stack.psql("monitoring", "airflow", query)
+    assert answer in done.stdout + done.stderr
+
+
+def test_an_alert_reaches_the_team_and_names_what_is_down(watched: Watched) -> None:
+    watched.stack.compose("stop", "serving", file=FILE)
+    try:
+        wait_for(lambda: [m for m in watched.messages if "ServiceDown" in json.dumps(m)], "nobody was told", 90)
+    finally:
+        watched.stack.compose("start", "serving", file=FILE)
+    [message, *_] = [m for m in watched.messages if "ServiceDown" in json.dumps(m)]
+    assert message["path"] == "/services/T0/B0/token"
+    [attachment] = message["attachments"]
+    assert attachment["title"] == "ALERT: ServiceDown"
+    assert "The service does not answer" in attachment["text"]
+
+    def ready() -> bool:
+        try:
+            return requests.get(f"{watched.stack.serving_url}/readyz", timeout=5).status_code == 200
+        except requests.ConnectionError:
+            return False
+
+    wait_for(ready, "the service did not come back")
+
+
+def test_the_address_of_the_team_is_shown_by_no_page(watched: Watched) -> None:
+    port = watched.stack.variables["ALERTMANAGER_PORT"]
+    status = requests.get(f"http://127.0.0.1:{port}/api/v2/status", timeout=20).text
+    assert "slack" in status
+    assert "token" not in status
