@@ -95,7 +95,7 @@ class Stack:
     def remove(self) -> None:
         """Remove containers, network and volumes, those of an earlier session too."""
         for file in ("docker-compose-mlops.yml", "docker-compose.yml"):
-            self.compose("down", "--volumes", "--remove-orphans", "--timeout", "5", file=file)
+            self.compose("--profile", "*", "down", "--volumes", "--remove-orphans", "--timeout", "5", file=file)
 
 
 def _bare_environment() -> dict[str, str]:
