@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import logging
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,9 +27,10 @@ from tasks.errors import ModelError
 from tasks.gate import GatePolicy, Scores, Verdict, decide
 from tasks.settings import Settings
 from tasks.tracking import StageRun, tag_of, use_datasets
+from tasks.vision.devices import prepare_cpu
 from tasks.vision.evaluation_plots import confusion_figure, per_class_figure
 from tasks.vision.gold import Gold, Split
-from tasks.vision.scoring import ClassScores, latency, predict, score
+from tasks.vision.scoring import BATCH, ClassScores, latency, predict, score
 
 PROBES = 5
 TOLERANCE = 1e-3  # between evaluate's probabilities and the service's, both on a CPU
@@ -56,6 +58,7 @@ def run(request: EvaluateRequest, run: StageRun, settings: Settings) -> Evaluate
     model_uri = tag_of(request.train_run_id, "pipeline.logged_model_uri")
     prepare_run_id = tag_of(request.train_run_id, "pipeline.prepare_run_id")
     gold = gold_store.fetch(prepare_run_id)
+    prepare_cpu(BATCH * math.prod(gold.shape))
     use_datasets(run, prepare_run_id, "testing")
     registry.require_same_classes(request.registered_model, gold.classes)
     champion = registry.by_alias(request.registered_model)

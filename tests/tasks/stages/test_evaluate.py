@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from mlflow import MlflowClient
 from PIL import Image
 
@@ -34,6 +35,13 @@ def run_evaluate(settings: Settings, identity: Callable[[str], TaskIdentity]) ->
             return evaluate.run(request, run, settings)
 
     return call
+
+
+@pytest.fixture(autouse=True)
+def same_threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 def crown(train_run_id: str) -> int:
@@ -63,6 +71,18 @@ def test_figures_and_evidence(train_run: TrainRun, run_evaluate: Evaluate) -> No
     verdict = mlflow.artifacts.load_dict(f"runs:/{result.run_id}/verdict.json")
     assert verdict["promote"] is True
     assert verdict["reason"] == result.reason
+
+
+def test_small_images_are_not_spread_over_many_threads(
+    train_run: TrainRun, run_evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside other work each short kernel would wait for its other threads: minutes for the latency of MobileNetV3."""
+    chosen: list[int] = []
+    trained = train_run(PERFECT)
+    monkeypatch.setattr("tasks.vision.devices.available_cpus", lambda: 64)
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    run_evaluate(trained)
+    assert chosen == [1]
 
 
 def test_tables_open_in_mlflow_and_a_retry_does_not_double_them(train_run: TrainRun, run_evaluate: Evaluate) -> None:
