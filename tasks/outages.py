@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 from tasks.errors import UnavailableError
+
+# A store that takes no more, as the stack's MLflow says it (images/mlflow/full_store.py), and as the store itself does,
+# to which large files go: Ceph, MinIO (bucket quota, disk), others by HTTP status.
+_FULL = re.compile(
+    r"(?<=store is full \()\w+"
+    r"|\b(?:QuotaExceeded|XMinioAdminBucketQuotaExceeded|XMinioStorageFull)\b"
+    r"|\b507 Server Error\b(?!.*store is full)"
+)
+_STORES_WORDS = {"HTTPError", "ClientError", "S3UploadFailedError", "MlflowException", "RestException"}
 
 
 def as_unavailable(error: BaseException) -> UnavailableError | None:
@@ -11,6 +22,10 @@ def as_unavailable(error: BaseException) -> UnavailableError | None:
     while seen is not None:
         name = f"{type(seen).__module__}.{type(seen).__qualname__}"
         status = getattr(seen, "get_http_status_code", None)
+        if type(seen).__name__ in _STORES_WORDS and (full := _FULL.search(str(seen))):
+            return UnavailableError(
+                f"the artifact store is full ({full[0]}); raise its quota or free space, a retry then goes on from here"
+            )
         if isinstance(seen, ConnectionError | TimeoutError) or name in _AWAY:
             return UnavailableError(f"a server is away: {seen}"[:500])
         if status is not None and (status() in {429, 502, 503, 504} or "Max retries exceeded" in str(seen)):

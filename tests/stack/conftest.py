@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from deploy.setup_env import complete, parse
 
+STAGES = ["prepare", "train", "evaluate", "register", "deploy"]
 ROOT = Path(__file__).resolve().parents[2]
 # Two sessions on one engine: each with a name, ports and images of its own.
 PROJECT = os.environ.get("TEST_STACK", "vm-test-stack")
@@ -87,7 +89,7 @@ class Stack:
     def psql(self, user: str, database: str, query: str) -> subprocess.CompletedProcess[str]:
         """Run a query over TCP, as a program on the network would, with the user's own password."""
         password = self.variables[f"POSTGRES_{user.upper()}_PASSWORD"]
-        container = f"{PROJECT}-postgres-1"
+        container = f"{self.variables['STACK_NAME']}-postgres-1"
         command = ["docker", "exec", "--env", f"PGPASSWORD={password}", container]
         command += ["psql", "-h", "127.0.0.1", "-U", user, "-d", database, "-Atc", query]
         return subprocess.run(command, capture_output=True, text=True)
@@ -125,3 +127,36 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield running
     finally:
         running.remove()
+
+
+@pytest.fixture(scope="session")
+def daily_run(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Output of a `daily_training` that ended well, Airflow here, its stages and the service on the engine.
+
+    It leaves the stack's only version of `vision-classifier`, the champion, in service.
+    """
+    build_images(*STAGES, "serving")
+    stack.compose("up", "--detach", "serving", file="docker-compose-mlops.yml")
+    user, password = stack.login
+    kept = ("PATH", "HOME", "LANG", "DOCKER_HOST", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
+    environment = {name: os.environ[name] for name in kept if name in os.environ} | {
+        "PYTHONPATH": f"{ROOT}:{ROOT}/plugins",
+        "AIRFLOW_HOME": str(tmp_path_factory.mktemp("airflow")),
+        "AIRFLOW__CORE__DAGS_FOLDER": f"{ROOT}/dags",
+        "AIRFLOW__CORE__PLUGINS_FOLDER": f"{ROOT}/plugins",
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "PIPELINE_RUNTIME": "docker",
+        "PIPELINE_IMAGE_TAG": TAG,
+        "PIPELINE_DOCKER_NETWORK": stack.network,
+        "MLFLOW_TRACKING_URI": stack.mlflow_url,
+        "MLFLOW_TRACKING_USERNAME": user,
+        "MLFLOW_TRACKING_PASSWORD": password,
+        "SERVING_URL": stack.serving_url,
+    }
+    airflow = str(Path(sys.executable).with_name("airflow"))
+    subprocess.run([airflow, "db", "migrate"], env=environment, check=True, capture_output=True, timeout=180)
+    conf = json.dumps({"epochs": 3, "registered_model": "vision-classifier"})
+    command = [airflow, "dags", "test", "daily_training", "2026-02-03", "--conf", conf]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=420)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    return done.stdout + done.stderr

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import RestException
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from tasks.serving.client import ServiceClient
 
 from .conftest import FIRST_PORT, PROJECT, ROOT, Stack, _bare_environment
 
@@ -23,6 +32,54 @@ NEW = {
 }
 ARTIFACT = bytes(range(256)) * 5000
 MODEL = "kept-model"
+WORK = "docker-compose-mlops.yml"
+DAG_RUN = """INSERT INTO dag_run (dag_id, run_id, run_type, run_after, state, clear_number, span_status)
+    VALUES ('daily_training', '%s', 'manual', now(), 'success', 0, 'not_started')"""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a service answered to the same digits."""
+
+    version: str
+    run_id: str
+    classes: list[str]
+    probabilities: np.ndarray
+
+
+def ask(url: str) -> Answers:
+    """Wait for the champion to be in service, and ask it about some digits."""
+    service, deadline = ServiceClient(url), time.monotonic() + 120
+    while (service.info() or {}).get("model_version") is None:
+        assert time.monotonic() < deadline, service.info()
+        time.sleep(0.5)
+    answers: list[dict[str, Any]] = []
+    for index, image in enumerate(load_digits().images[::90]):
+        file = io.BytesIO()
+        Image.fromarray((image * 15).astype(np.uint8)).save(file, "png")
+        answers.append(service.predict(str(index), file.getvalue()))
+    classes = [str(answer["class"]) for answer in answers]
+    assert len(set(classes)) > 5, "a model that has learned something"
+    probabilities = np.array([list(answer["probabilities"].values()) for answer in answers])
+    [(version, run_id)] = {(str(answer["model_version"]), str(answer["run_id"])) for answer in answers}
+    return Answers(version, run_id, classes, probabilities)
+
+
+def same(left: Answers, right: Answers) -> None:
+    assert (left.version, left.run_id, left.classes) == (right.version, right.run_id, right.classes)
+    np.testing.assert_allclose(left.probabilities, right.probabilities, atol=1e-6)
+
+
+def dag_runs(stack: Stack) -> list[str]:
+    return stack.psql("airflow", "airflow", "SELECT run_id FROM dag_run ORDER BY 1").stdout.split()
+
+
+class Restored(Stack):
+    """The stack beside the session's."""
+
+    mlflow_url = f"http://127.0.0.1:{NEW['MLFLOW_PORT']}"
+    serving_url = f"http://127.0.0.1:{NEW['SERVING_PORT']}"
+    network = NEW["STACK_NAME"]
 
 
 def backup(*arguments: str | Path, stack: Stack) -> subprocess.CompletedProcess[str]:
@@ -58,7 +115,22 @@ def run_id(stack: Stack, logged_in: None, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="module")
-def saved(stack: Stack, run_id: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def answers(stack: Stack, daily_run: str) -> Answers:
+    """What the champion of a real DAG run answers before the backup."""
+    return ask(stack.serving_url)
+
+
+@pytest.fixture(scope="module")
+def dag_run(stack: Stack) -> str:
+    """A row of Airflow's own database; its tables are made by the service that makes them."""
+    stack.compose("run", "--rm", "--no-TTY", "airflow-init", file=WORK)
+    inserted = stack.psql("airflow", "airflow", DAG_RUN % "before-the-backup")
+    assert inserted.returncode == 0, inserted.stderr
+    return "before-the-backup"
+
+
+@pytest.fixture(scope="module")
+def saved(stack: Stack, run_id: str, answers: Answers, dag_run: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("backups") / "saved.tar"
     done = backup("save", "--file", path, stack=stack)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -68,12 +140,12 @@ def saved(stack: Stack, run_id: str, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="module")
-def empty(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def empty(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Restored]:
     """A new stack of the same `.env`, with a name and ports of its own."""
     variables = stack.variables | NEW
     env_file = tmp_path_factory.mktemp("empty") / ".env"
     env_file.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
-    new = Stack(env_file, variables)
+    new = Restored(env_file, variables)
     new.remove()
     try:
         new.compose("up", "--detach", "--wait", "--wait-timeout", "240")
@@ -82,7 +154,9 @@ def empty(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
         new.remove()
 
 
-def test_a_changed_byte_is_refused_in_one_line_and_nothing_changes(empty: Stack, saved: Path, tmp_path: Path) -> None:
+def test_a_changed_byte_is_refused_in_one_line_and_nothing_changes(
+    empty: Restored, saved: Path, tmp_path: Path
+) -> None:
     content = bytearray(saved.read_bytes())
     content[content.index(ARTIFACT[:512]) + 100] ^= 1
     changed = tmp_path / "changed.tar"
@@ -91,13 +165,13 @@ def test_a_changed_byte_is_refused_in_one_line_and_nothing_changes(empty: Stack,
     assert (done.returncode, done.stdout) == (65, "")
     assert done.stderr.count("\n") == 1
     assert "weights.bin is not what was written" in done.stderr
-    assert MlflowClient(f"http://127.0.0.1:{NEW['MLFLOW_PORT']}").search_registered_models() == []
+    assert MlflowClient(empty.mlflow_url).search_registered_models() == []
 
 
-def test_an_empty_stack_holds_the_same_champion_after_a_restore(
-    empty: Stack, saved: Path, run_id: str, tmp_path: Path
+def test_an_empty_stack_serves_the_same_champion_after_a_restore(
+    empty: Restored, saved: Path, run_id: str, answers: Answers, stack: Stack, tmp_path: Path
 ) -> None:
-    client = MlflowClient(f"http://127.0.0.1:{NEW['MLFLOW_PORT']}")
+    client = MlflowClient(empty.mlflow_url)
     with pytest.raises(RestException):
         client.get_run(run_id)
 
@@ -109,16 +183,36 @@ def test_an_empty_stack_holds_the_same_champion_after_a_restore(
     assert (champion.version, champion.run_id) == ("1", run_id)
     assert Path(client.download_artifacts(run_id, "weights.bin", str(tmp_path))).read_bytes() == ARTIFACT
     assert empty.states()["mlflow"] == "healthy"
+    assert dag_runs(empty) == dag_runs(stack)
 
-    again = backup("restore", "--file", saved, stack=empty)
-    assert again.returncode == 73
-    assert again.stderr.count("\n") == 1
-    assert "FORCE=1" in again.stderr
+    empty.compose("up", "--detach", "serving", file=WORK)
+    same(ask(empty.serving_url), answers)
 
-    client.delete_registered_model_alias(MODEL, "champion")
+
+def test_a_stack_that_holds_work_keeps_it_unless_forced(
+    empty: Restored, saved: Path, answers: Answers, stack: Stack
+) -> None:
+    """After the test above: what the stack holds is what was restored, and the service runs."""
+    client = MlflowClient(empty.mlflow_url)
+    refused = backup("restore", "--file", saved, stack=empty)
+    assert (refused.returncode, refused.stderr.count("\n")) == (73, 1)
+    assert "table runs of database mlflow; FORCE=1 replaces it" in refused.stderr
+
+    # Work of Airflow alone: another DAG run than the one in the file, and nothing in MLflow.
+    emptied = empty.psql("mlflow", "mlflow", "TRUNCATE runs, registered_models CASCADE")
+    assert emptied.returncode == 0, emptied.stderr
+    changed = empty.psql("airflow", "airflow", f"TRUNCATE dag_run CASCADE; {DAG_RUN % 'after-the-backup'}")
+    assert changed.returncode == 0, changed.stderr
+    refused = backup("restore", "--file", saved, stack=empty)
+    assert (refused.returncode, refused.stderr.count("\n")) == (73, 1)
+    assert "the stack holds 1 rows in table dag_run of database airflow; FORCE=1 replaces it" in refused.stderr
+    assert dag_runs(empty) == ["after-the-backup"]
+
     forced = backup("restore", "--file", saved, "--force", stack=empty)
     assert forced.returncode == 0, forced.stdout + forced.stderr
     assert client.get_model_version_by_alias(MODEL, "champion").version == "1"
+    assert dag_runs(empty) == dag_runs(stack)
+    same(ask(empty.serving_url), answers)
 
 
 def test_a_stack_that_is_not_up_is_named_with_what_to_do(saved: Path, stack: Stack, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import pytest
 import requests
+from boto3.exceptions import S3UploadFailedError
+from botocore.exceptions import ClientError
 from mlflow.exceptions import MlflowException
 
 from tasks.outages import as_unavailable
@@ -22,6 +24,33 @@ def test_an_absent_server_is_recognised_behind_other_errors(error: Exception) ->
     outer = RuntimeError("while logging")
     outer.__cause__ = error
     assert as_unavailable(outer) is not None
+
+
+FULL = [
+    requests.HTTPError("507 Server Error: Insufficient Storage for url: http://mlflow:5000/api. Response text: {}"),
+    requests.HTTPError('507 Server Error. Response text: {"message":"the S3 store is full (QuotaExceeded); raise"}'),
+    requests.HTTPError("403 Client Error: Forbidden for url. Response text: <Error><Code>QuotaExceeded</Code></Error>"),
+    ClientError({"Error": {"Code": "QuotaExceeded"}}, "PutObject"),
+    ClientError({"Error": {"Code": "XMinioAdminBucketQuotaExceeded"}}, "PutObject"),
+    ClientError({"Error": {"Code": "XMinioStorageFull"}}, "UploadPart"),
+    S3UploadFailedError("Failed to upload a to b: An error occurred (QuotaExceeded) when calling the PutObject"),
+]
+
+
+@pytest.mark.parametrize("error", FULL)
+def test_a_full_store_is_told_with_what_to_do_whoever_noticed_it(error: Exception) -> None:
+    outer = RuntimeError("while logging")
+    outer.__cause__ = error
+    told = as_unavailable(outer)
+    assert told is not None
+    assert str(told).startswith("the artifact store is full (")
+    assert "raise its quota or free space" in str(told)
+    assert ("507" in str(told)) == ("{}" in str(error)), "the store's own word, where there is one"
+
+
+@pytest.mark.parametrize("error", [ValueError("QuotaExceeded"), requests.HTTPError("404 Client Error: /507/x")])
+def test_a_word_about_quotas_is_not_a_full_store(error: Exception) -> None:
+    assert as_unavailable(error) is None
 
 
 @pytest.mark.parametrize("error", [MlflowException("RESOURCE_DOES_NOT_EXIST"), ValueError("shape"), KeyError("bug")])

@@ -1,0 +1,70 @@
+"""MLflow's S3 store, with one word more: a store that is full is HTTP 507 and one line, not 500 and no word.
+
+MLflow answers 500 without a reason to everything the store refuses, and its clients try again for a minute and then
+know no more than that. 507 (Insufficient Storage) they take for an answer, and `tasks/outages.py` knows it.
+MLflow finds this class through the entry point beside this file (its plugins for artifact stores).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from boto3.exceptions import S3UploadFailedError
+from botocore.exceptions import ClientError
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository
+
+# Ceph's quotas, MinIO's; other servers have names of their own for the status 507.
+FULL_CODES = {"QuotaExceeded", "XMinioAdminBucketQuotaExceeded", "XMinioStorageFull"}
+FULL_STATUS = 507
+
+
+class StoreFullError(MlflowException):
+    """The store takes no more."""
+
+    def get_http_status_code(self) -> int:
+        """507, for which MLflow has no error code."""
+        return FULL_STATUS
+
+
+@contextmanager
+def _full_store_named() -> Iterator[None]:
+    try:
+        yield
+    except (ClientError, S3UploadFailedError) as error:
+        # boto3 wraps the refusal of an upload, and keeps its text only.
+        refusal = error if isinstance(error, ClientError) else error.__context__
+        if not isinstance(refusal, ClientError):
+            raise
+        code, status = refusal.response["Error"]["Code"], refusal.response["ResponseMetadata"]["HTTPStatusCode"]
+        if code not in FULL_CODES and status != FULL_STATUS:
+            raise
+        raise StoreFullError(
+            f"the S3 store is full ({code}); raise its quota or free space, then clear the task"
+        ) from error
+
+
+class S3Store(S3ArtifactRepository):
+    """S3ArtifactRepository whose writes name a full store."""
+
+    def log_artifact(self, *arguments: Any, **options: Any) -> None:
+        """Upload one file."""
+        with _full_store_named():
+            super().log_artifact(*arguments, **options)
+
+    def log_artifacts(self, *arguments: Any, **options: Any) -> None:
+        """Upload a folder."""
+        with _full_store_named():
+            super().log_artifacts(*arguments, **options)
+
+    def create_multipart_upload(self, *arguments: Any, **options: Any) -> Any:
+        """Begin an upload in parts."""
+        with _full_store_named():
+            return super().create_multipart_upload(*arguments, **options)
+
+    def complete_multipart_upload(self, *arguments: Any, **options: Any) -> Any:
+        """End an upload in parts."""
+        with _full_store_named():
+            return super().complete_multipart_upload(*arguments, **options)
