@@ -1,4 +1,4 @@
-"""Five runs of five models at once on the one scheduler, and two of the same model."""
+"""Five models trained at once by the one scheduler, one of them by two runs."""
 
 from __future__ import annotations
 
@@ -14,16 +14,21 @@ from tests.stack.airflow_stack.conftest import DAG, MODEL, STAGES, User, ended, 
 from tests.stack.conftest import PROJECT, Stack
 
 pytestmark = pytest.mark.docker
-# Each network with a registered model of its own, and one network a second time with other hyperparameters.
-RUNS: dict[str, dict[str, Any]] = {
-    "five-fast": {"model": "fast_cnn"},
+# Each network with a registered model of its own, one of them twice with other hyperparameters ...
+ALONE: dict[str, dict[str, Any]] = {
     "five-adamw": {"model": "fast_cnn", "optimizer": "adamw", "learning_rate": 0.003},
     "five-small": {"model": "mobilenet_v3_small"},
     "five-large": {"model": "mobilenet_v3_large"},
     "five-resnet": {"model": "resnet18", "batch_size": 256},
 }
+# ... and two runs of a fifth model, either of which may come first.
+SHARED = "five-fast"
+RIVALS: dict[str, dict[str, Any]] = {
+    f"{SHARED}-{seed}": {"model": "fast_cnn", "seed": seed, "registered_model": SHARED} for seed in (1, 2)
+}
 # One epoch on digits is no good model; what is shown is the way through the pipeline.
 CHEAP = {"dataset": "digits", "epochs": 1, "min_accuracy": 0, "min_macro_f1": 0}
+WELL = dict.fromkeys([*STAGES, "promoted"], "success") | {"deploy": "skipped"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,10 +38,14 @@ def unpaused(admin: User) -> None:
 
 @pytest.fixture(scope="module")
 def together(admin: User, unpaused: None) -> dict[str, tuple[str, dict[str, Any]]]:
-    """State and tasks of the five runs, triggered in one go."""
-    for name, conf in RUNS.items():
-        trigger(admin, name, registered_model=name, **CHEAP, **conf)
-    return {name: ended(admin, name, 600) for name in RUNS}
+    """State and tasks of the runs, triggered in one go."""
+    for name, conf in (ALONE | RIVALS).items():
+        trigger(admin, name, **{"registered_model": name} | CHEAP | conf)
+    return {name: ended(admin, name, 600) for name in ALONE | RIVALS}
+
+
+def states(outcome: tuple[str, dict[str, Any]]) -> dict[str, str]:
+    return {task: instance["state"] for task, instance in outcome[1].items()}
 
 
 def mlflow(airflow: Stack, method: str, path: str, **body: Any) -> dict[str, Any]:
@@ -57,11 +66,10 @@ def runs_of(airflow: Stack, dag_run: str) -> list[dict[str, str]]:
     return [{t["key"]: t["value"] for t in r["data"]["tags"]} | {"status": r["info"]["status"]} for r in found["runs"]]
 
 
-def test_all_five_end_well_and_deploy_leaves_the_service_alone(together: dict[str, Any]) -> None:
-    for name, (state, tasks) in together.items():
-        states = {task: instance["state"] for task, instance in tasks.items()}
-        assert state == "success", (name, states)
-        assert states == dict.fromkeys([*STAGES, "promoted"], "success") | {"deploy": "skipped"}, name
+@pytest.mark.parametrize("name", ALONE)
+def test_a_run_ends_well_and_deploy_leaves_the_service_alone(together: dict[str, Any], name: str) -> None:
+    assert together[name][0] == "success"
+    assert states(together[name]) == WELL
 
 
 def test_they_ran_together(together: dict[str, Any], admin: User) -> None:
@@ -69,10 +77,8 @@ def test_they_ran_together(together: dict[str, Any], admin: User) -> None:
     last_start, first_end = max(run["start_date"] for run in runs), min(run["end_date"] for run in runs)
     assert last_start < first_end
     trained = [tasks["train"] for _, tasks in together.values()]
-    assert max(task["start_date"] for task in trained) < max(task["end_date"] for task in trained)
-    assert any(one["start_date"] < other["start_date"] < one["end_date"] for one in trained for other in trained), (
-        trained
-    )
+    beside = [sum(other["start_date"] <= one["start_date"] < other["end_date"] for other in trained) for one in trained]
+    assert max(beside) >= 3, trained
 
 
 def test_they_registered_one_after_the_other(together: dict[str, Any]) -> None:
@@ -81,7 +87,7 @@ def test_they_registered_one_after_the_other(together: dict[str, Any]) -> None:
         assert end <= start
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", ALONE)
 def test_each_model_has_one_version_and_it_is_champion(together: dict[str, Any], airflow: Stack, name: str) -> None:
     found = mlflow(airflow, "GET", "model-versions/search", filter=f"name = '{name}'")["model_versions"]
     assert [version["version"] for version in found] == ["1"]
@@ -91,19 +97,21 @@ def test_each_model_has_one_version_and_it_is_champion(together: dict[str, Any],
     assert trained["pipeline.logged_model_uri"] == champion["source"]
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", ALONE)
 def test_mlflow_has_each_stage_once(together: dict[str, Any], airflow: Stack, name: str) -> None:
     found = runs_of(airflow, name)
     assert Counter(tags["pipeline.stage"] for tags in found) == dict.fromkeys(["pipeline", *STAGES], 1)
     assert {tags["status"] for tags in found} == {"FINISHED"}
 
 
-def test_all_five_trained_on_the_same_images(together: dict[str, Any], airflow: Stack) -> None:
-    prints = {t["pipeline.fingerprint"] for name in RUNS for t in runs_of(airflow, name) if "pipeline.fingerprint" in t}
+def test_all_trained_on_the_same_images(together: dict[str, Any], airflow: Stack) -> None:
+    prints = {
+        t["pipeline.fingerprint"] for name in together for t in runs_of(airflow, name) if "pipeline.fingerprint" in t
+    }
     assert len(prints) == 1
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", ALONE | RIVALS)
 def test_no_stage_container_is_left(together: dict[str, Any], name: str) -> None:
     filters = [f"--filter={what}" for what in (f"network={PROJECT}", f"label=pipeline.dag_run_id={name}")]
     done = subprocess.run(["docker", "ps", "--all", "--quiet", *filters], capture_output=True, text=True, check=True)
@@ -111,22 +119,22 @@ def test_no_stage_container_is_left(together: dict[str, Any], name: str) -> None
 
 
 def test_a_skipped_deploy_says_why_and_keeps_its_link(together: dict[str, Any], admin: User) -> None:
-    instance = f"{DAG}/dagRuns/five-fast/taskInstances/deploy"
+    instance = f"{DAG}/dagRuns/five-small/taskInstances/deploy"
     result = admin.ask("GET", f"{instance}/xcomEntries/return_value?deserialize=true").json()["value"]
     assert f"follows '{MODEL}'" in result["skipped"]
-    assert "SERVING_REGISTERED_MODEL=five-fast" in result["skipped"]
+    assert "SERVING_REGISTERED_MODEL=five-small" in result["skipped"]
     assert result["run_id"] in admin.ask("GET", f"{instance}/links").json()["extra_links"]["MLflow run"]
 
 
-def test_two_runs_of_one_model_leave_one_champion_that_beat_the_other(airflow: Stack, admin: User) -> None:
+def test_two_runs_of_one_model_leave_one_champion_that_beat_the_other(together: dict[str, Any], airflow: Stack) -> None:
     """Whoever comes second met the new champion in evaluate, or is refused: no verdict on a former one counts."""
-    for seed in (1, 2):
-        trigger(admin, f"same-{seed}", registered_model="same", seed=seed, **CHEAP)
-    outcomes = [ended(admin, f"same-{seed}", 600) for seed in (1, 2)]
-    versions = mlflow(airflow, "GET", "model-versions/search", filter="name = 'same'")["model_versions"]
+    outcomes = [together[name] for name in RIVALS]
     registered = [tasks for _, tasks in outcomes if tasks["register"]["state"] == "success"]
-    assert len(versions) == len(registered) >= 1
     refused = [tasks for _, tasks in outcomes if tasks["register"]["state"] != "success"]
+    assert registered
     assert all((t["register"]["state"], t["register"]["try_number"]) == ("failed", 1) for t in refused)
-    champion = mlflow(airflow, "GET", "registered-models/alias", name="same", alias="champion")["model_version"]
+    assert WELL in [states(outcome) for outcome in outcomes]
+    versions = mlflow(airflow, "GET", "model-versions/search", filter=f"name = '{SHARED}'")["model_versions"]
+    assert len(versions) == len(registered)
+    champion = mlflow(airflow, "GET", "registered-models/alias", name=SHARED, alias="champion")["model_version"]
     assert champion["version"] in {version["version"] for version in versions}
