@@ -58,6 +58,10 @@ setup: ## write .env with fresh random secrets; an existing one keeps its values
 images: ## build the images (S="train deploy" for some)
 	@images/build.sh $(S)
 
+.PHONY: image-table
+image-table: ## the images as a Markdown table: size, start, user, what is in them (docs/how-to/images.md)
+	@$(PYTHON) -m images.table
+
 .PHONY: up
 up: setup ## start everything and wait until it is healthy (S=serving: the service, without Airflow)
 	@$(PYTHON) -m deploy.up $(S)

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
+from deploy import s3_probe
 from deploy.setup_env import parse
 from deploy.stack_files import chosen_profiles, images, profiles, published, required, run_once
 
@@ -152,18 +153,32 @@ def check_clock(seconds: float) -> Finding:
     return Finding(level, "clock", text if level == "ok" else f"{text}; synchronise it (timedatectl set-ntp true)")
 
 
-def check_s3(port: int) -> list[Finding]:
-    """The S3 store answers, with any answer of HTTP, and its clock agrees with this machine's."""
+def check_s3(url: str, values: Mapping[str, str]) -> list[Finding]:
+    """The S3 store at `url` takes the keys of `.env` for the bucket, and its clock agrees with this machine's."""
+    bucket = values.get("S3_BUCKET") or "mlflow"
+    keys = values.get("S3_ACCESS_KEY", ""), values.get("S3_SECRET_KEY", "")
     try:
-        status, date = get(port, "/")
+        status, date = s3_probe.head_bucket(url, bucket, keys, values.get("S3_REGION") or "us-east-1")
+    except ValueError as error:
+        return [Finding("fail", "s3", f"S3_ENDPOINT_URL: {error}; give http://HOST:PORT")]
     except (OSError, http.client.HTTPException) as error:
-        return [Finding("fail", "s3", f"no answer on port {port} ({error}); see docker compose logs s3")]
-    if status >= 500:
-        return [Finding("fail", "s3", f"answers {status} on port {port}; see docker compose logs s3")]
-    findings = [Finding("ok", "s3", f"answers on port {port}")]
-    if date:
-        findings.append(check_clock(time.time() - parsedate_to_datetime(date).timestamp()))
-    return findings
+        if values.get("S3_ENDPOINT_URL"):
+            text = f"no answer at {url} from this machine ({error}); correct S3_ENDPOINT_URL, unless containers know it"
+            return [Finding("warn", "s3", text)]
+        return [Finding("fail", "s3", f"no answer at {url} ({error}); see docker compose logs s3")]
+    clock = [check_clock(time.time() - parsedate_to_datetime(date).timestamp())] if date else []
+    found = {
+        200: ("ok", f"{url} takes the keys for bucket {bucket!r}"),
+        301: ("fail", f"bucket {bucket!r} at {url} is in another region; set S3_REGION to it"),
+        404: ("warn", f"{url} has no bucket {bucket!r} yet; make up makes it"),
+    }
+    refused = (
+        f"{url} refuses S3_ACCESS_KEY and S3_SECRET_KEY of .env for bucket {bucket!r}; the stack's own store keeps "
+        "those of its first start: docs/how-to/containers.md"
+    )
+    found |= dict.fromkeys((400, 401, 403), ("fail", refused))
+    level, text = found.get(status, ("fail", f"{url} answers {status}; see its log (make logs S=s3)"))
+    return [Finding(level, "s3", text), *clock]
 
 
 def check_mlflow(port: int, login: tuple[str, str], hosts: Sequence[str]) -> list[Finding]:
@@ -254,8 +269,9 @@ def examine(folder: Path) -> list[Finding]:
             findings += check_profiles(chosen_profiles(values), staying, running)
         ports = published(folder, values)
         findings += check_ports(ports, lambda port: publishes(up, port))
-        if publishes(up, ports["S3_PORT"]):
-            findings += check_s3(ports["S3_PORT"])
+        outside = values.get("S3_ENDPOINT_URL")
+        if outside or publishes(up, ports["S3_PORT"]):
+            findings += check_s3(outside or f"http://127.0.0.1:{ports['S3_PORT']}", values)
         if publishes(up, ports["MLFLOW_PORT"]):
             port = ports["MLFLOW_PORT"]
             login = values.get("MLFLOW_TRACKING_USERNAME", ""), values.get("MLFLOW_TRACKING_PASSWORD", "")

@@ -36,6 +36,11 @@ class Server(http.server.BaseHTTPRequestHandler):
         self.send_response(403 if not known else 200 if self.headers["Authorization"] == right else 401)
         self.end_headers()
 
+    def do_HEAD(self) -> None:
+        """As an S3 store to its buckets, each named after the answer."""
+        self.send_response(int(self.path.strip("/")))
+        self.end_headers()
+
     def log_message(self, *_: object) -> None:
         """Keep pytest's output clean."""
 
@@ -126,8 +131,36 @@ def test_a_clock_that_is_off_is_said(seconds: float, level: str) -> None:
     assert doctor.check_clock(seconds).level == level
 
 
-def test_s3_is_reached_and_its_clock_compared(port: int) -> None:
-    assert [(f.level, f.subject) for f in doctor.check_s3(port)] == [("ok", "s3"), ("ok", "clock")]
+@pytest.mark.parametrize(
+    ("status", "level", "said"),
+    [
+        ("200", "ok", "takes the keys for bucket '200'"),
+        ("403", "fail", "refuses S3_ACCESS_KEY and S3_SECRET_KEY of .env for bucket '403'"),
+        ("404", "warn", "make up makes it"),
+        ("301", "fail", "set S3_REGION"),
+        ("500", "fail", "answers 500"),
+    ],
+)
+def test_a_store_is_asked_for_the_bucket_and_its_clock_compared(port: int, status: str, level: str, said: str) -> None:
+    s3, clock = doctor.check_s3(f"http://127.0.0.1:{port}", {"S3_BUCKET": status})
+    assert (s3.level, s3.subject) == (level, "s3")
+    assert said in s3.text
+    assert (clock.level, clock.subject) == ("ok", "clock")
+
+
+def test_a_store_outside_that_this_machine_does_not_reach_is_a_warning(closed: int) -> None:
+    url = f"http://127.0.0.1:{closed}"
+    [line] = lines(doctor.check_s3(url, {"S3_ENDPOINT_URL": url}), "warn")
+    assert line.startswith(f"no answer at {url} from this machine")
+    [line] = lines(doctor.check_s3("here:9000", {"S3_ENDPOINT_URL": "here:9000"}))
+    assert line == "S3_ENDPOINT_URL: 'here:9000' is no address; give http://HOST:PORT"
+
+
+def test_a_store_outside_is_looked_at_without_a_running_stack(folder: Path, port: int) -> None:
+    with (folder / ".env").open("a") as file:
+        file.write(f"S3_ENDPOINT_URL=http://127.0.0.1:{port}\nS3_BUCKET=200\nSTACK_NAME=vm-test-nowhere\n")
+    said = [finding for finding in doctor.examine(folder) if finding.subject == "s3"]
+    assert [(f.level, f.text) for f in said] == [("ok", f"http://127.0.0.1:{port} takes the keys for bucket '200'")]
 
 
 KNOWN = {"airflow-worker": "celery", "redis": "celery"}
@@ -157,7 +190,7 @@ def test_services_without_their_profile_are_named() -> None:
 
 
 def test_servers_that_are_away_are_named_with_their_port(closed: int) -> None:
-    assert f"no answer on port {closed}" in lines(doctor.check_s3(closed))[0]
+    assert f"no answer at http://127.0.0.1:{closed}" in lines(doctor.check_s3(f"http://127.0.0.1:{closed}", {}))[0]
     assert f"no answer on port {closed}" in lines(doctor.check_mlflow(closed, ("admin", "right"), ["mlflow"]))[0]
 
 

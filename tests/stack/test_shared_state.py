@@ -12,6 +12,8 @@ import pytest
 import requests
 from mlflow import MlflowClient
 
+from deploy import doctor
+
 from .conftest import ROOT, Stack
 
 pytestmark = pytest.mark.docker
@@ -43,6 +45,20 @@ def keys(stack: Stack) -> set[str]:
 
 def test_every_service_is_healthy_and_the_bucket_job_is_done(stack: Stack) -> None:
     assert stack.states() == {"postgres": "healthy", "s3": "healthy", "mlflow": "healthy", "bucket": "exited"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "level"),
+    [
+        ({}, "ok"),
+        ({"S3_SECRET_KEY": "0" * 40}, "fail"),
+        ({"S3_ACCESS_KEY": "0" * 20}, "fail"),
+        ({"S3_BUCKET": "x-y-z"}, "warn"),
+    ],
+)
+def test_doctor_asks_a_real_store_with_the_keys(stack: Stack, changed: dict[str, str], level: str) -> None:
+    s3, clock = doctor.check_s3(stack.s3_url, stack.variables | changed)
+    assert (s3.level, clock.level) == (level, "ok"), s3
 
 
 def test_ports_are_published_on_the_loopback_interface_only(stack: Stack) -> None:
