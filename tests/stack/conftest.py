@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Two sessions on one engine: each with a name, ports and images of its own.
 PROJECT = os.environ.get("TEST_STACK", "vm-test-stack")
 FIRST_PORT = int(os.environ.get("TEST_STACK_PORT", "21410"))
+SECONDS_TO_HEALTHY: dict[str, float] = {}  # of the session's stack, by compose file
 TAG = os.environ.get("TEST_IMAGE_TAG", "dev")
 OWN = {
     "STACK_NAME": PROJECT,
@@ -81,6 +83,12 @@ class Stack:
         assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
         return done.stdout
 
+    def start(self, file: str = "docker-compose.yml", override: Path | None = None) -> None:
+        """Start a file's services, wait until all are healthy, and note how long that took."""
+        began = time.monotonic()
+        self.compose("up", "--detach", "--wait", "--wait-timeout", "240", file=file, override=override)
+        SECONDS_TO_HEALTHY[file] = time.monotonic() - began
+
     def states(self, file: str = "docker-compose.yml") -> dict[str, str]:
         """Health of each running service, its state where it has no check."""
         lines = self.compose("ps", "--all", "--format", "json", file=file).splitlines()
@@ -123,7 +131,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     running = Stack(env_file, variables)
     running.remove()
     try:
-        running.compose("up", "--detach", "--wait", "--wait-timeout", "240")
+        running.start()
         yield running
     finally:
         running.remove()

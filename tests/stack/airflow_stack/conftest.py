@@ -63,7 +63,7 @@ def airflow(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     env_file.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
     working = Stack(env_file, variables)
     try:
-        working.compose("up", "--detach", "--wait", "--wait-timeout", "240", file=FILE, override=override)
+        working.start(FILE, override)
         yield working
     finally:
         working.compose("down", "--volumes", "--timeout", "5", file=FILE)

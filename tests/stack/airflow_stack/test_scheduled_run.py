@@ -23,7 +23,7 @@ from tests.stack.airflow_stack.conftest import (
     trigger,
     user,
 )
-from tests.stack.conftest import PROJECT, TAG, Stack
+from tests.stack.conftest import PROJECT, SECONDS_TO_HEALTHY, TAG, Stack
 
 pytestmark = pytest.mark.docker
 RUN = f"{DAG}/dagRuns/by-hand"
@@ -63,6 +63,11 @@ def test_everything_is_healthy_and_the_first_task_is_done(airflow: Stack) -> Non
         "docker-socket-proxy": "healthy",
         "serving": "healthy",
     }
+
+
+def test_an_empty_machine_with_the_images_is_healthy_within_four_minutes(airflow: Stack) -> None:
+    assert set(SECONDS_TO_HEALTHY) == {"docker-compose.yml", FILE}
+    assert sum(SECONDS_TO_HEALTHY.values()) < 240, SECONDS_TO_HEALTHY
 
 
 @pytest.mark.parametrize("service", ["api-server", "dag-processor", "scheduler", "triggerer"])
