@@ -11,9 +11,11 @@ CONF ?=
 S ?=
 NAME ?=
 ROLE ?=
+REASON ?=
+VERSION ?=
 SOURCE ?= ../shared/data/cifar10.tar.gz
 
-export CONF DAG NAME ROLE SOURCE  # reach the shell as they are, whatever quotes they hold
+export CONF DAG NAME ROLE REASON VERSION SOURCE  # reach the shell as they are, whatever quotes they hold
 
 INSTALLED := .venv/.installed
 ENV = . deploy/env.sh $(RUNTIME)
@@ -33,6 +35,14 @@ demo: ready ## train, evaluate, register and serve digits, start to end (RUNTIME
 .PHONY: run
 run: ready ## one DAG run: DAG=daily_training CONF='{"dataset":"digits","epochs":5}' RUNTIME=local|docker
 	@$(ENV) && deploy/run_dag.sh "$$DAG" "$$CONF"
+
+.PHONY: history
+history: ready ## the ledger: who or what promoted, refused or rolled back which version, and why
+	@$(ENV) && python -m tasks history
+
+.PHONY: rollback
+rollback: ready ## the champion before is champion again: REASON="..." (VERSION=3 for another)
+	@$(ENV) && python -m tasks.rollback --reason "$$REASON" --version "$$VERSION"
 
 .PHONY: ui
 ui: ready ## Airflow and MLflow in the browser: prints addresses and login
@@ -143,6 +153,10 @@ lock-check: install ## fail when a lock no longer follows from pyproject.toml
 .PHONY: bench
 bench: install ## images per second beside a plain PyTorch loop (SOURCE=folder or archive of CIFAR-10)
 	@. deploy/env.sh local && python -m benchmarks.training_throughput --source "$$SOURCE" $(ARGS)
+
+.PHONY: bench-gate
+bench-gate: install ## how often the gate promotes a model that is no better: simulated
+	@. deploy/env.sh local && python -m benchmarks.false_promotions $(ARGS)
 
 # What a run needs first: the packages, Airflow's database, and for Docker the images and the stack.
 .PHONY: ready ready-local ready-docker

@@ -7,6 +7,7 @@ from datetime import timedelta
 import pendulum
 from airflow.sdk import DAG, task
 
+from pipeline.approval import PromotionApproval
 from pipeline.notifications import failure, promotion
 from pipeline.params import stage_params
 from pipeline.runtimes import stage_task
@@ -17,11 +18,12 @@ with DAG(
     doc_md=__doc__
     + """
 
-`prepare -> train -> evaluate -> register -> [promoted?] -> deploy`
+`prepare -> train -> evaluate -> approve -> register -> [promoted?] -> deploy`
 
 Each task is one stage: a process or a container, with a run of its own in MLflow (the button *MLflow run*). A task
-hands the next an MLflow run ID. `deploy` is skipped when the new model is no better than the champion, or when the
-service follows another registered model. Start it by hand with other values of the form, or with
+hands the next an MLflow run ID. `deploy` is skipped when the new model is not proven better than the champion, or when
+the service follows another registered model; with `require_approval` a person is asked before a model takes over. Start
+it by hand with other values of the form, or with
 
     make run DAG=daily_training CONF='{"dataset": "cifar10", "model": "resnet18", "registered_model": "cifar"}'
 
@@ -32,7 +34,7 @@ to do.
     schedule="@daily",
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
-    dagrun_timeout=timedelta(hours=12),
+    dagrun_timeout=timedelta(days=4),  # an approval may take three of them
     default_args={
         "retries": 2,
         "retry_delay": timedelta(seconds=30),
@@ -46,7 +48,8 @@ to do.
     prepare = stage_task("prepare", execution_timeout=timedelta(hours=2))
     train = stage_task("train", prepare_run_id=prepare.output["run_id"], execution_timeout=timedelta(hours=8))
     evaluate = stage_task("evaluate", train_run_id=train.output["run_id"], execution_timeout=timedelta(hours=1))
-    register = stage_task("register", evaluate_run_id=evaluate.output["run_id"])
+    approve = PromotionApproval(task_id="approve", promote=evaluate.output["promote"], table=evaluate.output["table"])
+    register = stage_task("register", evaluate_run_id=evaluate.output["run_id"], approval=approve.output)
     register.on_success_callback = [promotion]
     # Several runs may go on at once (docs/decisions/0006), but only one reads and moves `champion`.
     register.max_active_tis_per_dag = 1

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from datetime import datetime
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tasks.errors import RequestError, ResultError
+from tasks.gate.policy import GatePolicy
+from tasks.messages import parse
 
-M = TypeVar("M", bound=BaseModel)
 RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", description="An MLflow run ID.")]
 AirflowId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.~:+-]+$", description="As Airflow allows by default.")]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -35,11 +37,17 @@ class TaskIdentity(BaseModel):
     dag_run_id: AirflowId
     task_id: AirflowId
     map_index: int = -1
+    user: str | None = Field(None, description="Who started the DAG run by hand; null when the schedule did.")
 
     @property
     def key(self) -> str:
         """`dag/dag run/task/map index`: finds a task's MLflow run and container again."""
         return f"{self.dag_id}/{self.dag_run_id}/{self.task_id}/{self.map_index}"
+
+    @property
+    def by(self) -> str:
+        """Who is answerable for what the task does: the user, or the DAG run that the schedule started."""
+        return self.user or f"{self.dag_id} {self.dag_run_id}"
 
 
 class _Message(BaseModel):
@@ -151,19 +159,22 @@ class TrainResult(StageResult):
     model_sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Digest of the architecture and weights.")
 
 
-class EvaluateRequest(StageRequest):
-    """Score a trained model on the test images and judge it against floors and the champion."""
+class EvaluateRequest(StageRequest, GatePolicy):
+    """Score a trained model beside the champion on the same test images and judge it by the policy."""
 
     section: ClassVar[str] = "Promotion"
 
     train_run_id: RunId
     registered_model: ModelName = REGISTERED_MODEL
-    min_accuracy: float = Field(0.3, ge=0, le=1, description="Lowest test accuracy that may be promoted.")
-    min_macro_f1: float = Field(0.3, ge=0, le=1, description="Lowest macro F1 that may be promoted.")
+
+    @property
+    def policy(self) -> GatePolicy:
+        """The limits of the gate, alone."""
+        return GatePolicy(**{name: getattr(self, name) for name in GatePolicy.model_fields})
 
 
 class EvaluateResult(StageResult):
-    """Found through `run_id`: per-class table, predictions, plots, verdict, probe images with answers."""
+    """Found through `run_id`: both models' predictions, tables, plots, report, verdict, probe images with answers."""
 
     accuracy: float = Field(ge=0, le=1)
     macro_f1: float = Field(ge=0, le=1)
@@ -171,12 +182,28 @@ class EvaluateResult(StageResult):
     reason: str = Field(description="The verdict in one line.")
     champion_version: int | None = Field(description="Version compared with; null when there was no champion.")
     champion_accuracy: float | None = Field(ge=0, le=1, description="The champion's accuracy on the same images.")
+    table: str = Field(description="The rows of evidence as a Markdown table.")
+
+
+class Approval(_Message):
+    """What a person said to the evidence."""
+
+    approved: bool
+    by: str = Field(min_length=1)
+    at: datetime
+    comment: str = ""
 
 
 class RegisterRequest(StageRequest):
-    """Make a version of the evaluated model; move `champion` to it when the verdict says so."""
+    """Make a version of the evaluated model; move `champion` to it when the verdict, and who was asked, say so."""
+
+    section: ClassVar[str] = "Promotion"
 
     evaluate_run_id: RunId
+    approval: Approval | None
+    require_approval: bool = Field(
+        False, description="Ask a person before a model that passed the gate becomes champion."
+    )
     registered_model: ModelName = REGISTERED_MODEL
 
 
@@ -188,6 +215,31 @@ class RegisterResult(StageResult):
     created: bool = Field(description="False when this very model was a version already.")
     promoted: bool = Field(description="Whether `champion` names this version now.")
     previous_champion: int | None
+    reason: str = Field(description="Why it was promoted, refused, or left as it was.")
+
+
+class RollbackRequest(StageRequest):
+    """Make an earlier version the champion again."""
+
+    section: ClassVar[str] = "Rollback"
+
+    registered_model: ModelName = REGISTERED_MODEL
+    version: int | None = Field(None, ge=1, description="Version to go back to. Default: the champion before this one.")
+    reason: str = Field("", max_length=500, description="Why; kept in the ledger.", json_schema_extra={"minLength": 1})
+
+    @model_validator(mode="after")
+    def _says_why(self) -> Self:
+        if not self.reason.strip():
+            raise ValueError(f"reason={self.reason!r}: say why, for those who read the ledger")
+        return self
+
+
+class RollbackResult(StageResult):
+    """The move that was made."""
+
+    registered_model: ModelName
+    version: int = Field(ge=1, description="The champion now.")
+    previous_version: int = Field(ge=1, description="The champion before.")
 
 
 class DeployRequest(StageRequest):
@@ -208,6 +260,7 @@ class DeployResult(StageResult):
     url: str
     started: bool = Field(description="Whether the local service had to be started.")
     answers_checked: int = Field(ge=0)
+    replicas: int = Field(ge=0, description="Servers that answered with this version.")
     skipped: str | None = Field(None, description="Why it was not put into service; null when it was.")
 
 
@@ -224,7 +277,7 @@ class StageContract:
         Raises:
             RequestError: naming each field that is wrong, its value and what would do.
         """
-        return _parse(self.request, text, RequestError)
+        return parse(self.request, text, RequestError)
 
     def parse_result(self, text: str | bytes | Mapping[str, Any]) -> StageResult:
         """Check a result, JSON or mapping.
@@ -232,7 +285,7 @@ class StageContract:
         Raises:
             ResultError: naming each field that is wrong.
         """
-        return _parse(self.result, text, ResultError)
+        return parse(self.result, text, ResultError)
 
 
 STAGES: dict[str, StageContract] = {
@@ -240,6 +293,7 @@ STAGES: dict[str, StageContract] = {
     "train": StageContract(TrainRequest, TrainResult),
     "evaluate": StageContract(EvaluateRequest, EvaluateResult),
     "register": StageContract(RegisterRequest, RegisterResult),
+    "rollback": StageContract(RollbackRequest, RollbackResult),
     "deploy": StageContract(DeployRequest, DeployResult),
 }
 
@@ -248,25 +302,3 @@ def parameters(request: type[StageRequest]) -> dict[str, dict[str, Any]]:
     """JSON schema of each parameter (field with a default) of a request, by name."""
     properties: dict[str, dict[str, Any]] = request.model_json_schema()["properties"]
     return {name: properties[name] for name, field in request.model_fields.items() if not field.is_required()}
-
-
-def _parse(model: type[M], text: Any, error: type[RequestError] | type[ResultError]) -> M:
-    try:
-        if isinstance(text, str | bytes):
-            return model.model_validate_json(text)
-        return model.model_validate(text)
-    except ValidationError as invalid:
-        raise error(f"{model.__name__}: " + "; ".join(_sentence(dict(e)) for e in invalid.errors())) from invalid
-
-
-def _sentence(error: dict[str, Any]) -> str:
-    """Turn one pydantic error into `field=value: what would do`."""
-    name = ".".join(map(str, error["loc"]))
-    text = str(error["msg"]).removeprefix("Value error, ")
-    if error["type"] == "json_invalid":
-        return f"{str(error['input'])[:80]!r} is not JSON ({text}); send one JSON object"
-    if error["type"] == "extra_forbidden":
-        return f"{name}: unknown parameter; remove it or correct its spelling"
-    if error["type"] == "missing":
-        return f"{name}: missing; give it a value"
-    return f"{name}={error['input']!r}: {text}" if name else text

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import tempfile
+from pathlib import Path
 
 import mlflow
 import mlflow.pytorch
@@ -12,6 +14,7 @@ from mlflow.entities import LoggedModelStatus
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
+from tasks import artifact_digest
 from tasks.tracking import StageRun
 from tasks.vision.gold import Gold
 from tasks.vision.models import Classifier, digest
@@ -77,3 +80,9 @@ def _keep_one(run: StageRun, sha256: str) -> str | None:
 def _version(package: str) -> str:
     """Version of an installed package, without the build (`+cu130`) that package indexes do not know."""
     return importlib.metadata.version(package).partition("+")[0]
+
+
+def artifact_sha256(uri: str) -> str:
+    """Fetch a logged model back from its store and return the digest of its files."""
+    with tempfile.TemporaryDirectory() as folder:
+        return artifact_digest.digest(Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder)))

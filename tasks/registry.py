@@ -86,6 +86,12 @@ def set_alias(registered_model: str, alias: str, version: int) -> None:
         MlflowClient().set_registered_model_alias(registered_model, alias, str(version))
 
 
+def delete_alias(registered_model: str, alias: str) -> None:
+    """Take an alias away; one that is not there is no error."""
+    if by_alias(registered_model, alias) is not None:
+        MlflowClient().delete_registered_model_alias(registered_model, alias)
+
+
 def require_same_classes(registered_model: str, classes: Sequence[str]) -> None:
     """Refuse a candidate that does another task than the champion it would replace.
 

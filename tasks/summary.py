@@ -12,6 +12,7 @@ from tasks import tracking
 from tasks.contract import STAGES
 from tasks.errors import DataError, exit_code_of
 from tasks.settings import Settings, load_settings
+from tasks.text_table import columns
 
 HEADER = ("stage", "run ID", "seconds", "main figure")
 
@@ -59,6 +60,8 @@ def main_figure(stage: str, result: Mapping[str, Any]) -> str:
             state = "champion" if result["promoted"] else "challenger"
             known = "" if result["created"] else ", known already"
             return f"{result['registered_model']} version {result['version']}, {state}{known}"
+        case "rollback":
+            return f"{result['registered_model']} version {result['version']}, was {result['previous_version']}"
         case "deploy" if result.get("skipped"):
             return f"skipped: {result['skipped']}"
         case "deploy":
@@ -69,13 +72,8 @@ def main_figure(stage: str, result: Mapping[str, Any]) -> str:
 
 def table(lines: list[tuple[str, str, str, str]]) -> str:
     """Lay rows out under a header, columns aligned."""
-    everything = [HEADER, *lines]
-    widths = [max(len(line[column]) for line in everything) for column in range(len(HEADER))]
-    rule = tuple("-" * width for width in widths)
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in [HEADER, rule, *lines]
-    )
+    rule = tuple("-" * max(len(line[column]) for line in [HEADER, *lines]) for column in range(len(HEADER)))
+    return columns([HEADER, rule, *lines])
 
 
 def main() -> int:

@@ -79,16 +79,8 @@ def connect(settings: Settings) -> str:
         _require_server(uri)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
-    name = settings.pipeline_experiment
     try:
-        experiment = mlflow.get_experiment_by_name(name)
-        if experiment is None:
-            try:
-                return str(mlflow.create_experiment(name, settings.artifact_root, tags=EXPERIMENT_TAGS))
-            except MlflowException as error:
-                if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
-                    raise
-                experiment = mlflow.get_experiment_by_name(name)  # another stage was first
+        return experiment(settings.pipeline_experiment, settings.artifact_root)
     except MlflowException as error:
         if http_status(error) in {401, 403}:
             raise SettingsError(
@@ -96,11 +88,27 @@ def connect(settings: Settings) -> str:
                 "MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD and the server's allowed hosts"
             ) from error
         raise
-    if experiment is None or experiment.lifecycle_stage == "deleted":
+
+
+def experiment(name: str, artifact_root: str | None = None) -> str:
+    """Return the ID of an experiment, made when missing.
+
+    Raises:
+        SettingsError: it was deleted.
+    """
+    found = mlflow.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(mlflow.create_experiment(name, artifact_root, tags=EXPERIMENT_TAGS))
+        except MlflowException as error:
+            if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
+                raise
+            found = mlflow.get_experiment_by_name(name)  # another stage was first
+    if found is None or found.lifecycle_stage == "deleted":
         raise SettingsError(
             f"experiment {name!r} was deleted in MLflow; restore it, or set PIPELINE_EXPERIMENT to another name"
         )
-    return str(experiment.experiment_id)
+    return str(found.experiment_id)
 
 
 @contextmanager

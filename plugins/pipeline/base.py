@@ -104,7 +104,8 @@ class StageOperator(BaseOperator):
         if self.dag.params:
             require_known(dag_run.conf, self.dag.params)
         index = -1 if instance.map_index is None else instance.map_index
-        request = self.request(context["params"], dag_run_id=instance.run_id, map_index=index)
+        user = getattr(dag_run, "triggering_user_name", None)
+        request = self.request(context["params"], dag_run_id=instance.run_id, map_index=index, user=user)
         settings = load_settings()
         return StageJob(
             stage=self.stage,
@@ -116,7 +117,9 @@ class StageOperator(BaseOperator):
             timeout=self.execution_timeout,
         )
 
-    def request(self, params: Mapping[str, Any], *, dag_run_id: str, map_index: int = -1) -> StageRequest:
+    def request(
+        self, params: Mapping[str, Any], *, dag_run_id: str, map_index: int = -1, user: str | None = None
+    ) -> StageRequest:
         """Build the checked request: fields given in the DAG, then the DAG run's Params, then the defaults.
 
         Raises:
@@ -128,6 +131,7 @@ class StageOperator(BaseOperator):
             "dag_run_id": dag_run_id,
             "task_id": self.task_id,
             "map_index": map_index,
+            "user": user,
         }
         asked = {name: params[name] for name in contract.request.model_fields if name in params}
         return contract.parse_request({**asked, **self.request_fields, "task": identity})

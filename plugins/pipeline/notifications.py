@@ -1,4 +1,4 @@
-"""Tells people of a failure, a promotion or a refused promotion, through Slack and by mail.
+"""Tells people of a failure, a promotion, a refused one or a question to them, through Slack and by mail.
 
 Each channel is one variable (NOTIFY_SLACK_WEBHOOK_URL, NOTIFY_SMTP_URL), silent when it is unset. A channel that does
 not answer is an error line in the task's log and nothing more: the run is what it was without it.
@@ -16,6 +16,7 @@ from email.message import EmailMessage
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import BaseNotifier
 
 from pipeline.links import run_url
@@ -58,13 +59,22 @@ def describe_promotion(context: Context) -> Message:
     """A model was registered: it is champion now, or the champion stays."""
     instance = context["ti"]
     result: Mapping[str, Any] = instance.xcom_pull(task_ids=instance.task_id)
-    verdicts = instance.xcom_pull(task_ids=sorted(context["task"].upstream_task_ids))
-    reasons = [verdict["reason"] for verdict in verdicts if isinstance(verdict, Mapping) and "reason" in verdict]
     outcome = "is champion" if result["promoted"] else "was refused, the champion stays"
     return Message(
         subject=f"{instance.dag_id}: {result['registered_model']} version {result['version']} {outcome}",
-        reason="; ".join(reasons) or "no reason given",
+        reason=result["reason"],
         link=run_url(result, load_settings()),
+        dag_run=instance.run_id,
+    )
+
+
+def describe_question(context: Context) -> Message:
+    """A model passed the gate, and a person is asked whether it shall be champion."""
+    instance = context["ti"]
+    return Message(
+        subject=f"{instance.dag_id}: approve or reject a model that passed the gate",
+        reason=f"for {context['params']['registered_model']}; the evidence is on the page",
+        link=HITLOperator.generate_link_to_ui_from_context(context=context),
         dag_run=instance.run_id,
     )
 
@@ -141,3 +151,4 @@ class PipelineNotifier(BaseNotifier):
 
 failure = PipelineNotifier(describe_failure)
 promotion = PipelineNotifier(describe_promotion)
+question = PipelineNotifier(describe_question)

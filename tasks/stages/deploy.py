@@ -116,6 +116,7 @@ def run(request: DeployRequest, run: StageRun, settings: Settings) -> DeployResu
         url=settings.serving_url,
         started=launcher.started,
         answers_checked=len(answers),
+        replicas=1,
     )
 
 

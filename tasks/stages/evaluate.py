@@ -1,116 +1,118 @@
-"""evaluate: score a trained model on the test images, beside the champion, and give the verdict."""
+"""evaluate: score a trained model beside the champion on the same test images; evidence and verdict go to MLflow."""
 
 from __future__ import annotations
 
-import base64
-import io
-import json
 import logging
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import mlflow.pytorch
 import numpy as np
 import torch
-from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
 from numpy.typing import NDArray
-from PIL import Image
 
-from tasks import gold_store, registry
+from tasks import artifact_digest, evidence_log, gold_store, ledger, registry
 from tasks.contract import EvaluateRequest, EvaluateResult
 from tasks.errors import ModelError
-from tasks.gate import GatePolicy, Scores, Verdict, decide
+from tasks.gate.decision import CLASS, decide
+from tasks.gate.evidence import Champion, Cost, Evidence, Loading, Scores, Slice
+from tasks.serving.trial import MEGABYTE, Trial, attempt
 from tasks.settings import Settings
 from tasks.tracking import StageRun, tag_of, use_datasets
+from tasks.vision.comparison import compare
 from tasks.vision.devices import prepare_cpu
-from tasks.vision.evaluation_plots import confusion_figure, per_class_figure
-from tasks.vision.gold import Gold, Split
-from tasks.vision.scoring import BATCH, ClassScores, latency, predict, score
+from tasks.vision.gold import Gold
+from tasks.vision.scoring import BATCH, ClassScores, Latency, calibration_error, latencies, predict, score
 
-PROBES = 5
-TOLERANCE = 1e-3  # between evaluate's probabilities and the service's, both on a CPU
+SHA256 = "pipeline.model_sha256"
 
 log = logging.getLogger("tasks.evaluate")
 
 
 @dataclass(frozen=True)
-class _Loaded:
-    """A logged model in memory, with what its MLmodel file says of it."""
+class _Model:
+    """A logged model in memory, tried as the service would, with its answers to the test images."""
 
     network: torch.nn.Module
-    classes: tuple[str, ...]
     shape: tuple[int, int, int]
     size_bytes: int
+    trial: Trial
+    probabilities: NDArray[np.float32]
+    correct: NDArray[np.bool_]
+    scores: ClassScores
+    summary: Scores
 
 
 def run(request: EvaluateRequest, run: StageRun, settings: Settings) -> EvaluateResult:
-    """Score the model of `request.train_run_id`, compare it with the champion, log evidence and verdict.
+    """Measure the model of `request.train_run_id` and the champion, have the gate judge, log evidence and verdict.
+
+    The alias is resolved to a version once. Weights that are the champion's own are not compared with themselves.
 
     Raises:
         DataError: the train run or its gold is missing.
-        ModelError: the model does not answer for the classes of its data, or the champion knows other classes.
+        ModelError: a model's files were changed, or it does not answer for the classes of the data.
     """
-    model_uri = tag_of(request.train_run_id, "pipeline.logged_model_uri")
+    name = request.registered_model
+    model_uri, sha256 = (tag_of(request.train_run_id, tag) for tag in ("pipeline.logged_model_uri", SHA256))
     prepare_run_id = tag_of(request.train_run_id, "pipeline.prepare_run_id")
     gold = gold_store.fetch(prepare_run_id)
     prepare_cpu(BATCH * math.prod(gold.shape))
     use_datasets(run, prepare_run_id, "testing")
-    registry.require_same_classes(request.registered_model, gold.classes)
-    champion = registry.by_alias(request.registered_model)
-    champion_version = int(champion.version) if champion else None
+    registry.require_same_classes(name, gold.classes)
+    champion = registry.by_alias(name)
+    same = champion is not None and champion.tags.get(SHA256) == sha256
 
-    candidate = _load(model_uri, gold)
-    probabilities = predict(candidate.network, gold.test.images, candidate.shape)
-    scores = score(gold.test.labels, probabilities)
-    log.info("candidate: accuracy %.4f, macro F1 %.4f", scores.accuracy, scores.macro_f1)
+    candidate = _load(model_uri, gold, tag_of(request.train_run_id, artifact_digest.TAG), "the candidate")
+    log.info("candidate: %s", _figures(candidate.summary))
+    rival = None
+    if champion is not None and not same:
+        what = f"champion, version {champion.version},"
+        rival = _load(f"models:/{name}/{champion.version}", gold, champion.tags.get(artifact_digest.TAG), what)
+        log.info("%s: %s", what.rstrip(","), _figures(rival.summary))
+    timings = latencies([(m.network, m.shape) for m in (candidate, rival) if m is not None], gold.test.images)
 
-    rival = rival_probabilities = None
-    if champion is not None and champion.source != model_uri:
-        loaded = _load(f"models:/{request.registered_model}/{champion.version}", gold)
-        rival_probabilities = predict(loaded.network, gold.test.images, loaded.shape)
-        rival = score(gold.test.labels, rival_probabilities)
-        log.info("champion, version %s: accuracy %.4f, macro F1 %.4f", champion.version, rival.accuracy, rival.macro_f1)
-    elif champion is not None:
-        rival, rival_probabilities = scores, probabilities
-
-    policy = GatePolicy(min_accuracy=request.min_accuracy, min_macro_f1=request.min_macro_f1)
-    verdict = decide(_gate_scores(scores), _gate_scores(rival) if rival else None, champion_version, policy)
+    slices = _slices(gold, candidate)
+    evidence = Evidence(
+        loading=Loading(works=candidate.trial.works, note=candidate.trial.note),
+        scores=candidate.summary,
+        cost=_cost(candidate, timings[0]),
+        slices=slices,
+        champion=_champion(request, champion, sha256, candidate, rival, timings[-1]) if champion else None,
+        rolled_back=None if same else ledger.rolled_back(name, sha256),
+    )
+    verdict = decide(evidence, request.policy)
+    log.info("evidence:\n%s", verdict.text())
     log.info("verdict: %s", verdict.reason)
 
-    timing = latency(candidate.network, gold.test.images, candidate.shape)
-    metrics = {
-        "test_accuracy": scores.accuracy,
-        "test_macro_f1": scores.macro_f1,
-        "test_images": float(len(gold.test.labels)),
-        "model_size_bytes": float(candidate.size_bytes),
-        "latency_single_p50_ms": timing.single_p50_ms,
-        "latency_single_p95_ms": timing.single_p95_ms,
-        "batch_images_per_second": timing.batch_images_per_second,
-    }
-    if rival is not None:
-        metrics |= {"champion_test_accuracy": rival.accuracy, "champion_test_macro_f1": rival.macro_f1}
-    mlflow.log_metrics(metrics, model_id=model_uri.removeprefix("models:/"))
-    _log_evidence(run.run_id, gold, scores, probabilities, rival_probabilities)
-    _log_verdict(request, verdict)
+    _log_metrics(model_uri, gold, candidate, timings[0], evidence)
+    rival_probabilities = rival.probabilities if rival else candidate.probabilities if same else None
+    evidence_log.log_tables(run.run_id, gold, candidate.scores, slices, candidate.probabilities, rival_probabilities)
+    evidence_log.log_probes(gold, candidate.probabilities)
+    evidence_log.log_verdict(evidence, verdict)
+    mlflow.set_tags({"pipeline.train_run_id": request.train_run_id, "pipeline.promote": str(verdict.promote).lower()})
+    judged = rival or (candidate if same else None)
     return EvaluateResult(
         **run.baton,
-        accuracy=scores.accuracy,
-        macro_f1=scores.macro_f1,
+        accuracy=candidate.summary.accuracy,
+        macro_f1=candidate.summary.macro_f1,
         promote=verdict.promote,
         reason=verdict.reason,
-        champion_version=champion_version,
-        champion_accuracy=rival.accuracy if rival else None,
+        champion_version=verdict.champion_version,
+        champion_accuracy=judged.summary.accuracy if judged else None,
+        table=verdict.markdown(),
     )
 
 
-def _load(model_uri: str, gold: Gold) -> _Loaded:
+def _load(model_uri: str, gold: Gold, artifact_sha256: str | None, what: str) -> _Model:
+    """Fetch a model once, check its files, try it as the service would, and let it answer the test images."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(mlflow.artifacts.download_artifacts(artifact_uri=model_uri, dst_path=folder))
+        if artifact_sha256 is not None:  # a champion that another program registered has none
+            artifact_digest.require(path, artifact_sha256, what)
         metadata = mlflow.models.Model.load(str(path)).metadata or {}
         classes = tuple(metadata.get("classes", ()))
         if classes != gold.classes:
@@ -119,87 +121,95 @@ def _load(model_uri: str, gold: Gold) -> _Loaded:
                 "evaluate it on the data it was trained on"
             )
         channels, height, width = metadata["input"]
-        return _Loaded(
-            network=mlflow.pytorch.load_model(str(path)),
-            classes=classes,
-            shape=(channels, height, width),
-            size_bytes=sum(file.stat().st_size for file in (path / "data").rglob("*") if file.is_file()),
-        )
-
-
-def _gate_scores(scores: ClassScores) -> Scores:
-    return Scores(accuracy=scores.accuracy, macro_f1=scores.macro_f1)
-
-
-def _log_verdict(request: EvaluateRequest, verdict: Verdict) -> None:
-    """Write the verdict last: a run that has one has all its evidence."""
-    mlflow.log_dict(verdict.model_dump(mode="json") | {"reason": verdict.reason}, "verdict.json")
-    mlflow.set_tags({"pipeline.train_run_id": request.train_run_id, "pipeline.promote": str(verdict.promote).lower()})
-
-
-def _log_evidence(
-    run_id: str,
-    gold: Gold,
-    scores: ClassScores,
-    probabilities: NDArray[np.float32],
-    rival: NDArray[np.float32] | None,
-) -> None:
-    names = np.array(gold.classes)
-    per_class = {
-        "class": list(gold.classes),
-        "precision": scores.precision.round(6).tolist(),
-        "recall": scores.recall.round(6).tolist(),
-        "f1": scores.f1.round(6).tolist(),
-        "images": scores.support.tolist(),
-    }
-    predictions: dict[str, list[Any]] = {
-        "image": list(gold.test.names),
-        "class": names[gold.test.labels].tolist(),
-        "predicted": names[probabilities.argmax(1)].tolist(),
-        "probability": probabilities.max(1).astype(float).round(6).tolist(),
-        "correct": (probabilities.argmax(1) == gold.test.labels).tolist(),
-    }
-    if rival is not None:
-        predictions["champion_predicted"] = names[rival.argmax(1)].tolist()
-        predictions["champion_probability"] = rival.max(1).astype(float).round(6).tolist()
-    _log_tables(run_id, {"per_class.json": per_class, "predictions.json": predictions})
-    mlflow.log_figure(confusion_figure(scores, gold.classes), "plots/confusion_matrix.png")
-    mlflow.log_figure(per_class_figure(scores, gold.classes), "plots/per_class.png")
-    mlflow.log_dict(
-        {"tolerance": TOLERANCE, "probes": make_probes(gold.test, gold.classes, probabilities)}, "probes.json"
+        trial = attempt(path)
+        network = mlflow.pytorch.load_model(str(path))
+        size = sum(file.stat().st_size for file in (path / "data").rglob("*") if file.is_file())
+    shape = (channels, height, width)
+    probabilities = predict(network, gold.test.images, shape)
+    scores = score(gold.test.labels, probabilities)
+    return _Model(
+        network=network,
+        shape=shape,
+        size_bytes=size,
+        trial=trial,
+        probabilities=probabilities,
+        correct=probabilities.argmax(1) == gold.test.labels,
+        scores=scores,
+        summary=Scores(
+            accuracy=scores.accuracy,
+            macro_f1=scores.macro_f1,
+            calibration_error=calibration_error(gold.test.labels, probabilities),
+        ),
     )
 
 
-def _log_tables(run_id: str, tables: Mapping[str, Mapping[str, Sequence[Any]]]) -> None:
-    """Log tables as `mlflow.log_table` does, but replacing: that one appends, so a retry would double every row."""
-    for name, columns in tables.items():
-        rows = [list(row) for row in zip(*columns.values(), strict=True)]
-        mlflow.log_text(json.dumps({"columns": list(columns), "data": rows}), name)
-    # The tag by which MLflow's pages and `mlflow.load_table` know an artifact for a table.
-    entries = [{"path": name, "type": "table"} for name in tables]
-    MlflowClient().set_tag(run_id, "mlflow.loggedArtifacts", json.dumps(entries))
+def _champion(
+    request: EvaluateRequest,
+    champion: ModelVersion,
+    sha256: str,
+    candidate: _Model,
+    rival: _Model | None,
+    timing: Latency,
+) -> Champion:
+    version = int(champion.version)
+    if rival is None:
+        return Champion(version=version, same=True)
+    look = ledger.looks(request.registered_model, version, sha256) + 1
+    return Champion(
+        version=version,
+        scores=rival.summary,
+        cost=_cost(rival, timing),
+        comparison=compare(candidate.correct, rival.correct, request.policy.level(look), look),
+    )
 
 
-def make_probes(test: Split, classes: Sequence[str], probabilities: NDArray[np.float32]) -> list[dict[str, Any]]:
-    """Choose test images, spread over the classes, with the answers that the service must give to them too.
+def _cost(model: _Model, timing: Latency) -> Cost | None:
+    """What a model costs; None where its trial ended before its memory could be measured."""
+    if model.trial.memory_mb is None:
+        return None
+    return Cost(
+        p50_ms=timing.single_p50_ms,
+        p95_ms=timing.single_p95_ms,
+        memory_mb=model.trial.memory_mb,
+        size_mb=model.size_bytes / MEGABYTE,
+    )
 
-    Each is a PNG (lossless, so the service sees these very pixels) in base64, with its probabilities.
-    """
-    firsts = [int(np.flatnonzero(test.labels == label)[0]) for label in np.unique(test.labels)]
-    spread = np.linspace(0, len(firsts) - 1, min(PROBES, len(firsts))).round().astype(int)
-    chosen = [firsts[position] for position in spread]
-    probes = []
-    for index in chosen:
-        pixels = test.images[index]
-        image = Image.fromarray(pixels[0] if pixels.shape[0] == 1 else pixels.transpose(1, 2, 0))
-        buffer = io.BytesIO()
-        image.save(buffer, format="PNG")
-        probes.append(
-            {
-                "name": test.names[index],
-                "png": base64.b64encode(buffer.getvalue()).decode(),
-                "class": classes[int(probabilities[index].argmax())],
-                "probabilities": [float(p) for p in probabilities[index]],
-            }
-        )
-    return probes
+
+def _slices(gold: Gold, model: _Model) -> tuple[Slice, ...]:
+    """The test images of each class; a class without one is a slice without an accuracy."""
+    counts = model.scores.support
+    return tuple(
+        Slice(column=CLASS, value=name, images=int(n), accuracy=float(recall) if n else None)
+        for name, n, recall in zip(gold.classes, counts, model.scores.recall, strict=True)
+    )
+
+
+def _log_metrics(model_uri: str, gold: Gold, candidate: _Model, timing: Latency, evidence: Evidence) -> None:
+    metrics = {
+        "test_accuracy": candidate.summary.accuracy,
+        "test_macro_f1": candidate.summary.macro_f1,
+        "test_calibration_error": candidate.summary.calibration_error,
+        "test_images": float(len(gold.test)),
+        "model_size_bytes": float(candidate.size_bytes),
+        "latency_single_p50_ms": timing.single_p50_ms,
+        "latency_single_p95_ms": timing.single_p95_ms,
+        "batch_images_per_second": timing.batch_images_per_second,
+    }
+    if candidate.trial.memory_mb is not None:
+        metrics["peak_memory_mb"] = candidate.trial.memory_mb
+    champion = evidence.champion
+    if champion is not None and champion.scores is not None:
+        metrics["champion_test_accuracy"] = champion.scores.accuracy
+        metrics["champion_test_macro_f1"] = champion.scores.macro_f1
+    if champion is not None and champion.comparison is not None:
+        found = champion.comparison
+        metrics |= {"accuracy_gap": found.gap, "accuracy_gap_low": found.low, "accuracy_gap_high": found.high}
+        metrics["mcnemar_p_value"] = found.p_value
+    mlflow.log_metrics(metrics, model_id=model_uri.removeprefix("models:/"))
+
+
+def _figures(scores: Scores) -> str:
+    return (
+        f"accuracy {scores.accuracy:.4f}, macro F1 {scores.macro_f1:.4f}, "
+        f"calibration error {scores.calibration_error:.4f}"
+    )

@@ -6,10 +6,10 @@ import logging
 
 import mlflow
 
-from tasks import registry
-from tasks.contract import RegisterRequest, RegisterResult
-from tasks.errors import ModelError
-from tasks.gate import Verdict
+from tasks import artifact_digest, ledger, registry
+from tasks.contract import Approval, RegisterRequest, RegisterResult
+from tasks.errors import ModelError, RequestError
+from tasks.gate.verdict import Verdict
 from tasks.settings import Settings
 from tasks.tracking import StageRun, tag_of
 
@@ -28,9 +28,8 @@ def run(request: RegisterRequest, run: StageRun, settings: Settings) -> Register
     name = request.registered_model
     train_run_id = tag_of(request.evaluate_run_id, "pipeline.train_run_id")
     tag_of(request.evaluate_run_id, "pipeline.promote")  # set last: a run without it has no verdict to read
-    evidence = mlflow.artifacts.load_dict(f"runs:/{request.evaluate_run_id}/verdict.json")
-    evidence.pop("reason")
-    verdict = Verdict.model_validate(evidence)
+    text = mlflow.artifacts.load_text(f"runs:/{request.evaluate_run_id}/verdict.json")
+    verdict = Verdict.model_validate_json(text)
     registry.require_same_classes(name, registry.classes_of_run(train_run_id))
 
     model_sha256 = tag_of(train_run_id, "pipeline.model_sha256")
@@ -52,6 +51,7 @@ def run(request: RegisterRequest, run: StageRun, settings: Settings) -> Register
             "pipeline.prepare_run_id": tag_of(train_run_id, "pipeline.prepare_run_id"),
             "pipeline.fingerprint": tag_of(train_run_id, "pipeline.fingerprint"),
             "pipeline.model_sha256": model_sha256,
+            artifact_digest.TAG: tag_of(train_run_id, artifact_digest.TAG),
         }
         source = tag_of(train_run_id, "pipeline.logged_model_uri")
         version = registry.create_version(name, source, train_run_id, tags, verdict.reason)
@@ -61,15 +61,32 @@ def run(request: RegisterRequest, run: StageRun, settings: Settings) -> Register
     log.info("%s version %d %s", name, number, "exists already" if known else "made")
 
     registry.set_alias(name, registry.CHALLENGER, number)
-    if verdict.promote:
-        registry.set_alias(name, registry.CHAMPION, number)
-        log.info("champion of %s: version %d (before: %s)", name, number, champion_version or "none")
+    promote, reason = conclusion(request, verdict)
+    log.info("%s version %d: %s", name, number, reason)
+    entry = ledger.Entry(
+        key=request.task.key,
+        kind=ledger.Kind.PROMOTION if promote else ledger.Kind.REFUSAL,
+        registered_model=name,
+        from_version=verdict.champion_version,
+        to_version=number if promote else verdict.champion_version,
+        candidate_version=number,
+        candidate_sha256=model_sha256,
+        by=request.approval.by if request.approval else request.task.by,
+        reason=reason,
+        evidence_run_id=request.evaluate_run_id,
+    )
+    if promote:
+        ledger.move_champion(entry)
+    elif not verdict.is_champion:
+        with ledger.recorded(entry):
+            pass  # nothing moves
+    champion_now = promote or verdict.is_champion
     mlflow.set_tags(
         {
             "pipeline.evaluate_run_id": request.evaluate_run_id,
             "pipeline.registered_model": name,
             "pipeline.version": str(number),
-            "pipeline.promoted": str(verdict.promote).lower(),
+            "pipeline.promoted": str(champion_now).lower(),
         }
     )
     return RegisterResult(
@@ -77,6 +94,26 @@ def run(request: RegisterRequest, run: StageRun, settings: Settings) -> Register
         registered_model=name,
         version=number,
         created=known is None,
-        promoted=verdict.promote,
-        previous_champion=champion_version if champion_version != number else None,
+        promoted=champion_now,
+        previous_champion=verdict.champion_version if verdict.champion_version != number else None,
+        reason=reason,
     )
+
+
+def conclusion(request: RegisterRequest, verdict: Verdict) -> tuple[bool, str]:
+    """Join the gate's verdict and the approver's word: whether to promote, and why (not).
+
+    Raises:
+        RequestError: approval is required and none was given.
+    """
+    approval: Approval | None = request.approval
+    if not verdict.promote:
+        return False, verdict.reason
+    if approval is None:
+        if request.require_approval:
+            raise RequestError("require_approval=True, but nobody was asked; clear the task that asks, and this one")
+        return True, verdict.reason
+    word = f" ({approval.comment.strip()})" if approval.comment.strip() else ""
+    if not approval.approved:
+        return False, f"refused by {approval.by}{word}, though the gate says {verdict.reason}"
+    return True, f"{verdict.reason}; approved by {approval.by}{word}"

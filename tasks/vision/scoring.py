@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,8 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from tasks.errors import DataError, ModelError
 
 BATCH = 256
+WARM_UP = 10
+SINGLES = 200
 
 
 @dataclass(frozen=True)
@@ -104,21 +107,48 @@ def score(labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> Clas
     )
 
 
-def latency(model: torch.nn.Module, images: NDArray[np.uint8], shape: tuple[int, int, int]) -> Latency:
-    """Time `model` on images [N, C, H, W]: one at a time (50 answers) and in batches of 256, after a warm-up."""
-    batch = fit(torch.from_numpy(np.resize(images[:BATCH], (BATCH, *images.shape[1:]))), shape)
-    single = batch[:1]
+def calibration_error(labels: NDArray[np.int64], probabilities: NDArray[np.float32], bins: int = 15) -> float:
+    """Expected calibration error of probabilities [N, K]: how far confidence is from accuracy, over bins of confidence.
+
+    The mean of |accuracy - confidence| over `bins` bins of equal width, weighted by their images (Guo et al. 2017).
+    """
+    confidence = probabilities.max(1).astype(np.float64)
+    correct = probabilities.argmax(1) == labels
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
+    gap = np.bincount(bin_of, correct - confidence, bins)
+    return float(np.abs(gap).sum() / len(labels))
+
+
+def latencies(
+    models: Sequence[tuple[torch.nn.Module, tuple[int, int, int]]], images: NDArray[np.uint8]
+) -> list[Latency]:
+    """Time models on images [N, C, H, W]: one at a time, then in batches of 256, after a warm-up.
+
+    The models take turns, so that whatever else the machine does is done to all of them.
+
+    Args:
+        models: each with the (C, H, W) it was made for.
+        images: what they answer.
+    """
+    batches = [
+        fit(torch.from_numpy(np.resize(images[:BATCH], (BATCH, *images.shape[1:]))), shape) for _, shape in models
+    ]
+    networks = [network for network, _ in models]
     with torch.inference_mode():
-        for _ in range(5):
-            model(single)
-        singles = [_seconds(model, single) for _ in range(50)]
-        model(batch)
-        batches = [_seconds(model, batch) for _ in range(3)]
-    return Latency(
-        single_p50_ms=float(np.percentile(singles, 50)) * 1e3,
-        single_p95_ms=float(np.percentile(singles, 95)) * 1e3,
-        batch_images_per_second=BATCH / float(np.median(batches)),
-    )
+        for network, batch in zip(networks, batches, strict=True):
+            for _ in range(WARM_UP):
+                network(batch[:1])
+            network(batch)
+        singles = [[_seconds(n, b[:1]) for n, b in zip(networks, batches, strict=True)] for _ in range(SINGLES)]
+        whole = [[_seconds(n, b) for n, b in zip(networks, batches, strict=True)] for _ in range(3)]
+    return [
+        Latency(
+            single_p50_ms=float(np.percentile([turn[i] for turn in singles], 50)) * 1e3,
+            single_p95_ms=float(np.percentile([turn[i] for turn in singles], 95)) * 1e3,
+            batch_images_per_second=BATCH / float(np.median([turn[i] for turn in whole])),
+        )
+        for i in range(len(models))
+    ]
 
 
 def _seconds(model: torch.nn.Module, images: torch.Tensor) -> float:

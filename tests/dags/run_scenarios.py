@@ -36,11 +36,11 @@ more = {
     "train": {"epochs": 1, "best_epoch": 1, "validation_accuracy": 0.5, "images_per_second": 1.0,
               "model_sha256": "b" * 64},
     "evaluate": {"accuracy": 0.5, "macro_f1": 0.5, "promote": True, "reason": "first", "champion_version": None,
-                 "champion_accuracy": None},
+                 "champion_accuracy": None, "table": "| check |"},
     "register": {"registered_model": "m", "version": 12, "created": True, "promoted": told.get("promoted", True),
-                 "previous_champion": None},
+                 "previous_champion": None, "reason": "first"},
     "deploy": {"registered_model": "m", "version": 12, "url": "http://x", "started": False, "answers_checked": 1,
-               "skipped": told.get("skipped")},
+               "replicas": 1, "skipped": told.get("skipped")},
 }[stage]
 run_id = {"prepare": "1" * 32, "train": "12e45" + "0" * 27}.get(stage, "f" * 32)
 with open(result, "w") as file:

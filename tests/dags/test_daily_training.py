@@ -102,7 +102,8 @@ def test_the_stages_follow_each_other_and_the_branch_guards_deploy(parsed: dict[
     assert order == {
         "prepare": ["train"],
         "train": ["evaluate"],
-        "evaluate": ["register"],
+        "evaluate": ["approve", "register"],
+        "approve": ["register"],
         "register": ["deploy", "promoted"],
         "promoted": ["deploy"],
         "deploy": [],

@@ -36,7 +36,7 @@ def stub(tmp_path: Path) -> tuple[str, ...]:
             def answer(**more):
                 fields = {"run_id": "12e45678901234567890123456789012", "experiment_id": "7", "seconds": 0.5}
                 fields |= {"registered_model": "m", "version": 3, "created": True, "promoted": True,
-                           "previous_champion": None}
+                           "previous_champion": None, "reason": "first"}
                 with open(result, "w") as file:
                     json.dump(fields | more, file)
             exec(os.environ["STUB"])

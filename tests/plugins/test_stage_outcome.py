@@ -20,6 +20,7 @@ RESULT = {
     "created": True,
     "promoted": False,
     "previous_champion": None,
+    "reason": "first",
 }
 TRACEBACK = (
     "2026-01-31 06:00:00,000 ERROR tasks: train failed",
@@ -30,7 +31,7 @@ TRACEBACK = (
 
 @pytest.fixture
 def job() -> StageJob:
-    request = STAGES["register"].parse_request({"task": IDENTITY, "evaluate_run_id": "0" * 32})
+    request = STAGES["register"].parse_request({"task": IDENTITY, "evaluate_run_id": "0" * 32, "approval": None})
     return StageJob("register", request, "image", {}, {"PASSWORD": "hush"}, StageResources(), None)
 
 

@@ -41,7 +41,8 @@ stage, _, request = sys.argv[1:]
 request = json.loads(request)
 def answer(**more):
     fields = {"run_id": "12e45678901234567890123456789012", "experiment_id": "7", "seconds": 0.5,
-              "registered_model": "m", "version": 3, "created": True, "promoted": True, "previous_champion": None}
+              "registered_model": "m", "version": 3, "created": True, "promoted": True, "previous_champion": None,
+              "reason": "first"}
     with open("/airflow/xcom/return.json", "w") as file:
         json.dump(fields | more, file)
 exec(os.environ["STUB"])
@@ -99,7 +100,7 @@ def make(settings: None, names: SimpleNamespace) -> Make:
         name_prefix = names.prefix
 
     def make_task(code: str, **kwargs: Any) -> DockerStageOperator:
-        given = {"stage": "register", "request_fields": {"evaluate_run_id": RUN_ID}} | kwargs
+        given = {"stage": "register", "request_fields": {"evaluate_run_id": RUN_ID, "approval": None}} | kwargs
         with DAG(f"d-{secrets.token_hex(4)}"):
             return Named(task_id="t", environment={"STUB": code}, **given)
 

@@ -24,14 +24,24 @@ from tasks.tracking import StageRun
 
 RUN_ID = "0" * 32
 REQUEST = json.dumps(
-    {"task": {"dag_id": "daily", "dag_run_id": "r1", "task_id": "register"}, "evaluate_run_id": RUN_ID}
+    {
+        "task": {"dag_id": "daily", "dag_run_id": "r1", "task_id": "register"},
+        "evaluate_run_id": RUN_ID,
+        "approval": None,
+    }
 )
 Body = Callable[[RegisterRequest, StageRun, Settings], Any]
 
 
 def registered(request: RegisterRequest, run: StageRun, settings: Settings) -> RegisterResult:
     return RegisterResult(
-        **run.baton, registered_model="m", version=1, created=True, promoted=True, previous_champion=None
+        **run.baton,
+        registered_model="m",
+        version=1,
+        created=True,
+        promoted=True,
+        previous_champion=None,
+        reason="first",
     )
 
 

@@ -3,7 +3,10 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
+import jsonschema
 import mlflow
 import numpy as np
 import pandas as pd
@@ -12,7 +15,7 @@ import torch
 from mlflow import MlflowClient
 from PIL import Image
 
-from tasks import registry, tracking
+from tasks import artifact_digest, registry, tracking
 from tasks.contract import EvaluateRequest, EvaluateResult, TaskIdentity
 from tasks.errors import DataError, ModelError
 from tasks.settings import Settings
@@ -45,8 +48,10 @@ def same_threads() -> Iterator[None]:
 
 
 def crown(train_run_id: str) -> int:
-    source = tracking.tag_of(train_run_id, "pipeline.logged_model_uri")
-    version = int(registry.create_version("pets", source, train_run_id, {}, "").version)
+    names = ("pipeline.logged_model_uri", "pipeline.model_sha256", artifact_digest.TAG)
+    source, *digests = (tracking.tag_of(train_run_id, name) for name in names)
+    tags = dict(zip(names[1:], digests, strict=True))
+    version = int(registry.create_version("pets", source, train_run_id, tags, "").version)
     registry.set_alias("pets", registry.CHAMPION, version)
     return version
 
@@ -59,18 +64,27 @@ def test_figures_and_evidence(train_run: TrainRun, run_evaluate: Evaluate) -> No
     result = run_evaluate(train_run(THREE_OF_FOUR))
     assert result.accuracy == 0.75
     assert result.macro_f1 == pytest.approx((1 + 1 + 2 / 3 + 0) / 4)  # precision 1/2 and recall 1 for the third
-    assert result.promote
+    assert result.promote, result.reason
     assert result.champion_version is None
     run = MlflowClient().get_run(result.run_id)
     assert run.data.metrics["test_accuracy"] == 0.75
-    assert run.data.metrics["test_images"] == 20
-    for name in ("model_size_bytes", "latency_single_p50_ms", "latency_single_p95_ms", "batch_images_per_second"):
+    assert run.data.metrics["test_images"] == 40
+    for name in (
+        "model_size_bytes",
+        "peak_memory_mb",
+        "latency_single_p50_ms",
+        "latency_single_p95_ms",
+        "batch_images_per_second",
+    ):
         assert run.data.metrics[name] > 0
     plots = {artifact.path for artifact in MlflowClient().list_artifacts(result.run_id, "plots")}
     assert plots == {"plots/confusion_matrix.png", "plots/per_class.png"}
     verdict = mlflow.artifacts.load_dict(f"runs:/{result.run_id}/verdict.json")
     assert verdict["promote"] is True
-    assert verdict["reason"] == result.reason
+    assert {check["name"] for check in verdict["checks"]} == {
+        "loads", "accuracy", "macro F1", "calibration error", "class recall"
+    }  # fmt: skip
+    jsonschema.validate(verdict, mlflow.artifacts.load_dict(f"runs:/{result.run_id}/verdict.schema.json"))
 
 
 def test_small_images_are_not_spread_over_many_threads(
@@ -94,14 +108,14 @@ def test_tables_open_in_mlflow_and_a_retry_does_not_double_them(train_run: Train
     assert per_class["recall"].tolist() == [1, 1, 1, 0]
     assert per_class["precision"].tolist() == [1, 1, 0.5, 0]
     predictions = table(first, "predictions.json")
-    assert len(predictions) == 20
-    assert predictions["correct"].sum() == 15
+    assert len(predictions) == 40
+    assert predictions["correct"].sum() == 30
     assert set(predictions[~predictions["correct"]]["predicted"]) == {"cat"}
 
 
 @pytest.mark.parametrize(
     ("champion", "candidate", "promote"),
-    [(THREE_OF_FOUR, PERFECT, True), (PERFECT, THREE_OF_FOUR, False), (PERFECT, PERFECT, True)],
+    [(THREE_OF_FOUR, PERFECT, True), (PERFECT, THREE_OF_FOUR, False), (PERFECT, PERFECT, False)],
 )
 def test_the_champion_answers_the_same_images(
     train_run: TrainRun, run_evaluate: Evaluate, champion: list[int], candidate: list[int], promote: bool
@@ -112,13 +126,24 @@ def test_the_champion_answers_the_same_images(
     assert result.champion_version == version
     assert result.champion_accuracy == sum(a == b for a, b in zip(champion, PERFECT, strict=True)) / 4
     assert tracking.tag_of(result.run_id, "pipeline.promote") == str(promote).lower()
-    assert len(table(result, "predictions.json")["champion_predicted"]) == 20
+    assert len(table(result, "predictions.json")["champion_predicted"]) == 40
 
 
-def test_the_champion_itself_is_as_good_as_the_champion(train_run: TrainRun, run_evaluate: Evaluate) -> None:
+def test_the_champion_itself_is_left_where_it_is(train_run: TrainRun, run_evaluate: Evaluate) -> None:
     trained = train_run(PERFECT)
     crown(trained)
-    assert run_evaluate(trained).promote
+    result = run_evaluate(trained)
+    assert not result.promote
+    assert result.reason == "unchanged: these weights are the champion already, version 1"
+
+
+def test_files_changed_in_the_store_are_not_judged(train_run: TrainRun, run_evaluate: Evaluate) -> None:
+    trained = train_run(PERFECT)
+    model = MlflowClient().get_logged_model(tracking.tag_of(trained, "pipeline.logged_model_uri").split("/")[-1])
+    file = Path(unquote(urlsplit(model.artifact_location).path)) / "requirements.txt"
+    file.write_text(file.read_text() + "\n")
+    with pytest.raises(ModelError, match="the files of the candidate are not those that were registered"):
+        run_evaluate(trained)
 
 
 def test_under_a_floor_nothing_is_promoted(train_run: TrainRun, run_evaluate: Evaluate) -> None:

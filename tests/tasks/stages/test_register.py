@@ -39,7 +39,7 @@ def run_register(settings: Settings, identity: Callable[[str], TaskIdentity]) ->
     def call(evaluate_run_id: str, day: str) -> RegisterResult:
         task = identity("register").model_copy(update={"dag_run_id": day})
         request = RegisterRequest.model_validate(
-            {"task": task, "evaluate_run_id": evaluate_run_id, "registered_model": "pets"}
+            {"task": task, "evaluate_run_id": evaluate_run_id, "approval": None, "registered_model": "pets"}
         )
         with tracking.stage_run(request, "register", settings) as run:
             return register.run(request, run, settings)

@@ -1,0 +1,42 @@
+"""By hand: make an earlier version the champion again, and see that the service follows."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pendulum
+from airflow.sdk import DAG
+
+from pipeline.notifications import failure
+from pipeline.params import stage_params
+from pipeline.runtimes import stage_task
+
+with DAG(
+    dag_id="rollback_champion",
+    description="Undoes a promotion: moves the alias champion back and waits for the service.",
+    doc_md=__doc__
+    + """
+
+`rollback -> deploy`
+
+Give a reason; it is kept in the ledger (`python -m tasks history`) with your name. Without a version it goes to the
+champion before this one. The weights that were rolled back are not promoted again by the daily run, until someone
+names their version here. The same from a shell:
+
+    make rollback REASON="sees cats everywhere"
+""",
+    tags=["vision", "promotion"],
+    schedule=None,
+    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
+    catchup=False,
+    max_active_runs=1,
+    default_args={
+        "retries": 2,
+        "retry_delay": timedelta(seconds=10),
+        "execution_timeout": timedelta(minutes=15),
+        "on_failure_callback": failure,
+    },
+    params=stage_params("rollback", "deploy"),
+):
+    rollback = stage_task("rollback")
+    stage_task("deploy", version=rollback.output["version"], execution_timeout=timedelta(minutes=75))

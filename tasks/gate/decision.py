@@ -1,0 +1,144 @@
+"""Evidence and policy in, verdict out: the ordered checks of the gate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tasks.gate.evidence import Champion, Comparison, Cost, Evidence, Slice
+from tasks.gate.policy import GatePolicy
+from tasks.gate.verdict import Check, Verdict
+
+CLASS = "class"
+
+
+def decide(evidence: Evidence, policy: GatePolicy) -> Verdict:
+    """Judge a candidate by all that was measured; what was not measured counts against it.
+
+    Without a champion: that it loads, floors and budgets. With one: the paired comparison and its cost too. Weights
+    that are the champion's already are compared with nothing.
+    """
+    champion = evidence.champion
+    checks = [_loads(evidence), *_floors(evidence, policy), *_slices(evidence, policy)]
+    if champion is not None and not champion.same:
+        checks += _comparison(champion, policy)
+    rival = champion.cost if champion is not None and not champion.same else None
+    checks += _costs(evidence.cost, champion, rival, policy)
+    if evidence.rolled_back is not None:
+        checks.append(_row("not rolled back", None, None, False, f"these weights were {evidence.rolled_back}"))
+    same = champion is not None and champion.same
+    return Verdict(
+        promote=all(check.passed for check in checks) and not same,
+        champion_version=champion.version if champion else None,
+        is_champion=same,
+        checks=tuple(checks),
+    )
+
+
+def _loads(evidence: Evidence) -> Check:
+    if evidence.loading is None:
+        return _missing("loads", "nobody tried to load the model as the service does")
+    return _row("loads", None, None, evidence.loading.works, evidence.loading.note)
+
+
+def _floors(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:
+    scores = evidence.scores
+    if scores is None:
+        yield _missing("accuracy", "the test images were not scored")
+        return
+    yield _at_least("accuracy", "test accuracy", scores.accuracy, policy.min_accuracy, "the floor")
+    yield _at_least("macro F1", "macro F1", scores.macro_f1, policy.min_macro_f1, "the floor")
+    error, limit = scores.calibration_error, policy.max_calibration_error
+    yield _at_most("calibration error", "expected calibration error", error, limit, "the limit")
+
+
+def _slices(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:
+    """One row per column, for its worst value; a value without a test image, or a column that is not there, fails."""
+    columns: dict[str, list[Slice]] = {CLASS: []}
+    for name in policy.required_columns:
+        columns[name] = []
+    for part in evidence.slices:
+        columns.setdefault(part.column, []).append(part)
+    for column, parts in columns.items():
+        name, what = ("class recall", "recall") if column == CLASS else (f"slices by {column}", "accuracy")
+        limit = policy.min_class_recall if column == CLASS else policy.min_slice_accuracy
+        empty = [part.value for part in parts if part.accuracy is None]
+        known = [(part.accuracy, part.value) for part in parts if part.accuracy is not None]
+        if empty:
+            yield _missing(name, f"no test image has {column} {', '.join(empty[:5])}", limit)
+        elif not known:
+            yield _missing(name, f"the data set has no column {column!r}", limit)
+        else:
+            worst, value = min(known)
+            yield _at_least(name, f"{what} of the worst {column}, {value!r},", worst, limit, "the floor")
+
+
+def _comparison(champion: Champion, policy: GatePolicy) -> Iterator[Check]:
+    rival, found = f"champion version {champion.version}", champion.comparison
+    if found is None:
+        yield _missing("gain", f"not compared with {rival}")
+        return
+    if policy.proof == "better":
+        yield _at_least("gain", "gain in accuracy", found.gap, policy.min_gain, f"asked over {rival}")
+        yield _row("proof of a gain", found.p_value, found.level, _proven(found), _proof(found, rival))
+    margin = -policy.non_inferiority_margin
+    interval = f"lower end of the gap's interval ({found.low:+.4f} to {found.high:+.4f})"
+    yield _at_least("not worse", interval, found.low, margin, "the margin")
+
+
+def _proven(found: Comparison) -> bool:
+    return found.gained > found.lost and found.p_value <= found.level
+
+
+def _proof(found: Comparison, rival: str) -> str:
+    counts = f"{found.gained} images gained, {found.lost} lost against {rival}"
+    chance = f"chance of that from an equal model {found.p_value:.2g}"
+    relation = "within" if _proven(found) else "not within"
+    return f"{counts}: {chance}, {relation} the {found.level:.2g} granted to candidate {found.look} of this champion"
+
+
+def _costs(cost: Cost | None, champion: Champion | None, rival: Cost | None, policy: GatePolicy) -> Iterator[Check]:
+    if cost is None:
+        yield _missing("cost", "latency, memory and size were not measured")
+        return
+    compared = champion is not None and not champion.same
+    if compared and rival is None:
+        yield _missing("cost", "the champion's latency, memory and size were not measured")
+    budgets = [
+        ("latency p95", "95th percentile in ms,", cost.p95_ms, policy.max_latency_ms),
+        ("memory", "peak memory in MB,", cost.memory_mb, policy.max_memory_mb),
+        ("size", "size in MB,", cost.size_mb, policy.max_model_mb),
+    ]
+    for name, what, measured, budget in budgets:
+        if budget is not None:
+            yield _at_most(f"{name} budget", what, measured, budget, "the budget")
+    if champion is None or rival is None:
+        return
+    factors = [
+        ("latency p50", "median in ms,", cost.p50_ms, rival.p50_ms, policy.max_slowdown),
+        ("latency p95", "95th percentile in ms,", cost.p95_ms, rival.p95_ms, policy.max_slowdown),
+        ("memory", "peak memory in MB,", cost.memory_mb, rival.memory_mb, policy.max_memory_growth),
+        ("size", "size in MB,", cost.size_mb, rival.size_mb, policy.max_growth),
+    ]
+    for name, what, measured, theirs, factor in factors:
+        against = f"{factor:g} times champion version {champion.version}"
+        yield _at_most(name, what, measured, factor * theirs, against)
+
+
+def _at_least(name: str, what: str, measured: float, limit: float, against: str) -> Check:
+    passed = measured >= limit
+    relation = "is at least" if passed else "is under"
+    return _row(name, measured, limit, passed, f"{what} {measured:.4f} {relation} {limit:.4f}, {against}")
+
+
+def _at_most(name: str, what: str, measured: float, limit: float, against: str) -> Check:
+    passed = measured <= limit
+    relation = "is at most" if passed else "is over"
+    return _row(name, measured, limit, passed, f"{what} {measured:.4g} {relation} {limit:.4g}, {against}")
+
+
+def _missing(name: str, why: str, limit: float | None = None) -> Check:
+    return _row(name, None, limit, False, f"no evidence: {why}")
+
+
+def _row(name: str, measured: float | None, limit: float | None, passed: bool, why: str) -> Check:
+    return Check(name=name, measured=measured, limit=limit, passed=passed, why=why)

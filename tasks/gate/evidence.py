@@ -1,0 +1,90 @@
+"""What was measured of a candidate, and of the champion beside it; what is None is missing, and counts against it."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class _Evidence(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Scores(_Evidence):
+    """One model on the test images."""
+
+    accuracy: float = Field(ge=0, le=1)
+    macro_f1: float = Field(ge=0, le=1)
+    calibration_error: float = Field(ge=0, le=1, description="Expected calibration error, 15 bins of equal width.")
+
+
+class Cost(_Evidence):
+    """What one model's answers cost on the machine of the evaluation."""
+
+    p50_ms: float = Field(ge=0, description="Median time of one answer.")
+    p95_ms: float = Field(ge=0)
+    memory_mb: float = Field(ge=0, description="Peak memory of a process that does nothing but answer.")
+    size_mb: float = Field(ge=0, description="The model's files.")
+
+
+class Slice(_Evidence):
+    """A part of the test images: those of a class (then `accuracy` is its recall), or with a value in a column."""
+
+    column: str = Field(description="`class`, or a column of the data set's metadata.")
+    value: str
+    images: int = Field(ge=0)
+    accuracy: float | None = Field(ge=0, le=1, description="None where there are no images.")
+
+
+class Comparison(_Evidence):
+    """Candidate and champion on the same test images, image by image."""
+
+    images: int = Field(ge=1)
+    gained: int = Field(ge=0, description="Images that only the candidate has right.")
+    lost: int = Field(ge=0, description="Images that only the champion has right.")
+    p_value: float = Field(ge=0, le=1, description="Exact McNemar test, one-sided: the candidate is no better.")
+    low: float = Field(ge=-1, le=1, description="Paired bootstrap interval of the accuracy gap, at 1 - 2 * level.")
+    high: float = Field(ge=-1, le=1)
+    level: float = Field(gt=0, lt=0.5, description="Chance of error granted to this candidate.")
+    look: int = Field(ge=1, description="The how-manieth candidate this champion meets.")
+
+    @property
+    def gap(self) -> float:
+        """Candidate's accuracy minus the champion's."""
+        return (self.gained - self.lost) / self.images
+
+
+class Loading(_Evidence):
+    """Whether the service's own loader takes the model, and the model keeps to its signature."""
+
+    works: bool
+    note: str = Field(description="What was tried, or what went wrong.")
+
+
+class Champion(_Evidence):
+    """The rival; `same` when its weights are the candidate's own."""
+
+    version: int = Field(ge=1)
+    same: bool = False
+    scores: Scores | None = None
+    cost: Cost | None = None
+    comparison: Comparison | None = None
+
+
+class Evidence(_Evidence):
+    """All that the gate looks at."""
+
+    loading: Loading | None = None
+    scores: Scores | None = None
+    cost: Cost | None = None
+    slices: tuple[Slice, ...] = ()
+    champion: Champion | None = None
+    rolled_back: str | None = Field(None, description="Who rolled these very weights back, and why.")
+
+    @model_validator(mode="after")
+    def _slices_once(self) -> Self:
+        names = [(part.column, part.value) for part in self.slices]
+        if len(set(names)) != len(names):
+            raise ValueError("a slice is given twice")
+        return self

@@ -1,0 +1,70 @@
+"""The limits that a candidate has to meet: one typed policy, every field a Param of the DAG's form."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class GatePolicy(BaseModel):
+    """Limits of the gate; fractions from 0 to 1 unless said otherwise. An empty budget is no limit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    min_accuracy: float = Field(0.3, ge=0, le=1, description="Lowest test accuracy that may be promoted.")
+    min_macro_f1: float = Field(0.3, ge=0, le=1, description="Lowest macro F1 that may be promoted.")
+    max_calibration_error: float = Field(
+        0.25, ge=0, le=1, description="Largest expected calibration error: how far confidence is from accuracy."
+    )
+    proof: Literal["better", "not_worse"] = Field(
+        "better",
+        description="What has to be proven against the champion: a gain, or that nothing beyond the margin is lost "
+        "(to keep the model fresh as data change).",
+    )
+    false_promotion_rate: float = Field(
+        0.05, gt=0, lt=0.5, description="Chance that a candidate is promoted which is not what `proof` says."
+    )
+    rate_holds_for: Literal["champion", "gate"] = Field(
+        "champion",
+        description="`champion`: for all candidates together that one champion meets, so each further one needs "
+        "stronger proof. `gate`: for each candidate alone.",
+    )
+    non_inferiority_margin: float = Field(
+        0.01, ge=0, lt=1, description="Loss of accuracy against the champion that counts as none."
+    )
+    min_gain: float = Field(
+        0.0, ge=0, lt=1, description="Smallest gain in test accuracy over the champion, with proof `better`."
+    )
+    min_class_recall: float = Field(0.0, ge=0, le=1, description="Lowest recall of any class.")
+    min_slice_accuracy: float = Field(
+        0.0, ge=0, le=1, description="Lowest accuracy of any value of a metadata column (metadata.csv of the data set)."
+    )
+    slice_columns: str = Field(
+        "",
+        pattern=r"^[^,]*(,[^,]+)*$",
+        description="Metadata columns that must be there, separated by commas. Default: those that are.",
+    )
+    max_latency_ms: float | None = Field(None, gt=0, description="Budget for one answer, 95th percentile, in ms.")
+    max_slowdown: float = Field(2.0, ge=1, description="Times the champion's latency (median and 95th percentile).")
+    max_model_mb: float | None = Field(None, gt=0, description="Budget for the model's files, in MB.")
+    max_growth: float = Field(4.0, ge=1, description="Times the champion's size.")
+    max_memory_mb: float | None = Field(None, gt=0, description="Budget for peak memory while answering, in MB.")
+    max_memory_growth: float = Field(2.0, ge=1, description="Times the champion's peak memory.")
+
+    def level(self, look: int) -> float:
+        """Chance of error granted to the `look`-th candidate (from 1) that the same champion meets.
+
+        With `rate_holds_for="champion"` the rate is spent as rate / (look * (look + 1)): these sum to the rate,
+        however many candidates come (alpha spending; the union bound needs no independence between them).
+        """
+        if look < 1:
+            raise ValueError(f"look={look}: the first candidate is look 1")
+        if self.rate_holds_for == "gate":
+            return self.false_promotion_rate
+        return self.false_promotion_rate / (look * (look + 1))
+
+    @property
+    def required_columns(self) -> tuple[str, ...]:
+        """Names in `slice_columns`."""
+        return tuple(name.strip() for name in self.slice_columns.split(",") if name.strip())

@@ -1,0 +1,75 @@
+"""rollback: make an earlier version the champion again; the service follows by itself."""
+
+from __future__ import annotations
+
+import logging
+
+import mlflow
+
+from tasks import ledger, registry
+from tasks.contract import RollbackRequest, RollbackResult
+from tasks.errors import ModelError
+from tasks.settings import Settings
+from tasks.tracking import StageRun
+
+log = logging.getLogger("tasks.rollback")
+SHA256 = "pipeline.model_sha256"
+
+
+def run(request: RollbackRequest, run: StageRun, settings: Settings) -> RollbackResult:
+    """Move `champion` to `request.version`, or to the champion before this one, and record who did it and why.
+
+    A retry finishes what was begun and moves nothing twice: the version is decided once, and kept with the run.
+
+    Raises:
+        ModelError: there is no champion, no such version, no earlier champion, or it is the champion already.
+    """
+    name = request.registered_model
+    move = _begun(run, name) or _plan(name, request.version)
+    mlflow.set_tags({"pipeline.from_version": str(move[0]), "pipeline.version": str(move[1])})
+    former, target = (registry.by_number(name, version) for version in move)
+    ledger.move_champion(
+        ledger.Entry(
+            key=request.task.key,
+            kind=ledger.Kind.ROLLBACK,
+            registered_model=name,
+            from_version=move[0],
+            to_version=move[1],
+            candidate_version=move[1],
+            candidate_sha256=target.tags.get(SHA256, ""),
+            by=request.task.by,
+            reason=request.reason,
+            evidence_run_id=target.tags.get("pipeline.evaluate_run_id"),
+            former_sha256=former.tags.get(SHA256),
+        )
+    )
+    log.info("champion of %s: version %d, before: %d (%s: %s)", name, move[1], move[0], request.task.by, request.reason)
+    return RollbackResult(**run.baton, registered_model=name, version=move[1], previous_version=move[0])
+
+
+def _plan(name: str, asked: int | None) -> tuple[int, int]:
+    """From which version to which; raises where that cannot be, before anything is written."""
+    champion = registry.by_alias(name)
+    if champion is None:
+        raise ModelError(f"{name!r} has no champion to roll back; `python -m tasks history` shows what happened")
+    now = int(champion.version)
+    target = asked if asked is not None else ledger.champion_before(name, now)
+    if target is None:
+        raise ModelError(f"{name!r}: the ledger knows no champion before version {now}; name one with VERSION=")
+    if target == now:
+        raise ModelError(f"version={target} is the champion of {name!r} already; name another")
+    registry.by_number(name, target)
+    return now, target
+
+
+def _begun(run: StageRun, name: str) -> tuple[int, int] | None:
+    """What an earlier try decided; raises when the champion has changed since by another hand."""
+    tags = mlflow.get_run(run.run_id).data.tags
+    if "pipeline.version" not in tags:
+        return None
+    move = int(tags["pipeline.from_version"]), int(tags["pipeline.version"])
+    champion = registry.by_alias(name)
+    if champion is None or int(champion.version) not in move:
+        now = f"version {champion.version}" if champion else "none"
+        raise ModelError(f"champion of {name!r} is {now} now, no longer version {move[0]}; start a new rollback")
+    return move

@@ -1,0 +1,14 @@
+"""Lays text out in columns, for what commands print."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def columns(lines: Sequence[Sequence[str]]) -> str:
+    """Align the cells of every line but the last one, which may be as long as it likes."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]) - 1)]
+    return "\n".join(
+        "  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[-1]]).rstrip()
+        for line in lines
+    )

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from mlflow import MlflowClient
+
+from tasks import ledger, registry, tracking
+from tasks.contract import STAGES, RollbackRequest, RollbackResult, TaskIdentity
+from tasks.errors import ModelError, RequestError
+from tasks.settings import Settings
+from tasks.stages import rollback
+
+NAME = "pets"
+Rollback = Callable[..., RollbackResult]
+
+
+@pytest.fixture
+def run_rollback(settings: Settings) -> Rollback:
+    def call(day: str = "mon", **fields: object) -> RollbackResult:
+        task = TaskIdentity(dag_id="rollback_champion", dag_run_id=day, task_id="rollback", user="ann")
+        asked = {"task": task, "registered_model": NAME, "reason": "sees cats everywhere", **fields}
+        request = RollbackRequest.model_validate(asked)
+        with tracking.stage_run(request, "rollback", settings) as run:
+            return rollback.run(request, run, settings)
+
+    return call
+
+
+@pytest.fixture
+def three_champions(settings: Settings) -> None:
+    """Versions 1, 2 and 3, promoted one after the other."""
+    experiment_id = tracking.connect(settings)
+    for version in (1, 2, 3):
+        run = MlflowClient().create_run(experiment_id)
+        tags = {"pipeline.model_sha256": f"sha{version}"}
+        registry.create_version(NAME, f"runs:/{run.info.run_id}/model", run.info.run_id, tags, "")
+        before = version - 1 or None
+        ledger.move_champion(
+            ledger.Entry(
+                f"daily/{version}", ledger.Kind.PROMOTION, NAME, before, version, version, f"sha{version}", "daily", ""
+            )
+        )
+
+
+def champion() -> int:
+    found = registry.by_alias(NAME)
+    assert found is not None
+    return int(found.version)
+
+
+def test_back_to_the_champion_before(three_champions: None, run_rollback: Rollback) -> None:
+    result = run_rollback()
+    assert (result.version, result.previous_version, champion()) == (2, 3, 2)
+    told = ledger.history(NAME)[0].entry
+    assert (told.kind, told.from_version, told.to_version) == (ledger.Kind.ROLLBACK, 3, 2)
+    assert (told.by, told.reason) == ("ann", "sees cats everywhere")
+    assert ledger.rolled_back(NAME, "sha3")
+
+
+def test_back_to_a_version_by_number_and_forward_again(three_champions: None, run_rollback: Rollback) -> None:
+    assert run_rollback("mon", version=1).version == 1
+    assert run_rollback("tue", version=3).previous_version == 1
+    assert champion() == 3
+    assert ledger.rolled_back(NAME, "sha3") is None
+
+
+def test_a_retry_moves_nothing_twice(three_champions: None, run_rollback: Rollback) -> None:
+    assert run_rollback().run_id == run_rollback().run_id
+    assert champion() == 2
+    assert len(ledger.history(NAME)) == 4
+
+
+def test_a_retry_after_another_hand_is_refused(three_champions: None, run_rollback: Rollback) -> None:
+    run_rollback("mon", version=2)
+    run_rollback("tue", version=1)
+    with pytest.raises(ModelError, match="is version 1 now, no longer version 3; start a new rollback"):
+        run_rollback("mon", version=2)
+    assert champion() == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [({"version": 9}, "no version 9"), ({"version": 3}, "champion of 'pets' already")],
+)
+def test_where_it_cannot_go_nothing_changes(
+    three_champions: None, run_rollback: Rollback, fields: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        run_rollback(**fields)
+    assert champion() == 3
+    assert len(ledger.history(NAME)) == 3
+
+
+def test_the_first_champion_has_none_before_it(three_champions: None, run_rollback: Rollback) -> None:
+    registry.set_alias(NAME, registry.CHAMPION, 1)
+    with pytest.raises(ModelError, match="no champion before version 1; name one"):
+        run_rollback()
+
+
+def test_no_champion_at_all(run_rollback: Rollback) -> None:
+    with pytest.raises(ModelError, match="has no champion to roll back"):
+        run_rollback()
+
+
+@pytest.mark.parametrize("reason", ["", "   "])
+def test_a_reason_must_be_given(reason: str) -> None:
+    task = {"dag_id": "d", "dag_run_id": "r", "task_id": "t"}
+    with pytest.raises(RequestError, match="say why"):
+        STAGES["rollback"].parse_request({"task": task, "reason": reason})
