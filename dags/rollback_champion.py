@@ -30,6 +30,7 @@ names their version here. The same from a shell:
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
     max_active_runs=1,
+    dagrun_timeout=timedelta(hours=6),
     default_args={
         "retries": 2,
         "retry_delay": timedelta(seconds=10),

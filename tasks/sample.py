@@ -9,7 +9,7 @@ from pathlib import Path
 from tasks import tracking
 from tasks.errors import DataError, exit_code_of
 from tasks.settings import Settings, load_settings
-from tasks.stages.deploy import read_probes
+from tasks.probes import read_probes
 
 
 def sample(dag_id: str, settings: Settings) -> bytes:

@@ -85,6 +85,9 @@ class Settings(BaseSettings):
     serving_poll_seconds: Annotated[float, Field(gt=0)] = Field(
         5.0, description="How often the service looks whether its alias names another version."
     )
+    serving_api_key: SecretStr | None = Field(
+        None, description="Key that the service asks for and deploy sends; unset: everyone may ask."
+    )
     serving_max_upload_mb: Annotated[int, Field(gt=0)] = Field(16, description="Largest upload, in MiB.")
 
     # Read by Airflow only: no stage container gets them.

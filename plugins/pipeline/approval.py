@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import Param
+from airflow.sdk.definitions.param import ParamsDict
 
 from pipeline.notifications import question
 
@@ -29,13 +30,15 @@ class PromotionApproval(HITLOperator):
 
     def __init__(self, *, promote: Any, table: Any, **kwargs: Any) -> None:
         """Take the gate's word and its table of evidence, both outputs of evaluate."""
+        params = ParamsDict(kwargs.pop("params", None) or {})  # Airflow hands the DAG's own over
+        params["comment"] = Param("", type="string", description="Kept in the ledger.", source="task")
         super().__init__(
             subject="Shall this model become champion of {{ params.registered_model }}?",
             body="",
             options=[APPROVE, REJECT],
             defaults=REJECT,
             notifiers=question,
-            params={"comment": Param("", type="string", description="Kept in the ledger.")},
+            params=params,
             response_timeout=kwargs.pop("response_timeout", timedelta(days=3)),
             **kwargs,
         )

@@ -75,6 +75,7 @@ def container_secrets(settings: Settings) -> dict[str, str]:
     values = {
         "MLFLOW_TRACKING_PASSWORD": settings.mlflow_tracking_password,
         "AWS_SECRET_ACCESS_KEY": settings.aws_secret_access_key,
+        "SERVING_API_KEY": settings.serving_api_key,
     }
     secrets = {name: value.get_secret_value() for name, value in values.items() if value is not None}
     if settings.aws_access_key_id is not None:

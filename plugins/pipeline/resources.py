@@ -30,6 +30,7 @@ DEFAULTS: Mapping[str, StageResources] = {
     "train": StageResources(memory="16g", shm_size="1g"),
     "evaluate": StageResources(memory="8g", shm_size="1g"),
     "register": StageResources(cpus=1, memory="1g"),
+    "rollback": StageResources(cpus=1, memory="1g"),
     "deploy": StageResources(cpus=1, memory="1g"),
 }
 

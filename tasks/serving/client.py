@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
+import socket
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,6 +14,26 @@ from tasks.errors import ModelError, SettingsError, UnavailableError
 
 SERVICE = "vision-mlops"
 SECONDS = 30.0
+
+
+def replicas(url: str, api_key: str | None = None) -> list[ServiceClient]:
+    """Make a client for every server behind a name: Compose's and Kubernetes' (headless) service names have several.
+
+    A TLS certificate is for the name, so https is asked by name, and so is what has one address only.
+
+    Raises:
+        UnavailableError: the name has no address.
+    """
+    parts = urlsplit(url)
+    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        found = socket.getaddrinfo(host, port, family=socket.AF_INET, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise UnavailableError(f"SERVING_URL={url}: {host!r} has no address ({error}); correct it") from error
+    addresses = sorted({str(entry[4][0]) for entry in found})
+    if parts.scheme == "https" or len(addresses) == 1:
+        return [ServiceClient(url, api_key)]
+    return [ServiceClient(f"http://{address}:{port}{parts.path}", api_key, parts.netloc) for address in addresses]
 
 
 def is_loopback(url: str) -> bool:
@@ -26,8 +48,8 @@ def is_loopback(url: str) -> bool:
 class ServiceClient:
     """Asks the service at a URL."""
 
-    def __init__(self, url: str) -> None:
-        """Take the address, scheme included.
+    def __init__(self, url: str, api_key: str | None = None, host: str | None = None) -> None:
+        """Take the address, scheme included, the key if the service asks for one, and the name to ask for at it.
 
         Raises:
             SettingsError: it is no http(s) address.
@@ -36,7 +58,12 @@ class ServiceClient:
             raise SettingsError(f"SERVING_URL={url!r} is no address; give http://HOST:PORT")
         self.url = url.rstrip("/")
         self._session = requests.Session()
-        self._session.trust_env = not is_loopback(url)  # a proxy cannot reach this machine's own loopback
+        # A proxy can reach neither this machine's own loopback nor one replica behind a name.
+        self._session.trust_env = not is_loopback(url) and host is None
+        if api_key is not None:
+            self._session.headers["Authorization"] = f"Bearer {api_key}"
+        if host is not None:
+            self._session.headers["Host"] = host
 
     def info(self) -> dict[str, Any] | None:
         """Return what the service says of itself; None when nothing answers (yet).
@@ -52,6 +79,8 @@ class ServiceClient:
             raise self._foreign(type(error).__name__) from error
         if response.status_code in {502, 503, 504}:
             return None  # a proxy in front of a service that is not up
+        if response.status_code == 401:
+            raise SettingsError(f"the service at {self.url} refuses the key; give both the same SERVING_API_KEY")
         try:
             answer = response.json()
         except requests.JSONDecodeError as error:
@@ -59,6 +88,11 @@ class ServiceClient:
         if not isinstance(answer, dict) or answer.get("service") != SERVICE:
             raise self._foreign(f"HTTP {response.status_code}")
         return answer
+
+    def refresh(self) -> None:
+        """Ask the service to look now which version it should serve; one that is away will look by itself."""
+        with contextlib.suppress(requests.RequestException):
+            self._session.post(f"{self.url}/refresh", timeout=SECONDS)
 
     def predict(self, name: str, image: bytes) -> dict[str, Any]:
         """Return the answer for one PNG image.

@@ -40,6 +40,7 @@ class Follower:
         self._load = load
         self._refused: tuple[Target, float] | None = None
         self._stop = threading.Event()
+        self._wake = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="model-follower", daemon=True)
 
     def start(self) -> None:
@@ -49,6 +50,12 @@ class Follower:
     def stop(self) -> None:
         """Ask the thread to end after what it is doing."""
         self._stop.set()
+        self._wake.set()
+
+    def wake(self) -> None:
+        """Ask the thread to look now, also for a model that it refused a moment ago."""
+        self._refused = None
+        self._wake.set()
 
     def join(self) -> None:
         """Wait for the thread's end."""
@@ -73,7 +80,8 @@ class Follower:
             self.look()
             if self.current is not None and self.reference.follows is None:
                 return
-            self._stop.wait(self._poll_seconds)
+            self._wake.wait(self._poll_seconds)
+            self._wake.clear()
 
     def _replace(self, target: Target) -> None:
         if self._refused is not None and self._refused[0] == target and time.monotonic() < self._refused[1]:

@@ -8,11 +8,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks import artifact_digest
 from tasks.errors import ModelError
 from tasks.serving.reference import Target
 
@@ -50,7 +52,7 @@ def load(target: Target) -> ServedModel:
     """Fetch a model from MLflow, check what it says of itself, and run it once.
 
     Raises:
-        ModelError: it has no classes or input shape, brings code, or does not answer with one probability per class.
+        ModelError: its files are not those registered, it has no classes or input shape, brings code, or does not answer with one probability per class.
         MlflowException: it holds pickled objects, or MLflow or its store is away.
     """
     # Imported here: together they take seconds, and the process that supervises the workers needs neither.
@@ -65,6 +67,8 @@ def load(target: Target) -> ServedModel:
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
     with tempfile.TemporaryDirectory(prefix="serving-model-") as folder:
         path = mlflow.artifacts.download_artifacts(artifact_uri=target.uri, dst_path=folder)
+        if target.artifact_sha256 is not None:
+            artifact_digest.require(Path(path), target.artifact_sha256, str(target))
         description = Model.load(path)
         metadata = dict(description.metadata or {})
         classes, shape = _described(target, metadata)

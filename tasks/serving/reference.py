@@ -62,6 +62,8 @@ class Target:
     registered_model: str | None
     version: int | None
     run_id: str | None
+    artifact_sha256: str | None = None  # of the files, as registered; None: not known, not checked
+    evaluate_run_id: str | None = None  # holds the answers that the model must give
 
     def __str__(self) -> str:
         """Name the target in a log line."""

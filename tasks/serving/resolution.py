@@ -8,7 +8,7 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from tasks import registry
+from tasks import artifact_digest, registry
 from tasks.errors import ModelError
 from tasks.serving.reference import Kind, Reference, Target
 from tasks.tracking import http_status
@@ -40,7 +40,14 @@ def resolve(reference: Reference) -> Target:
             return _logged_model(client, reference.name)
         case Kind.RUN | Kind.RUN_PATH:
             return _run(client, reference)
-    return Target(f"models:/{name}/{version.version}", name, int(version.version), version.run_id)
+    return Target(
+        f"models:/{name}/{version.version}",
+        name,
+        int(version.version),
+        version.run_id,
+        version.tags.get(artifact_digest.TAG),
+        version.tags.get("pipeline.evaluate_run_id"),
+    )
 
 
 def _run(client: MlflowClient, reference: Reference) -> Target:

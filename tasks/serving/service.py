@@ -11,10 +11,12 @@ import bentoml
 import numpy as np
 
 from tasks.errors import DataError
+from tasks.serving.access import ApiKeyMiddleware
 from tasks.serving.answers import BatchPrediction, Classification, Health, ModelInfo, Prediction
 from tasks.serving.follower import Follower
+from tasks.serving.golden import load_proven
 from tasks.serving.metrics import BUCKETS, NAMESPACE, PredictionCounter, describe
-from tasks.serving.model import THREADS, ServedModel, load
+from tasks.serving.model import THREADS, ServedModel
 from tasks.serving.reference import Reference, Target, parse
 from tasks.serving.refusal import Refusal, RefusalMiddleware
 from tasks.serving.uploads import BatchUpload, ImageUpload, NoInput
@@ -84,6 +86,13 @@ class VisionClassifier:
         )
 
     @bentoml.api(input_spec=NoInput)
+    async def refresh(self) -> ModelInfo:
+        """Look now which model should be in service, instead of at the next turn; answers before it has."""
+        self._follower.wake()
+        info: ModelInfo = await self.get_model_info()
+        return info
+
+    @bentoml.api(input_spec=NoInput)
     async def health(self) -> Health:
         """Answer 200 when predictions are answered, else 503 and why."""
         return Health(model_version=self._model().target.version)
@@ -97,7 +106,7 @@ class VisionClassifier:
         return counted + describe(self._follower.current, self._follower.problem)
 
     def _load(self, target: Target) -> ServedModel:
-        model = load(target)
+        model = load_proven(target)
         self._counter.expect(model)
         return model
 
@@ -120,6 +129,7 @@ service = bentoml.service(
     metrics={"namespace": NAMESPACE, "duration": {"buckets": list(BUCKETS)}},
 )(VisionClassifier)
 service.add_asgi_middleware(RefusalMiddleware)
+service.add_asgi_middleware(ApiKeyMiddleware)
 
 
 def _resolve(reference: Reference) -> Target:

@@ -1,114 +1,76 @@
 """deploy: wait until the service answers with a version, and prove that it answers as the model did in evaluate.
 
-The service follows the alias `champion` of one registered model by itself (docs/decisions/0002); this stage only
-watches, compares, and on a laptop starts the service that is not running. A service of the stack that follows another
-registered model is left alone: there is nothing to deploy. Its image has neither BentoML nor torch nor numpy.
+The service follows the alias `champion` by itself (docs/decisions/0002); this stage only watches, compares, and on a
+laptop starts the service that is not running. Its image has neither BentoML nor torch nor numpy.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import logging
 import time
 from typing import Any
 
 import mlflow
-from mlflow.exceptions import MlflowException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from mlflow.entities.model_registry import ModelVersion
 
-from tasks import registry
+from tasks import ledger, registry
 from tasks.contract import DeployRequest, DeployResult
-from tasks.errors import DataError, ModelError
-from tasks.serving.client import ServiceClient
+from tasks.errors import ModelError, UnavailableError
+from tasks.probes import Probes, read_probes
+from tasks.serving.client import ServiceClient, replicas
 from tasks.serving.launch import Launcher
 from tasks.serving.wait import wait_for_version
 from tasks.settings import Settings
-from tasks.tracking import StageRun, http_status
+from tasks.tracking import StageRun
 
 log = logging.getLogger("tasks.deploy")
 
 
-class Probe(BaseModel):
-    """One test image and the answer that evaluate got for it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    png: str = Field(description="The image as PNG, in base64.")
-    probabilities: list[float] = Field(min_length=2, description="In the order of the model's classes.")
-    label: str = Field(alias="class")
-
-    @property
-    def image(self) -> bytes:
-        """The PNG file."""
-        return base64.b64decode(self.png, validate=True)
-
-
-class Probes(BaseModel):
-    """`probes.json` of an evaluate run."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    tolerance: float = Field(gt=0, description="Largest difference of a probability that counts as the same.")
-    probes: list[Probe] = Field(min_length=1)
+class _UndeployedError(Exception):
+    """The version is not in service, or not as it should be; its text says why."""
 
 
 def run(request: DeployRequest, run: StageRun, settings: Settings) -> DeployResult:
-    """Wait for `request.version` to be in service and compare its answers with evaluate's.
+    """See that every replica of the service has `request.version` and answers as evaluate did; else undo the promotion.
 
-    Running it again for the version in service starts nothing and takes as long as the comparison.
-    The result says `skipped` where the service is not this project's to change and follows another registered model.
+    Undone means: `champion` names the version again that it named before, and the ledger says why. Running it again for
+    the version in service starts nothing and takes as long as the comparison.
 
     Raises:
-        ModelError: `champion` names another version, the service follows another model, or its answers differ.
+        ModelError: `champion` names another version, the service follows another model, or the promotion was undone:
+            the service did not take the version within `deploy_timeout` seconds, or its answers differ.
         DataError: the version has no probe images.
         SettingsError: another program answers at SERVING_URL.
-        UnavailableError: no service answers, or not with this version within `deploy_timeout` seconds.
+        UnavailableError: the service went away while it was asked.
     """
     name, number = request.registered_model, request.version
     require_champion(name, number)
     version = registry.by_number(name, number)
-    probes = read_probes(dict(version.tags).get("pipeline.evaluate_run_id"), f"{name} version {number}")
-    client = ServiceClient(settings.serving_url)
+    probes = read_probes(version.tags.get("pipeline.evaluate_run_id"), f"{name} version {number}")
     launcher = Launcher(settings, name)
-    followed = followed_model(client)
-    if not launcher.in_charge and followed not in {None, name}:
-        why = (
-            f"the service at {settings.serving_url} follows {followed!r}: version {number} of {name!r} is its champion "
-            f"and not in service; to serve it, run a service with SERVING_REGISTERED_MODEL={name}"
-        )
-        log.info("nothing to deploy: %s", why)
-        return DeployResult(
-            **run.baton,
-            registered_model=name,
-            version=number,
-            url=settings.serving_url,
-            started=False,
-            answers_checked=0,
-            skipped=why,
-        )
-
     began = time.monotonic()
-    info = wait_for_version(
-        client, launcher, name, number, version.run_id, began + request.deploy_timeout,
-        still_wanted=lambda: require_champion(name, number),
-    )  # fmt: skip
-    waited = time.monotonic() - began
-    log.info("%s serves %s version %d after %.1f s", settings.serving_url, name, number, waited)
+    try:
+        asked = _follow(request, version, launcher, settings, began + request.deploy_timeout)
+        waited = time.monotonic() - began
+        answers = [
+            answer for client, info in asked for answer in compare(client, probes, list(info["classes"]), number)
+        ]
+    except _UndeployedError as failure:
+        raise ModelError(f"{failure}; {_undo(request, version, str(failure))}") from failure
 
-    answers = compare(client, probes, list(info["classes"]), number)
-    mlflow.log_dict({"url": settings.serving_url, "tolerance": probes.tolerance, "answers": answers}, "answers.json")
+    document = {"urls": [client.url for client, _ in asked], "tolerance": probes.tolerance, "answers": answers}
+    mlflow.log_dict(document, "answers.json")
     worst = max(answer["difference"] for answer in answers)
     mlflow.log_metrics(
         {
             "deploy/wait_seconds": waited,
+            "deploy/replicas": len(asked),
             "deploy/answers_checked": len(answers),
             "deploy/largest_difference": worst,
             "deploy/request_milliseconds": min(answer["milliseconds"] for answer in answers),
         }
     )
-    log.info("%d answers equal evaluate's (largest difference %.2g)", len(answers), worst)
+    log.info("%d answers of %d replica(s) equal evaluate's (largest difference %.2g)", len(answers), len(asked), worst)
     return DeployResult(
         **run.baton,
         registered_model=name,
@@ -116,14 +78,63 @@ def run(request: DeployRequest, run: StageRun, settings: Settings) -> DeployResu
         url=settings.serving_url,
         started=launcher.started,
         answers_checked=len(answers),
-        replicas=1,
+        replicas=len(asked),
     )
 
 
-def followed_model(client: ServiceClient) -> str | None:
-    """Name the registered model that the service follows; None while it does not answer."""
-    info = client.info()
-    return None if info is None else str(info["registered_model"])
+def _follow(
+    request: DeployRequest, version: ModelVersion, launcher: Launcher, settings: Settings, deadline: float
+) -> list[tuple[ServiceClient, dict[str, Any]]]:
+    """Wait until every replica has the version; each with what it says of itself.
+
+    Raises:
+        _UndeployedError: one has not by the deadline.
+    """
+    name, number = request.registered_model, request.version
+    key = settings.serving_api_key.get_secret_value() if settings.serving_api_key else None
+    asked = []
+    first = ServiceClient(settings.serving_url, key)
+    first.refresh()
+    try:
+        wait_for_version(
+            first, launcher, name, number, version.run_id, deadline, still_wanted=lambda: require_champion(name, number)
+        )
+        for client in replicas(settings.serving_url, key):
+            client.refresh()
+            info = wait_for_version(
+                client, launcher, name, number, version.run_id, deadline,
+                still_wanted=lambda: require_champion(name, number),
+            )  # fmt: skip
+            log.info("%s serves %s version %d", client.url, name, number)
+            asked.append((client, info))
+    except UnavailableError as error:
+        raise _UndeployedError(str(error)) from error
+    return asked
+
+
+def _undo(request: DeployRequest, version: ModelVersion, why: str) -> str:
+    """Put `champion` back where the ledger says it was before this version, and record it; say what was done."""
+    name, number = request.registered_model, request.version
+    move = next((r.entry for r in ledger.history(name) if r.entry.kind is not ledger.Kind.REFUSAL), None)
+    if move is None or move.to_version != number:
+        return f"champion stays version {number}: the ledger does not know what it was before; move it by hand"
+    ledger.move_champion(
+        ledger.Entry(
+            key=request.task.key,
+            kind=ledger.Kind.FAILED_DEPLOY,
+            registered_model=name,
+            from_version=number,
+            to_version=move.from_version,
+            candidate_version=number,
+            candidate_sha256=version.tags.get("pipeline.model_sha256", ""),
+            by=request.task.by,
+            reason=why[:500],
+            evidence_run_id=version.tags.get("pipeline.evaluate_run_id"),
+        )
+    )
+    if move.from_version is None:
+        return f"{name} has no champion again"
+    return f"champion of {name} is version {move.from_version} again"
 
 
 def require_champion(name: str, version: int) -> None:
@@ -140,28 +151,6 @@ def require_champion(name: str, version: int) -> None:
         )
 
 
-def read_probes(evaluate_run_id: str | None, what: str) -> Probes:
-    """Fetch the probe images of the evaluate run that judged a version.
-
-    Raises:
-        DataError: there is no such run, it has no probes, or they are damaged.
-    """
-    if evaluate_run_id is None:
-        raise DataError(f"{what} has no tag 'pipeline.evaluate_run_id'; register it through the pipeline")
-    try:
-        text = mlflow.artifacts.load_text(f"runs:/{evaluate_run_id}/probes.json")
-        probes = Probes.model_validate_json(text)
-        for probe in probes.probes:
-            probe.image  # noqa: B018  # decodes, so that damage shows before anything is started
-    except (ValidationError, binascii.Error) as error:
-        raise DataError(f"probes.json of run {evaluate_run_id} is damaged ({error}); run evaluate again") from error
-    except (MlflowException, OSError) as error:
-        if isinstance(error, MlflowException) and http_status(error) not in {400, 404}:
-            raise
-        raise DataError(f"{what}: run {evaluate_run_id} has no probes.json ({error}); run evaluate again") from error
-    return probes
-
-
 def compare(client: ServiceClient, probes: Probes, classes: list[str], version: int) -> list[dict[str, Any]]:
     """Send each probe image to the service.
 
@@ -169,7 +158,7 @@ def compare(client: ServiceClient, probes: Probes, classes: list[str], version: 
         For each probe its name, class, the largest difference of a probability and the milliseconds it took.
 
     Raises:
-        ModelError: an answer differs from evaluate's by more than the tolerance.
+        _UndeployedError: an answer differs from evaluate's by more than the tolerance.
     """
     answers = []
     for probe in probes.probes:
@@ -180,10 +169,10 @@ def compare(client: ServiceClient, probes: Probes, classes: list[str], version: 
         differences = [abs(a - b) for a, b in zip(got, probe.probabilities, strict=False)]
         same = len(got) == len(probe.probabilities) and all(d <= probes.tolerance for d in differences)
         if answer["class"] != probe.label or answer["model_version"] != version or not same:
-            raise ModelError(
+            raise _UndeployedError(
                 f"probe {probe.name!r}: evaluate answered {probe.label!r} {_rounded(probe.probabilities)}, the service "
                 f"(version {answer['model_version']}) answers {answer['class']!r} {_rounded(got)}; "
-                "serving and evaluation do not run the same model or decode images alike: keep the former champion"
+                "serving and evaluation do not run the same model or decode images alike"
             )
         answers.append(
             {"name": probe.name, "class": probe.label, "difference": max(differences), "milliseconds": milliseconds}

@@ -1,0 +1,38 @@
+"""Who may ask: with SERVING_API_KEY set, those who send it."""
+
+from __future__ import annotations
+
+import hmac
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from tasks.settings import load_settings
+
+# What an orchestrator and Prometheus ask, without a word about images.
+OPEN = frozenset({"/livez", "/readyz", "/healthz", "/health", "/metrics"})
+
+
+class ApiKeyMiddleware:
+    """ASGI middleware: answers 401 to requests without the key, in `Authorization: Bearer KEY` or `X-API-Key: KEY`."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Wrap `app`; without SERVING_API_KEY everyone may ask."""
+        self.app = app
+        key = load_settings().serving_api_key
+        self.key = key.get_secret_value().encode() if key else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if self.key is None or scope["type"] != "http" or scope["path"] in OPEN or self._knows(scope):
+            await self.app(scope, receive, send)
+            return
+        text = "the key is missing or wrong; send Authorization: Bearer KEY (SERVING_API_KEY of the service)"
+        response = JSONResponse({"error": text}, 401, {"WWW-Authenticate": "Bearer"})
+        await response(scope, receive, send)
+
+    def _knows(self, scope: Scope) -> bool:
+        headers = dict(scope["headers"])
+        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+        given = token if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
+        return hmac.compare_digest(given.strip(), self.key or b"")
