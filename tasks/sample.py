@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tasks import tracking
 from tasks.errors import DataError, exit_code_of
-from tasks.settings import Settings, load_settings
 from tasks.probes import read_probes
+from tasks.settings import Settings, load_settings
 
 
 def sample(dag_id: str, settings: Settings) -> bytes:

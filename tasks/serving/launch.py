@@ -6,7 +6,7 @@ import logging
 import subprocess
 from urllib.parse import urlsplit
 
-from tasks.errors import ModelError, UnavailableError
+from tasks.errors import ModelError, SettingsError
 from tasks.serving import process
 from tasks.serving.client import is_loopback
 from tasks.settings import Runtime, Settings
@@ -29,15 +29,15 @@ class Launcher:
         """Nothing answers: start the service, unless one of ours is starting up already.
 
         Raises:
-            UnavailableError: starting it is not this project's business, or the one just started died.
+            SettingsError: the one just started died.
         """
         settings = self._settings
         if not self.in_charge:
-            raise UnavailableError(f"no service answers at SERVING_URL={settings.serving_url}; start it")
+            return  # someone else's to start
         if self._child is not None:
             code = self._child.poll()
             if code is not None:
-                raise UnavailableError(
+                raise SettingsError(
                     f"the service ended at once (exit code {code}): {process.last_lines(settings.pipeline_home)}; "
                     f"see {process.log_file(settings.pipeline_home)}"
                 )

@@ -52,7 +52,8 @@ def load(target: Target) -> ServedModel:
     """Fetch a model from MLflow, check what it says of itself, and run it once.
 
     Raises:
-        ModelError: its files are not those registered, it has no classes or input shape, brings code, or does not answer with one probability per class.
+        ModelError: its files are not those registered, it has no classes or input shape, brings code, or does not
+            answer with one probability per class.
         MlflowException: it holds pickled objects, or MLflow or its store is away.
     """
     # Imported here: together they take seconds, and the process that supervises the workers needs neither.

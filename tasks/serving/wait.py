@@ -48,7 +48,7 @@ def wait_for_version(
         info = client.info()
         if info is None:
             launcher.ensure()
-            state = "does not answer yet"
+            state = "does not answer"
         elif why := _hopeless(info, registered_model, version, run_id):
             launcher.replace(why)
             state = "is being restarted"
@@ -61,8 +61,8 @@ def wait_for_version(
         if now >= deadline:
             still_wanted()
             raise UnavailableError(
-                f"the service at {client.url} {state}, not {registered_model} version {version}; "
-                "see its log, or give deploy_timeout more seconds"
+                f"the service at {client.url} {state}, not with {registered_model} version {version}; "
+                "start it or see its log, or give deploy_timeout more seconds"
             )
         if now - spoken >= LOG_SECONDS:
             spoken = now

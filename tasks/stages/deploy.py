@@ -15,50 +15,54 @@ from mlflow.entities.model_registry import ModelVersion
 
 from tasks import ledger, registry
 from tasks.contract import DeployRequest, DeployResult
-from tasks.errors import ModelError, UnavailableError
+from tasks.errors import ModelError, PipelineError, UnavailableError
 from tasks.probes import Probes, read_probes
 from tasks.serving.client import ServiceClient, replicas
 from tasks.serving.launch import Launcher
-from tasks.serving.wait import wait_for_version
+from tasks.serving.wait import POLL_SECONDS, wait_for_version
 from tasks.settings import Settings
 from tasks.tracking import StageRun
 
 log = logging.getLogger("tasks.deploy")
 
 
-class _UndeployedError(Exception):
-    """The version is not in service, or not as it should be; its text says why."""
-
-
 def run(request: DeployRequest, run: StageRun, settings: Settings) -> DeployResult:
     """See that every replica of the service has `request.version` and answers as evaluate did; else undo the promotion.
 
     Undone means: `champion` names the version again that it named before, and the ledger says why. Running it again for
-    the version in service starts nothing and takes as long as the comparison.
+    the version in service starts nothing and takes as long as the comparison. The result says `skipped` where the
+    service is not this project's to change and follows another registered model.
 
     Raises:
-        ModelError: `champion` names another version, the service follows another model, or the promotion was undone:
-            the service did not take the version within `deploy_timeout` seconds, or its answers differ.
+        ModelError: `champion` names another version; or the service did not take this one within `deploy_timeout`
+            seconds, cannot be asked, or answers otherwise, and the promotion was undone.
         DataError: the version has no probe images.
-        SettingsError: another program answers at SERVING_URL.
-        UnavailableError: the service went away while it was asked.
     """
     name, number = request.registered_model, request.version
     require_champion(name, number)
     version = registry.by_number(name, number)
     probes = read_probes(version.tags.get("pipeline.evaluate_run_id"), f"{name} version {number}")
     launcher = Launcher(settings, name)
-    began = time.monotonic()
+    other = None if launcher.in_charge else _other_model(request, settings)
+    if other is not None:
+        log.info("nothing to deploy: %s", other)
+        return DeployResult(
+            **run.baton,
+            registered_model=name,
+            version=number,
+            url=settings.serving_url,
+            started=False,
+            answers_checked=0,
+            replicas=0,
+            skipped=other,
+        )
     try:
-        asked = _follow(request, version, launcher, settings, began + request.deploy_timeout)
-        waited = time.monotonic() - began
-        answers = [
-            answer for client, info in asked for answer in compare(client, probes, list(info["classes"]), number)
-        ]
-    except _UndeployedError as failure:
-        raise ModelError(f"{failure}; {_undo(request, version, str(failure))}") from failure
+        asked, waited, answers = _prove(request, version, probes, launcher, settings)
+    except PipelineError as failure:
+        undone = _undo(request, version, str(failure))
+        raise ModelError(f"{failure}; {undone}" if undone else str(failure)) from failure
 
-    document = {"urls": [client.url for client, _ in asked], "tolerance": probes.tolerance, "answers": answers}
+    document = {"urls": [client.url for client in asked], "tolerance": probes.tolerance, "answers": answers}
     mlflow.log_dict(document, "answers.json")
     worst = max(answer["difference"] for answer in answers)
     mlflow.log_metrics(
@@ -82,39 +86,76 @@ def run(request: DeployRequest, run: StageRun, settings: Settings) -> DeployResu
     )
 
 
-def _follow(
-    request: DeployRequest, version: ModelVersion, launcher: Launcher, settings: Settings, deadline: float
-) -> list[tuple[ServiceClient, dict[str, Any]]]:
-    """Wait until every replica has the version; each with what it says of itself.
+def _client(settings: Settings) -> ServiceClient:
+    return ServiceClient(settings.serving_url, _key(settings))
 
-    Raises:
-        _UndeployedError: one has not by the deadline.
+
+def _key(settings: Settings) -> str | None:
+    return settings.serving_api_key.get_secret_value() if settings.serving_api_key else None
+
+
+def _other_model(request: DeployRequest, settings: Settings) -> str | None:
+    """Say which registered model the service follows, if it is another; None also while it does not answer."""
+    info = _client(settings).info()
+    if info is None or info["registered_model"] == request.registered_model:
+        return None
+    return (
+        f"the service at {settings.serving_url} follows {info['registered_model']!r}: version {request.version} of "
+        f"{request.registered_model!r} is its champion and not in service; to serve it, run a service with "
+        f"SERVING_REGISTERED_MODEL={request.registered_model}"
+    )
+
+
+def _prove(
+    request: DeployRequest, version: ModelVersion, probes: Probes, launcher: Launcher, settings: Settings
+) -> tuple[list[ServiceClient], float, list[dict[str, Any]]]:
+    """Wait until every replica has the version, then compare its answers; what goes away is waited for again.
+
+    Returns:
+        The replicas, the seconds waited for them, and their answers.
     """
     name, number = request.registered_model, request.version
-    key = settings.serving_api_key.get_secret_value() if settings.serving_api_key else None
-    asked = []
-    first = ServiceClient(settings.serving_url, key)
-    first.refresh()
-    try:
-        wait_for_version(
-            first, launcher, name, number, version.run_id, deadline, still_wanted=lambda: require_champion(name, number)
+    began = time.monotonic()
+    deadline = began + request.deploy_timeout
+    infos: dict[ServiceClient, dict[str, Any]] = {}
+
+    def wait(client: ServiceClient) -> None:
+        client.refresh()
+        infos[client] = wait_for_version(
+            client,
+            launcher,
+            name,
+            number,
+            version.run_id,
+            deadline,
+            still_wanted=lambda: require_champion(name, number),
         )
-        for client in replicas(settings.serving_url, key):
-            client.refresh()
-            info = wait_for_version(
-                client, launcher, name, number, version.run_id, deadline,
-                still_wanted=lambda: require_champion(name, number),
-            )  # fmt: skip
-            log.info("%s serves %s version %d", client.url, name, number)
-            asked.append((client, info))
-    except UnavailableError as error:
-        raise _UndeployedError(str(error)) from error
-    return asked
+
+    while True:
+        try:
+            wait(_client(settings))
+            infos.clear()
+            for client in replicas(settings.serving_url, _key(settings)):
+                wait(client)
+                log.info("%s serves %s version %d", client.url, name, number)
+            waited = time.monotonic() - began
+            answers = [a for c, info in infos.items() for a in compare(c, probes, list(info["classes"]), number)]
+            return list(infos), waited, answers
+        except UnavailableError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(POLL_SECONDS)
 
 
 def _undo(request: DeployRequest, version: ModelVersion, why: str) -> str:
-    """Put `champion` back where the ledger says it was before this version, and record it; say what was done."""
+    """Put `champion` back where the ledger says it was before this version, and record it; say what was done.
+
+    Empty when there is nothing to undo: `champion` names another version by now.
+    """
     name, number = request.registered_model, request.version
+    champion = registry.by_alias(name)
+    if champion is None or int(champion.version) != number:
+        return ""
     move = next((r.entry for r in ledger.history(name) if r.entry.kind is not ledger.Kind.REFUSAL), None)
     if move is None or move.to_version != number:
         return f"champion stays version {number}: the ledger does not know what it was before; move it by hand"
@@ -158,7 +199,7 @@ def compare(client: ServiceClient, probes: Probes, classes: list[str], version: 
         For each probe its name, class, the largest difference of a probability and the milliseconds it took.
 
     Raises:
-        _UndeployedError: an answer differs from evaluate's by more than the tolerance.
+        ModelError: an answer differs from evaluate's by more than the tolerance.
     """
     answers = []
     for probe in probes.probes:
@@ -169,7 +210,7 @@ def compare(client: ServiceClient, probes: Probes, classes: list[str], version: 
         differences = [abs(a - b) for a, b in zip(got, probe.probabilities, strict=False)]
         same = len(got) == len(probe.probabilities) and all(d <= probes.tolerance for d in differences)
         if answer["class"] != probe.label or answer["model_version"] != version or not same:
-            raise _UndeployedError(
+            raise ModelError(
                 f"probe {probe.name!r}: evaluate answered {probe.label!r} {_rounded(probe.probabilities)}, the service "
                 f"(version {answer['model_version']}) answers {answer['class']!r} {_rounded(got)}; "
                 "serving and evaluation do not run the same model or decode images alike"
