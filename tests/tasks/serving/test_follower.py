@@ -10,6 +10,7 @@ from tasks.errors import ModelError
 from tasks.serving.follower import Follower
 from tasks.serving.model import ServedModel
 from tasks.serving.reference import Target, parse
+from tests.tasks.serving.samples import wait_until
 
 
 def target(version: int) -> Target:
@@ -38,6 +39,19 @@ class Registry:
         if wanted.version in self.broken:
             raise self.broken[wanted.version]
         return loaded(wanted)
+
+
+def test_woken_it_looks_at_once_also_at_what_it_refused(registry: Registry) -> None:
+    follower = Follower(parse(None, "cats"), 3600, registry.resolve, registry.load)
+    registry.champion, registry.broken[1] = target(1), ModelError("bad file")
+    follower.start()
+    wait_until(lambda: follower.problem is not None)
+    registry.broken.clear()
+    follower.wake()
+    wait_until(lambda: follower.current is not None)
+    follower.stop()
+    follower.join()
+    assert registry.loads == [1, 1]
 
 
 @pytest.fixture

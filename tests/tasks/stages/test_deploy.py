@@ -18,9 +18,9 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from tasks import registry
+from tasks import ledger, registry
 from tasks.contract import DeployRequest, DeployResult, TaskIdentity
-from tasks.errors import DataError, ModelError, SettingsError, UnavailableError
+from tasks.errors import DataError, ModelError, SettingsError
 from tasks.serving import process
 from tasks.settings import Runtime, Settings
 from tasks.stages import deploy
@@ -162,11 +162,57 @@ def test_differences_within_the_tolerance_pass(service: StandIn, deployed: Deplo
     assert deployed(service.url).answers_checked == 1
 
 
-@pytest.mark.parametrize(("status", "error"), [(400, ModelError), (500, ModelError), (503, UnavailableError)])
-def test_a_refused_probe(service: StandIn, deployed: Deploy, status: int, error: type[Exception]) -> None:
+@pytest.mark.parametrize("status", [400, 500, 503])
+def test_a_refused_probe(service: StandIn, deployed: Deploy, status: int) -> None:
     service.status = status
-    with pytest.raises(error, match=f"HTTP {status}"):
+    with pytest.raises(ModelError, match=f"HTTP {status}"):
         deployed(service.url)
+
+
+def test_a_service_that_is_busy_for_a_moment_is_asked_again(service: StandIn, deployed: Deploy) -> None:
+    service.status = 503
+
+    def recover() -> None:
+        if service.asked > 6:
+            service.status = 200
+
+    service.at_info = recover
+    assert deployed(service.url, 60).answers_checked == 1
+
+
+def promote(version: int, before: int | None) -> None:
+    ledger.move_champion(
+        ledger.Entry(
+            "daily/r/register", ledger.Kind.PROMOTION, MODEL, before, version, version, f"sha{version}", "", ""
+        )
+    )
+
+
+@pytest.mark.parametrize("before", [None, 7])
+def test_a_promotion_that_cannot_be_proven_is_undone(
+    service: StandIn, deployed: Deploy, train_run: str, before: int | None
+) -> None:
+    if before is not None:
+        for _ in range(before - 1):
+            registry.create_version(MODEL, f"runs:/{train_run}/model", train_run, {}, "")
+    promote(1, before)
+    service.answer["class"] = "dog"
+    again = f"champion of cats is version {before} again" if before else "cats has no champion again"
+    with pytest.raises(ModelError, match=f"evaluate answered 'cat'.*; {again}"):
+        deployed(service.url)
+    champion = registry.by_alias(MODEL)
+    assert (int(champion.version) if champion else None) == before
+    told = ledger.history(MODEL)[0].entry
+    assert (told.kind, told.from_version, told.to_version) == (ledger.Kind.FAILED_DEPLOY, 1, before)
+    assert "evaluate answered 'cat'" in told.reason
+
+
+def test_what_the_ledger_does_not_know_is_not_undone(service: StandIn, deployed: Deploy) -> None:
+    service.answer["class"] = "dog"
+    with pytest.raises(ModelError, match="champion stays version 1: the ledger does not know what it was before"):
+        deployed(service.url)
+    assert registry.by_alias(MODEL)
+    assert ledger.history(MODEL) == []
 
 
 @pytest.mark.parametrize(
@@ -205,8 +251,10 @@ def test_a_superseded_version_is_refused_whatever_the_service_follows(
 
 def test_gives_up_with_what_the_service_says(service: StandIn, deployed: Deploy) -> None:
     service.info.update(model_version=7, problem="version 1 cannot be served: bad file")
-    with pytest.raises(UnavailableError, match=r"serves version 7 \(version 1 cannot be served: bad file\), not cats"):
+    promote(1, None)
+    with pytest.raises(ModelError, match=r"serves version 7 \(version 1 cannot be served: bad file\), not with cats"):
         deployed(service.url)
+    assert registry.by_alias(MODEL) is None
 
 
 def test_the_alias_moves_while_it_waits(service: StandIn, deployed: Deploy, train_run: str) -> None:
@@ -267,13 +315,13 @@ def test_another_program_on_the_port(deployed: Deploy, train_run: str, greeting:
     if greeting is None:
         with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as web:
             threading.Thread(target=web.serve_forever, args=(0.01,), daemon=True).start()
-            with pytest.raises(SettingsError, match="answered by another program"):
+            with pytest.raises(ModelError, match="answered by another program"):
                 deployed(f"http://127.0.0.1:{web.server_port}", 60)
             web.shutdown()
         return
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=greet, args=(server,), daemon=True).start()
-        with pytest.raises(SettingsError, match="answered by another program"):
+        with pytest.raises(ModelError, match="answered by another program"):
             deployed(f"http://127.0.0.1:{server.getsockname()[1]}", 60)
 
 
@@ -284,8 +332,8 @@ def test_another_program_on_the_port(deployed: Deploy, train_run: str, greeting:
 def test_starts_nothing_that_is_not_on_this_machine(
     deployed: Deploy, train_run: str, settings: Settings, url: str, runtime: Runtime
 ) -> None:
-    with pytest.raises(UnavailableError, match="no service answers at SERVING_URL"):
-        deployed(url, 60, pipeline_runtime=runtime)
+    with pytest.raises(ModelError, match=r"does not answer, not with cats version 1; start it|has no address"):
+        deployed(url, 5, pipeline_runtime=runtime)
     assert process.find(settings.pipeline_home) is None
 
 
@@ -293,7 +341,7 @@ def test_a_service_that_dies_at_once_says_why(
     deployed: Deploy, train_run: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SERVING_MODEL", "latest")
-    with pytest.raises(UnavailableError, match=r"ended at once \(exit code 78\): .*SERVING_MODEL='latest' names no"):
+    with pytest.raises(ModelError, match=r"ended at once \(exit code 78\): .*SERVING_MODEL='latest' names no"):
         deployed("http://127.0.0.1:21342", 60)
 
 

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import torch
 
 from tasks.errors import DataError, ModelError
 from tasks.vision.evaluation_plots import confusion_figure, per_class_figure
-from tasks.vision.scoring import BATCH, fit, latency, predict, score
+from tasks.vision.scoring import BATCH, calibration_error, fit, latencies, predict, score
 
 
 class Brightness(torch.nn.Module):
@@ -75,10 +77,33 @@ def test_fit_keeps_the_brightness(before: tuple[int, int, int], after: tuple[int
     assert (fitted.int() - 200).abs().max() <= 1
 
 
-def test_latency_is_positive_and_ordered() -> None:
-    measured = latency(Brightness(), np.zeros((3, 1, 8, 8), np.uint8), (1, 8, 8))
-    assert 0 < measured.single_p50_ms <= measured.single_p95_ms
-    assert measured.batch_images_per_second > 0
+class Slow(Brightness):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.002)
+        return super().forward(images)
+
+
+def test_latencies_are_those_of_each_model() -> None:
+    shape = (1, 8, 8)
+    fast, slow = latencies([(Brightness(), shape), (Slow(), (3, 4, 4))], np.zeros((3, 1, 8, 8), np.uint8))
+    assert 0 < fast.single_p50_ms <= fast.single_p95_ms
+    assert 2 < slow.single_p50_ms <= slow.single_p95_ms
+    assert fast.single_p50_ms < slow.single_p50_ms
+    assert fast.batch_images_per_second > slow.batch_images_per_second > 0
+
+
+def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
+    labels = np.array([0] * 10)
+    sure = np.tile(np.float32([0.9, 0.1]), (10, 1))
+    assert calibration_error(labels, sure) == pytest.approx(0.1)  # right always, sure to nine tenths
+    assert calibration_error(np.array([0] * 9 + [1]), sure) == pytest.approx(0, abs=1e-7)
+    assert calibration_error(np.array([1] * 10), one_hot([0] * 10, 2)) == 1
+
+
+def test_calibration_errors_of_different_confidence_do_not_cancel() -> None:
+    probabilities = np.float32([[0.6, 0.4]] * 10 + [[0.9, 0.1]] * 10)
+    labels = np.array([0] * 9 + [1] + [0] * 6 + [1] * 4)  # 0.9 where sure to 0.6, 0.6 where sure to 0.9
+    assert calibration_error(labels, probabilities) == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize("count", [2, 10, 100])
