@@ -14,12 +14,18 @@ from tests.tasks.serving.samples import MODEL, Store
 
 
 def test_alias_version_and_stage_name_a_version(store: Store) -> None:
-    first = Target(f"models:/{MODEL}/1", MODEL, 1, store.run_ids[0])
+    client = MlflowClient()
+    client.set_model_version_tag(MODEL, "1", "pipeline.artifact_sha256", "a" * 64)
+    client.set_model_version_tag(MODEL, "1", "pipeline.evaluate_run_id", "e" * 32)
+    first = Target(f"models:/{MODEL}/1", MODEL, 1, store.run_ids[0], "a" * 64, "e" * 32)
     assert resolve(parse(None, MODEL)) == first
     assert resolve(parse("1", MODEL)) == first
     assert resolve(parse(f"models:/{MODEL}@champion", "other")) == first
     MlflowClient().transition_model_version_stage(MODEL, "2", "Production")
     assert resolve(parse("stage:Production", MODEL)).version == 2
+    client.delete_model_version_tag(MODEL, "1", "pipeline.artifact_sha256")
+    client.delete_model_version_tag(MODEL, "1", "pipeline.evaluate_run_id")
+    assert resolve(parse("1", MODEL)) == Target(f"models:/{MODEL}/1", MODEL, 1, store.run_ids[0])
 
 
 def test_a_run_is_known_by_its_version_if_it_has_one(store: Store) -> None:

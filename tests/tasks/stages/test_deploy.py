@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import re
 import socket
@@ -307,10 +308,12 @@ class Elsewhere(BaseHTTPRequestHandler):
 @pytest.mark.parametrize("greeting", [None, b"SSH-2.0-OpenSSH_9.2\r\n"])
 def test_another_program_on_the_port(deployed: Deploy, train_run: str, greeting: bytes | None) -> None:
     def greet(server: socket.socket) -> None:
-        connection, _ = server.accept()
-        with connection:
-            connection.sendall(greeting or b"")
-            connection.recv(65536)
+        with contextlib.suppress(OSError):  # the test closed it
+            while True:
+                connection, _ = server.accept()
+                with connection:
+                    connection.sendall(greeting or b"")
+                    connection.recv(65536)
 
     if greeting is None:
         with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as web:
