@@ -85,13 +85,19 @@ class PrepareRequest(StageRequest):
     source: str | None = Field(
         None,
         description="For `image_folder`: a folder, .tar, .tar.gz or .zip, local or s3://, "
-        "holding train/CLASS/* and perhaps test/CLASS/*.",
+        "holding train/CLASS/* and perhaps test/CLASS/* and metadata.csv.",
     )
     image_size: int | None = Field(
         None, ge=8, le=512, description="Side of the square images, in pixels. Default: as the data set has it, or 32."
     )
     validation_fraction: Fraction = Field(0.15, description="Share of the training images kept for validation.")
     test_fraction: Fraction = Field(0.2, description="Share kept for the test set where the source has none.")
+    licence: str | None = Field(
+        None,
+        min_length=1,
+        max_length=200,
+        description="Licence of the images, for the model card. Default: what the authors of a known data set state.",
+    )
     data_seed: int = Field(0, ge=0, lt=2**31, description="Seed of the splits.")
     registered_model: ModelName = REGISTERED_MODEL
 

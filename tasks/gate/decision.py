@@ -66,7 +66,7 @@ def _slices(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:
         if empty:
             yield _missing(name, f"no test image has {column} {', '.join(empty[:5])}", limit)
         elif not known:
-            yield _missing(name, f"the data set has no column {column!r}", limit)
+            yield _missing(name, f"the data set has no column {column!r}, or one of too many values", limit)
         else:
             worst, value = min(known)
             yield _at_least(name, f"{what} of the worst {column}, {value!r},", worst, limit, "the floor")

@@ -29,6 +29,8 @@ from tasks.vision.gold import Gold
 from tasks.vision.scoring import BATCH, ClassScores, Latency, calibration_error, latencies, predict, score
 
 SHA256 = "pipeline.model_sha256"
+NO_VALUE = "(none)"
+MAX_VALUES = 100  # of a metadata column; with more it tells images from each other (a name, a time), not groups
 
 log = logging.getLogger("tasks.evaluate")
 
@@ -176,12 +178,21 @@ def _cost(model: _Model, timing: Latency) -> Cost | None:
 
 
 def _slices(gold: Gold, model: _Model) -> tuple[Slice, ...]:
-    """The test images of each class; a class without one is a slice without an accuracy."""
-    counts = model.scores.support
-    return tuple(
+    """The test images of each class (one without any has no accuracy), and of each value of each metadata column."""
+    slices = [
         Slice(column=CLASS, value=name, images=int(n), accuracy=float(recall) if n else None)
-        for name, n, recall in zip(gold.classes, counts, model.scores.recall, strict=True)
-    )
+        for name, n, recall in zip(gold.classes, model.scores.support, model.scores.recall, strict=True)
+    ]
+    for column, cells in gold.test.columns.items():
+        values = np.array([cell or NO_VALUE for cell in cells])
+        different = np.unique(values)
+        if len(different) > MAX_VALUES:
+            log.warning("no slices by %r: %d different values, over %d", column, len(different), MAX_VALUES)
+            continue
+        for value in different.tolist():
+            correct = model.correct[values == value]
+            slices.append(Slice(column=column, value=value, images=len(correct), accuracy=float(correct.mean())))
+    return tuple(slices)
 
 
 def _log_metrics(model_uri: str, gold: Gold, candidate: _Model, timing: Latency, evidence: Evidence) -> None:

@@ -30,6 +30,7 @@ from tasks.vision import bronze, silver, splits
 from tasks.vision.data_plots import grid_figure, histogram_figure
 from tasks.vision.fingerprint import Shaping, fingerprint
 from tasks.vision.gold import Gold
+from tasks.vision.licences import licence_of
 from tasks.vision.records import Record, Removal
 from tasks.vision.sources import Source, open_source
 
@@ -80,7 +81,14 @@ def run(request: PrepareRequest, run: StageRun, settings: Settings) -> PrepareRe
         made = earlier or _make(source, shaping, key, run.run_id)
     _describe(made, request, reused=earlier is not None)
     # Last: only a run that has all of it may be found and used again.
-    mlflow.set_tags({FINGERPRINT: key, gold_store.GOLD_RUN: made.run_id, "pipeline.dataset": made.gold.dataset})
+    mlflow.set_tags(
+        {
+            FINGERPRINT: key,
+            gold_store.GOLD_RUN: made.run_id,
+            "pipeline.dataset": made.gold.dataset,
+            "pipeline.data_licence": licence_of(request.dataset, request.licence),
+        }
+    )
     return PrepareResult(
         **run.baton,
         fingerprint=key,
@@ -130,7 +138,8 @@ def _make(source: Source, shaping: Shaping, key: str, run_id: str) -> _Made:
         log.info("left out: %d, %s", count, reason)
 
     started = time.monotonic()
-    gold = splits.split(kept, source.listing.classes, shaping, key, has_test=source.listing.has_test)
+    listing = source.listing
+    gold = splits.split(kept, listing.classes, shaping, key, has_test=listing.has_test, columns=listing.columns)
     gold_store.store(gold)
     _log_layer("gold", len(kept), sum(map(len, gold.splits.values())), started)
     return _Made(gold, run_id, len(removals))
@@ -163,7 +172,8 @@ def _describe(made: _Made, request: PrepareRequest, *, reused: bool) -> None:
         "mlflow.note.content",
         f"{origin}: {len(gold.classes)} classes, {len(gold.train)} training, {len(gold.validation)} validation and "
         f"{len(gold.test)} test images of {gold.shape}; {made.removed} files left out, each with its reason in "
-        f"`manifest/removed.csv`{' of that run' if reused else ''}.",
+        f"`manifest/removed.csv`{' of that run' if reused else ''}. "
+        f"Metadata columns: {', '.join(gold.test.columns) or 'none'}.",
     )
 
 

@@ -45,4 +45,7 @@ def fingerprint(source_digest: str, shaping: Shaping, listing: Listing) -> str:
         "test_fraction": None if listing.has_test else shaping.test_fraction,
         "seed": shaping.seed,
     }
+    if listing.columns:  # of a folder the source's digest knows the images only
+        content["columns"] = listing.columns
+        content["metadata"] = sorted((entry.name, *entry.metadata) for entry in listing.entries.values())
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

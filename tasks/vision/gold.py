@@ -1,7 +1,7 @@
 """Gold: the tensors that training and evaluation work on, and their one format on disk.
 
     FOLDER/gold.safetensors   {train,validation,test}.{images,labels}
-    FOLDER/gold.json          format, dataset, fingerprint, classes, mean, std, image names
+    FOLDER/gold.json          format, dataset, fingerprint, classes, mean, std, image names, metadata of test images
 
 The same gold always makes the same bytes, so that two runs can be compared by their files.
 """
@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,13 @@ class Split:
         images: uint8 [N, C, H, W], 0..255.
         labels: int64 [N], indices into `Gold.classes`.
         names: where each image came from, such as `train/cat/0001.jpg`.
+        columns: metadata, a value for each image by column ("" where nothing is known); only the test split has any.
     """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     names: tuple[str, ...]
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -100,6 +103,8 @@ def save(gold: Gold, folder: Path) -> None:
         "std": gold.std,
         "names": {name: split.names for name, split in gold.splits.items()},
     }
+    if gold.test.columns:  # gold without metadata is as it was before there were any
+        description["columns"] = dict(gold.test.columns)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / TENSORS)
     (folder / TENSORS).chmod(0o644)  # safetensors makes it private; the next stage may run as another user
@@ -122,6 +127,8 @@ def load(folder: Path) -> Gold:
             name: Split(tensors[f"{name}.images"], tensors[f"{name}.labels"], tuple(description["names"][name]))
             for name in SPLITS
         }
+        columns = {name: tuple(values) for name, values in description.get("columns", {}).items()}
+        splits["test"] = replace(splits["test"], columns=columns)
         gold = Gold(
             **splits,
             classes=tuple(description["classes"]),
@@ -130,7 +137,7 @@ def load(folder: Path) -> Gold:
             fingerprint=description["fingerprint"],
             dataset=description["dataset"],
         )
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, AttributeError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise _damaged(folder, f"{type(error).__name__}: {error}") from error
     _check(gold, folder)
     return gold
@@ -150,6 +157,9 @@ def _check(gold: Gold, folder: Path) -> None:
             )
         if not len(images) == len(labels) == len(split.names) > 0:
             raise _damaged(folder, f"{name} has {len(images)} images, {len(labels)} labels, {len(split.names)} names")
+        for column, values in split.columns.items():
+            if len(values) != len(labels) or not all(isinstance(value, str) for value in values):
+                raise _damaged(folder, f"column {column!r} of {name} is not {len(labels)} texts")
         if labels.min() < 0 or labels.max() >= len(gold.classes):
             raise _damaged(folder, f"{name} has labels outside 0..{len(gold.classes) - 1}")
         if images.shape[1:] != gold.train.images.shape[1:]:

@@ -1,12 +1,16 @@
-"""The layout of an image folder: `train/CLASS/*` and perhaps `test/CLASS/*`, bare or inside one top folder."""
+"""The layout of an image folder: `train/CLASS/*` and perhaps `test/CLASS/*`, bare or inside one top folder.
+
+Beside the images may lie what is known of them (`metadata`).
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
 from tasks.errors import DataError
+from tasks.vision import metadata
 from tasks.vision.records import Entry, Listing, Reason, Removal
 
 SPLITS = ("train", "test")
@@ -30,16 +34,20 @@ def safe_name(name: str, where: str) -> str:
     return PurePosixPath(name).as_posix()
 
 
-def arrange(names: Sequence[str], where: str, links: Sequence[str] = ()) -> Listing:
+def arrange(
+    names: Sequence[str], where: str, links: Sequence[str] = (), sheets: Mapping[str, bytes] | None = None
+) -> Listing:
     """Find the images of every class among the files of a source.
 
     Args:
         names: plain relative paths of all files.
         where: what the user called the source, for messages.
         links: symbolic links, which are listed and never followed.
+        sheets: content of the files named `metadata.csv`, by name; those in other places than it may lie do not count.
 
     Raises:
-        DataError: no files, not the layout, one class only, or classes that are not the same in train and test.
+        DataError: no files, not the layout, one class only, classes that are not the same in train and test, or
+            metadata that do not fit (see `metadata.attach`).
     """
     if not names:
         raise DataError(f"{where} is empty; it must hold {LAYOUT}")
@@ -47,10 +55,13 @@ def arrange(names: Sequence[str], where: str, links: Sequence[str] = ()) -> List
     entries: dict[str, Entry] = {}
     removals = [Removal(link.removeprefix(top), "", "", Reason.LINK) for link in links]
     classes: dict[str, set[str]] = {split: set() for split in SPLITS}
+    found: dict[str, bytes] = {}
     for name in names:
         inner = name.removeprefix(top)
         parts = inner.split("/")
-        if any(part.startswith(".") or part == "__MACOSX" for part in parts):
+        if inner in metadata.PLACES:
+            found[inner] = (sheets or {})[name]
+        elif any(part.startswith(".") or part == "__MACOSX" for part in parts):
             removals.append(Removal(inner, "", "", Reason.HIDDEN))
         elif len(parts) != 3 or parts[0] not in SPLITS:
             removals.append(Removal(inner, "", "", Reason.OUTSIDE))
@@ -66,7 +77,8 @@ def arrange(names: Sequence[str], where: str, links: Sequence[str] = ()) -> List
     _check(classes["train"], classes["test"], where)
     if not entries:
         raise DataError(f"{where} has no file that ends in {', '.join(SUFFIXES)}; convert the images")
-    return Listing(len(names) + len(links), entries, tuple(removals), tuple(sorted(classes["train"])))
+    listing = Listing(len(names) + len(links), entries, tuple(removals), tuple(sorted(classes["train"])))
+    return metadata.attach(listing, found, where)
 
 
 def _top_folder(names: Sequence[str], where: str) -> str:

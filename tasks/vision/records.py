@@ -25,11 +25,15 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True)
 class Entry:
-    """One image of a source: `name` is its path inside it, `split` is `train` or `test`."""
+    """One image of a source: `name` is its path inside it, `split` is `train` or `test`.
+
+    `metadata` holds its value in each of `Listing.columns`.
+    """
 
     name: str
     split: str
     label: str
+    metadata: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,12 +56,14 @@ class Listing:
         entries: the images, by their name as the source knows it.
         removals: the files that are no images of the data set.
         classes: class names, sorted.
+        columns: names of the metadata columns.
     """
 
     files: int
     entries: dict[str, Entry]
     removals: tuple[Removal, ...]
     classes: tuple[str, ...]
+    columns: tuple[str, ...] = ()
 
     @property
     def has_test(self) -> bool:

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.errors import RequestError
+from tasks.errors import DataError, RequestError
+from tasks.vision import metadata
 from tasks.vision.layout import arrange
 from tasks.vision.records import Entry, Listing
 from tasks.vision.stores import Store, digest_of, open_store
@@ -106,8 +107,15 @@ class FileSource:
     @cached_property
     def listing(self) -> Listing:
         """What the folder or archive holds; goes through an archive once."""
-        names = [name for name, _ in self.store.files()]
-        return arrange(names, self.where, self.store.links)
+        names, sheets = [], {}
+        for name, read in self.store.files():
+            names.append(name)
+            if PurePosixPath(name).name == metadata.NAME:
+                try:
+                    sheets[name] = read()
+                except DataError as error:
+                    raise DataError(f"{self.where}: {name}: {error}") from error
+        return arrange(names, self.where, self.store.links, sheets)
 
     def digest(self) -> str:
         """Return the SHA-256 of the archive, or of the sorted paths and contents of a folder's images."""

@@ -16,13 +16,21 @@ from tasks.vision.records import Record
 
 
 def split(
-    records: Sequence[Record], classes: Sequence[str], shaping: Shaping, fingerprint: str, *, has_test: bool
+    records: Sequence[Record],
+    classes: Sequence[str],
+    shaping: Shaping,
+    fingerprint: str,
+    *,
+    has_test: bool,
+    columns: Sequence[str] = (),
 ) -> Gold:
     """Split the images class by class and stack them.
 
     Which split an image goes to follows from its content hash and the seed, so that it stays there when others are
     added or files are renamed. Of n training images of a class, round(n * fraction) but at least one go to
     validation, and as many by their own fraction to test, unless the source has a test set (`has_test`).
+
+    The test images keep their metadata, by `columns` (as `Entry.metadata` has them): they are judged by it.
 
     Raises:
         DataError: a class has too few images left for one in each split.
@@ -47,7 +55,7 @@ def split(
         parts["validation"] += given[:validation]
         parts["test"] += tests or given[validation : validation + split_off]
         parts["train"] += given[validation + split_off :]
-    splits = {name: _stack(part, classes) for name, part in parts.items()}
+    splits = {name: _stack(part, classes, columns if name == "test" else ()) for name, part in parts.items()}
     mean, std = statistics(splits["train"].images)
     return Gold(**splits, classes=tuple(classes), mean=mean, std=std, fingerprint=fingerprint, dataset=shaping.dataset)
 
@@ -71,11 +79,12 @@ def statistics(pixels: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[floa
     return tuple(means), tuple(stds)
 
 
-def _stack(records: list[Record], classes: Sequence[str]) -> Split:
+def _stack(records: list[Record], classes: Sequence[str], columns: Sequence[str]) -> Split:
     records = sorted(records, key=lambda record: record.entry.name)
     index = {label: number for number, label in enumerate(classes)}
     return Split(
         images=np.stack([record.pixels for record in records if record.pixels is not None]),
         labels=np.array([index[record.entry.label] for record in records], dtype=np.int64),
         names=tuple(record.entry.name for record in records),
+        columns={name: tuple(r.entry.metadata[number] for r in records) for number, name in enumerate(columns)},
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import mlflow
@@ -77,9 +77,10 @@ def trial_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 def train_run(settings: Settings) -> TrainRun:
     """Make a finished train run, and the prepare run before it, for a model that answers by `table`."""
 
-    def make(table: list[int], classes: int = 4) -> str:
+    def make(table: list[int], classes: int = 4, columns: Mapping[str, tuple[str, ...]] | None = None) -> str:
         experiment_id = tracking.connect(settings)
         gold = make_gold(classes)
+        gold = replace(gold, test=replace(gold.test, columns=columns or {}))
         with mlflow.start_run(experiment_id=experiment_id) as prepare:
             gold_store.store(gold)
             mlflow.set_tag("pipeline.gold_run_id", prepare.info.run_id)

@@ -152,6 +152,29 @@ def test_under_a_floor_nothing_is_promoted(train_run: TrainRun, run_evaluate: Ev
     assert "0.5000 is under 0.6000" in result.reason
 
 
+def test_the_values_of_a_metadata_column_are_slices(train_run: TrainRun, run_evaluate: Evaluate) -> None:
+    camera = ("left",) * 30 + ("",) * 5 + ("right",) * 5  # dog, the class that the model does not know, is the last ten
+    columns = {"camera": camera, "id": tuple(map(str, range(40)))}
+    result = run_evaluate(train_run(THREE_OF_FOUR, columns=columns), min_slice_accuracy=0.1, slice_columns="camera")
+    slices = table(result, "slices.json").query("column == 'camera'").set_index("value")
+    assert slices["images"].to_dict() == {"left": 30, "(none)": 5, "right": 5}
+    assert slices["accuracy"].to_dict() == {"left": 1, "(none)": 0, "right": 0}
+    assert not result.promote
+    assert "accuracy of the worst camera, '(none)', 0.0000 is under 0.1000" in result.reason
+
+
+@pytest.mark.parametrize(("columns", "why"), [((), "has no column"), (("camera",), "one of too many values")])
+def test_a_column_that_the_policy_names_must_be_there(
+    train_run: TrainRun, run_evaluate: Evaluate, columns: tuple[str, ...], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "MAX_VALUES", 39)
+    cells = {name: tuple(map(str, range(40))) for name in columns}
+    result = run_evaluate(train_run(PERFECT, columns=cells), slice_columns="camera")
+    assert not result.promote
+    assert why in result.reason
+    assert set(table(result, "slices.json")["column"]) == {"class"}
+
+
 def test_probes_are_the_pixels_and_the_answers(train_run: TrainRun, run_evaluate: Evaluate) -> None:
     result = run_evaluate(train_run(THREE_OF_FOUR))
     document = mlflow.artifacts.load_dict(f"runs:/{result.run_id}/probes.json")

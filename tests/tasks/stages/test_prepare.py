@@ -166,6 +166,37 @@ def test_the_same_data_elsewhere_use_the_earlier_gold_and_run_no_layer(
     assert run_of(third).data.tags["pipeline.gold_run_id"] == first.run_id
 
 
+def test_metadata_go_with_the_test_images_and_make_other_gold(prepare: Prepare, pets: Path) -> None:
+    first = prepare("a", dataset="image_folder", source=str(pets))
+    (pets / "test/metadata.csv").write_text("file_name,camera\ncat/0.png,left\ndog/3.png,right\n")
+    result = prepare("b", dataset="image_folder", source=str(pets))
+    assert not result.reused
+    assert result.removed_images == first.removed_images  # it is no file that was left out
+    test = gold_store.fetch(result.run_id).test
+    cameras = dict(zip(test.names, test.columns["camera"], strict=True))
+    assert (cameras["test/cat/0.png"], cameras["test/dog/3.png"], cameras["test/dog/0.png"]) == ("left", "right", "")
+    assert "Metadata columns: camera." in run_of(result).data.tags["mlflow.note.content"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "licence"),
+    [({}, "CC BY 4.0 (Optical"), ({"licence": "CC0"}, "CC0"), ({"dataset": "image_folder"}, "not stated")],
+)
+def test_the_licence_of_the_data_is_a_tag(
+    prepare: Prepare, pets: Path, parameters: dict[str, str], licence: str
+) -> None:
+    source = str(pets) if parameters.get("dataset") else None
+    result = prepare(source=source, **parameters)
+    assert run_of(result).data.tags["pipeline.data_licence"].startswith(licence)
+
+
+def test_another_licence_leaves_the_gold_as_it_is(prepare: Prepare) -> None:
+    first = prepare("a")
+    again = prepare("b", licence="CC0")
+    assert (again.reused, again.fingerprint) == (True, first.fingerprint)
+    assert run_of(again).data.tags["pipeline.data_licence"] == "CC0"
+
+
 @pytest.mark.parametrize("other", [{"data_seed": 1}, {"image_size": 16}, {"validation_fraction": 0.3}])
 def test_other_settings_make_other_gold(prepare: Prepare, other: dict[str, Any]) -> None:
     first, second = prepare("a"), prepare("b", **other)

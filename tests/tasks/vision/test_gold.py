@@ -44,6 +44,28 @@ def test_what_is_saved_is_loaded(gold: Gold, tmp_path: Path) -> None:
     assert len(loaded.train) == 4
 
 
+def test_metadata_of_test_images_are_kept(gold: Gold, tmp_path: Path) -> None:
+    columns = {"light": ("sun", "", "lamp"), "camera": ("left", "left", "rücks")}
+    gold_format.save(replace(gold, test=replace(gold.test, columns=columns)), tmp_path)
+    assert gold_format.load(tmp_path).test.columns == columns
+    assert gold_format.load(tmp_path).train.columns == {}
+
+
+def test_gold_without_metadata_is_as_it_was_before_there_were_any(gold: Gold, tmp_path: Path) -> None:
+    gold_format.save(gold, tmp_path)
+    assert "columns" not in json.loads((tmp_path / gold_format.DESCRIPTION).read_text())
+    assert gold_format.load(tmp_path).test.columns == {}
+
+
+@pytest.mark.parametrize("columns", [{"light": ["sun"]}, {"light": [1, 2, 3]}, {"light": None}, ["light"], "light"])
+def test_metadata_of_other_images_are_refused(gold: Gold, tmp_path: Path, columns: Any) -> None:
+    gold_format.save(gold, tmp_path)
+    path = tmp_path / gold_format.DESCRIPTION
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"columns": columns}))
+    with pytest.raises(DataError, match="cannot be used"):
+        gold_format.load(tmp_path)
+
+
 def test_the_same_gold_makes_the_same_bytes(gold: Gold, tmp_path: Path) -> None:
     for name in "ab":
         gold_format.save(gold, tmp_path / name)

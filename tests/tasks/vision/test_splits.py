@@ -58,6 +58,17 @@ def test_a_test_set_of_the_source_is_kept_as_it_is() -> None:
     assert (len(gold.train), len(gold.validation)) == (16, 4)
 
 
+def test_the_test_images_keep_their_metadata() -> None:
+    parts = [*records("ant", 10), *records("bee", 10)]
+    known = [replace(r, entry=replace(r.entry, metadata=(r.entry.name[-1], r.entry.label))) for r in parts]
+    gold = split(known, ["ant", "bee"], SHAPING, KEY, has_test=False, columns=["last", "what"])
+    assert gold.test.columns == {
+        "last": tuple(name[-1] for name in gold.test.names),
+        "what": tuple(gold.classes[label] for label in gold.test.labels),
+    }
+    assert (gold.train.columns, gold.validation.columns) == ({}, {})
+
+
 def test_a_seed_gives_the_same_splits_and_another_seed_others() -> None:
     parts = records("ant", 40), records("bee", 20)
     again, other = made(*parts), made(*parts, shaping=replace(SHAPING, seed=1))
