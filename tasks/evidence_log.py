@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import mlflow
 import numpy as np
 from mlflow import MlflowClient
 from numpy.typing import NDArray
-from PIL import Image
 
 from tasks.gate.evidence import Evidence, Slice
+from tasks.gate.policy import GatePolicy
 from tasks.gate.verdict import Verdict
-from tasks.vision.evaluation_plots import confusion_figure, per_class_figure
+from tasks.vision import images, report
 from tasks.vision.gold import Gold, Split
+from tasks.vision.report import Answers
 from tasks.vision.scoring import ClassScores
 
 PROBES = 5
+DPI = 110
 TOLERANCE = 1e-3  # between evaluate's probabilities and the service's, both on a CPU
 
 
@@ -32,7 +35,10 @@ def log_tables(
     probabilities: NDArray[np.float32],
     rival: NDArray[np.float32] | None,
 ) -> None:
-    """Log per-class figures, slices, and both models' predictions, one row per test image."""
+    """Log per-class figures, slices, and both models' predictions, one row per test image.
+
+    `rival` are the champion's answers, the candidate's own where these are the same weights.
+    """
     names = np.array(gold.classes)
     per_class = {
         "class": list(gold.classes),
@@ -54,8 +60,27 @@ def log_tables(
         predictions["champion_probability"] = rival.max(1).astype(float).round(6).tolist()
         predictions["champion_correct"] = (rival.argmax(1) == gold.test.labels).tolist()
     _log_as_tables(run_id, {"per_class.json": per_class, "slices.json": by_slice, "predictions.json": predictions})
-    mlflow.log_figure(confusion_figure(scores, gold.classes), "plots/confusion_matrix.png")
-    mlflow.log_figure(per_class_figure(scores, gold.classes), "plots/per_class.png")
+
+
+def log_report(
+    title: str,
+    facts: Mapping[str, str],
+    gold: Gold,
+    evidence: Evidence,
+    verdict: Verdict,
+    policy: GatePolicy,
+    candidate: Answers,
+    champion: Answers | None,
+) -> None:
+    """Log the plots, and `report.html` that shows them; arguments as in `tasks.vision.report`."""
+    pictures = {}
+    with tempfile.TemporaryDirectory(prefix="plots-") as folder:
+        for name, figure in report.plots(gold, evidence, policy, candidate, champion).items():
+            path = Path(folder) / f"{name}.png"
+            figure.savefig(path, dpi=DPI)
+            pictures[name] = path.read_bytes()
+        mlflow.log_artifacts(folder, "plots")
+    mlflow.log_text(report.render(title, facts, gold, evidence, verdict, pictures, candidate, champion), "report.html")
 
 
 def log_probes(gold: Gold, probabilities: NDArray[np.float32]) -> None:
@@ -81,14 +106,10 @@ def make_probes(test: Split, classes: Sequence[str], probabilities: NDArray[np.f
     chosen = [firsts[position] for position in spread]
     probes = []
     for index in chosen:
-        pixels = test.images[index]
-        image = Image.fromarray(pixels[0] if pixels.shape[0] == 1 else pixels.transpose(1, 2, 0))
-        buffer = io.BytesIO()
-        image.save(buffer, format="PNG")
         probes.append(
             {
                 "name": test.names[index],
-                "png": base64.b64encode(buffer.getvalue()).decode(),
+                "png": base64.b64encode(images.encode(test.images[index])).decode(),
                 "class": classes[int(probabilities[index].argmax())],
                 "probabilities": [float(p) for p in probabilities[index]],
             }

@@ -26,6 +26,7 @@ from tasks.tracking import StageRun, tag_of, use_datasets
 from tasks.vision.comparison import compare
 from tasks.vision.devices import prepare_cpu
 from tasks.vision.gold import Gold
+from tasks.vision.report import Answers
 from tasks.vision.scoring import BATCH, ClassScores, Latency, calibration_error, latencies, predict, score
 
 SHA256 = "pipeline.model_sha256"
@@ -47,6 +48,10 @@ class _Model:
     correct: NDArray[np.bool_]
     scores: ClassScores
     summary: Scores
+
+    @property
+    def answers(self) -> Answers:
+        return Answers(self.probabilities, self.scores)
 
 
 def run(request: EvaluateRequest, run: StageRun, settings: Settings) -> EvaluateResult:
@@ -94,6 +99,17 @@ def run(request: EvaluateRequest, run: StageRun, settings: Settings) -> Evaluate
     rival_probabilities = rival.probabilities if rival else candidate.probabilities if same else None
     evidence_log.log_tables(run.run_id, gold, candidate.scores, slices, candidate.probabilities, rival_probabilities)
     evidence_log.log_probes(gold, candidate.probabilities)
+    facts = {
+        "data": f"{gold.dataset}, {len(gold.test):,} test images of {len(gold.classes)} classes",
+        "fingerprint": gold.fingerprint,
+        "weights (SHA-256)": sha256,
+        "train run": request.train_run_id,
+        "judged by": request.task.by,
+    }
+    title = f"Verdict on a candidate for {name}"
+    evidence_log.log_report(
+        title, facts, gold, evidence, verdict, request.policy, candidate.answers, rival.answers if rival else None
+    )
     evidence_log.log_verdict(evidence, verdict)
     mlflow.set_tags({"pipeline.train_run_id": request.train_run_id, "pipeline.promote": str(verdict.promote).lower()})
     judged = rival or (candidate if same else None)

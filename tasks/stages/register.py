@@ -6,7 +6,7 @@ import logging
 
 import mlflow
 
-from tasks import artifact_digest, ledger, registry
+from tasks import artifact_digest, ledger, model_card, registry
 from tasks.contract import Approval, RegisterRequest, RegisterResult
 from tasks.errors import ModelError, RequestError
 from tasks.gate.verdict import Verdict
@@ -54,7 +54,8 @@ def run(request: RegisterRequest, run: StageRun, settings: Settings) -> Register
             artifact_digest.TAG: tag_of(train_run_id, artifact_digest.TAG),
         }
         source = tag_of(train_run_id, "pipeline.logged_model_uri")
-        version = registry.create_version(name, source, train_run_id, tags, verdict.reason)
+        card = model_card.write(model_card.read(name, request.evaluate_run_id, verdict))
+        version = registry.create_version(name, source, train_run_id, tags, card)
     else:
         version = known
     number = int(version.version)

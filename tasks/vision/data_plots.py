@@ -35,7 +35,7 @@ def histogram_figure(gold: Gold) -> Figure:
     if many:
         axes.set(xlabel=f"{len(order)} classes, largest first", ylabel="images", xlim=(-0.5, len(order) - 0.5))
     else:
-        axes.set_yticks(positions, [_short(gold.classes[index]) for index in order])
+        axes.set_yticks(positions, [short(gold.classes[index]) for index in order])
         axes.set(xlabel="images")
         for position, value in zip(positions, total[order], strict=True):
             axes.annotate(f"{value:,}", (value, position), (4, 0), textcoords="offset points", va="center", fontsize=8)
@@ -62,7 +62,7 @@ def grid_figure(gold: Gold) -> Figure:
         for column, index in enumerate(members):
             top, left = row * step, column * step
             sheet[top : top + side, left : left + side] = gold.train.images[index].transpose(1, 2, 0)
-    return _sheet_figure(sheet, [_short(gold.classes[label]) for label in chosen], step, gold)
+    return _sheet_figure(sheet, [short(gold.classes[label]) for label in chosen], step, gold)
 
 
 def _sheet_figure(sheet: NDArray[np.uint8], names: list[str], step: int, gold: Gold) -> Figure:
@@ -80,6 +80,7 @@ def _sheet_figure(sheet: NDArray[np.uint8], names: list[str], step: int, gold: G
     return figure
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
+    """Return a class name as a label of a figure."""
     # A dollar sign would start mathematics in matplotlib.
     return (name if len(name) <= 24 else f"{name[:23]}…").replace("$", r"\$")

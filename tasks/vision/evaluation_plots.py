@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from tasks.vision.data_plots import short
 from tasks.vision.scoring import ClassScores
 
 ANNOTATED = 20  # classes up to which every cell carries its count
@@ -21,9 +22,10 @@ def confusion_figure(scores: ClassScores, classes: Sequence[str]) -> Figure:
     axes = figure.subplots()
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="predicted class", ylabel="true class", title=f"Confusion matrix, {int(counts.sum())} test images")
+    names = [short(name) for name in classes]
     size = 9 if len(classes) <= ANNOTATED else 5
-    axes.set_xticks(range(len(classes)), classes, rotation=90, fontsize=size)
-    axes.set_yticks(range(len(classes)), classes, fontsize=size)
+    axes.set_xticks(range(len(classes)), names, rotation=90, fontsize=size)
+    axes.set_yticks(range(len(classes)), names, fontsize=size)
     if len(classes) <= ANNOTATED:
         for (row, column), count in np.ndenumerate(counts):
             if count:
@@ -44,7 +46,7 @@ def per_class_figure(scores: ClassScores, classes: Sequence[str]) -> Figure:
         [("F1", scores.f1, "#1f4e79"), ("recall", scores.recall, "#6fa8dc"), ("precision", scores.precision, "#c9daf8")]
     ):
         axes.barh(positions + (offset - 1) * height, values[worst], height, label=name, color=colour)
-    axes.set_yticks(positions, [f"{classes[i]} ({int(scores.support[i])})" for i in worst])
+    axes.set_yticks(positions, [f"{short(classes[i])} ({int(scores.support[i])})" for i in worst])
     axes.set(xlim=(0, 1), xlabel="score", title="Per class (test images), worst F1 on top")
     axes.grid(axis="x", alpha=0.3)
     handles, labels = axes.get_legend_handles_labels()

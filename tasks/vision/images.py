@@ -54,6 +54,13 @@ def decode(data: bytes, channels: int, size: int) -> NDArray[np.uint8]:
     return pixels(open_image(data), channels, size)
 
 
+def encode(pixels: NDArray[np.uint8]) -> bytes:
+    """Return uint8 [1 or 3, H, W] as a PNG file, which `decode` turns into the same pixels again."""
+    buffer = BytesIO()
+    Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
 def open_image(data: bytes) -> Image.Image:
     """Read the header of a PNG or JPEG; the pixels are not decoded yet.
 

@@ -32,6 +32,15 @@ class ClassScores:
 
 
 @dataclass(frozen=True)
+class CalibrationBins:
+    """Answers by their confidence, in bins of equal width from 0 to 1; sums over the images of each bin."""
+
+    images: NDArray[np.int64]
+    correct: NDArray[np.float64]
+    confidence: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class Latency:
     """How long answers take on this machine."""
 
@@ -107,16 +116,25 @@ def score(labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> Clas
     )
 
 
-def calibration_error(labels: NDArray[np.int64], probabilities: NDArray[np.float32], bins: int = 15) -> float:
-    """Expected calibration error of probabilities [N, K]: how far confidence is from accuracy, over bins of confidence.
-
-    The mean of |accuracy - confidence| over `bins` bins of equal width, weighted by their images (Guo et al. 2017).
-    """
+def calibration_bins(labels: NDArray[np.int64], probabilities: NDArray[np.float32], bins: int = 15) -> CalibrationBins:
+    """Sort answers, probabilities [N, K], into `bins` bins of equal width by their confidence, the largest of K."""
     confidence = probabilities.max(1).astype(np.float64)
     correct = probabilities.argmax(1) == labels
     bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
-    gap = np.bincount(bin_of, correct - confidence, bins)
-    return float(np.abs(gap).sum() / len(labels))
+    return CalibrationBins(
+        images=np.bincount(bin_of, minlength=bins),
+        correct=np.bincount(bin_of, correct, bins).astype(np.float64),
+        confidence=np.bincount(bin_of, confidence, bins).astype(np.float64),
+    )
+
+
+def calibration_error(labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> float:
+    """Expected calibration error of probabilities [N, K]: how far confidence is from accuracy, over bins of confidence.
+
+    The mean of |accuracy - confidence| over the bins, weighted by their images (Guo et al. 2017).
+    """
+    bins = calibration_bins(labels, probabilities)
+    return float(np.abs(bins.correct - bins.confidence).sum() / len(labels))
 
 
 def latencies(

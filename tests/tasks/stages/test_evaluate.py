@@ -78,7 +78,8 @@ def test_figures_and_evidence(train_run: TrainRun, run_evaluate: Evaluate) -> No
     ):
         assert run.data.metrics[name] > 0
     plots = {artifact.path for artifact in MlflowClient().list_artifacts(result.run_id, "plots")}
-    assert plots == {"plots/confusion_matrix.png", "plots/per_class.png"}
+    assert plots == {"plots/confusion_matrix.png", "plots/per_class.png", "plots/reliability.png"}
+    assert "all 5 checks passed (no champion yet)" in mlflow.artifacts.load_text(f"runs:/{result.run_id}/report.html")
     verdict = mlflow.artifacts.load_dict(f"runs:/{result.run_id}/verdict.json")
     assert verdict["promote"] is True
     assert {check["name"] for check in verdict["checks"]} == {
@@ -127,6 +128,11 @@ def test_the_champion_answers_the_same_images(
     assert result.champion_accuracy == sum(a == b for a, b in zip(champion, PERFECT, strict=True)) / 4
     assert tracking.tag_of(result.run_id, "pipeline.promote") == str(promote).lower()
     assert len(table(result, "predictions.json")["champion_predicted"]) == 40
+    compared = champion != candidate
+    plots = {artifact.path for artifact in MlflowClient().list_artifacts(result.run_id, "plots")}
+    assert ({"plots/accuracy_gap.png", "plots/confusion_difference.png"} <= plots) is compared
+    report = mlflow.artifacts.load_text(f"runs:/{result.run_id}/report.html")
+    assert (f"champion, version {version}" in report) is compared
 
 
 def test_the_champion_itself_is_left_where_it_is(train_run: TrainRun, run_evaluate: Evaluate) -> None:

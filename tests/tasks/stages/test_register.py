@@ -72,6 +72,17 @@ def test_the_first_good_model_is_champion(evaluated: Evaluated, run_register: Re
     assert mlflow.pytorch.load_model("models:/pets@champion")
 
 
+def test_a_version_carries_its_model_card(evaluated: Evaluated, run_register: Register) -> None:
+    evaluation = evaluated(THREE_OF_FOUR, "mon")
+    run_register(evaluation, "mon")
+    description = registry.by_number("pets", 1).description
+    for heading in ("What it is", "Data", "Training", "Evidence", "Limits", "Runs"):
+        assert f"### {heading}\n" in description
+    assert "| accuracy | 0.75 | 0.3 | pass |" in description
+    assert "Weakest classes, by recall: `dog` 0.000" in description
+    assert evaluation in description
+
+
 def test_twice_is_once(evaluated: Evaluated, run_register: Register) -> None:
     evaluation = evaluated(PERFECT, "mon")
     first, second = run_register(evaluation, "mon"), run_register(evaluation, "mon")

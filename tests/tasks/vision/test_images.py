@@ -41,6 +41,12 @@ def test_pixels_of_the_right_size_are_kept_exactly() -> None:
     np.testing.assert_array_equal(decoded, np.asarray(image).transpose(2, 0, 1))
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_encoded_pixels_are_decoded_as_they_were(channels: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (channels, 12, 12), dtype=np.uint8)
+    np.testing.assert_array_equal(images.decode(images.encode(pixels), channels, 12), pixels)
+
+
 def test_grey_has_one_channel() -> None:
     assert images.decode(encoded(noise(16, 16)), 1, 16).shape == (1, 16, 16)
 

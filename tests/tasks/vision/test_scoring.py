@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from tasks.errors import DataError, ModelError
 from tasks.vision.evaluation_plots import confusion_figure, per_class_figure
-from tasks.vision.scoring import BATCH, calibration_error, fit, latencies, predict, score
+from tasks.vision.scoring import BATCH, calibration_bins, calibration_error, fit, latencies, predict, score
 
 
 class Brightness(torch.nn.Module):
@@ -100,10 +101,24 @@ def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
     assert calibration_error(np.array([1] * 10), one_hot([0] * 10, 2)) == 1
 
 
+def test_bins_of_confidence_hold_every_answer_once() -> None:
+    probabilities = np.float32([[1.0, 0.0], [0.5, 0.5], [0.51, 0.49], [0.05, 0.95]])
+    bins = calibration_bins(np.array([0, 1, 0, 1]), probabilities, bins=10)
+    assert bins.images.tolist() == [0, 0, 0, 0, 0, 2, 0, 0, 0, 2]  # 1.0 belongs to the last, as 0.95 does
+    assert bins.correct.tolist() == [0, 0, 0, 0, 0, 1, 0, 0, 0, 2]
+    assert bins.confidence[[5, 9]] == pytest.approx([1.01, 1.95])
+
+
 def test_calibration_errors_of_different_confidence_do_not_cancel() -> None:
     probabilities = np.float32([[0.6, 0.4]] * 10 + [[0.9, 0.1]] * 10)
     labels = np.array([0] * 9 + [1] + [0] * 6 + [1] * 4)  # 0.9 where sure to 0.6, 0.6 where sure to 0.9
     assert calibration_error(labels, probabilities) == pytest.approx(0.3)
+
+
+def test_a_class_name_is_no_formula() -> None:
+    scores = score(np.array([0, 1]), one_hot([0, 1], 2))
+    for draw in (confusion_figure, per_class_figure):
+        draw(scores, [r"$\nonsense$", "b"]).savefig(BytesIO())
 
 
 @pytest.mark.parametrize("count", [2, 10, 100])
