@@ -130,7 +130,7 @@ def _training(origin: Origin) -> str:
 
 def _evidence(origin: Origin, why: int) -> str:
     checks = origin.verdict.checks
-    kept = sorted(range(len(checks)), key=lambda index: (checks[index].passed, index))[:ROWS]  # what failed stays
+    kept = sorted(range(len(checks)), key=lambda index: (checks[index].passed, index))[:ROWS]  # what failed goes last
     rows = dict(enumerate(origin.verdict.rows()))
     lines = [
         "| check | measured | limit | |" + (" why |" if why else ""),
@@ -141,7 +141,7 @@ def _evidence(origin: Origin, why: int) -> str:
         cells = [_plain(name, 40), measured, limit, mark, *([_plain(reason, why)] if why else [])]
         lines.append(f"| {' | '.join(cells)} |")
     if len(checks) > ROWS:
-        lines.append(f"\n{len(checks) - ROWS} more passed; see `verdict.json`.")
+        lines.append(f"\n{len(checks) - ROWS} more in `verdict.json`.")
     return "\n".join([_headline(origin.verdict, checks), "", *lines])
 
 
