@@ -59,7 +59,7 @@ def arrange(
     for name in names:
         inner = name.removeprefix(top)
         parts = inner.split("/")
-        if inner in metadata.PLACES:
+        if inner in metadata.PLACES and name.startswith(top):
             found[inner] = (sheets or {})[name]
         elif any(part.startswith(".") or part == "__MACOSX" for part in parts):
             removals.append(Removal(inner, "", "", Reason.HIDDEN))

@@ -83,6 +83,13 @@ def test_in_another_place_it_is_a_file_like_others() -> None:
     assert listing.columns == ()
 
 
+def test_beside_the_top_folder_it_is_a_file_like_others() -> None:
+    sheets = {"pets-v2/metadata.csv": b"file_name,camera\n", "metadata.csv": b"file_name,lens\n"}
+    listing = arrange([*(f"pets-v2/{name}" for name in NAMES), *sheets], "pets", (), sheets)
+    assert listing.columns == ("camera",)
+    assert [removal.name for removal in listing.removals] == ["metadata.csv"]
+
+
 @pytest.mark.parametrize(
     ("text", "line", "says"),
     [
