@@ -69,6 +69,12 @@ class StageResult(_Message):
     experiment_id: str
     seconds: float = Field(ge=0, description="Wall-clock seconds of the stage, imports excluded.")
 
+    @property
+    def shown(self) -> dict[str, Any]:
+        """The fields worth a line in a log, as JSON has them: those not marked `repr=False`."""
+        hidden = {name for name, field in type(self).model_fields.items() if not field.repr}
+        return self.model_dump(mode="json", exclude=hidden)
+
 
 REGISTERED_MODEL = Field(
     "vision-classifier",
@@ -188,16 +194,22 @@ class EvaluateResult(StageResult):
     reason: str = Field(description="The verdict in one line.")
     champion_version: int | None = Field(description="Version compared with; null when there was no champion.")
     champion_accuracy: float | None = Field(ge=0, le=1, description="The champion's accuracy on the same images.")
-    table: str = Field(description="The rows of evidence as a Markdown table.")
+    table: str = Field(description="The rows of evidence as a Markdown table.", repr=False)
 
 
 class Approval(_Message):
-    """What a person said to the evidence."""
+    """What a person said to the evidence; nothing where nobody was asked."""
 
-    approved: bool
-    by: str = Field(min_length=1)
-    at: datetime
+    approved: bool | None = None
+    by: str | None = None
+    at: datetime | None = None
     comment: str = ""
+
+    @model_validator(mode="after")
+    def _says_who(self) -> Self:
+        if self.approved is not None and not (self.by and self.at):
+            raise ValueError(f"approved={self.approved} without by and at; the task that asked gives all three")
+        return self
 
 
 class RegisterRequest(StageRequest):
@@ -206,7 +218,7 @@ class RegisterRequest(StageRequest):
     section: ClassVar[str] = "Promotion"
 
     evaluate_run_id: RunId
-    approval: Approval | None
+    approval: Approval
     require_approval: bool = Field(
         False, description="Ask a person before a model that passed the gate becomes champion."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import os
 import signal
@@ -47,7 +48,7 @@ def run_stage(stage: str, request: str, result_path: Path = RESULT_PATH) -> int:
             return away.exit_code
         log.exception("%s failed", stage)
         return 1
-    log.info("%s done in %.1f s: %s", stage, result.seconds, result.model_dump_json())
+    log.info("%s done in %.1f s: %s", stage, result.seconds, json.dumps(result.shown))
     return 0
 
 

@@ -22,8 +22,8 @@ NOBODY = "nobody (no answer in time)"
 class PromotionApproval(HITLOperator):
     """Shows the evidence and waits for a word, where the Param `require_approval` asks for one.
 
-    Its XCom is the `approval` of register's request: None where nobody had to be asked, because the Param is not set or
-    the gate refused the model already. Who does not answer in time has rejected.
+    Its XCom is the `approval` of register's request: empty where nobody had to be asked, because the Param is not set
+    or the gate refused the model already. Who does not answer in time has rejected.
     """
 
     template_fields: Sequence[str] = (*HITLOperator.template_fields, "promote", "table")
@@ -46,13 +46,13 @@ class PromotionApproval(HITLOperator):
         self.table = table
 
     def execute(self, context: Context) -> Any:
-        """Ask, or return None at once where there is nothing to ask."""
+        """Ask, or return at once where there is nothing to ask."""
         if not context["params"]["require_approval"]:
             self.log.info("require_approval is not set: nobody is asked")
-            return None
+            return {}
         if not self.promote:
             self.log.info("the gate refused the model: nobody is asked")
-            return None
+            return {}
         self.body = self.table
         return super().execute(context)
 

@@ -15,7 +15,7 @@ from pipeline.links import MlflowRunLink, run_url
 from pipeline.outcome import StageOutcome, result_of
 from pipeline.params import require_known
 from pipeline.resources import resources_for
-from tasks.contract import STAGES, StageRequest
+from tasks.contract import STAGES, StageRequest, StageResult
 from tasks.errors import PermanentError, PipelineError, RequestError
 from tasks.settings import load_settings
 
@@ -87,9 +87,10 @@ class StageOperator(BaseOperator):
         """Build the job, have it carried out, check the result; failures are `tasks.errors`."""
         job = self.job(context)
         self.log.info("%s: request %s", job.stage, job.request.model_dump_json(exclude={"task"}))
-        result = result_of(job, self.carry_out(job)).model_dump(mode="json")
-        figures = ", ".join(f"{k}={v}" for k, v in result.items() if k not in ("run_id", "experiment_id", "seconds"))
-        self.log.info("%s: done in %.1f s: %s", job.stage, result["seconds"], figures)
+        checked = result_of(job, self.carry_out(job))
+        figures = ", ".join(f"{k}={v}" for k, v in checked.shown.items() if k not in StageResult.model_fields)
+        self.log.info("%s: done in %.1f s: %s", job.stage, checked.seconds, figures)
+        result = checked.model_dump(mode="json")
         self.log.info("%s: MLflow run %s", job.stage, run_url(result, load_settings()))
         return result
 

@@ -11,8 +11,11 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from subprocess import PIPE
 
 from tasks.errors import PipelineError
 
@@ -29,20 +32,32 @@ class Trial:
     memory_mb: float | None = None
 
 
-def attempt(folder: Path) -> Trial:
-    """Try the model in `folder` in a new process, which may die of it."""
+@contextmanager
+def attempt(folder: Path) -> Iterator[Callable[[], Trial]]:
+    """Try the model in `folder` in a new process, which may die of it; what is given waits for what comes of it.
+
+    Most of the process's time goes into imports, so there is something else to do meanwhile.
+    """
     command = [sys.executable, "-m", "tasks.serving.trial", str(folder)]
+    # One thread: its own memory and the model's, not that of as many arenas as the machine has cores.
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=PIPE, stderr=PIPE, text=True, env=environment) as process:  # noqa: S603
+        try:
+            yield lambda: _result(process)
+        finally:
+            process.kill()
+
+
+def _result(process: subprocess.Popen[str]) -> Trial:
     try:
-        # One thread: its own memory and the model's, not that of as many arenas as the machine has cores.
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=environment)  # noqa: S603
+        out, errors = process.communicate(timeout=SECONDS)
     except subprocess.TimeoutExpired:
         return Trial(False, f"it does not load and answer within {SECONDS} s")
     try:
-        return Trial(**json.loads(done.stdout.strip().splitlines()[-1]))
+        return Trial(**json.loads(out.strip().splitlines()[-1]))
     except (IndexError, TypeError, json.JSONDecodeError):
-        last = (done.stderr.strip().splitlines() or ["no word"])[-1]
-        return Trial(False, f"the process that tried it ended with {done.returncode} ({last[:200]})")
+        last = (errors.strip().splitlines() or ["no word"])[-1]
+        return Trial(False, f"the process that tried it ended with {process.returncode} ({last[:200]})")
 
 
 def load_and_answer(folder: Path) -> Trial:

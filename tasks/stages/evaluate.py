@@ -139,11 +139,12 @@ def _load(model_uri: str, gold: Gold, artifact_sha256: str | None, what: str) ->
                 "evaluate it on the data it was trained on"
             )
         channels, height, width = metadata["input"]
-        trial = attempt(path)
-        network = mlflow.pytorch.load_model(str(path))
+        shape = (channels, height, width)
         size = sum(file.stat().st_size for file in (path / "data").rglob("*") if file.is_file())
-    shape = (channels, height, width)
-    probabilities = predict(network, gold.test.images, shape)
+        with attempt(path) as outcome:
+            network = mlflow.pytorch.load_model(str(path))
+            probabilities = predict(network, gold.test.images, shape)
+            trial = outcome()
     scores = score(gold.test.labels, probabilities)
     return _Model(
         network=network,

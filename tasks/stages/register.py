@@ -7,7 +7,7 @@ import logging
 import mlflow
 
 from tasks import artifact_digest, ledger, model_card, registry
-from tasks.contract import Approval, RegisterRequest, RegisterResult
+from tasks.contract import RegisterRequest, RegisterResult
 from tasks.errors import ModelError, RequestError
 from tasks.gate.verdict import Verdict
 from tasks.settings import Settings
@@ -72,7 +72,7 @@ def run(request: RegisterRequest, run: StageRun, settings: Settings) -> Register
         to_version=number if promote else verdict.champion_version,
         candidate_version=number,
         candidate_sha256=model_sha256,
-        by=request.approval.by if request.approval else request.task.by,
+        by=request.approval.by or request.task.by,
         reason=reason,
         evidence_run_id=request.evaluate_run_id,
     )
@@ -107,10 +107,10 @@ def conclusion(request: RegisterRequest, verdict: Verdict) -> tuple[bool, str]:
     Raises:
         RequestError: approval is required and none was given.
     """
-    approval: Approval | None = request.approval
+    approval = request.approval
     if not verdict.promote:
         return False, verdict.reason
-    if approval is None:
+    if approval.approved is None:
         if request.require_approval:
             raise RequestError("require_approval=True, but nobody was asked; clear the task that asks, and this one")
         return True, verdict.reason

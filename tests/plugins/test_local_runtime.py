@@ -44,7 +44,7 @@ def make(stub: tuple[str, ...]) -> Callable[[str], LocalStageOperator]:
             return Stubbed(
                 task_id="register",
                 stage="register",
-                request_fields={"evaluate_run_id": RUN_ID, "approval": None},
+                request_fields={"evaluate_run_id": RUN_ID, "approval": {}},
                 environment={"STUB": textwrap.dedent(code)},
             )
 
@@ -190,7 +190,7 @@ def test_a_stage_does_not_outlive_a_task_that_was_killed(stub: tuple[str, ...], 
             command = {stub!r}
             grace = 0.5
         with DAG("d"):
-            fields = {{"evaluate_run_id": {RUN_ID!r}, "approval": None}}
+            fields = {{"evaluate_run_id": {RUN_ID!r}, "approval": {{}}}}
             task = Stubbed(task_id="register", stage="register", request_fields=fields)
         task.run_stage({{"ti": SimpleNamespace(run_id="manual__1", map_index=-1),
                         "dag_run": SimpleNamespace(conf=None), "params": {{}}}})

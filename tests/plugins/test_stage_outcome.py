@@ -31,7 +31,7 @@ TRACEBACK = (
 
 @pytest.fixture
 def job() -> StageJob:
-    request = STAGES["register"].parse_request({"task": IDENTITY, "evaluate_run_id": "0" * 32, "approval": None})
+    request = STAGES["register"].parse_request({"task": IDENTITY, "evaluate_run_id": "0" * 32, "approval": {}})
     return StageJob("register", request, "image", {}, {"PASSWORD": "hush"}, StageResources(), None)
 
 

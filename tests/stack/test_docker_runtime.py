@@ -100,7 +100,7 @@ def make(settings: None, names: SimpleNamespace) -> Make:
         name_prefix = names.prefix
 
     def make_task(code: str, **kwargs: Any) -> DockerStageOperator:
-        given = {"stage": "register", "request_fields": {"evaluate_run_id": RUN_ID, "approval": None}} | kwargs
+        given = {"stage": "register", "request_fields": {"evaluate_run_id": RUN_ID, "approval": {}}} | kwargs
         with DAG(f"d-{secrets.token_hex(4)}"):
             return Named(task_id="t", environment={"STUB": code}, **given)
 

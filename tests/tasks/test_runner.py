@@ -27,7 +27,7 @@ REQUEST = json.dumps(
     {
         "task": {"dag_id": "daily", "dag_run_id": "r1", "task_id": "register"},
         "evaluate_run_id": RUN_ID,
-        "approval": None,
+        "approval": {},
     }
 )
 Body = Callable[[RegisterRequest, StageRun, Settings], Any]

@@ -19,6 +19,9 @@ FILE = "docker-compose-mlops.yml"
 STAGES = ["prepare", "train", "evaluate", "register", "deploy"]
 MODEL = "airflow-stack"  # an experiment and a model of this package's own: other modules count theirs
 DAG = "/api/v2/dags/daily_training"
+ROLLBACK_DAG = "/api/v2/dags/rollback_champion"
+# What runs are started for here is the way to a promotion, not its proof.
+PROMOTE = {"proof": "not_worse", "non_inferiority_margin": 0.9, "max_slowdown": 100, "max_memory_growth": 100}
 # The schedule would start a run of its own as soon as the DAG is unpaused.
 UNSCHEDULED = {"services": {"airflow-scheduler": {"environment": {"AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False"}}}}
 
@@ -54,7 +57,7 @@ def in_service(service: str, code: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="package")
 def airflow(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The second compose file, all of it healthy; removed again, so that the first file's services are alone."""
-    build_images("airflow", *STAGES, "serving")
+    build_images("airflow", *STAGES, "rollback", "serving")
     folder = tmp_path_factory.mktemp("airflow-stack")
     override = folder / "override.yml"
     override.write_text(json.dumps(UNSCHEDULED))
@@ -82,16 +85,22 @@ def user(airflow: Stack, role: str) -> User:
     return User(f"the-{role}", password, log_in(f"the-{role}", password).json()["access_token"])
 
 
-def trigger(admin: User, run_id: str, **conf: Any) -> None:
-    """Start a run of the daily DAG, which must not be paused."""
-    body = {"dag_run_id": run_id, "logical_date": None, "conf": {"registered_model": MODEL} | conf}
-    started = admin.ask("POST", f"{DAG}/dagRuns", body)
+@pytest.fixture(scope="package")
+def viewer(airflow: Stack) -> User:
+    return user(airflow, "viewer")
+
+
+def trigger(admin: User, run_id: str, *, dag: str = DAG, **conf: Any) -> None:
+    """Start a run of a DAG, which must not be paused; of the daily one with the model of this package."""
+    asked = {"registered_model": MODEL} | (PROMOTE if dag == DAG else {}) | conf
+    body = {"dag_run_id": run_id, "logical_date": None, "conf": asked}
+    started = admin.ask("POST", f"{dag}/dagRuns", body)
     assert started.status_code == 200, started.text
 
 
-def ended(admin: User, run_id: str, seconds: float = 240) -> tuple[str, dict[str, dict[str, Any]]]:
+def ended(admin: User, run_id: str, seconds: float = 240, *, dag: str = DAG) -> tuple[str, dict[str, dict[str, Any]]]:
     """Wait for a run's end; its state, and its tasks by name."""
-    run, deadline = f"{DAG}/dagRuns/{run_id}", time.monotonic() + seconds
+    run, deadline = f"{dag}/dagRuns/{run_id}", time.monotonic() + seconds
     while (state := admin.ask("GET", run).json()["state"]) in ("queued", "running"):
         assert time.monotonic() < deadline, admin.ask("GET", f"{run}/taskInstances").text
         time.sleep(1)

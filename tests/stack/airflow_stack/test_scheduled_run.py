@@ -30,11 +30,6 @@ RUN = f"{DAG}/dagRuns/by-hand"
 
 
 @pytest.fixture(scope="module")
-def viewer(airflow: Stack) -> User:
-    return user(airflow, "viewer")
-
-
-@pytest.fixture(scope="module")
 def editor(airflow: Stack) -> User:
     return user(airflow, "editor")
 

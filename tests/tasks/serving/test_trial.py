@@ -15,14 +15,16 @@ def fetched(uri: str, folder: Path) -> Path:
 
 
 def test_a_sound_model_works_and_its_memory_is_counted(store: Store, tmp_path: Path) -> None:
-    trial = attempt(fetched(log_model(Brightness([0, 1, 2]))[1], tmp_path))
+    with attempt(fetched(log_model(Brightness([0, 1, 2]))[1], tmp_path)) as outcome:
+        trial = outcome()
     assert trial.works, trial.note
     assert trial.memory_mb is not None
     assert 0 < trial.memory_mb < 1000
 
 
 def test_what_kills_its_process_is_an_answer_too(tmp_path: Path) -> None:
-    trial = attempt(tmp_path / "nothing")
+    with attempt(tmp_path / "nothing") as outcome:
+        trial = outcome()
     assert not trial.works
     assert "does not load" in trial.note
 

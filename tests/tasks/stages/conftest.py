@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import mlflow
 import mlflow.pytorch
@@ -16,7 +18,7 @@ from mlflow.types import Schema, TensorSpec
 
 from tasks import artifact_digest, gold_store, model_store, tracking
 from tasks.contract import TaskIdentity
-from tasks.serving.trial import load_and_answer
+from tasks.serving.trial import Trial, load_and_answer
 from tasks.settings import Settings
 from tasks.stages import evaluate
 from tasks.vision.gold import Gold, Split
@@ -67,9 +69,20 @@ def make_gold(classes: int = 4) -> Gold:
 def trial_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real trial, without the seconds that a new process spends on imports; tests/tasks/serving has it whole.
 
-    Memory is not the model's own in here, and these models are too fast to be timed: both are left out.
+    The memory of this process is not the model's own.
     """
-    monkeypatch.setattr(evaluate, "attempt", lambda path: replace(load_and_answer(path), memory_mb=50.0))
+
+    @contextmanager
+    def attempt(folder: Path) -> Iterator[Callable[[], Trial]]:
+        trial = replace(load_and_answer(folder), memory_mb=50.0)
+        yield lambda: trial
+
+    monkeypatch.setattr(evaluate, "attempt", attempt)
+
+
+@pytest.fixture(autouse=True)
+def not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These models are too fast to be timed beside each other."""
     monkeypatch.setattr(evaluate, "latencies", lambda models, images: [Latency(1, 1, 1)] * len(models))
 
 
@@ -77,7 +90,12 @@ def trial_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 def train_run(settings: Settings) -> TrainRun:
     """Make a finished train run, and the prepare run before it, for a model that answers by `table`."""
 
-    def make(table: list[int], classes: int = 4, columns: Mapping[str, tuple[str, ...]] | None = None) -> str:
+    def make(
+        table: list[int],
+        classes: int = 4,
+        columns: Mapping[str, tuple[str, ...]] | None = None,
+        network: type[PixelReader] = PixelReader,
+    ) -> str:
         experiment_id = tracking.connect(settings)
         gold = make_gold(classes)
         gold = replace(gold, test=replace(gold.test, columns=columns or {}))
@@ -85,10 +103,10 @@ def train_run(settings: Settings) -> TrainRun:
             gold_store.store(gold)
             mlflow.set_tag("pipeline.gold_run_id", prepare.info.run_id)
         example = gold.validation.images
-        sha256 = hashlib.sha256(repr(table).encode()).hexdigest()
+        sha256 = hashlib.sha256(f"{network.__name__} {table}".encode()).hexdigest()
         with mlflow.start_run(experiment_id=experiment_id) as train:
             info = mlflow.pytorch.log_model(
-                PixelReader(table, classes).eval(),
+                network(table, classes).eval(),
                 name="model",
                 input_example=example,
                 signature=ModelSignature(

@@ -39,7 +39,7 @@ def run_register(settings: Settings, identity: Callable[[str], TaskIdentity]) ->
     def call(evaluate_run_id: str, day: str) -> RegisterResult:
         task = identity("register").model_copy(update={"dag_run_id": day})
         request = RegisterRequest.model_validate(
-            {"task": task, "evaluate_run_id": evaluate_run_id, "approval": None, "registered_model": "pets"}
+            {"task": task, "evaluate_run_id": evaluate_run_id, "approval": {}, "registered_model": "pets"}
         )
         with tracking.stage_run(request, "register", settings) as run:
             return register.run(request, run, settings)
@@ -58,6 +58,7 @@ def aliases() -> dict[str, int]:
 def test_the_first_good_model_is_champion(evaluated: Evaluated, run_register: Register) -> None:
     evaluation = evaluated(PERFECT, "mon")
     result = run_register(evaluation, "mon")
+    assert result.promoted, result.reason
     assert (result.version, result.created, result.promoted, result.previous_champion) == (1, True, True, None)
     assert aliases() == {"champion": 1, "challenger": 1}
     version = registry.by_number("pets", 1)

@@ -1,0 +1,126 @@
+"""A person in the loop: approval before a promotion, rollback after one, and the ledger that tells of both."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+
+from tasks import ledger, tracking
+from tasks.ledger import Kind, Record
+from tasks.settings import Settings
+from tests.stack.airflow_stack.conftest import DAG, MODEL, ROLLBACK_DAG, User, ended, trigger
+from tests.stack.conftest import Stack
+
+pytestmark = pytest.mark.docker
+APPROVAL = f"{DAG}/dagRuns/asked/taskInstances/approve/-1/hitlDetails"
+
+
+@pytest.fixture(scope="module")
+def model() -> str:
+    """The registered model that the stack's service follows."""
+    return MODEL
+
+
+@pytest.fixture(scope="module")
+def champions(airflow: Stack, admin: User) -> Iterator[None]:
+    """Two promotions, the second one after a person said yes; MLflow's client pointed at the stack."""
+    assert admin.ask("PATCH", DAG, {"is_paused": False}).status_code == 200
+    assert admin.ask("PATCH", ROLLBACK_DAG, {"is_paused": False}).status_code == 200
+    with pytest.MonkeyPatch.context() as patch:
+        user, password = airflow.login
+        patch.setenv("MLFLOW_TRACKING_USERNAME", user)
+        patch.setenv("MLFLOW_TRACKING_PASSWORD", password)
+        tracking.connect(Settings(mlflow_tracking_uri=airflow.mlflow_url, pipeline_experiment="promotion-tests"))
+        yield
+
+
+def wait_for(admin: User, state: str) -> None:
+    deadline = time.monotonic() + 240
+    while (now := admin.ask("GET", f"{DAG}/dagRuns/asked/taskInstances/approve").json().get("state")) != state:
+        assert time.monotonic() < deadline, now
+        time.sleep(1)
+
+
+def records(model: str) -> list[Record]:
+    return ledger.history(model)
+
+
+def served(airflow: Stack) -> int:
+    info = requests.post(f"{airflow.serving_url}/get_model_info", timeout=30).json()
+    return int(info["model_version"])
+
+
+def test_a_model_waits_for_a_word_and_the_word_is_kept(
+    champions: None, airflow: Stack, admin: User, viewer: User, model: str
+) -> None:
+    trigger(admin, "unasked", epochs=2, seed=1)
+    assert ended(admin, "unasked")[0] == "success"
+    before = served(airflow)
+    trigger(admin, "asked", epochs=2, seed=2, require_approval=True)
+    wait_for(admin, "awaiting_input")
+    shown = admin.ask("GET", APPROVAL).json()
+    assert model in shown["subject"]
+    assert "| accuracy |" in shown["body"]
+    assert "| not worse |" in shown["body"]
+    answer: dict[str, Any] = {"chosen_options": ["Approve"], "params_input": {"comment": "looks right to me"}}
+    assert viewer.ask("PATCH", APPROVAL, answer).status_code == 403
+    assert served(airflow) == before
+    assert admin.ask("PATCH", APPROVAL, answer).status_code == 200
+    assert ended(admin, "asked")[0] == "success"
+    newest = records(model)[0].entry
+    assert (newest.kind, newest.from_version, newest.to_version) == (Kind.PROMOTION, before, served(airflow))
+    assert newest.by == "admin"
+    assert "approved by admin (looks right to me)" in newest.reason
+
+
+@pytest.mark.parametrize("conf", [{}, {"reason": ""}, {"reason": "ok", "version": 0}])
+def test_a_rollback_without_a_reason_or_a_version_is_not_started(
+    champions: None, admin: User, model: str, conf: dict[str, Any]
+) -> None:
+    before = len(records(model))
+    body = {"dag_run_id": "bad", "logical_date": None, "conf": {"registered_model": model} | conf}
+    assert admin.ask("POST", f"{ROLLBACK_DAG}/dagRuns", body).status_code in {400, 422}
+    assert len(records(model)) == before
+
+
+def test_a_version_that_does_not_exist_changes_nothing(
+    champions: None, airflow: Stack, admin: User, model: str
+) -> None:
+    before, number = served(airflow), len(records(model))
+    conf = {"reason": "a typing error", "version": 99, "registered_model": model}
+    trigger(admin, "nowhere", dag=ROLLBACK_DAG, **conf)
+    state, tasks = ended(admin, "nowhere", dag=ROLLBACK_DAG)
+    assert (state, tasks["rollback"]["state"], tasks["rollback"]["try_number"]) == ("failed", "failed", 1)
+    assert (served(airflow), len(records(model))) == (before, number)
+
+
+def test_one_form_undoes_a_promotion_and_the_service_follows(
+    champions: None, airflow: Stack, admin: User, model: str
+) -> None:
+    former = records(model)[0].entry
+    trigger(admin, "undo", dag=ROLLBACK_DAG, reason="sees eights everywhere", registered_model=model)
+    state, tasks = ended(admin, "undo", dag=ROLLBACK_DAG)
+    assert state == "success", {name: task["state"] for name, task in tasks.items()}
+    assert served(airflow) == former.from_version
+    newest = records(model)[0].entry
+    assert (newest.kind, newest.from_version, newest.to_version, newest.by, newest.reason) == (
+        Kind.ROLLBACK, former.to_version, former.from_version, "admin", "sees eights everywhere"
+    )  # fmt: skip
+
+
+def test_what_was_rolled_back_is_not_promoted_again_by_a_run(
+    champions: None, airflow: Stack, admin: User, model: str
+) -> None:
+    before = served(airflow)
+    trigger(admin, "again", epochs=2, seed=2)  # the same weights as the ones rolled back
+    state, tasks = ended(admin, "again")
+    assert (state, tasks["deploy"]["state"]) == ("success", "skipped")
+    assert served(airflow) == before
+    newest = records(model)[0].entry
+    assert newest.kind == Kind.REFUSAL
+    assert "rolled back by admin" in newest.reason
+    assert "sees eights everywhere" in newest.reason
