@@ -13,67 +13,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from tasks.errors import RequestError, ResultError
 from tasks.gate.policy import GatePolicy
-from tasks.messages import parse
+from tasks.messages import Message, RunId, StageRequest, StageResult, parse
 
-RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", description="An MLflow run ID.")]
-AirflowId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.~:+-]+$", description="As Airflow allows by default.")]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 
 Dataset = Literal["digits", "cifar10", "cifar100", "fashion_mnist", "image_folder"]
 Architecture = Literal["fast_cnn", "mobilenet_v3_small", "mobilenet_v3_large", "resnet18"]
-
-
-class TaskIdentity(BaseModel):
-    """The Airflow task instance that asks; `key` is the same for every retry of it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    dag_id: AirflowId
-    dag_run_id: AirflowId
-    task_id: AirflowId
-    map_index: int = -1
-    user: str | None = Field(None, description="Who started the DAG run by hand; null when the schedule did.")
-
-    @property
-    def key(self) -> str:
-        """`dag/dag run/task/map index`: finds a task's MLflow run and container again."""
-        return f"{self.dag_id}/{self.dag_run_id}/{self.task_id}/{self.map_index}"
-
-    @property
-    def by(self) -> str:
-        """Who is answerable for what the task does: the user, or the DAG run that the schedule started."""
-        return self.user or f"{self.dag_id} {self.dag_run_id}"
-
-
-class _Message(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
-
-
-class StageRequest(_Message):
-    """What every stage is told."""
-
-    section: ClassVar[str] = "Pipeline"
-
-    task: TaskIdentity
-
-
-class StageResult(_Message):
-    """What every stage answers."""
-
-    run_id: RunId
-    experiment_id: str
-    seconds: float = Field(ge=0, description="Wall-clock seconds of the stage, imports excluded.")
-
-    @property
-    def shown(self) -> dict[str, Any]:
-        """The fields worth a line in a log, as JSON has them: those not marked `repr=False`."""
-        hidden = {name for name, field in type(self).model_fields.items() if not field.repr}
-        return self.model_dump(mode="json", exclude=hidden)
 
 
 REGISTERED_MODEL = Field(
@@ -197,7 +147,7 @@ class EvaluateResult(StageResult):
     table: str = Field(description="The rows of evidence as a Markdown table.", repr=False)
 
 
-class Approval(_Message):
+class Approval(Message):
     """What a person said to the evidence; nothing where nobody was asked."""
 
     approved: bool | None = None

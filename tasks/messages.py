@@ -1,14 +1,69 @@
-"""How a message from outside is checked, and what is said of one that is wrong: field, value, what would do."""
+"""What requests and results are made of, and how a message from outside is checked.
+
+What is said of a message that is wrong: field, value, what would do.
+"""
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tasks.errors import PipelineError
 
 M = TypeVar("M", bound=BaseModel)
+RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", description="An MLflow run ID.")]
+AirflowId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.~:+-]+$", description="As Airflow allows by default.")]
+
+
+class TaskIdentity(BaseModel):
+    """The Airflow task instance that asks; `key` is the same for every retry of it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dag_id: AirflowId
+    dag_run_id: AirflowId
+    task_id: AirflowId
+    map_index: int = -1
+    user: str | None = Field(None, description="Who started the DAG run by hand; null when the schedule did.")
+
+    @property
+    def key(self) -> str:
+        """`dag/dag run/task/map index`: finds a task's MLflow run and container again."""
+        return f"{self.dag_id}/{self.dag_run_id}/{self.task_id}/{self.map_index}"
+
+    @property
+    def by(self) -> str:
+        """Who is answerable for what the task does: the user, or the DAG run that the schedule started."""
+        return self.user or f"{self.dag_id} {self.dag_run_id}"
+
+
+class Message(BaseModel):
+    """Anything that is sent: frozen, without unknown fields, without NaN and infinity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+class StageRequest(Message):
+    """What every stage is told."""
+
+    section: ClassVar[str] = "Pipeline"
+
+    task: TaskIdentity
+
+
+class StageResult(Message):
+    """What every stage answers."""
+
+    run_id: RunId
+    experiment_id: str
+    seconds: float = Field(ge=0, description="Wall-clock seconds of the stage, imports excluded.")
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """The fields worth a line in a log, as JSON has them: those not marked `repr=False`."""
+        hidden = {name for name, field in type(self).model_fields.items() if not field.repr}
+        return self.model_dump(mode="json", exclude=hidden)
 
 
 def parse(model: type[M], text: Any, error: type[PipelineError]) -> M:

@@ -12,8 +12,9 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
-from tasks.contract import RollbackRequest, RollbackResult, TaskIdentity
+from tasks.contract import RollbackRequest, RollbackResult
 from tasks.errors import exit_code_of
+from tasks.messages import TaskIdentity
 from tasks.runner import execute
 
 DAG_ID = "rollback_champion"

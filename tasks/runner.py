@@ -12,8 +12,9 @@ import tempfile
 from pathlib import Path
 from types import FrameType
 
-from tasks.contract import STAGES, StageResult
+from tasks.contract import STAGES
 from tasks.errors import PipelineError, RequestError, ResultError
+from tasks.messages import StageResult
 from tasks.outages import as_unavailable
 from tasks.settings import load_settings
 

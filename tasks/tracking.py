@@ -21,8 +21,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
-from tasks.contract import StageRequest, StageResult, TaskIdentity
 from tasks.errors import DataError, SettingsError, UnavailableError
+from tasks.messages import StageRequest, StageResult, TaskIdentity
 from tasks.outages import as_unavailable
 from tasks.settings import Settings
 

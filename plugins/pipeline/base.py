@@ -15,8 +15,9 @@ from pipeline.links import MlflowRunLink, run_url
 from pipeline.outcome import StageOutcome, result_of
 from pipeline.params import require_known
 from pipeline.resources import resources_for
-from tasks.contract import STAGES, StageRequest, StageResult
+from tasks.contract import STAGES
 from tasks.errors import PermanentError, PipelineError, RequestError
+from tasks.messages import StageRequest, StageResult
 from tasks.settings import load_settings
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from pipeline.resources import StageResources
-from tasks.contract import StageRequest
+from tasks.messages import StageRequest
 from tasks.settings import Settings
 
 

@@ -7,8 +7,9 @@ import signal
 from dataclasses import dataclass
 
 from pipeline.job import StageJob
-from tasks.contract import STAGES, StageResult
+from tasks.contract import STAGES
 from tasks.errors import PermanentError, PipelineError, ResultError, UnavailableError, is_permanent
+from tasks.messages import StageResult
 
 # `python -m tasks` logs "2026-01-31 06:00:00,000 ERROR tasks: DataError: ...".
 ERROR_LINE = re.compile(r"^\S+ \S+ (?:ERROR|CRITICAL) \S+: (?P<text>.*)$")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.contract import TaskIdentity
+from tasks.messages import TaskIdentity
 from tasks.settings import Settings
 from tasks.tracking import connect
 

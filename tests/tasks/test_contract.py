@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from tasks.contract import STAGES, PrepareRequest, TaskIdentity, TrainRequest, parameters
+from tasks.contract import STAGES, PrepareRequest, TrainRequest, parameters
 from tasks.errors import RequestError, ResultError
+from tasks.messages import TaskIdentity
 
 TASK = {"dag_id": "daily", "dag_run_id": "scheduled__2026-01-01T00:00:00+00:00", "task_id": "t"}
 RUN_ID = "0" * 32

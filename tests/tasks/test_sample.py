@@ -4,8 +4,9 @@ import mlflow
 import pytest
 
 from tasks import sample, tracking
-from tasks.contract import PrepareRequest, TaskIdentity
+from tasks.contract import PrepareRequest
 from tasks.errors import DataError
+from tasks.messages import TaskIdentity
 from tasks.settings import Settings
 
 

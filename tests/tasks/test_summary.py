@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from tasks import summary, tracking
-from tasks.contract import PrepareRequest, PrepareResult, TaskIdentity
+from tasks.contract import PrepareRequest, PrepareResult
 from tasks.errors import DataError
+from tasks.messages import TaskIdentity
 from tasks.settings import Settings
 
 

@@ -12,8 +12,9 @@ from mlflow import MlflowClient
 from mlflow.data.numpy_dataset import from_numpy
 
 from tasks import tracking
-from tasks.contract import PrepareRequest, TaskIdentity
+from tasks.contract import PrepareRequest
 from tasks.errors import DataError, SettingsError, UnavailableError
+from tasks.messages import TaskIdentity
 from tasks.settings import Settings
 
 

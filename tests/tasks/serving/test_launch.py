@@ -14,8 +14,9 @@ import requests
 from mlflow import MlflowClient
 
 from tasks import registry
-from tasks.contract import DeployRequest, DeployResult, TaskIdentity
+from tasks.contract import DeployRequest, DeployResult
 from tasks.errors import ModelError
+from tasks.messages import TaskIdentity
 from tasks.serving import process
 from tasks.serving.model import load
 from tasks.serving.reference import parse

@@ -17,7 +17,7 @@ from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 from tasks import artifact_digest, gold_store, model_store, tracking
-from tasks.contract import TaskIdentity
+from tasks.messages import TaskIdentity
 from tasks.serving.trial import Trial, load_and_answer
 from tasks.settings import Settings
 from tasks.stages import evaluate

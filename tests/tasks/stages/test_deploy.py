@@ -20,8 +20,9 @@ import pytest
 from mlflow import MlflowClient
 
 from tasks import ledger, registry
-from tasks.contract import DeployRequest, DeployResult, TaskIdentity
+from tasks.contract import DeployRequest, DeployResult
 from tasks.errors import DataError, ModelError, SettingsError
+from tasks.messages import TaskIdentity
 from tasks.serving import process
 from tasks.settings import Runtime, Settings
 from tasks.stages import deploy

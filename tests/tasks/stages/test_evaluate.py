@@ -16,8 +16,9 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from tasks import artifact_digest, registry, tracking
-from tasks.contract import EvaluateRequest, EvaluateResult, TaskIdentity
+from tasks.contract import EvaluateRequest, EvaluateResult
 from tasks.errors import DataError, ModelError
+from tasks.messages import TaskIdentity
 from tasks.settings import Settings
 from tasks.stages import evaluate
 

@@ -20,8 +20,9 @@ from mlflow.entities import Run
 from PIL import Image
 
 from tasks import gold_store
-from tasks.contract import PrepareRequest, PrepareResult, TaskIdentity
+from tasks.contract import PrepareRequest, PrepareResult
 from tasks.errors import DataError, ModelError, PipelineError
+from tasks.messages import TaskIdentity
 from tasks.runner import execute
 from tasks.settings import Settings
 from tasks.vision import bronze

@@ -7,8 +7,9 @@ import pytest
 from mlflow import MlflowClient
 
 from tasks import registry, tracking
-from tasks.contract import EvaluateRequest, RegisterRequest, RegisterResult, TaskIdentity
+from tasks.contract import EvaluateRequest, RegisterRequest, RegisterResult
 from tasks.errors import DataError, ModelError
+from tasks.messages import TaskIdentity
 from tasks.settings import Settings
 from tasks.stages import evaluate, register
 

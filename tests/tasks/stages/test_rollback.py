@@ -6,8 +6,9 @@ import pytest
 from mlflow import MlflowClient
 
 from tasks import ledger, registry, tracking
-from tasks.contract import STAGES, RollbackRequest, RollbackResult, TaskIdentity
+from tasks.contract import STAGES, RollbackRequest, RollbackResult
 from tasks.errors import ModelError, RequestError
+from tasks.messages import TaskIdentity
 from tasks.settings import Settings
 from tasks.stages import rollback
 

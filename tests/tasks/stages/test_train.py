@@ -18,8 +18,9 @@ from sklearn.datasets import load_digits
 
 from tasks import gold_store, tracking
 from tasks.checkpoint_store import CheckpointStore
-from tasks.contract import TaskIdentity, TrainRequest, TrainResult
+from tasks.contract import TrainRequest, TrainResult
 from tasks.errors import DataError, RequestError
+from tasks.messages import TaskIdentity
 from tasks.settings import Settings
 from tasks.stages import train
 from tasks.vision.gold import Gold, Split

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from tasks import ledger, registry, tracking
-from tasks.contract import EvaluateRequest, EvaluateResult, RegisterRequest, RegisterResult, TaskIdentity
+from tasks.contract import EvaluateRequest, EvaluateResult, RegisterRequest, RegisterResult
+from tasks.messages import TaskIdentity
 from tasks.settings import Settings
 from tasks.stages import evaluate, register
 from tests.tasks.stages.conftest import PixelReader

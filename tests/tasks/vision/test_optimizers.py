@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from tasks.contract import TaskIdentity, TrainRequest
+from tasks.contract import TrainRequest
+from tasks.messages import TaskIdentity
 from tasks.vision.optimizers import WeightAverage, make_optimizer, set_learning_rate
 
 

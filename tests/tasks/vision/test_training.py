@@ -12,8 +12,9 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from tasks.contract import TaskIdentity, TrainRequest
+from tasks.contract import TrainRequest
 from tasks.errors import DataError, RequestError
+from tasks.messages import TaskIdentity
 from tasks.vision.gold import Gold, Split
 from tasks.vision.models import digest
 from tasks.vision.training import BatchEnd, EpochEnd, Training
