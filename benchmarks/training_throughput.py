@@ -38,6 +38,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
+from benchmarks.machine import cpu_model
 from tasks.contract import TrainRequest
 from tasks.vision.devices import available_cpus, prepare_cpu
 from tasks.vision.gold import Gold, Split
@@ -269,7 +270,7 @@ def report(rates: dict[str, list[float]], ratio: float, request: TrainRequest, f
             f"- `{request.model}`, batch {request.batch_size}, {len(files)} images of "
             f"{'x'.join(map(str, shape))}, float32; n = {len(rates['ours'])} epochs of each side after one to "
             "warm up, interleaved",
-            f"- {available_cpus()} cores of {_cpu_model()}; load average {os.getloadavg()[0]:.1f} at the end",
+            f"- {available_cpus()} cores of {cpu_model()}; load average {os.getloadavg()[0]:.1f} at the end",
             f"- torch {version('torch')}, torchvision {version('torchvision')}, Pillow {version('pillow')}, "
             f"Python {platform.python_version()}",
             f"- ours decoded all images once before, in {reading:.1f} s",
@@ -282,12 +283,6 @@ def _notes(page: Path) -> str:
     """What was written by hand on the page: from its first second-level heading on."""
     _, heading, notes = page.read_text(encoding="utf-8").partition("\n## ") if page.exists() else ("", "", "")
     return heading + notes
-
-
-def _cpu_model() -> str:
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import REGISTRY, Collector
 
@@ -18,14 +18,25 @@ NAMESPACE = "serving"
 BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
+PASS_BUCKETS = (1, 2, 4, 8, 16, 32)
+
+
 class PredictionCounter:
-    """Images classified, by class and by the version of the model that did."""
+    """Images classified, by class and by the version of the model that did, and how many went through it at once."""
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
-        """Register the counter; once per process and registry."""
+        """Register the metrics; once per process and registry."""
         self._images = Counter(
             f"{NAMESPACE}_predictions", "Images classified.", ["model_version", "class"], registry=registry
         )
+
+        self._passes = Histogram(
+            f"{NAMESPACE}_pass_images", "Images per forward pass.", buckets=PASS_BUCKETS, registry=registry
+        )
+
+    def passed(self, images: int) -> None:
+        """Count one forward pass."""
+        self._passes.observe(images)
 
     def expect(self, model: ServedModel) -> None:
         """Show every class of a new model at zero: a rate is only seen from the second sample on."""

@@ -18,9 +18,6 @@ from tasks import artifact_digest
 from tasks.errors import ModelError
 from tasks.serving.reference import Target
 
-# Requests worked on at a time. Two, so that one is decoded while the forward pass of another runs; they share the
-# cores, which keeps a small network's forward pass from waiting for threads that another request occupies.
-THREADS = 2
 # Images per forward pass: bounds the memory that activations take, whatever the request's size.
 CHUNK = 32
 
@@ -62,8 +59,12 @@ def load(target: Target) -> ServedModel:
     import torch
     from mlflow.models import Model
 
+    from tasks.vision.devices import available_cpus
+
+    # Half the cores for the forward pass, the others for HTTP and decoding: torch's threads wait for each other
+    # spinning, and one that has lost its core to a decoder makes all of them late.
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // THREADS))
+        torch.set_num_threads(max(1, available_cpus() // 2))
     # torch.export's archives may hold pickles; with this, MLflow refuses those that do before it opens them.
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
     with tempfile.TemporaryDirectory(prefix="serving-model-") as folder:

@@ -16,9 +16,10 @@ class Refusal(BaseException):
     Not an `Exception`: BentoML turns every exception of an API method into status 500 and hides its text.
     """
 
-    def __init__(self, status: int, message: str) -> None:
-        """Take the HTTP status and one line that names what is wrong and the fix."""
+    def __init__(self, status: int, message: str, *, retry_seconds: int | None = None) -> None:
+        """Take the HTTP status, one line that names what is wrong and the fix, and when to try again, if that helps."""
         super().__init__(message)
+        self.headers = {} if retry_seconds is None else {"Retry-After": str(retry_seconds)}
         self.status = status
         self.message = " ".join(message.split())
 
@@ -63,7 +64,7 @@ class RefusalMiddleware:
                 return
             # The connection stays open: the server drops what still arrives, and a client that is busy sending
             # gets to read this answer instead of a connection reset.
-            response = JSONResponse({"error": refusal.message}, refusal.status)
+            response = JSONResponse({"error": refusal.message}, refusal.status, refusal.headers)
             await response(scope, receive, send)
 
     def _check_declared_length(self, scope: Scope) -> None:
@@ -78,7 +79,7 @@ class RefusalMiddleware:
 
 
 class KnownPaths:
-    """ASGI application: answers 404 where the service has no route, and hands everything else on.
+    """ASGI application: answers 404 or 405 where the service has no route, and hands everything else on.
 
     Stands before BentoML, which would count each such path under a name of its own, without end.
     """
@@ -89,8 +90,16 @@ class KnownPaths:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        if scope["type"] == "http" and all(route.matches(scope)[0] is Match.NONE for route in self.app.routes):
-            response = JSONResponse({"error": "there is no such path; GET /docs.json lists those there are"}, 404)
-            await response(scope, receive, send)
-            return
+        if scope["type"] == "http":
+            matches = [(route.matches(scope)[0], route) for route in self.app.routes]
+            if all(match is Match.NONE for match, _ in matches):
+                response = JSONResponse({"error": "there is no such path; GET /docs.json lists those there are"}, 404)
+                await response(scope, receive, send)
+                return
+            if all(match is not Match.FULL for match, _ in matches):
+                found = [route for match, route in matches if match is Match.PARTIAL]
+                allowed = ", ".join(sorted(name for route in found for name in getattr(route, "methods", None) or ()))
+                text = f"{scope['method']} {scope['path']} is not answered; send {allowed}"
+                await JSONResponse({"error": text}, 405, {"Allow": allowed})(scope, receive, send)
+                return
         await self.app(scope, receive, send)

@@ -5,23 +5,30 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import bentoml
 import numpy as np
+from numpy.typing import NDArray
 
 from tasks.errors import DataError
 from tasks.serving.access import ApiKeyMiddleware
+from tasks.serving.admission import Admission
 from tasks.serving.answers import BatchPrediction, Classification, Health, ModelInfo, Prediction
+from tasks.serving.batching import Batcher
 from tasks.serving.follower import Follower
 from tasks.serving.golden import load_proven
 from tasks.serving.metrics import BUCKETS, NAMESPACE, PredictionCounter, describe
-from tasks.serving.model import THREADS, ServedModel
+from tasks.serving.model import ServedModel
 from tasks.serving.reference import Reference, Target, parse
 from tasks.serving.refusal import Refusal, RefusalMiddleware
 from tasks.serving.uploads import BatchUpload, ImageUpload, NoInput
 from tasks.settings import load_settings
 from tasks.vision.images import decode
+
+DECODERS = 2
 
 
 class VisionClassifier:
@@ -33,19 +40,24 @@ class VisionClassifier:
         reference = parse(settings.serving_model, settings.serving_registered_model)
         self._told = settings.serving_model or reference.name
         self._counter = PredictionCounter()
+        self._batcher = Batcher(self._counter.passed)
+        self._decoders = ThreadPoolExecutor(DECODERS, "decode")
+        self._admission = Admission()
         self._follower = Follower(reference, settings.serving_poll_seconds, _resolve, self._load)
         self._follower.start()
 
     @bentoml.on_shutdown
     def stop(self) -> None:
-        """End the follower's thread with the worker."""
+        """End the threads with the worker."""
         self._follower.stop()
+        self._batcher.close()
+        self._decoders.shutdown(wait=False, cancel_futures=True)
 
     @bentoml.api(input_spec=ImageUpload)
-    def predict_image(self, image: Mapping[str, bytes]) -> Prediction:
+    async def predict_image(self, image: Mapping[str, bytes]) -> Prediction:
         """Classify one PNG or JPEG image."""
         model = self._model()
-        [answer] = self._classify(model, image)
+        [answer] = await self._classify(model, image)
         return Prediction(
             label=answer.label,
             probabilities=answer.probabilities,
@@ -54,10 +66,10 @@ class VisionClassifier:
         )
 
     @bentoml.api(input_spec=BatchUpload)
-    def predict_batch(self, images: Mapping[str, bytes]) -> BatchPrediction:
+    async def predict_batch(self, images: Mapping[str, bytes]) -> BatchPrediction:
         """Classify several PNG or JPEG images by one and the same model."""
         model = self._model()
-        answers = self._classify(model, images)
+        answers = await self._classify(model, images)
         return BatchPrediction(predictions=answers, model_version=model.target.version, run_id=model.target.run_id)
 
     @bentoml.api(input_spec=NoInput)
@@ -110,8 +122,18 @@ class VisionClassifier:
         self._counter.expect(model)
         return model
 
-    def _classify(self, model: ServedModel, files: Mapping[str, bytes]) -> list[Classification]:
-        answers = _classify(model, files)
+    async def _classify(self, model: ServedModel, files: Mapping[str, bytes]) -> list[Classification]:
+        with self._admission.one():
+            loop = asyncio.get_running_loop()
+            pixels = await loop.run_in_executor(self._decoders, _decode, model, files)
+            rows = await self._batcher.predict(model, pixels)
+        answers = [
+            Classification(
+                label=model.classes[int(row.argmax())],
+                probabilities=dict(zip(model.classes, row.tolist(), strict=True)),
+            )
+            for row in rows
+        ]
         self._counter.add(model, (answer.label for answer in answers))
         return answers
 
@@ -124,7 +146,6 @@ class VisionClassifier:
 
 service = bentoml.service(
     name="VisionClassifier",
-    threads=THREADS,
     traffic={"timeout": 60},
     metrics={"namespace": NAMESPACE, "duration": {"buckets": list(BUCKETS)}},
 )(VisionClassifier)
@@ -139,7 +160,7 @@ def _resolve(reference: Reference) -> Target:
     return resolve(reference)
 
 
-def _classify(model: ServedModel, files: Mapping[str, bytes]) -> list[Classification]:
+def _decode(model: ServedModel, files: Mapping[str, bytes]) -> NDArray[np.uint8]:
     channels, size, _ = model.shape
     images = np.empty((len(files), *model.shape), np.uint8)
     for i, (name, data) in enumerate(files.items()):
@@ -147,10 +168,4 @@ def _classify(model: ServedModel, files: Mapping[str, bytes]) -> list[Classifica
             images[i] = decode(data, channels, size)
         except DataError as error:
             raise Refusal(400, f"{name}: {error}") from error
-    return [
-        Classification(
-            label=model.classes[int(row.argmax())],
-            probabilities=dict(zip(model.classes, row.tolist(), strict=True)),
-        )
-        for row in model.predict(images)
-    ]
+    return images

@@ -15,7 +15,7 @@ from bentoml.validators import ContentType
 from pydantic import Field
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from tasks.serving.refusal import Refusal
 
@@ -42,7 +42,8 @@ class _Upload(IODescriptor):  # type: ignore[misc]  # BentoML is untyped here
         """Read the files of the field.
 
         Raises:
-            Refusal: 415 for another content type, 400 for a malformed form, a missing, empty or repeated field.
+            Refusal: 415 for another content type, 400 for a malformed or unfinished form, a missing, empty or repeated
+                field.
         """
         example = EXAMPLE.format(field=cls.field)
         kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
@@ -52,6 +53,8 @@ class _Upload(IODescriptor):  # type: ignore[misc]  # BentoML is untyped here
             form = await request.form(max_files=MAX_IMAGES, max_fields=MAX_IMAGES)
         except HTTPException as error:
             raise Refusal(400, f"the form cannot be read ({error.detail}); send up to {MAX_IMAGES} files") from error
+        except ClientDisconnect as error:
+            raise Refusal(400, "the upload broke off; nobody reads this but the metrics") from error
         try:
             values = form.getlist(cls.field)
             if not values:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import mlflow
 import numpy as np
 import requests
 import torch
+from mlflow import MlflowClient
 from PIL import Image
 
-from tasks import registry
+from tasks import ledger, registry
+from tasks.serving.model import load
+from tasks.serving.reference import parse
+from tasks.serving.resolution import resolve
 from tasks.settings import Settings
+from tasks.vision.images import decode
 
 PORT = 21310
 CLASSES = ["dark", "grey", "bright"]
@@ -68,6 +75,35 @@ def log_model(module: torch.nn.Module, *, batch: int = 4, metadata: dict[str, ob
             pip_requirements=["torch"],
         )
     return run.info.run_id, info.model_uri
+
+
+def log_probes(version: int) -> None:
+    """What evaluate and register leave behind for deploy."""
+    model = load(resolve(parse(str(version), MODEL)))
+    probes = []
+    for value in (0, 128, 255):
+        row = model.predict(decode(picture(value), 1, 8)[None])[0]
+        png = base64.b64encode(picture(value)).decode()
+        label = model.classes[int(row.argmax())]
+        probes.append({"name": f"grey {value}", "png": png, "probabilities": row.tolist(), "class": label})
+    with mlflow.start_run() as run:
+        mlflow.log_dict({"tolerance": 1e-3, "probes": probes}, "probes.json")
+    MlflowClient().set_model_version_tag(MODEL, str(version), "pipeline.evaluate_run_id", run.info.run_id)
+
+
+def move(kind: ledger.Kind, before: int | None, after: int) -> None:
+    """Make a version champion and tell the ledger, as register does."""
+    key = f"test/{time.time_ns()}"
+    ledger.move_champion(ledger.Entry(key, kind, MODEL, before, after, after, f"sha{after}", "a test", ""))
+
+
+def damage(uri: str) -> None:
+    """Change one bit of a logged model's weights in the store."""
+    place = MlflowClient().get_logged_model(uri.removeprefix("models:/")).artifact_location
+    [file] = (Path(unquote(urlsplit(place).path)) / "data").rglob("*.pt2")
+    content = np.frombuffer(file.read_bytes(), np.uint8).copy()
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content.tobytes())
 
 
 def environment(settings: Settings, **more: str) -> dict[str, str]:

@@ -1,20 +1,16 @@
 from __future__ import annotations
 
 import base64
-from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import mlflow
-import numpy as np
 import pytest
-from mlflow import MlflowClient
 
 from tasks import model_store
 from tasks.errors import ModelError
 from tasks.serving.golden import load_proven
 from tasks.serving.reference import Target
-from tests.tasks.serving.samples import Brightness, Store, log_model, picture
+from tests.tasks.serving.samples import Brightness, Store, damage, log_model, picture
 
 ANSWERS = {"dark": [0.9608, 0.0392, 0.0], "bright": [0.0, 0.0392, 0.9608]}
 
@@ -63,10 +59,6 @@ def test_an_evaluation_without_probes_is_refused(uri: str) -> None:
 
 def test_files_changed_in_the_store_are_refused(uri: str) -> None:
     registered = model_store.artifact_sha256(uri)
-    place = MlflowClient().get_logged_model(uri.removeprefix("models:/")).artifact_location
-    [file] = (Path(unquote(urlsplit(place).path)) / "data").rglob("*.pt2")
-    content = np.frombuffer(file.read_bytes(), np.uint8).copy()
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content.tobytes())
+    damage(uri)
     with pytest.raises(ModelError, match="are not those that were registered"):
         load_proven(Target(uri, None, None, None, registered))

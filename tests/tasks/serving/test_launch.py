@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,37 +11,29 @@ from pathlib import Path
 import mlflow
 import pytest
 import requests
-from mlflow import MlflowClient
+from pydantic import SecretStr
 
-from tasks import registry
+from tasks import artifact_digest, ledger, model_store, registry
 from tasks.contract import DeployRequest, DeployResult
 from tasks.errors import ModelError
 from tasks.messages import TaskIdentity
 from tasks.serving import process
-from tasks.serving.model import load
-from tasks.serving.reference import parse
-from tasks.serving.resolution import resolve
 from tasks.settings import Settings
 from tasks.stages import deploy
 from tasks.tracking import stage_run
-from tasks.vision.images import decode
-from tests.tasks.serving.samples import MODEL, Store, picture
+from tests.tasks.serving.samples import (
+    MODEL,
+    Brightness,
+    Store,
+    damage,
+    log_model,
+    log_probes,
+    move,
+    picture,
+    wait_until,
+)
 
 URL = "http://127.0.0.1:21320"
-
-
-def log_probes(version: int) -> None:
-    """What evaluate and register leave behind for deploy."""
-    model = load(resolve(parse(str(version), MODEL)))
-    probes = []
-    for value in (0, 128, 255):
-        row = model.predict(decode(picture(value), 1, 8)[None])[0]
-        png = base64.b64encode(picture(value)).decode()
-        label = model.classes[int(row.argmax())]
-        probes.append({"name": f"grey {value}", "png": png, "probabilities": row.tolist(), "class": label})
-    with mlflow.start_run() as run:
-        mlflow.log_dict({"tolerance": 1e-3, "probes": probes}, "probes.json")
-    MlflowClient().set_model_version_tag(MODEL, str(version), "pipeline.evaluate_run_id", run.info.run_id)
 
 
 @pytest.fixture
@@ -51,9 +43,9 @@ def local(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     process.stop(tmp_path)
 
 
-def deployed(settings: Settings, model: str, version: int, run: str) -> DeployResult:
+def deployed(settings: Settings, model: str, version: int, run: str, seconds: int = 120) -> DeployResult:
     task = TaskIdentity(dag_id="daily", dag_run_id=run, task_id="deploy")
-    request = DeployRequest(task=task, registered_model=model, version=version, deploy_timeout=120)
+    request = DeployRequest(task=task, registered_model=model, version=version, deploy_timeout=seconds)
     with stage_run(request, "deploy", settings) as stage:
         return deploy.run(request, stage, settings)
 
@@ -94,3 +86,68 @@ def test_starts_follows_and_replaces_the_local_service(store: Store, local: Sett
     with pytest.raises(requests.ConnectionError):
         requests.get(f"{URL}/livez", timeout=5)
     assert not process.pid_file(local.pipeline_home).exists()
+
+
+def test_a_model_broken_in_the_store_is_undone_and_the_old_one_answers_all_the_time(
+    store: Store, local: Settings
+) -> None:
+    log_probes(1)
+    move(ledger.Kind.PROMOTION, None, 1)
+    deployed(local, MODEL, 1, "good")
+    run_id, uri = log_model(Brightness([1, 2, 0]))
+    tags = {artifact_digest.TAG: model_store.artifact_sha256(uri), model_store.SHA256: "broken"}
+    broken = int(registry.create_version(MODEL, uri, run_id, tags, "").version)
+    log_probes(broken)
+    damage(uri)
+    move(ledger.Kind.PROMOTION, 1, broken)
+
+    answers: list[tuple[int, object]] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.wait(0.05):
+            answer = requests.post(f"{URL}/predict_image", files={"image": picture(0)}, timeout=30)
+            answers.append((answer.status_code, answer.json()["model_version"]))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        with pytest.raises(ModelError, match="are not those that were registered") as failure:
+            deployed(local, MODEL, broken, "broken", seconds=10)
+    finally:
+        stop.set()
+        asking.join()
+    assert f"champion of {MODEL} is version 1 again" in str(failure.value)
+    assert set(answers) == {(200, 1)}
+    champion = registry.by_alias(MODEL)
+    assert champion is not None
+    assert int(champion.version) == 1
+    told = ledger.history(MODEL)[0]
+    assert (told.entry.kind, told.entry.from_version, told.entry.to_version) == ("failed_deploy", broken, 1)
+    assert told.finished
+    assert "are not those that were registered" in told.entry.reason
+    assert not deployed(local, MODEL, 1, "back").started  # and the service has nothing left to complain of
+    wait_until(lambda: requests.post(f"{URL}/get_model_info", timeout=30).json()["problem"] is None)
+
+
+def test_a_service_with_a_key(store: Store, local: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    log_probes(1)
+    monkeypatch.setenv("SERVING_API_KEY", "s3cret")
+    keyed = local.model_copy(update={"serving_api_key": SecretStr("s3cret")})
+    assert deployed(keyed, MODEL, 1, "keyed").answers_checked == 3
+
+    ask = lambda **headers: requests.post(  # noqa: E731
+        f"{URL}/predict_image", files={"image": picture(255)}, headers=headers, timeout=30
+    )
+    assert ask(Authorization="Bearer s3cret").json()["class"] == "bright"
+    assert ask(**{"X-API-Key": "s3cret"}).json()["class"] == "bright"
+    for headers in ({}, {"Authorization": "Bearer other"}):
+        answer = ask(**headers)
+        assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
+        assert set(answer.json()) == {"error"}
+    assert {requests.get(f"{URL}/{path}", timeout=30).status_code for path in ("livez", "readyz", "metrics")} == {200}
+
+    for run, key in (("without", None), ("other", SecretStr("other"))):
+        with pytest.raises(ModelError, match="refuses the key; give both the same SERVING_API_KEY"):
+            deployed(local.model_copy(update={"serving_api_key": key}), MODEL, 1, run)
+        registry.set_alias(MODEL, registry.CHAMPION, 1)

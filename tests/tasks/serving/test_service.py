@@ -17,6 +17,7 @@ import requests
 from PIL import Image
 
 from tasks import registry
+from tasks.serving.admission import REQUESTS
 from tests.tasks.serving.samples import CLASSES, MODEL, Service, Store, picture, wait_until
 
 MEBIBYTE = 2**20
@@ -226,3 +227,77 @@ def test_accepts_up_to_the_limit(service: Service) -> None:
     padded = picture(0) + b"\0" * (2 * MEBIBYTE - 4096)  # decoders ignore what follows the image
     assert service.post("predict_image", files=upload(padded)).status_code == 200
     refused(service.post("predict_image", files=upload(padded + b"\0" * 8192)), 413, "SERVING_MAX_UPLOAD_MB")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [("GET", "predict_image", "POST"), ("PUT", "predict_batch", "POST"), ("POST", "metrics", "GET, HEAD")],
+)
+def test_refuses_another_method(service: Service, method: str, path: str, allowed: str) -> None:
+    response = requests.request(method, f"{service.url}/{path}", timeout=10)
+    refused(response, 405, f"send {allowed}")
+    assert response.headers["Allow"] == allowed
+
+
+def test_refuses_a_form_of_many_fields(service: Service) -> None:
+    fields = {f"field{number}": (None, "x") for number in range(200)}
+    refused(service.post("predict_image", files=fields), 400, "Maximum number of fields is 128")
+    refused(service.post("predict_image", files={"image": (None, "x" * (MEBIBYTE * 3 // 2))}), 400, "cannot be read")
+
+
+def half_an_upload(service: Service) -> socket.socket:
+    """A connection that has sent the first half of a form and says no more."""
+    host, port = service.url.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)), timeout=10)
+    connection.sendall(
+        b"POST /predict_image HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+        b"Content-Length: 100000\r\n\r\n--x\r\n"
+        b'Content-Disposition: form-data; name="image"; filename="a.png"\r\n\r\nhalf a picture'
+    )
+    return connection
+
+
+def test_slow_clients_keep_nobody_waiting_and_one_that_goes_is_no_fault_of_ours(service: Service) -> None:
+    slow = [half_an_upload(service) for _ in range(REQUESTS + 10)]
+    try:
+        assert service.post("predict_image", files=upload(picture(0))).status_code == 200
+    finally:
+        for connection in slow:
+            connection.close()
+    in_progress = 'serving_request_in_progress{endpoint="/predict_image"'
+
+    def over() -> bool:
+        lines = requests.get(f"{service.url}/metrics", timeout=10).text.splitlines()
+        return all(float(line.rpartition(" ")[2]) == 0 for line in lines if line.startswith(in_progress))
+
+    wait_until(over)
+    lines = requests.get(f"{service.url}/metrics", timeout=10).text.splitlines()
+    failed = [line for line in lines if line.startswith("serving_request_total") and 'code="500"' in line]
+    assert sum(float(line.rpartition(" ")[2]) for line in failed) == 0
+
+
+def test_refuses_more_than_it_can_do_and_answers_the_rest(service: Service) -> None:
+    large = picture(255, 4000)  # tens of milliseconds of decoding, in few bytes
+    count = 2 * REQUESTS
+    together = threading.Barrier(count + 1)
+
+    def ask() -> requests.Response:
+        together.wait(60)
+        return service.post("predict_image", files=upload(large))
+
+    with ThreadPoolExecutor(count) as pool:
+        asked = [pool.submit(ask) for _ in range(count)]
+        together.wait(60)
+        probes = {requests.get(f"{service.url}/{path}", timeout=30).status_code for path in ("livez", "readyz")}
+        assert service.info()["model_version"] == 1
+        responses = [one.result() for one in asked]
+    assert probes == {200}
+    answered = [response for response in responses if response.status_code == 200]
+    assert len(answered) >= REQUESTS
+    assert {response.json()["class"] for response in answered} == {"bright"}
+    busy = [response for response in responses if response.status_code != 200]
+    assert busy
+    for response in busy:
+        refused(response, 503, "try again in a second")
+        assert response.headers["Retry-After"] == "1"
+    assert service.post("predict_image", files=upload(picture(0))).status_code == 200
