@@ -154,6 +154,10 @@ lock-check: install ## fail when a lock no longer follows from pyproject.toml
 bench: install ## images per second beside a plain PyTorch loop (SOURCE=folder or archive of CIFAR-10)
 	@. deploy/env.sh local && python -m benchmarks.training_throughput --source "$$SOURCE" $(ARGS)
 
+.PHONY: bench-serving
+bench-serving: install ## latency and throughput of the service beside `mlflow models serve`
+	@. deploy/env.sh local && python -m benchmarks.serving $(ARGS)
+
 .PHONY: bench-gate
 bench-gate: install ## how often the gate promotes a model that is no better: simulated
 	@. deploy/env.sh local && python -m benchmarks.false_promotions $(ARGS)

@@ -121,7 +121,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="rounds, in which each side has its turn (%(default)s)")
     parser.add_argument("--seconds", type=float, default=5, help="of each throughput measurement (%(default)s)")
     parser.add_argument("--latency-seconds", type=float, default=30, help="of each latency measurement (%(default)s)")
-    parser.add_argument("--port", type=int, default=21330, help="first of three free ports (%(default)s)")
+    parser.add_argument("--port", type=int, default=21340, help="first of three free ports (%(default)s)")
     parser.add_argument("--write", type=Path, help="also write the report to this Markdown file, above its notes")
     options = parser.parse_args()
 

@@ -21,11 +21,11 @@ from tasks.settings import Settings
 from tasks.tracking import connect
 from tests.tasks.serving.samples import (
     MODEL,
-    PORT,
     Brightness,
     Service,
     Store,
     environment,
+    free_port,
     log_model,
     picture,
     wait_until,
@@ -40,7 +40,7 @@ def session_store(migrated_store: Path, tmp_path_factory: pytest.TempPathFactory
         pipeline_home=home,
         pipeline_experiment="tests",  # the copied default experiment points into another folder
         mlflow_tracking_uri=f"sqlite:///{home / 'mlflow.db'}",
-        serving_url=f"http://127.0.0.1:{PORT}",
+        serving_url=f"http://127.0.0.1:{free_port()}",
     )
     mlflow.set_experiment(experiment_id=connect(settings))
     run_ids = []

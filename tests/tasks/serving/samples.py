@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,9 +26,15 @@ from tasks.serving.resolution import resolve
 from tasks.settings import Settings
 from tasks.vision.images import decode
 
-PORT = 21310
 CLASSES = ["dark", "grey", "bright"]
 MODEL = "vision-classifier"
+
+
+def free_port() -> int:
+    """A port that nobody listens on: another session's service must not answer this one's tests."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 class Brightness(torch.nn.Module):

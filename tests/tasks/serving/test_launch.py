@@ -26,6 +26,7 @@ from tests.tasks.serving.samples import (
     Brightness,
     Store,
     damage,
+    free_port,
     log_model,
     log_probes,
     move,
@@ -33,7 +34,7 @@ from tests.tasks.serving.samples import (
     wait_until,
 )
 
-URL = "http://127.0.0.1:21320"
+URL = f"http://127.0.0.1:{free_port()}"
 
 
 @pytest.fixture
