@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import requests
@@ -97,6 +99,24 @@ def test_images_of_a_batch_are_counted_each(service: Service) -> None:
     service.post("predict_batch", files=[("images", ("x.png", picture(255)))] * 3)
     after = total(scraped(service), "serving_predictions_total", **{"class": "bright", "model_version": "1"})
     assert after - before == 3
+
+
+def test_requests_that_share_a_pass_are_counted_each_and_their_pass_once(service: Service) -> None:
+    before = scraped(service)
+    with ThreadPoolExecutor(8) as pool:
+        answers = pool.map(lambda _: service.post("predict_image", files={"image": picture(255)}), range(24))
+        assert {answer.status_code for answer in answers} == {200}
+    service.post("predict_batch", files=[("images", ("x.png", picture(0)))] * 40)
+    after = scraped(service)
+
+    def more(name: str, **labels: str) -> float:
+        return total(after, name, **labels) - total(before, name, **labels)
+
+    assert more("serving_predictions_total", **{"class": "bright"}) == 24
+    assert more("serving_predictions_total", **{"class": "dark"}) == 40
+    assert more("serving_request_total", endpoint="/predict_image", http_response_code="200") == 24
+    assert more("serving_pass_images_sum") == 64  # every image went through the model once
+    assert 3 <= more("serving_pass_images_count") <= 26  # 40 take two passes, 24 between one and 24
 
 
 def test_after_a_swap_the_info_is_the_new_models_only_and_its_classes_start_at_zero(
