@@ -124,7 +124,7 @@ install: $(INSTALLED) ## make .venv from the pinned, hashed requirements
 
 .PHONY: test
 test: install ## all tests; those that need Docker where an engine answers (REQUIRE_DOCKER=1: fail without)
-	@. deploy/env.sh local && pytest --cov $(ARGS)
+	@. deploy/env.sh local && $(if $(ARGS),pytest --cov $(ARGS),tests/all.sh)
 
 .PHONY: pictures
 pictures: install ## make the pictures in docs/images anew, with the stack's browser test (Docker and Chromium)
