@@ -26,6 +26,7 @@ IMPORTS = {
     "train": ("tasks.stages.train", ("mlflow-skinny", "torch", "torchvision")),
     "evaluate": ("tasks.stages.evaluate", ("mlflow-skinny", "torch", "torchvision")),
     "register": ("tasks.stages.register", ("mlflow-skinny",)),
+    "rollback": ("tasks.stages.rollback", ("mlflow-skinny",)),
     "deploy": ("tasks.stages.deploy", ("mlflow-skinny",)),
     "serving": ("bentoml, torch", ("bentoml", "torch")),
 }

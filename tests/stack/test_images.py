@@ -11,7 +11,7 @@ import pytest
 from .conftest import TAG, build_images
 
 pytestmark = pytest.mark.docker
-LIGHT = ["register", "deploy"]
+LIGHT = ["register", "rollback", "deploy"]
 STAGES = [*LIGHT, "prepare", "train", "evaluate"]
 MEGABYTE = 1_000_000
 
