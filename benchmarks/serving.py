@@ -40,7 +40,8 @@ from PIL import Image
 from benchmarks.http_load import Load, Report, http_request
 from benchmarks.machine import cpu_model
 from tasks import artifact_digest, model_store, registry
-from tasks.contract import TaskIdentity, TrainRequest
+from tasks.contract import TrainRequest
+from tasks.messages import TaskIdentity
 from tasks.settings import Settings
 from tasks.tracking import stage_run
 from tasks.vision.devices import available_cpus

@@ -13,7 +13,8 @@ import requests
 import torch
 
 from tasks import ledger
-from tasks.contract import RollbackRequest, TaskIdentity
+from tasks.contract import RollbackRequest
+from tasks.messages import TaskIdentity
 from tasks.stages import rollback
 from tasks.tracking import stage_run
 from tests.tasks.serving.samples import (
