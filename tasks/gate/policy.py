@@ -40,8 +40,8 @@ class GatePolicy(BaseModel):
     min_slice_accuracy: float = Field(
         0.0, ge=0, le=1, description="Lowest accuracy of any value of a metadata column (metadata.csv of the data set)."
     )
-    slice_columns: str = Field(
-        "",
+    slice_columns: str | None = Field(
+        None,
         pattern=r"^[^,]*(,[^,]+)*$",
         description="Metadata columns that must be there, separated by commas. Default: those that are.",
     )
@@ -67,4 +67,4 @@ class GatePolicy(BaseModel):
     @property
     def required_columns(self) -> tuple[str, ...]:
         """Names in `slice_columns`."""
-        return tuple(name.strip() for name in self.slice_columns.split(",") if name.strip())
+        return tuple(name.strip() for name in (self.slice_columns or "").split(",") if name.strip())

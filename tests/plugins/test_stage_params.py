@@ -21,6 +21,11 @@ def test_a_reason_has_no_default_that_would_do() -> None:
         stage_params("rollback")["reason"].resolve()
 
 
+def test_no_text_is_empty_by_default_or_the_form_calls_it_missing() -> None:
+    empty = {name for name, param in stage_params(*ALL).items() if param.value == ""}
+    assert empty == {"reason"}  # which is asked for
+
+
 def test_choices_become_a_dropdown_under_their_heading() -> None:
     schema = stage_params(*ALL)["dataset"].schema
     assert schema["enum"][0] == "digits"
