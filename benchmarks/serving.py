@@ -48,6 +48,7 @@ from tasks.vision.devices import available_cpus
 from tasks.vision.gold import Gold, Split
 from tasks.vision.models import Classifier, build, digest
 
+NOTES = "\n## How far to rely on it\n"  # kept when the figures above it are written anew
 CLASSES = tuple(f"class {number}" for number in range(10))
 SHAPE = (3, 32, 32)
 BATCH = 32
@@ -138,7 +139,7 @@ def main() -> int:
     print(text)
     if options.write:
         old = options.write.read_text(encoding="utf-8") if options.write.exists() else ""
-        _, heading, notes = old.partition("\n## ")
+        _, heading, notes = old.partition(NOTES)
         options.write.write_text(text + heading + notes, encoding="utf-8")
     return 0
 
