@@ -39,7 +39,7 @@ PROBES = {
 class StandIn:
     """Answers as the service does, with whatever a test puts into `info` and `answer`."""
 
-    def __init__(self, run_id: str) -> None:
+    def __init__(self, run_id: str, address: tuple[str, int] = ("127.0.0.1", 0)) -> None:
         self.info: dict[str, Any] = {
             "service": "vision-mlops", "reference": "champion", "follows": "champion", "registered_model": MODEL,
             "model_version": 1, "run_id": run_id, "classes": ["cat", "dog"], "problem": None,
@@ -72,7 +72,7 @@ class StandIn:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = ThreadingHTTPServer(address, Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
 
@@ -207,6 +207,43 @@ def test_a_promotion_that_cannot_be_proven_is_undone(
     told = ledger.history(MODEL)[0].entry
     assert (told.kind, told.from_version, told.to_version) == (ledger.Kind.FAILED_DEPLOY, 1, before)
     assert "evaluate answered 'cat'" in told.reason
+
+
+@pytest.fixture
+def second(service: StandIn, train_run: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
+    """Another replica on the same port; both stand behind the name `replicas.test`."""
+    replica = StandIn(train_run, ("127.0.0.2", service.server.server_port))
+    threading.Thread(target=replica.server.serve_forever, args=(0.01,), daemon=True).start()
+    resolve = socket.getaddrinfo
+
+    def both(host: str, *rest: Any, **named: Any) -> list[Any]:
+        if host != "replicas.test":
+            return resolve(host, *rest, **named)
+        return [*resolve("127.0.0.1", *rest, **named), *resolve("127.0.0.2", *rest, **named)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", both)
+    yield replica
+    replica.server.shutdown()
+    replica.server.server_close()
+
+
+def test_every_replica_is_asked(service: StandIn, second: StandIn, deployed: Deploy) -> None:
+    result = deployed(f"http://replicas.test:{service.server.server_port}")
+    assert (result.replicas, result.answers_checked) == (2, 2)
+    assert service.received
+    assert second.received
+
+
+@pytest.mark.parametrize("wrong", [{"model_version": 7}, {"answer": {"class": "dog"}}])
+def test_one_replica_that_is_wrong_undoes_the_promotion(
+    service: StandIn, second: StandIn, deployed: Deploy, wrong: dict[str, Any]
+) -> None:
+    promote(1, None)
+    second.answer.update(wrong.get("answer", {}))
+    second.info.update({name: value for name, value in wrong.items() if name != "answer"})
+    with pytest.raises(ModelError, match=r"cats has no champion again"):
+        deployed(f"http://replicas.test:{service.server.server_port}")
+    assert registry.by_alias(MODEL) is None
 
 
 def test_what_the_ledger_does_not_know_is_not_undone(service: StandIn, deployed: Deploy) -> None:
