@@ -14,13 +14,12 @@ from mlflow.entities import LoggedModelStatus
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
-from tasks import artifact_digest
+from tasks import artifact_digest, registry
 from tasks.tracking import StageRun
 from tasks.vision.gold import Gold
 from tasks.vision.models import Classifier, digest
 
 NAME = "model"
-SHA256 = "pipeline.model_sha256"
 # Said here, because MLflow would otherwise load the model in a process of its own to find out.
 REQUIREMENTS = ("mlflow-skinny", "torch", "numpy")
 # torch.export takes a batch of one for a model of batches of one.
@@ -59,7 +58,7 @@ def log_once(classifier: Classifier, gold: Gold, architecture: str, run: StageRu
             "fingerprint": gold.fingerprint,
             "sha256": sha256,
         },
-        tags={SHA256: sha256},
+        tags={registry.SHA256: sha256},
         pip_requirements=[f"{name}=={_version(name)}" for name in REQUIREMENTS],
     )
     return f"models:/{info.model_id}"
@@ -69,7 +68,7 @@ def _keep_one(run: StageRun, sha256: str) -> str | None:
     """Return the address of the run's whole logged model with this digest, if any; delete every other one."""
     client, kept = MlflowClient(), None
     for model in client.search_logged_models([run.experiment_id], f"source_run_id = '{run.run_id}'"):
-        whole = model.status == LoggedModelStatus.READY and model.tags.get(SHA256) == sha256
+        whole = model.status == LoggedModelStatus.READY and model.tags.get(registry.SHA256) == sha256
         if whole and kept is None:
             kept = f"models:/{model.model_id}"
         else:

@@ -19,6 +19,7 @@ from tasks.tracking import http_status
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
+SHA256 = "pipeline.model_sha256"  # tag of a version and its runs: digest of architecture and weights
 
 
 def by_alias(registered_model: str, alias: str = CHAMPION) -> ModelVersion | None:
@@ -50,9 +51,7 @@ def by_number(registered_model: str, version: int) -> ModelVersion:
 
 def by_digest(registered_model: str, model_sha256: str) -> ModelVersion | None:
     """Return the first version whose architecture and weights have this digest, or None."""
-    found = MlflowClient().search_model_versions(
-        f"name = '{registered_model}' and tags.`pipeline.model_sha256` = '{model_sha256}'"
-    )
+    found = MlflowClient().search_model_versions(f"name = '{registered_model}' and tags.`{SHA256}` = '{model_sha256}'")
     return min(found, key=lambda version: int(version.version), default=None)
 
 

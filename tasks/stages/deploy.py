@@ -167,7 +167,7 @@ def _undo(request: DeployRequest, version: ModelVersion, why: str) -> str:
             from_version=number,
             to_version=move.from_version,
             candidate_version=number,
-            candidate_sha256=version.tags.get("pipeline.model_sha256", ""),
+            candidate_sha256=version.tags.get(registry.SHA256, ""),
             by=request.task.by,
             reason=why[:500],
             evidence_run_id=version.tags.get("pipeline.evaluate_run_id"),

@@ -29,7 +29,6 @@ from tasks.vision.gold import Gold
 from tasks.vision.report import Answers
 from tasks.vision.scoring import BATCH, ClassScores, Latency, calibration_error, latencies, predict, score
 
-SHA256 = "pipeline.model_sha256"
 NO_VALUE = "(none)"
 MAX_VALUES = 100  # of a metadata column; with more it tells images from each other (a name, a time), not groups
 
@@ -64,14 +63,14 @@ def run(request: EvaluateRequest, run: StageRun, settings: Settings) -> Evaluate
         ModelError: a model's files were changed, or it does not answer for the classes of the data.
     """
     name = request.registered_model
-    model_uri, sha256 = (tag_of(request.train_run_id, tag) for tag in ("pipeline.logged_model_uri", SHA256))
+    model_uri, sha256 = (tag_of(request.train_run_id, tag) for tag in ("pipeline.logged_model_uri", registry.SHA256))
     prepare_run_id = tag_of(request.train_run_id, "pipeline.prepare_run_id")
     gold = gold_store.fetch(prepare_run_id)
     prepare_cpu(BATCH * math.prod(gold.shape))
     use_datasets(run, prepare_run_id, "testing")
     registry.require_same_classes(name, gold.classes)
     champion = registry.by_alias(name)
-    same = champion is not None and champion.tags.get(SHA256) == sha256
+    same = champion is not None and champion.tags.get(registry.SHA256) == sha256
 
     candidate = _load(model_uri, gold, tag_of(request.train_run_id, artifact_digest.TAG), "the candidate")
     log.info("candidate: %s", _figures(candidate.summary))

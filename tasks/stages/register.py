@@ -32,7 +32,7 @@ def run(request: RegisterRequest, run: StageRun, settings: Settings) -> Register
     verdict = Verdict.model_validate_json(text)
     registry.require_same_classes(name, registry.classes_of_run(train_run_id))
 
-    model_sha256 = tag_of(train_run_id, "pipeline.model_sha256")
+    model_sha256 = tag_of(train_run_id, registry.SHA256)
     known = registry.by_digest(name, model_sha256)
     champion = registry.by_alias(name)
     champion_version = int(champion.version) if champion else None
@@ -50,7 +50,7 @@ def run(request: RegisterRequest, run: StageRun, settings: Settings) -> Register
             "pipeline.evaluate_run_id": request.evaluate_run_id,
             "pipeline.prepare_run_id": tag_of(train_run_id, "pipeline.prepare_run_id"),
             "pipeline.fingerprint": tag_of(train_run_id, "pipeline.fingerprint"),
-            "pipeline.model_sha256": model_sha256,
+            registry.SHA256: model_sha256,
             artifact_digest.TAG: tag_of(train_run_id, artifact_digest.TAG),
         }
         source = tag_of(train_run_id, "pipeline.logged_model_uri")

@@ -13,7 +13,6 @@ from tasks.settings import Settings
 from tasks.tracking import StageRun
 
 log = logging.getLogger("tasks.rollback")
-SHA256 = "pipeline.model_sha256"
 
 
 def run(request: RollbackRequest, run: StageRun, settings: Settings) -> RollbackResult:
@@ -36,11 +35,11 @@ def run(request: RollbackRequest, run: StageRun, settings: Settings) -> Rollback
             from_version=move[0],
             to_version=move[1],
             candidate_version=move[1],
-            candidate_sha256=target.tags.get(SHA256, ""),
+            candidate_sha256=target.tags.get(registry.SHA256, ""),
             by=request.task.by,
             reason=request.reason,
             evidence_run_id=target.tags.get("pipeline.evaluate_run_id"),
-            former_sha256=former.tags.get(SHA256),
+            former_sha256=former.tags.get(registry.SHA256),
         )
     )
     log.info("champion of %s: version %d, before: %d (%s: %s)", name, move[1], move[0], request.task.by, request.reason)

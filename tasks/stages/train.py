@@ -11,7 +11,7 @@ from dataclasses import asdict
 import mlflow
 import torch
 
-from tasks import artifact_digest, gold_store, model_store
+from tasks import artifact_digest, gold_store, model_store, registry
 from tasks.checkpoint_store import CheckpointStore
 from tasks.contract import TrainRequest, TrainResult
 from tasks.metric_log import MetricLog
@@ -56,7 +56,7 @@ def run(request: TrainRequest, run: StageRun, settings: Settings) -> TrainResult
     uri = model_store.log_once(classifier, gold, request.model, run)
     mlflow.set_tags(
         {
-            "pipeline.model_sha256": sha256,
+            registry.SHA256: sha256,
             artifact_digest.TAG: model_store.artifact_sha256(uri),
             "pipeline.logged_model_uri": uri,
         }
