@@ -96,7 +96,7 @@ def test_a_model_broken_in_the_store_is_undone_and_the_old_one_answers_all_the_t
     move(ledger.Kind.PROMOTION, None, 1)
     deployed(local, MODEL, 1, "good")
     run_id, uri = log_model(Brightness([1, 2, 0]))
-    tags = {artifact_digest.TAG: model_store.artifact_sha256(uri), model_store.SHA256: "broken"}
+    tags = {artifact_digest.TAG: model_store.artifact_sha256(uri), registry.SHA256: "broken"}
     broken = int(registry.create_version(MODEL, uri, run_id, tags, "").version)
     log_probes(broken)
     damage(uri)
