@@ -146,7 +146,7 @@ def load_settings() -> Settings:
         SettingsError: naming the variable and the fix, when a value is missing or unusable.
     """
     try:
-        return Settings()  # type: ignore[call-arg]  # every field has a default; pydantic-settings fills them
+        return Settings()
     except ValidationError as error:
         # `from None`: pydantic's own error carries every input, secrets among them.
         raise SettingsError("; ".join(_sentence(dict(e)) for e in error.errors())) from None

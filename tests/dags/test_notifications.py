@@ -65,8 +65,10 @@ class MailServer(socketserver.StreamRequestHandler):
 @pytest.fixture(scope="module")
 def servers() -> Iterator[dict[str, Any]]:
     """A webhook and a mail server, what they were told, and the variables that name them."""
-    webhook = type("Posts", (Webhook,), {"posts": []})
-    mail = type("Mails", (MailServer,), {"mails": []})
+    posts: list[Any] = []
+    mails: list[Any] = []
+    webhook = type("Posts", (Webhook,), {"posts": posts})
+    mail = type("Mails", (MailServer,), {"mails": mails})
     with (
         http.server.ThreadingHTTPServer(("127.0.0.1", 0), webhook) as slack,
         socketserver.ThreadingTCPServer(("127.0.0.1", 0), mail) as smtp,
@@ -74,8 +76,8 @@ def servers() -> Iterator[dict[str, Any]]:
         for server in (slack, smtp):
             threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         yield {
-            "posts": webhook.posts,
-            "mails": mail.mails,
+            "posts": posts,
+            "mails": mails,
             "variables": {
                 "NOTIFY_SLACK_WEBHOOK_URL": f"http://127.0.0.1:{slack.server_port}/services/T0/B0/hook-s3cret",
                 "NOTIFY_SMTP_URL": f"smtp://127.0.0.1:{smtp.server_address[1]}/?from=mlops@example.org"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import json
 from types import SimpleNamespace
 from typing import Any
@@ -8,10 +9,12 @@ import pytest
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
+from pipeline.docker import DockerStageOperator
 from pipeline.links import MlflowRunLink, run_url
 from pipeline.local import LocalStageOperator
 from pipeline.params import stage_params
 from pipeline.runtimes import stage_task
+from tasks.contract import TrainRequest
 from tasks.errors import RequestError, SettingsError
 from tasks.settings import load_settings
 
@@ -43,7 +46,7 @@ def test_docker_is_chosen_by_the_environment(dag: DAG, monkeypatch: pytest.Monke
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "v3ry-l0ng")
     with dag:
         task = stage_task("prepare")
-    assert type(task).__name__ == "DockerStageOperator"
+    assert isinstance(task, DockerStageOperator)
     assert task.image == "vision-mlops/prepare:dev"
 
 
@@ -88,6 +91,7 @@ def test_a_request_is_the_dag_fields_then_the_form_then_the_defaults(dag: DAG) -
     with dag:
         task = stage_task("train", prepare_run_id=RUN_ID, batch_size=256)
     request = task.job(context(task, {"epochs": 3, "batch_size": 32})).request
+    assert isinstance(request, TrainRequest)
     assert (request.epochs, request.batch_size, request.prepare_run_id) == (3, 256, RUN_ID)
     assert request.optimizer == "sgd"
     assert request.task.key == "d/manual__2026-01-01T00:00:00+00:00/train/-1"
@@ -113,7 +117,7 @@ def test_a_wrong_dag_run_fails_for_good_in_one_line(dag: DAG, conf: dict[str, An
     with dag:
         task = stage_task("prepare")
     with pytest.raises(AirflowFailException) as failure:
-        LocalStageOperator.execute.__wrapped__(task, context(task, conf))
+        inspect.unwrap(LocalStageOperator.execute)(task, context(task, conf))
     assert text in str(failure.value)
     assert "\n" not in str(failure.value)
 
@@ -127,7 +131,7 @@ def test_a_lost_engine_is_retried(dag: DAG, monkeypatch: pytest.MonkeyPatch) -> 
     with dag:
         task = stage_task("prepare")
     with pytest.raises(AirflowException) as failure:
-        LocalStageOperator.execute.__wrapped__(task, context(task))
+        inspect.unwrap(LocalStageOperator.execute)(task, context(task))
     assert not isinstance(failure.value, AirflowFailException)
     assert "no Docker engine answers at tcp://127.0.0.1:9" in str(failure.value)
 

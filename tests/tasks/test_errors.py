@@ -7,7 +7,8 @@ from tasks import errors
 
 def test_codes_are_distinct_and_tell_permanent_from_transient() -> None:
     permanent = errors.PermanentError.__subclasses__()
-    codes = [cls.exit_code for cls in [*permanent, errors.UnavailableError]]
+    classes: list[type[errors.PipelineError]] = [*permanent, errors.UnavailableError]
+    codes = [cls.exit_code for cls in classes]
     assert len(set(codes)) == len(codes)
     assert all(errors.is_permanent(cls.exit_code) for cls in permanent)
 

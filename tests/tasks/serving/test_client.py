@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from tasks.errors import UnavailableError
-from tasks.serving import client
 from tasks.serving.client import replicas
 
 
@@ -14,7 +13,7 @@ def addresses(monkeypatch: pytest.MonkeyPatch, *found: str) -> None:
     def resolve(host: str, port: int, **_: Any) -> list[Any]:
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in found]
 
-    monkeypatch.setattr(client.socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
 
 
 def test_every_address_behind_a_name_is_a_replica(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from tasks.errors import DataError
 from tasks.vision import bronze
 from tasks.vision.fingerprint import Shaping
 from tasks.vision.layout import arrange
-from tasks.vision.records import Entry, Listing, Reason
+from tasks.vision.records import Entry, Listing, Reason, Record
 from tasks.vision.sources import Content
 
 SHAPING = Shaping("pets", 3, 16, 0.2, 0.2, 0)
@@ -51,7 +51,7 @@ class Files:
             yield entry, lambda content=self.files[name]: reader(content)  # type: ignore[misc]
 
 
-def only(content: Content | DataError) -> bronze.Record:
+def only(content: Content | DataError) -> Record:
     return next(r for r in bronze.read(Files({"train/cat/1.png": content}), SHAPING) if r.entry.label == "cat")
 
 
