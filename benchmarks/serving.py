@@ -158,7 +158,7 @@ def log_model(home: Path, images: NDArray[np.uint8]) -> tuple[str, Settings]:
     with stage_run(request, "train", settings) as run:
         classifier = Classifier(build(request.model, len(CLASSES), SHAPE), mean, std).eval()
         uri = model_store.log_once(classifier, gold, request.model, run)
-        tags = {model_store.SHA256: digest(classifier), artifact_digest.TAG: model_store.artifact_sha256(uri)}
+        tags = {registry.SHA256: digest(classifier), artifact_digest.TAG: model_store.artifact_sha256(uri)}
         made = registry.create_version(settings.serving_registered_model, uri, run.run_id, tags, "")
         registry.set_alias(settings.serving_registered_model, registry.CHAMPION, int(made.version))
     return uri, settings

@@ -39,7 +39,7 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from benchmarks.machine import cpu_model
-from tasks.contract import TrainRequest
+from tasks.recipe import Recipe
 from tasks.vision.devices import available_cpus, prepare_cpu
 from tasks.vision.gold import Gold, Split
 from tasks.vision.images import decode
@@ -104,10 +104,8 @@ def _training_files(source: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
 
 def measure(folder: Path, model: str, batch_size: int, rounds: int) -> tuple[str, float]:
     """Run every side once per round; return the report, Markdown, and the ratio of ours to the faster plain side."""
-    request = TrainRequest.model_validate(
+    recipe = Recipe.model_validate(
         {
-            "task": {"dag_id": "benchmark", "dag_run_id": "benchmark", "task_id": "train"},
-            "prepare_run_id": "0" * 32,
             "model": model,
             "batch_size": batch_size,
             "epochs": rounds + 1,
@@ -117,7 +115,7 @@ def measure(folder: Path, model: str, batch_size: int, rounds: int) -> tuple[str
             "log_every": 0,
         }
     )
-    sides = {name: Side(name, request, folder) for name in ("ours", "plain, 0 workers", "plain, 2 workers")}
+    sides = {name: Side(name, recipe, folder) for name in ("ours", "plain, 0 workers", "plain, 2 workers")}
     rates: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds + 1):
         for name, side in sides.items():
@@ -129,17 +127,17 @@ def measure(folder: Path, model: str, batch_size: int, rounds: int) -> tuple[str
     for side in sides.values():
         side.close()
     ratio = statistics.median(rates["ours"]) / max(statistics.median(v) for name, v in rates.items() if name != "ours")
-    return report(rates, ratio, request, folder, reading), ratio
+    return report(rates, ratio, recipe, folder, reading), ratio
 
 
 class Side:
     """One way of training, in a process of its own, run an epoch at a time."""
 
-    def __init__(self, name: str, request: TrainRequest, folder: Path) -> None:
+    def __init__(self, name: str, recipe: Recipe, folder: Path) -> None:
         """Start the process and wait until it is ready to train."""
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, name, request, folder))
+        self._process = context.Process(target=_serve, args=(theirs, name, recipe, folder))
         self._process.start()
         self.reading: float = self._pipe.recv()
         """Seconds to read and decode all images once."""
@@ -156,16 +154,16 @@ class Side:
         self._process.join()
 
 
-def _serve(pipe: Connection, name: str, request: TrainRequest, folder: Path) -> None:
+def _serve(pipe: Connection, name: str, recipe: Recipe, folder: Path) -> None:
     torch.set_num_threads(available_cpus())
     started = time.perf_counter()
     gold = read_gold(folder)
     pipe.send(time.perf_counter() - started)
     if name == "ours":
-        prepare_cpu(request.batch_size * gold.train.images[0].size)
-        epoch = ours(request, gold)
+        prepare_cpu(recipe.batch_size * gold.train.images[0].size)
+        epoch = ours(recipe, gold)
     else:
-        epoch = plain(request, gold, folder, workers=int(name.split()[1]))
+        epoch = plain(recipe, gold, folder, workers=int(name.split()[1]))
     while pipe.recv() == "epoch":
         pipe.send(epoch())
 
@@ -191,9 +189,9 @@ def read_gold(folder: Path) -> Gold:
     )
 
 
-def ours(request: TrainRequest, gold: Gold) -> Callable[[], float]:
+def ours(recipe: Recipe, gold: Gold) -> Callable[[], float]:
     """Return a function that trains one epoch as the train stage does, and returns images per second."""
-    events = Training(request, gold).run()
+    events = Training(recipe, gold).run()
 
     def epoch() -> float:
         end = next(events)
@@ -203,7 +201,7 @@ def ours(request: TrainRequest, gold: Gold) -> Callable[[], float]:
     return epoch
 
 
-def plain(request: TrainRequest, gold: Gold, folder: Path, workers: int) -> Callable[[], float]:
+def plain(recipe: Recipe, gold: Gold, folder: Path, workers: int) -> Callable[[], float]:
     """Return a function that trains one epoch the textbook way, and returns images per second."""
     side = gold.shape[1]
     transform = transforms.Compose(
@@ -216,14 +214,14 @@ def plain(request: TrainRequest, gold: Gold, folder: Path, workers: int) -> Call
     )
     loader = DataLoader(
         ImageFolder(folder, transform),
-        batch_size=request.batch_size,
+        batch_size=recipe.batch_size,
         shuffle=True,
         num_workers=workers,
         persistent_workers=workers > 0,
     )
-    network = build(request.model, len(gold.classes), gold.shape)
+    network = build(recipe.model, len(gold.classes), gold.shape)
     optimizer = torch.optim.SGD(
-        network.parameters(), request.learning_rate, request.momentum, weight_decay=request.weight_decay, nesterov=True
+        network.parameters(), recipe.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True
     )
     criterion = nn.CrossEntropyLoss()
 
@@ -241,7 +239,7 @@ def plain(request: TrainRequest, gold: Gold, folder: Path, workers: int) -> Call
     return epoch
 
 
-def report(rates: dict[str, list[float]], ratio: float, request: TrainRequest, folder: Path, reading: float) -> str:
+def report(rates: dict[str, list[float]], ratio: float, recipe: Recipe, folder: Path, reading: float) -> str:
     """Make the Markdown report: rates, ratios to ours, machine, versions, command."""
     files = sorted(folder.glob("*/*"))
     shape = decode(files[0].read_bytes(), 3, min(ImageFolder(folder)[0][0].size)).shape
@@ -267,7 +265,7 @@ def report(rates: dict[str, list[float]], ratio: float, request: TrainRequest, f
             "",
             f"Ratio of ours to the faster plain loop: **{ratio:.2f}** (wanted: {WANTED_RATIO:.0f}).",
             "",
-            f"- `{request.model}`, batch {request.batch_size}, {len(files)} images of "
+            f"- `{recipe.model}`, batch {recipe.batch_size}, {len(files)} images of "
             f"{'x'.join(map(str, shape))}, float32; n = {len(rates['ours'])} epochs of each side after one to "
             "warm up, interleaved",
             f"- {available_cpus()} cores of {cpu_model()}; load average {os.getloadavg()[0]:.1f} at the end",

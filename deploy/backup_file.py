@@ -56,7 +56,7 @@ class BackupWriter:
         info = tarfile.TarInfo(name)
         info.size, info.mtime = size, int(datetime.now(UTC).timestamp())
         digesting = _Digesting(source)
-        self._archive.addfile(info, digesting)  # type: ignore[arg-type]  # reads only
+        self._archive.addfile(info, digesting)  # reads only
         self.members[name] = {"bytes": digesting.bytes, "sha256": digesting.sha256.hexdigest()}
 
     def add_tar(self, prefix: str, stream: IO[bytes]) -> None:

@@ -16,7 +16,7 @@ def required(folder: Path) -> set[str]:
 
 def services(folder: Path) -> dict[str, str]:
     """The compose files' text about each service, comments and anchors aside."""
-    blocks = {}
+    blocks: dict[str, str] = {}
     for file in FILES:
         text = re.search(r"^services:\n(.*?)(?=^\S|\Z)", (folder / file).read_text(), re.M | re.S)
         parts = re.split(r"^  ([a-z0-9-]+):\n", text[1], flags=re.M)[1:] if text else []

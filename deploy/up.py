@@ -85,7 +85,7 @@ def well(container: dict[str, Any]) -> bool:
     state = container["State"]
     if state["Status"] in ("created", "exited"):
         return bool(state["ExitCode"] == 0)
-    return state["Status"] == "running" and state.get("Health", {}).get("Status", "healthy") == "healthy"
+    return bool(state["Status"] == "running" and state.get("Health", {}).get("Status", "healthy") == "healthy")
 
 
 def before(folder: Path, env_file: Path) -> list[str]:

@@ -98,7 +98,7 @@ def mlflow(env: Mapping[str, str]) -> Server:
 
 def make_airflow_user(server: Server, name: str, role: str, password: str) -> None:
     """Make the user, or give the one there is this role and password."""
-    person = {"username": name, "email": f"{name}@localhost", "first_name": name, "last_name": "-"}
+    person: dict[str, Any] = {"username": name, "email": f"{name}@localhost", "first_name": name, "last_name": "-"}
     person |= {"roles": [{"name": role}], "password": password}
     if not server.ask("POST", "/auth/fab/v1/users", person, expected=409):
         server.ask("PATCH", f"/auth/fab/v1/users/{name}?update_mask=roles,password", person)

@@ -13,18 +13,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, WithJsonSchema, model_validator
 
 from tasks.errors import RequestError, ResultError
 from tasks.gate.policy import GatePolicy
 from tasks.messages import Message, RunId, StageRequest, StageResult, parse
+from tasks.recipe import Architecture, Hyperparameters, TrainingRequest
+from tasks.search_space import Dimension, SearchSpace, require_searchable
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 
 Dataset = Literal["digits", "cifar10", "cifar100", "fashion_mnist", "image_folder"]
-Architecture = Literal["fast_cnn", "mobilenet_v3_small", "mobilenet_v3_large", "resnet18"]
-
 
 REGISTERED_MODEL = Field(
     "vision-classifier",
@@ -83,32 +83,19 @@ class PrepareResult(StageResult):
     removed_images: int = Field(ge=0)
 
 
-class TrainRequest(StageRequest):
+class TrainRequest(StageRequest, TrainingRequest):
     """Train one model on the gold tensors of a prepare run."""
 
     section: ClassVar[str] = "Training"
 
     prepare_run_id: RunId
-    model: Architecture = Field("fast_cnn", description="Network; `fast_cnn` is made for CPUs and small images.")
-    epochs: int = Field(15, ge=1, le=1000, description="Passes over the training images.")
-    batch_size: int = Field(64, ge=2, le=8192)
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: float = Field(0.1, gt=0, le=10, description="Peak learning rate.")
-    momentum: float = Field(0.9, ge=0, lt=1, description="SGD's (Nesterov) momentum, AdamW's first beta.")
-    weight_decay: float = Field(5e-4, ge=0, lt=1, description="On weights of two or more dimensions only.")
-    schedule: Literal["one_cycle", "cosine", "plateau"] = "one_cycle"
-    warmup_fraction: float = Field(0.2, ge=0, lt=1, description="Share of the steps spent rising (one_cycle).")
-    augmentation: float = Field(0.5, ge=0, le=1, description="Strength of shifts, flips and erasing; 0 is none.")
-    flip: bool | None = Field(None, description="Mirror images left-right. Default: not for digits.")
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    gradient_clip: float = Field(0.0, ge=0, description="Largest gradient norm; 0 is no limit.")
-    ema_decay: float = Field(0.0, ge=0, lt=1, description="Decay per step of the averaged weights; 0 is none.")
-    patience: int = Field(0, ge=0, description="Epochs without gain before training stops; 0 is never.")
-    min_delta: float = Field(0.0, ge=0, lt=1, description="Smallest gain in validation accuracy that counts.")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: mixed where faster.")
-    device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
-    seed: int = Field(0, ge=0, lt=2**31, description="Same seed, same losses on the same CPU.")
-    log_every: int = Field(50, ge=0, description="Log metrics every so many batches; 0 is per epoch only.")
+    hyperparameters: Literal["tuned", "default"] = Field(
+        "tuned",
+        description="What is used for values not given: the newest tuned set of this registered model, data set and "
+        "network whose model became champion, if there is one; or the defaults.",
+    )
+    tuned_by: RunId | None = Field(None, description="A tune run, to use its best hyperparameters and no others.")
+    registered_model: ModelName = REGISTERED_MODEL
 
 
 class TrainResult(StageResult):
@@ -119,6 +106,60 @@ class TrainResult(StageResult):
     validation_accuracy: float = Field(ge=0, le=1)
     images_per_second: float = Field(ge=0)
     model_sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Digest of the architecture and weights.")
+    tuned_by: RunId | None = Field(description="The search that chose the hyperparameters; null for the defaults.")
+
+
+class TuneRequest(StageRequest, TrainingRequest):
+    """Search the hyperparameters with which one network learns the gold tensors best; those given are not searched."""
+
+    section: ClassVar[str] = "Tuning"
+
+    prepare_run_id: RunId
+    trials: int = Field(20, ge=1, le=10_000, description="Trainings to try.")
+    search_space: Annotated[SearchSpace, WithJsonSchema({"type": "object"})] = Field(
+        SearchSpace(),
+        description='Interval, like {"low": 0.01, "high": 0.1, "log": true}, or list for each; null is not searched.',
+    )
+    searcher: Literal["random", "grid", "optuna", "hyperopt"] = Field(
+        "optuna", description="How the next trial is chosen; optuna and hyperopt (TPE) learn from the earlier ones."
+    )
+    scheduler: Literal["asha", "hyperband", "median", "none"] = Field(
+        "asha", description="Which trials are stopped before their last epoch."
+    )
+    metric: Literal["validation_accuracy", "validation_loss"] = Field(
+        "validation_accuracy", description="What makes a trial the best; never measured on test images."
+    )
+    grace_epochs: int = Field(2, ge=1, description="Epochs that every trial gets before it may be stopped.")
+    reduction_factor: int = Field(3, ge=2, description="Of so many trials, one goes on at each rung.")
+    concurrent_trials: int | None = Field(None, ge=1, description="Trials at a time. Default: as many as fit.")
+    trial_cpus: float = Field(1, gt=0, description="Cores of one trial; its share of the machine or cluster.")
+    trial_gpus: float = Field(0, ge=0, description="GPUs of one trial; 0.5 puts two on one.")
+
+    @property
+    def dimensions(self) -> dict[str, Dimension]:
+        """What there is to choose, by name: the search space without what is given by hand."""
+        return self.search_space.dimensions(tuple(self.given))
+
+    @model_validator(mode="after")
+    def _searchable(self) -> Self:
+        require_searchable(self.dimensions, self.searcher, self.trials)
+        if self.grace_epochs > self.epochs:
+            raise ValueError(f"grace_epochs={self.grace_epochs} is more than epochs={self.epochs}; lower it")
+        return self
+
+
+class TuneResult(StageResult):
+    """Found through `run_id`: a run for each trial, table, plots, the best hyperparameters."""
+
+    model: Architecture
+    hyperparameters: Hyperparameters = Field(description="The best found, complete.")
+    metric: str
+    best_value: float = Field(description="Of `metric`, in the best trial's best epoch.")
+    best_trial: int = Field(ge=0, description="Number of the best trial, counted from 0.")
+    finished: int = Field(ge=1, description="Trials that trained all their epochs.")
+    stopped: int = Field(ge=0, description="Trials that the scheduler ended early.")
+    failed: int = Field(ge=0)
+    epochs: int = Field(ge=1, description="Epochs trained, all trials together.")
 
 
 class EvaluateRequest(StageRequest, GatePolicy):
@@ -258,6 +299,7 @@ class StageContract:
 
 STAGES: dict[str, StageContract] = {
     "prepare": StageContract(PrepareRequest, PrepareResult),
+    "tune": StageContract(TuneRequest, TuneResult),
     "train": StageContract(TrainRequest, TrainResult),
     "evaluate": StageContract(EvaluateRequest, EvaluateResult),
     "register": StageContract(RegisterRequest, RegisterResult),

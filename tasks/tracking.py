@@ -138,7 +138,7 @@ def stage_run(request: StageRequest, stage: str, settings: Settings) -> Iterator
                 client.set_tag(run_id, "pipeline.image", settings.pipeline_image)  # of this try, others may differ
             if ERROR_TAG in run.data.tags:  # of an earlier try
                 client.delete_tag(run_id, ERROR_TAG)
-            mlflow.log_params(body)
+            mlflow.log_params({name: value for name, value in body.items() if value is not None})
             yield StageRun(run_id, experiment_id, parent_id)
         status = "FINISHED"
     except (SystemExit, KeyboardInterrupt):

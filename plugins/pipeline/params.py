@@ -44,5 +44,7 @@ def _param(schema: dict[str, Any], section: str) -> Param:
     if "anyOf" in schema:
         # Airflow's form knows `type: [x, "null"]`, not pydantic's `anyOf`: an optional value has one other branch.
         (value,) = (branch for branch in schema["anyOf"] if branch["type"] != "null")
-        rest |= {**value, "type": [value["type"], "null"]}
+        rest |= {key: of for key, of in value.items() if key != "description"} | {"type": [value["type"], "null"]}
+        if "enum" in value:
+            rest["enum"] = [*value["enum"], None]
     return Param(schema["default"], description=schema.get("description"), section=section, **rest)

@@ -21,12 +21,15 @@ class StageResources(BaseModel):
 
     cpus: Annotated[float | None, Field(gt=0, description="Cores, a real limit; null: all the engine has.")] = None
     memory: Annotated[Size, Field(description="Memory, swap included; more than this ends the stage.")] = "4g"
-    shm_size: Annotated[Size, Field(description="Shared memory; PyTorch's loader processes talk through it.")] = "64m"
+    shm_size: Annotated[Size, Field(description="Shared memory; Ray keeps the images there that its trials share.")] = (
+        "64m"
+    )
     gpus: Annotated[int, Field(ge=-1, description="Number of GPUs; -1 is all.")] = 0
 
 
 DEFAULTS: Mapping[str, StageResources] = {
     "prepare": StageResources(memory="8g"),
+    "tune": StageResources(memory="16g", shm_size="4g"),
     "train": StageResources(memory="16g", shm_size="1g"),
     "evaluate": StageResources(memory="8g", shm_size="1g"),
     "register": StageResources(cpus=1, memory="1g"),

@@ -6,7 +6,7 @@ import logging
 
 import mlflow
 
-from tasks import artifact_digest, ledger, model_card, registry
+from tasks import artifact_digest, ledger, model_card, registry, tuned_sets
 from tasks.contract import RegisterRequest, RegisterResult
 from tasks.errors import ModelError, RequestError
 from tasks.gate.verdict import Verdict
@@ -52,6 +52,7 @@ def run(request: RegisterRequest, run: StageRun, settings: Settings) -> Register
             "pipeline.fingerprint": tag_of(train_run_id, "pipeline.fingerprint"),
             registry.SHA256: model_sha256,
             artifact_digest.TAG: tag_of(train_run_id, artifact_digest.TAG),
+            **tuned_sets.tags_of(train_run_id),
         }
         source = tag_of(train_run_id, "pipeline.logged_model_uri")
         card = model_card.write(model_card.read(name, request.evaluate_run_id, verdict))

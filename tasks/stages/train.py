@@ -11,10 +11,11 @@ from dataclasses import asdict
 import mlflow
 import torch
 
-from tasks import artifact_digest, gold_store, model_store, registry
+from tasks import artifact_digest, gold_store, model_store, registry, tuned_sets
 from tasks.checkpoint_store import CheckpointStore
 from tasks.contract import TrainRequest, TrainResult
 from tasks.metric_log import MetricLog
+from tasks.recipe import Hyperparameters
 from tasks.settings import Settings
 from tasks.tracking import StageRun, tag_of, use_datasets
 from tasks.vision.curves import curves_figure
@@ -37,15 +38,18 @@ def run(request: TrainRequest, run: StageRun, settings: Settings) -> TrainResult
     """
     gold = gold_store.fetch(request.prepare_run_id)
     use_datasets(run, request.prepare_run_id, "training", "validation")
-    prepare_cpu(request.batch_size * math.prod(gold.shape))
-    training = Training(request, gold)
+    tuned = tuned_sets.choose(request, run.run_id, gold.dataset)
+    recipe = request.recipe(tuned.hyperparameters if tuned else None)
+    mlflow.log_params(recipe.model_dump(mode="json", include=set(Hyperparameters.model_fields)))
+    prepare_cpu(recipe.batch_size * math.prod(gold.shape))
+    training = Training(recipe, gold)
     _describe(training, gold, request)
 
     store = CheckpointStore(run.run_id)
     state = store.newest()
     if state is not None:
         training.load_state_dict(state)
-        log.info("going on after epoch %d of %d, from the run's checkpoint", len(training.history), request.epochs)
+        log.info("going on after epoch %d of %d, from the run's checkpoint", len(training.history), recipe.epochs)
     _train(training, store, MetricLog(run.run_id))
 
     best = training.best
@@ -68,12 +72,13 @@ def run(request: TrainRequest, run: StageRun, settings: Settings) -> TrainResult
         validation_accuracy=best.validation_accuracy,
         images_per_second=sum(end.images_per_second for end in training.history) / len(training.history),
         model_sha256=sha256,
+        tuned_by=tuned.run_id if tuned else None,
     )
 
 
 def _describe(training: Training, gold: Gold, request: TrainRequest) -> None:
     """Log what the request's parameters came to on this machine and these data."""
-    counts = parameter_counts(training.network)
+    counts, recipe = parameter_counts(training.network), training.recipe
     precision = str(training.precision).removeprefix("torch.")
     mlflow.log_params(
         {f"parameters_{name}": count for name, count in counts.items()}
@@ -94,8 +99,8 @@ def _describe(training: Training, gold: Gold, request: TrainRequest) -> None:
     mlflow.log_text(json.dumps(gold.classes), "classes.json")
     log.info(
         "%s: %s parameters, %d classes, %d training images of %s, batches of %d, on %s in %s with %d threads",
-        *(request.model, f"{counts['total']:,}", len(gold.classes), len(gold.train), "x".join(map(str, gold.shape))),
-        *(request.batch_size, training.device, precision, torch.get_num_threads()),
+        *(recipe.model, f"{counts['total']:,}", len(gold.classes), len(gold.train), "x".join(map(str, gold.shape))),
+        *(recipe.batch_size, training.device, precision, torch.get_num_threads()),
     )
 
 
@@ -116,8 +121,8 @@ def _train(training: Training, store: CheckpointStore, metrics: MetricLog) -> No
                 if store.due() and not training.finished:
                     metrics.flush()  # a step that no later try repeats must not be lost
                     store.save(training.state_dict(), event.epoch)
-    if len(training.history) < training.request.epochs:
-        log.info("stopped early: no gain of validation accuracy for %d epochs", training.request.patience)
+    if len(training.history) < training.recipe.epochs:
+        log.info("stopped early: no gain of validation accuracy for %d epochs", training.recipe.patience)
     best = training.best
     metrics.add(best.epoch, {"best_validation_accuracy": best.validation_accuracy, "best_epoch": float(best.epoch)})
     metrics.flush()
@@ -126,7 +131,7 @@ def _train(training: Training, store: CheckpointStore, metrics: MetricLog) -> No
 
 def _line(end: EpochEnd, training: Training) -> str:
     return (
-        f"epoch {end.epoch}/{training.request.epochs}: "
+        f"epoch {end.epoch}/{training.recipe.epochs}: "
         f"train loss {end.train_loss:.4f}, accuracy {end.train_accuracy:.4f}; "
         f"validation loss {end.validation_loss:.4f}, accuracy {end.validation_accuracy:.4f}"
         f"{' (best)' if training.best is end else ''}; "
@@ -139,7 +144,7 @@ class _Clock:
 
     def __init__(self, training: Training) -> None:
         self._per_epoch = training.steps_per_epoch
-        self._steps = training.request.epochs * self._per_epoch
+        self._steps = training.recipe.epochs * self._per_epoch
         self._first = len(training.history) * self._per_epoch
         self._started = self._spoke = time.monotonic()
 

@@ -13,8 +13,8 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from tasks.contract import Architecture
 from tasks.errors import DataError, RequestError
+from tasks.recipe import Architecture
 
 # Up to this side the first convolution keeps the resolution: torchvision's stems are made for 224 pixels and would
 # leave 32-pixel images one position wide before the last stages.

@@ -7,10 +7,10 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from tasks.contract import TrainRequest
+from tasks.recipe import Recipe
 
 
-def make_optimizer(network: nn.Module, request: TrainRequest) -> torch.optim.Optimizer:
+def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """Make SGD with Nesterov momentum, or AdamW, as requested.
 
     Biases and the scales of normalisation (parameters of one dimension) get no weight decay: shrinking them does not
@@ -18,15 +18,15 @@ def make_optimizer(network: nn.Module, request: TrainRequest) -> torch.optim.Opt
     """
     trainable = [p for p in network.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": request.weight_decay},
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": recipe.weight_decay},
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
     ]
     # One fused kernel for all parameters: MobileNetV3 has 142, and a loop over them costs more than the arithmetic.
     fused = trainable[0].device.type in {"cpu", "cuda"}
-    if request.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=request.learning_rate, betas=(request.momentum, 0.999), fused=fused)
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(recipe.momentum, 0.999), fused=fused)
     return torch.optim.SGD(
-        groups, lr=request.learning_rate, momentum=request.momentum, nesterov=request.momentum > 0, fused=fused
+        groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=fused
     )
 
 

@@ -1,6 +1,6 @@
 """The training loop. Plain torch: it reports by yielding, and whoever iterates logs, saves or stops.
 
-    training = Training(request, gold)
+    training = Training(recipe, gold)
     for event in training.run():
         match event:
             case BatchEnd(): ...   # every `log_every` batches
@@ -27,8 +27,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tasks.contract import TrainRequest
 from tasks.errors import DataError, RequestError
+from tasks.recipe import Recipe
 from tasks.vision import schedules
 from tasks.vision.augment import Augmentation, ImageTensor
 from tasks.vision.devices import choose_device, choose_precision
@@ -39,7 +39,7 @@ from tasks.vision.optimizers import WeightAverage, make_optimizer, set_learning_
 
 SEED_STRIDE = 1_000_003  # more than the epochs of any request, so that no two (seed, epoch) share a seed
 VALIDATION_BATCH = 512
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -75,44 +75,44 @@ class EpochEnd:
 class Training:
     """One training of one network, from fresh weights or from a checkpoint."""
 
-    def __init__(self, request: TrainRequest, gold: Gold) -> None:
+    def __init__(self, recipe: Recipe, gold: Gold) -> None:
         """Choose the device, move the images to it, make the network and its optimiser.
 
         Raises:
             RequestError: the device or precision asked for is not there.
             DataError: the images are too few or too small.
         """
-        self.request = request
-        self.device = choose_device(request.device)
-        self.precision = choose_precision(request.precision, self.device)
+        self.recipe = recipe
+        self.device = choose_device(recipe.device)
+        self.precision = choose_precision(recipe.precision, self.device)
         self.history: list[EpochEnd] = []
 
         if len(gold.train) < 2:
             raise DataError(f"{len(gold.train)} training image is too few; give the data set at least 2")
         self._statistics = {"mean": gold.mean, "std": gold.std}
-        self._identity = {"fingerprint": gold.fingerprint, "request": request.model_dump(mode="json", exclude={"task"})}
+        self._identity = {"fingerprint": gold.fingerprint, "recipe": recipe.model_dump(mode="json")}
         # Digits mirrored are other signs than digits; photographs and clothes stay what they are.
-        flip = gold.dataset != "digits" if request.flip is None else request.flip
-        self.augmentation = Augmentation.of(request.augmentation, flip, side=min(gold.shape[1:]))
+        flip = gold.dataset != "digits" if recipe.flip is None else recipe.flip
+        self.augmentation = Augmentation.of(recipe.augmentation, flip, side=min(gold.shape[1:]))
         train, validation = gold.train, gold.validation
         self._train = ImageTensor(train.images, train.labels, gold.mean, gold.std, self.device, self.augmentation)
         self._validation = ImageTensor(validation.images, validation.labels, gold.mean, gold.std, self.device)
         # Batches of nearly equal size instead of a small one at the end: no image is left out, and batch
         # normalisation never sees a batch of one.
-        self.steps_per_epoch = math.ceil(len(train) / request.batch_size)
+        self.steps_per_epoch = math.ceil(len(train) / recipe.batch_size)
 
-        torch.manual_seed(request.seed * SEED_STRIDE)
+        torch.manual_seed(recipe.seed * SEED_STRIDE)
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
         self._classes, self._shape = len(gold.classes), gold.shape
-        network = build(request.model, self._classes, self._shape)
+        network = build(recipe.model, self._classes, self._shape)
         if self.device.type == "cpu" and self.precision is torch.float32:
             network = quicken(network)
         self.network = network.to(self.device).to(memory_format=torch.channels_last)
-        self._optimizer = make_optimizer(self.network, request)
+        self._optimizer = make_optimizer(self.network, recipe)
         # float16 gradients underflow without it; every other precision has float32's range.
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision is torch.float16)
-        self._average = WeightAverage(self.network, request.ema_decay) if request.ema_decay > 0 else None
+        self._average = WeightAverage(self.network, recipe.ema_decay) if recipe.ema_decay > 0 else None
         self._best: dict[str, Tensor] = {}
 
     @property
@@ -123,9 +123,9 @@ class Training:
     @property
     def finished(self) -> bool:
         """Whether all epochs are done, or `patience` epochs in a row brought no gain."""
-        patience, accuracies = self.request.patience, [epoch.validation_accuracy for epoch in self.history]
-        tired = patience > 0 and schedules.epochs_without_gain(accuracies, self.request.min_delta) >= patience
-        return tired or len(self.history) >= self.request.epochs
+        patience, accuracies = self.recipe.patience, [epoch.validation_accuracy for epoch in self.history]
+        tired = patience > 0 and schedules.epochs_without_gain(accuracies, self.recipe.min_delta) >= patience
+        return tired or len(self.history) >= self.recipe.epochs
 
     def run(self) -> Iterator[BatchEnd | EpochEnd]:
         """Train until finished.
@@ -137,7 +137,7 @@ class Training:
             yield from self._epoch(len(self.history) + 1)
 
     def _epoch(self, epoch: int) -> Iterator[BatchEnd | EpochEnd]:
-        torch.manual_seed(self.request.seed * SEED_STRIDE + epoch)
+        torch.manual_seed(self.recipe.seed * SEED_STRIDE + epoch)
         self.network.train()
         count = len(self._train)
         loss_sum, correct = torch.zeros((), device=self.device), torch.zeros((), device=self.device, dtype=torch.int64)
@@ -153,7 +153,7 @@ class Training:
                 self._average.update(self.network, step + 1)
             loss_sum += loss * len(index)
             correct += (logits.argmax(1) == labels).sum()
-            logged = self.request.log_every > 0 and (step + 1) % self.request.log_every == 0
+            logged = self.recipe.log_every > 0 and (step + 1) % self.recipe.log_every == 0
             if logged or self.device.type == "cpu":  # a GPU would have to wait for the number
                 self._require_finite(loss.item(), epoch, learning_rate)
             if logged:
@@ -186,12 +186,12 @@ class Training:
         images, labels = self._train.batch(index)
         with torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision is not torch.float32):
             logits = self.network(images)
-            loss = functional.cross_entropy(logits, labels, label_smoothing=self.request.label_smoothing)
+            loss = functional.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
         self._optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        if self.request.gradient_clip > 0:
+        if self.recipe.gradient_clip > 0:
             self._scaler.unscale_(self._optimizer)
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.request.gradient_clip)
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.gradient_clip)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         return loss.detach(), logits.detach(), labels
@@ -211,13 +211,13 @@ class Training:
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of batch `step`, counted from 0, as the schedule asked for has it."""
-        request, steps = self.request, self.request.epochs * self.steps_per_epoch
-        if request.schedule == "one_cycle":
-            return request.learning_rate * schedules.one_cycle(step, steps, request.warmup_fraction)
-        if request.schedule == "cosine":
-            return request.learning_rate * schedules.cosine(step, steps)
+        recipe, steps = self.recipe, self.recipe.epochs * self.steps_per_epoch
+        if recipe.schedule == "one_cycle":
+            return recipe.learning_rate * schedules.one_cycle(step, steps, recipe.warmup_fraction)
+        if recipe.schedule == "cosine":
+            return recipe.learning_rate * schedules.cosine(step, steps)
         accuracies = [epoch.validation_accuracy for epoch in self.history]
-        return request.learning_rate * schedules.plateau(accuracies, request.min_delta)
+        return recipe.learning_rate * schedules.plateau(accuracies, recipe.min_delta)
 
     def best_classifier(self) -> Classifier:
         """Return the classifier of the best epoch, averaged weights where they were asked for, on the CPU.
@@ -225,7 +225,7 @@ class Training:
         It is in evaluation mode and serves on any machine, whatever device it was trained on.
         """
         with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
-            network = build(self.request.model, self._classes, self._shape)
+            network = build(self.recipe.model, self._classes, self._shape)
         best = {name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in self._best.items()}
         network.load_state_dict(best, assign=True)
         return Classifier(network, **self._statistics).eval()
@@ -250,14 +250,14 @@ class Training:
         """Go on from `state`, on this device, whatever device it was saved on.
 
         Raises:
-            DataError: the state is of another format, or of a training with another request or other data.
+            DataError: the state is of another format, or of a training with another recipe or other data.
         """
         if state.get("format") != CHECKPOINT_FORMAT:
             raise DataError(
                 f"checkpoint format {state.get('format')!r} is not {CHECKPOINT_FORMAT}; train from the start"
             )
         if state["identity"] != self._identity:
-            raise DataError("the checkpoint belongs to a training with another request or other data; start a new run")
+            raise DataError("the checkpoint belongs to a training with another recipe or other data; start a new run")
         self.history = [EpochEnd(**epoch) for epoch in state["history"]]
         self.network.load_state_dict(state["network"])
         if self._average is not None:

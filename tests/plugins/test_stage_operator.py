@@ -53,7 +53,7 @@ def test_docker_is_chosen_by_the_environment(dag: DAG, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("stage", "fields", "text"),
     [
-        ("trian", {}, "stage 'trian' is unknown; choose one of prepare, train"),
+        ("trian", {}, "stage 'trian' is unknown; choose one of prepare, tune, train"),
         ("train", {}, "write stage_task('train', prepare_run_id=earlier.output[\"run_id\"])"),
         ("deploy", {}, "write stage_task('deploy', version=earlier.output[\"version\"])"),
         ("train", {"prepare_run_id": RUN_ID, "epoch": 3}, "unknown parameter 'epoch'; did you mean 'epochs'?"),

@@ -40,7 +40,7 @@ def test_an_optional_value_is_a_type_the_form_knows() -> None:
 
 def test_the_sections_are_there() -> None:
     sections = {param.schema["section"] for param in stage_params(*ALL).values()}
-    assert sections == {"Data", "Training", "Promotion", "Rollback", "Deployment"}
+    assert sections == {"Data", "Tuning", "Training", "Promotion", "Rollback", "Deployment"}
 
 
 def test_the_baton_is_not_asked_for() -> None:
@@ -61,3 +61,11 @@ def test_a_misspelt_parameter_gets_its_near_matches() -> None:
 def test_a_parameter_like_none_gets_the_list() -> None:
     with pytest.raises(RequestError, match=r"unknown parameter 'qqq'; choose from: .*dataset.*epochs"):
         require_known({"qqq": 3}, stage_params(*ALL))
+
+
+def test_an_optional_choice_may_be_left_open() -> None:
+    schedule = stage_params("train")["schedule"]
+    assert schedule.resolve() is None
+    assert schedule.resolve("cosine") == "cosine"
+    with pytest.raises(ParamValidationError):
+        schedule.resolve("linear")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tasks.contract import Architecture
+from tasks.recipe import Architecture
 from tasks.vision.kernels import DepthwiseConv2d, MeanPool2d, PointwiseConv2d, quicken
 from tasks.vision.models import build, digest
 

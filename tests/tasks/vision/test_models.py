@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from tasks.contract import Architecture
 from tasks.errors import DataError, RequestError
+from tasks.recipe import Architecture
 from tasks.vision.models import Classifier, build, digest, parameter_counts
 
 

@@ -4,14 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from tasks.contract import TrainRequest
-from tasks.messages import TaskIdentity
+from tasks.recipe import Recipe
 from tasks.vision.optimizers import WeightAverage, make_optimizer, set_learning_rate
 
 
-def request(**changes: object) -> TrainRequest:
-    task = TaskIdentity(dag_id="d", dag_run_id="r", task_id="t")
-    return TrainRequest.model_validate({"task": task, "prepare_run_id": "0" * 32, **changes})
+def recipe(**changes: object) -> Recipe:
+    return Recipe.model_validate(changes)
 
 
 def network() -> nn.Module:
@@ -20,7 +18,7 @@ def network() -> nn.Module:
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_biases_and_scales_are_not_decayed(name: str) -> None:
-    optimizer = make_optimizer(network(), request(optimizer=name, weight_decay=0.1))
+    optimizer = make_optimizer(network(), recipe(optimizer=name, weight_decay=0.1))
     decay = {parameter.ndim: group["weight_decay"] for group in optimizer.param_groups for parameter in group["params"]}
     assert decay == {4: 0.1, 2: 0.1, 1: 0.0}
 
@@ -28,21 +26,21 @@ def test_biases_and_scales_are_not_decayed(name: str) -> None:
 def test_frozen_weights_are_left_alone() -> None:
     model = network()
     model[0].requires_grad_(False)
-    groups = make_optimizer(model, request()).param_groups
+    groups = make_optimizer(model, recipe()).param_groups
     assert sum(len(group["params"]) for group in groups) == 4
 
 
 def test_sgd_is_nesterov_unless_there_is_no_momentum() -> None:
-    assert make_optimizer(network(), request(momentum=0.8)).defaults["nesterov"]
-    assert not make_optimizer(network(), request(momentum=0.0)).defaults["nesterov"]
+    assert make_optimizer(network(), recipe(momentum=0.8)).defaults["nesterov"]
+    assert not make_optimizer(network(), recipe(momentum=0.0)).defaults["nesterov"]
 
 
 def test_momentum_is_adamws_first_beta() -> None:
-    assert make_optimizer(network(), request(optimizer="adamw", momentum=0.7)).defaults["betas"] == (0.7, 0.999)
+    assert make_optimizer(network(), recipe(optimizer="adamw", momentum=0.7)).defaults["betas"] == (0.7, 0.999)
 
 
 def test_the_learning_rate_is_set_in_every_group() -> None:
-    optimizer = make_optimizer(network(), request())
+    optimizer = make_optimizer(network(), recipe())
     set_learning_rate(optimizer, 0.123)
     assert [group["lr"] for group in optimizer.param_groups] == [0.123, 0.123]
 

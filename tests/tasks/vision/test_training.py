@@ -12,9 +12,8 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from tasks.contract import TrainRequest
 from tasks.errors import DataError, RequestError
-from tasks.messages import TaskIdentity
+from tasks.recipe import Recipe
 from tasks.vision.gold import Gold, Split
 from tasks.vision.models import digest
 from tasks.vision.training import BatchEnd, EpochEnd, Training
@@ -50,10 +49,9 @@ def gold() -> Gold:
     )
 
 
-def request(**changes: object) -> TrainRequest:
-    task = TaskIdentity(dag_id="d", dag_run_id="r", task_id="t")
-    base = {"task": task, "prepare_run_id": "0" * 32, "epochs": 2, "batch_size": 50, "device": "cpu", "log_every": 0}
-    return TrainRequest.model_validate(base | changes)
+def recipe(**changes: object) -> Recipe:
+    base = {"epochs": 2, "batch_size": 50, "device": "cpu", "log_every": 0}
+    return Recipe.model_validate(base | changes)
 
 
 def losses(training: Training) -> list[float]:
@@ -70,14 +68,14 @@ def through_a_file(state: dict[str, object]) -> dict[str, object]:
 
 
 def test_a_few_epochs_learn_digits(gold: Gold) -> None:
-    training = Training(request(epochs=4, batch_size=20), gold)
+    training = Training(recipe(epochs=4, batch_size=20), gold)
     list(training.run())
     assert training.best.validation_accuracy > 0.8
     assert training.history[-1].train_loss < training.history[0].train_loss / 2
 
 
 def test_the_best_classifier_scores_on_pixels_what_validation_said(gold: Gold) -> None:
-    training = Training(request(epochs=3), gold)
+    training = Training(recipe(epochs=3), gold)
     list(training.run())
     classifier = training.best_classifier()
     with torch.inference_mode():
@@ -87,13 +85,13 @@ def test_the_best_classifier_scores_on_pixels_what_validation_said(gold: Gold) -
 
 
 def test_a_seed_gives_the_same_losses_and_weights_again(gold: Gold) -> None:
-    first, second = Training(request(), gold), Training(request(), gold)
+    first, second = Training(recipe(), gold), Training(recipe(), gold)
     assert losses(first) == losses(second)
     assert digest(first.best_classifier()) == digest(second.best_classifier())
 
 
 def test_another_seed_gives_other_losses(gold: Gold) -> None:
-    assert losses(Training(request(epochs=1, seed=0), gold)) != losses(Training(request(epochs=1, seed=1), gold))
+    assert losses(Training(recipe(epochs=1, seed=0), gold)) != losses(Training(recipe(epochs=1, seed=1), gold))
 
 
 @pytest.mark.parametrize(
@@ -108,17 +106,17 @@ def test_another_seed_gives_other_losses(gold: Gold) -> None:
 def test_resumed_training_ends_with_the_same_bits_as_undisturbed_training(
     gold: Gold, changes: dict[str, object]
 ) -> None:
-    undisturbed = Training(request(epochs=4, **changes), gold)
+    undisturbed = Training(recipe(epochs=4, **changes), gold)
     expected = losses(undisturbed)
 
-    stopped = Training(request(epochs=4, **changes), gold)
+    stopped = Training(recipe(epochs=4, **changes), gold)
     events = stopped.run()
     next(events), next(events)
     state = through_a_file(stopped.state_dict())
     next(events)  # an epoch that is lost
     torch.rand(5)  # whatever else a new process does with torch's generator
 
-    resumed = Training(request(epochs=4, **changes), gold)
+    resumed = Training(recipe(epochs=4, **changes), gold)
     resumed.load_state_dict(state)
     assert len(resumed.history) == 2
     assert losses(resumed) == expected
@@ -131,26 +129,26 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def test_a_finished_training_resumes_to_nothing(gold: Gold) -> None:
-    done = Training(request(epochs=1), gold)
+    done = Training(recipe(epochs=1), gold)
     list(done.run())
-    resumed = Training(request(epochs=1), gold)
+    resumed = Training(recipe(epochs=1), gold)
     resumed.load_state_dict(through_a_file(done.state_dict()))
     assert list(resumed.run()) == []
     assert digest(resumed.best_classifier()) == digest(done.best_classifier())
 
 
-def test_a_checkpoint_of_another_request_or_other_data_is_refused(gold: Gold) -> None:
-    state = Training(request(), gold).state_dict()
-    with pytest.raises(DataError, match="another request or other data"):
-        Training(request(learning_rate=0.05), gold).load_state_dict(state)
-    with pytest.raises(DataError, match="another request or other data"):
-        Training(request(), dataclasses.replace(gold, fingerprint="e" * 64)).load_state_dict(state)
-    with pytest.raises(DataError, match="format None is not 1"):
-        Training(request(), gold).load_state_dict({})
+def test_a_checkpoint_of_another_recipe_or_other_data_is_refused(gold: Gold) -> None:
+    state = Training(recipe(), gold).state_dict()
+    with pytest.raises(DataError, match="another recipe or other data"):
+        Training(recipe(learning_rate=0.05), gold).load_state_dict(state)
+    with pytest.raises(DataError, match="another recipe or other data"):
+        Training(recipe(), dataclasses.replace(gold, fingerprint="e" * 64)).load_state_dict(state)
+    with pytest.raises(DataError, match="format None is not 2"):
+        Training(recipe(), gold).load_state_dict({})
 
 
 def test_events_come_every_so_many_batches_and_after_each_epoch(gold: Gold) -> None:
-    training = Training(request(epochs=2, log_every=4), gold)
+    training = Training(recipe(epochs=2, log_every=4), gold)
     assert training.steps_per_epoch == 6
     events = list(training.run())
     marks = [event.step if isinstance(event, BatchEnd) else -event.epoch for event in events]
@@ -162,14 +160,14 @@ def test_time_the_consumer_takes_is_not_training_time(gold: Gold, monkeypatch: p
     now = itertools.count()
     away = [0]
     monkeypatch.setattr("tasks.vision.training.time.perf_counter", lambda: next(now) + away[0])
-    training = Training(request(epochs=1, log_every=2), gold)
+    training = Training(recipe(epochs=1, log_every=2), gold)
     for event in training.run():
         away[0] += 1000 if isinstance(event, BatchEnd) else 0
     assert 0 < training.history[0].epoch_seconds < 20
 
 
 def test_every_image_is_trained_on_once_per_epoch_in_batches_of_nearly_equal_size(gold: Gold) -> None:
-    training = Training(request(epochs=1, batch_size=299), gold)
+    training = Training(recipe(epochs=1, batch_size=299), gold)
     seen: list[Tensor] = []
     original = training._train.batch
 
@@ -184,14 +182,14 @@ def test_every_image_is_trained_on_once_per_epoch_in_batches_of_nearly_equal_siz
 
 
 def test_training_stops_after_patience_epochs_without_gain(gold: Gold) -> None:
-    training = Training(request(epochs=50, patience=2, learning_rate=1e-9, schedule="plateau", min_delta=0.1), gold)
+    training = Training(recipe(epochs=50, patience=2, learning_rate=1e-9, schedule="plateau", min_delta=0.1), gold)
     list(training.run())
     assert len(training.history) == 3
     assert training.finished
 
 
 def test_the_best_epoch_is_kept_when_later_ones_are_worse(gold: Gold) -> None:
-    training = Training(request(epochs=3), gold)
+    training = Training(recipe(epochs=3), gold)
     list(training.run())
     accuracies = [end.validation_accuracy for end in training.history]
     worse = dataclasses.replace(training.history[-1], epoch=4, validation_accuracy=0.0)
@@ -200,14 +198,14 @@ def test_the_best_epoch_is_kept_when_later_ones_are_worse(gold: Gold) -> None:
 
 
 def test_of_equally_good_epochs_the_last_is_best(gold: Gold) -> None:
-    training = Training(request(), gold)
+    training = Training(recipe(), gold)
     end = EpochEnd(1, 1.0, 0.5, 0.1, 0.9, 0.1, 1.0, 1.0)
     training.history = [end, dataclasses.replace(end, epoch=2, validation_loss=0.2)]
     assert training.best.epoch == 2
 
 
 def test_plateau_lowers_the_learning_rate_of_the_next_epoch(gold: Gold) -> None:
-    training = Training(request(schedule="plateau", learning_rate=0.1), gold)
+    training = Training(recipe(schedule="plateau", learning_rate=0.1), gold)
     end = EpochEnd(1, 1.0, 0.5, 0.1, 0.9, 0.1, 1.0, 1.0)
     assert training.learning_rate(0) == 0.1
     training.history = [end] * 4
@@ -215,7 +213,7 @@ def test_plateau_lowers_the_learning_rate_of_the_next_epoch(gold: Gold) -> None:
 
 
 def test_a_loss_that_is_no_number_ends_training_with_the_fix(gold: Gold) -> None:
-    training = Training(request(learning_rate=10, momentum=0.99, warmup_fraction=0, weight_decay=0.9), gold)
+    training = Training(recipe(learning_rate=10, momentum=0.99, warmup_fraction=0, weight_decay=0.9), gold)
     message = (
         r"the loss became (nan|inf) in epoch \d at a learning rate of [\d.]+; lower learning_rate, or set gradient_clip"
     )
@@ -226,7 +224,7 @@ def test_a_loss_that_is_no_number_ends_training_with_the_fix(gold: Gold) -> None
 
 
 def test_bfloat16_trains_on_a_cpu_and_leaves_float32_weights(gold: Gold) -> None:
-    training = Training(request(precision="bf16", epochs=3), gold)
+    training = Training(recipe(precision="bf16", epochs=3), gold)
     list(training.run())
     assert training.precision is torch.bfloat16
     assert training.history[-1].train_loss < training.history[0].train_loss
@@ -235,26 +233,26 @@ def test_bfloat16_trains_on_a_cpu_and_leaves_float32_weights(gold: Gold) -> None
 
 def test_digits_are_not_mirrored_unless_asked_for(gold: Gold) -> None:
     photographs = dataclasses.replace(gold, dataset="image_folder")
-    assert not Training(request(), gold).augmentation.flip
-    assert Training(request(flip=True), gold).augmentation.flip
-    assert Training(request(), photographs).augmentation.flip
-    assert not Training(request(flip=False), photographs).augmentation.flip
+    assert not Training(recipe(), gold).augmentation.flip
+    assert Training(recipe(flip=True), gold).augmentation.flip
+    assert Training(recipe(), photographs).augmentation.flip
+    assert not Training(recipe(flip=False), photographs).augmentation.flip
 
 
 def test_one_training_image_is_too_few(gold: Gold) -> None:
     one = dataclasses.replace(gold, train=Split(gold.train.images[:1], gold.train.labels[:1], ("0",)))
     with pytest.raises(DataError, match="1 training image is too few"):
-        Training(request(), one)
+        Training(recipe(), one)
 
 
 def test_fewer_images_than_a_batch_are_one_batch(gold: Gold) -> None:
-    training = Training(request(batch_size=8192, epochs=1), gold)
+    training = Training(recipe(batch_size=8192, epochs=1), gold)
     assert training.steps_per_epoch == 1
     assert len(list(training.run())) == 1
 
 
 def test_the_best_classifier_has_ordinary_modules_whatever_it_was_trained_with(gold: Gold) -> None:
-    training = Training(request(model="mobilenet_v3_small", epochs=1, batch_size=150), gold)
+    training = Training(recipe(model="mobilenet_v3_small", epochs=1, batch_size=150), gold)
     list(training.run())
     kernels = "tasks.vision.kernels"
     assert kernels in {type(module).__module__ for module in training.network.modules()}
