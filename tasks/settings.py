@@ -77,6 +77,20 @@ class Settings(BaseSettings):
     aws_access_key_id: str | None = Field(None, description="S3 user of s3:// sources.")
     aws_secret_access_key: SecretStr | None = Field(None, description="Secret key of that user.")
 
+    # Searches (stage tune).
+    ray_address: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9.-]+:[0-9]+$")] = Field(
+        None, description="Head of the Ray cluster that trials run on, HOST:PORT; default: a Ray of the stage's own."
+    )
+    ray_auth_token: SecretStr | None = Field(None, description="Token of that cluster.")
+    tune_storage_uri: str | None = Field(
+        None, description="Folder or s3:// address of the searches' state; default: tune under PIPELINE_HOME."
+    )
+    tune_storage_endpoint_url: str | None = Field(
+        None, description="S3 endpoint of that address as stages reach it; default: AWS itself."
+    )
+    tune_storage_access_key_id: str | None = Field(None, description="S3 user of that address.")
+    tune_storage_secret_access_key: SecretStr | None = Field(None, description="Secret key of that user.")
+
     serving_url: str = Field("http://127.0.0.1:3000", description="Where the service answers, as stages reach it.")
     serving_model: str | None = Field(
         None, description="Model the service loads: an alias, version, run ID or models:/ URI; default: champion."
@@ -132,6 +146,21 @@ class Settings(BaseSettings):
         if self.tracking_uri.startswith(("http://", "https://")):
             return None
         return (self.pipeline_home.resolve() / "artifacts").as_uri()
+
+    @property
+    def tune_storage(self) -> str:
+        """Folder or s3:// address of the searches' state, without a slash at the end.
+
+        Raises:
+            SettingsError: stages run in containers and none is configured: it would go with the container.
+        """
+        if self.tune_storage_uri:
+            return self.tune_storage_uri.rstrip("/")
+        if self.pipeline_runtime is not Runtime.LOCAL:
+            raise SettingsError(
+                "TUNE_STORAGE_URI is missing, and a container's disk ends with it; set s3://BUCKET/tune"
+            )
+        return str(self.pipeline_home.resolve() / "tune")
 
     @property
     def datasets(self) -> Path:
