@@ -6,7 +6,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from tasks import registry, tracking
+from tasks import registry, tracking, tuned_sets
 from tasks.contract import EvaluateRequest, RegisterRequest, RegisterResult
 from tasks.errors import DataError, ModelError
 from tasks.messages import TaskIdentity
@@ -72,6 +72,17 @@ def test_the_first_good_model_is_champion(evaluated: Evaluated, run_register: Re
     # The version is the very model that was trained, not a copy logged again.
     assert version.source == tracking.tag_of(train_run_id, "pipeline.logged_model_uri")
     assert mlflow.pytorch.load_model("models:/pets@champion")
+
+
+def test_a_version_names_the_search_that_its_hyperparameters_come_from(
+    evaluated: Evaluated, run_register: Register
+) -> None:
+    run_register(evaluated(THREE_OF_FOUR, "mon"), "mon")
+    second = evaluated(PERFECT, "tue")
+    MlflowClient().set_tag(tracking.tag_of(second, "pipeline.train_run_id"), tuned_sets.TUNE_RUN, "a" * 32)
+    run_register(second, "tue")
+    assert tuned_sets.TUNE_RUN not in registry.by_number("pets", 1).tags
+    assert registry.by_number("pets", 2).tags[tuned_sets.TUNE_RUN] == "a" * 32
 
 
 def test_a_version_carries_its_model_card(evaluated: Evaluated, run_register: Register) -> None:

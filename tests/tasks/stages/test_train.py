@@ -16,13 +16,15 @@ from mlflow import MlflowClient
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from tasks import gold_store, tracking
+from tasks import gold_store, tracking, tuned_sets
 from tasks.checkpoint_store import CheckpointStore
 from tasks.contract import TrainRequest, TrainResult
 from tasks.errors import DataError, RequestError
 from tasks.messages import TaskIdentity
+from tasks.recipe import Hyperparameters
 from tasks.settings import Settings
 from tasks.stages import train
+from tasks.tuned_sets import TunedSet
 from tasks.vision.gold import Gold, Split
 from tasks.vision.models import digest
 from tasks.vision.training import Training
@@ -124,6 +126,18 @@ def test_everything_the_next_stages_need_is_found_through_the_run(
     with Image.open(folder / "plots" / "curves.png") as picture:
         assert picture.width > 1000
     assert (folder / "checkpoints" / "checkpoint-0.pt").is_file()
+
+
+def test_a_search_gives_the_hyperparameters_and_the_run_shows_where_from(
+    train_stage: Train, settings: Settings
+) -> None:
+    tune_run_id = MlflowClient().create_run(tracking.connect(settings)).info.run_id
+    tuned_sets.keep(TunedSet(tune_run_id, "digits", "fast_cnn", Hyperparameters(learning_rate=0.02, momentum=0.8)))
+    result = train_stage(tuned_by=tune_run_id, momentum=0.7)
+    run = MlflowClient().get_run(result.run_id)
+    assert result.tuned_by == run.data.tags["pipeline.tune_run_id"] == tune_run_id
+    assert (run.data.params["learning_rate"], run.data.params["momentum"]) == ("0.02", "0.7")
+    assert train_stage("second").tuned_by is None
 
 
 def _request(gold: Gold) -> TrainRequest:
