@@ -1,0 +1,123 @@
+"""The trials of a search as a table, read back from MLflow: for the stage's result, its plots and `make tune-results`.
+
+A trial's run is a child of the tune run. It carries its number, state, rung and what was chosen for it as tags.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from mlflow import MlflowClient
+from mlflow.entities import Run, ViewType
+
+TRIAL = "tune.trial"  # tag of a trial's run: its number, from 0
+STATE = "tune.state"  # tag: a `State`
+RUNG = "tune.rung"  # tag: at how many of the scheduler's decisions it was let on
+VALUES = "tune.values"  # tag: what was chosen for it, JSON
+CONFIG_SHA256 = "tune.config_sha256"  # tag: of the whole recipe
+METRIC = "tune.metric"  # tag of the tune run: what makes a trial the best
+SECONDS = "trial_seconds"  # metric of a trial's run: what its epochs took, validation included
+PAGE = 1000
+
+_SMALLER_IS_BETTER = {"validation_loss"}
+
+
+class State(StrEnum):
+    """What became of a trial."""
+
+    RUNNING = "running"
+    FINISHED = "finished"
+    """It trained all its epochs, or as many as its patience lasted."""
+    STOPPED = "stopped"
+    """The scheduler ended it early."""
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """One trial."""
+
+    number: int
+    """From 0, in the order in which the searcher chose."""
+    run_id: str
+    state: str
+    """A `State`."""
+    rung: int
+    """At how many of the scheduler's decisions it was let on."""
+    epochs: int
+    best_value: float | None
+    """Of the search's metric, in the trial's best epoch; None before the first."""
+    history: tuple[float, ...]
+    """The search's metric after each epoch."""
+    values: dict[str, object] = field(hash=False)
+    """What the searcher chose, by name."""
+    seconds: float
+    """What its epochs took, validation included."""
+
+
+def mode(metric: str) -> str:
+    """Return `max` or `min`: which end of `metric` is the good one."""
+    return "min" if metric in _SMALLER_IS_BETTER else "max"
+
+
+def best_of(values: Iterable[float], metric: str) -> float | None:
+    """Return the best of some values of `metric`; None where there are none."""
+    return (min if mode(metric) == "min" else max)(values, default=None)
+
+
+def best_trial(rows: Sequence[TrialRow], metric: str) -> TrialRow | None:
+    """Return the trial with the best value that did not fail; of equal ones the first that was tried."""
+    good = [row for row in rows if row.state != State.FAILED and row.best_value is not None]
+    sign = 1.0 if mode(metric) == "min" else -1.0
+    return min(good, key=lambda row: (sign * (row.best_value or 0.0), row.number), default=None)
+
+
+def read(tune_run_id: str) -> list[TrialRow]:
+    """Read the trials of a search, finished or not, by number.
+
+    Raises:
+        MlflowException: MLflow has no such run.
+    """
+    client = MlflowClient()
+    tune = client.get_run(tune_run_id)
+    metric = tune.data.tags.get(METRIC) or tune.data.params["metric"]
+    return [_row(client, run, metric) for run in trial_runs(tune.info.experiment_id, tune_run_id)]
+
+
+def trial_runs(experiment_id: str, tune_run_id: str) -> list[Run]:
+    """List the runs of a search's trials by number, those deleted in MLflow left out."""
+    client, runs, token = MlflowClient(), list[Run](), None
+    while True:
+        page = client.search_runs(
+            [experiment_id],
+            f"tags.`mlflow.parentRunId` = '{tune_run_id}'",
+            ViewType.ACTIVE_ONLY,
+            max_results=PAGE,
+            page_token=token,
+        )
+        runs += [run for run in page if TRIAL in run.data.tags]
+        token = page.token
+        if not token:
+            return sorted(runs, key=lambda run: (int(run.data.tags[TRIAL]), run.info.start_time))
+
+
+def _row(client: MlflowClient, run: Run, metric: str) -> TrialRow:
+    tags, metrics = run.data.tags, run.data.metrics
+    points = client.get_metric_history(run.info.run_id, metric) if metric in metrics else []
+    history = tuple(point.value for point in sorted(points, key=lambda point: point.step))
+    until = run.info.end_time or int(time.time() * 1000)
+    return TrialRow(
+        number=int(tags[TRIAL]),
+        run_id=str(run.info.run_id),
+        state=tags.get(STATE, State.RUNNING),
+        rung=int(tags.get(RUNG, "0")),
+        epochs=len(history),
+        best_value=best_of(history, metric),
+        history=history,
+        values=json.loads(tags.get(VALUES, "{}")),
+        seconds=metrics.get(SECONDS, (until - run.info.start_time) / 1000),
+    )
