@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import logging
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
 
+from tasks.cadence import Cadence
 from tasks.vision import checkpoints
 
 ARTIFACT = "checkpoints"
-TIME_SHARE = 0.05
-"""Largest share of the training time that is spent on checkpoints; with short epochs some get none."""
 
 log = logging.getLogger("tasks.train")
 
@@ -26,8 +24,7 @@ class CheckpointStore:
     def __init__(self, run_id: str) -> None:
         """Nothing is read or written yet."""
         self._run_id = run_id
-        self._cost = 0.0
-        self._saved = time.monotonic()
+        self._cadence = Cadence()
 
     def newest(self) -> dict[str, Any] | None:
         """Return the newest good state that an earlier try left, or None."""
@@ -38,14 +35,11 @@ class CheckpointStore:
             return checkpoints.load_newest(Path(path))
 
     def due(self) -> bool:
-        """Tell whether another checkpoint would stay within `TIME_SHARE`, judged by what the last one cost."""
-        return self._cost <= TIME_SHARE * (time.monotonic() - self._saved)
+        """Tell whether another checkpoint pays by now (see `tasks.cadence`)."""
+        return self._cadence.due()
 
     def save(self, state: dict[str, Any], epoch: int) -> None:
         """Write `state` after `epoch` epochs to the run."""
-        started = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="checkpoints-") as folder:
+        with self._cadence.saving(), tempfile.TemporaryDirectory(prefix="checkpoints-") as folder:
             for file in checkpoints.save(state, epoch, Path(folder)):
                 MlflowClient().log_artifact(self._run_id, str(file), ARTIFACT)
-        self._saved = time.monotonic()
-        self._cost = self._saved - started

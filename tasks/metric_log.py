@@ -15,13 +15,13 @@ FLUSH_SECONDS = 10.0
 class MetricLog:
     """Collects metrics and sends them to a run; steps that an earlier try of the stage has sent are left out."""
 
-    def __init__(self, run_id: str) -> None:
-        """Ask the run for the last step of every metric it has."""
+    def __init__(self, run_id: str, *, fresh: bool = False) -> None:
+        """Ask the run for the last step of every metric it has, or spare the question where it is a `fresh` one."""
         self._client = MlflowClient()
         self._run_id = run_id
         self._pending: list[Metric] = []
         self._flushed = time.monotonic()
-        logged = self._client.get_run(run_id).data.metrics
+        logged = [] if fresh else self._client.get_run(run_id).data.metrics
         self._last = {key: max(m.step for m in self._client.get_metric_history(run_id, key)) for key in logged}
 
     def add(self, step: int, values: Mapping[str, float]) -> None:

@@ -77,14 +77,16 @@ def available_cpus(limit: Path = CGROUP_CPU_LIMIT) -> int:
     return max(1, min(bound, int(quota) // int(period)))
 
 
-def prepare_cpu(batch_values: int) -> None:
+def prepare_cpu(batch_values: int, cpus: int | None = None) -> None:
     """Give torch threads for batches of so many pixel values, and let freed memory stay with the process.
+
+    No more threads than `cpus`, by default all that this process may use.
 
     A training step frees some hundred MB of activations and takes them again at once. glibc returns blocks that large
     to the kernel every time, which then has to clear the pages anew: 23,000 page faults and a tenth of the time per
     step of MobileNetV3-Small at batch 128. Only for processes that end after training: their memory does not shrink.
     """
-    torch.set_num_threads(max(1, min(available_cpus(), batch_values // VALUES_PER_THREAD)))
+    torch.set_num_threads(max(1, min(cpus or available_cpus(), batch_values // VALUES_PER_THREAD)))
     if sys.platform != "linux":
         return
     allocator = ctypes.CDLL(None)

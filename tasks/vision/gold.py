@@ -77,6 +77,11 @@ class Gold:
         return channels, height, width
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of all images and labels."""
+        return sum(split.images.nbytes + split.labels.nbytes for split in self.splits.values())
+
+    @property
     def splits(self) -> dict[str, Split]:
         """The three splits by name, in the order train, validation, test."""
         return {"train": self.train, "validation": self.validation, "test": self.test}

@@ -179,7 +179,7 @@ def test_the_logged_model_takes_pixels_in_any_number_and_holds_no_pickle(
 def test_a_killed_training_goes_on_from_its_checkpoint_and_ends_with_the_same_bits(
     train_stage: Train, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("tasks.checkpoint_store.TIME_SHARE", 1e9)
+    monkeypatch.setattr("tasks.cadence.TIME_SHARE", 1e9)
     undisturbed = train_stage("undisturbed", epochs=4)
     _kill_after_epoch(3, monkeypatch)  # its metrics are logged, its checkpoint is not
     with pytest.raises(KilledError):
@@ -219,7 +219,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     caplog: pytest.LogCaptureFixture,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr("tasks.checkpoint_store.TIME_SHARE", 1e9)
+    monkeypatch.setattr("tasks.cadence.TIME_SHARE", 1e9)
     _kill_after_epoch(3, monkeypatch)
     with pytest.raises(KilledError):
         train_stage("killed", epochs=3)

@@ -1,0 +1,227 @@
+"""The search as MLflow has it: a run for each trial, one however often the search is tried.
+
+Ray's loop hands over what happened, and a thread writes it down: a server that takes its time holds up no trial.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+from ray.tune import Callback
+from ray.tune.experiment import Trial as RayTrial
+
+from tasks.contract import TuneRequest
+from tasks.metric_log import MetricLog
+from tasks.recipe import Recipe
+from tasks.search.memory import EPOCH_METRICS, Remembered
+from tasks.search.schedulers import EPOCH, REPLAYED, rungs
+from tasks.search.searchers import NUMBER
+from tasks.search.table import CONFIG_SHA256, RUNG, SECONDS, STATE, TRIAL, VALUES, State
+from tasks.search.trial import BATCHES, FINISHED, recipe_of, sha256_of
+from tasks.tracking import ERROR_TAG, StageRun
+
+STAGE = "trial"
+INHERITED = ("pipeline.dag_id", "pipeline.dag_run_id", "mlflow.source.name", "mlflow.source.git.commit")
+
+
+class Journal(Callback):
+    """Writes each trial to its run."""
+
+    def __init__(self, request: TuneRequest, run: StageRun, known: Mapping[int, Remembered]) -> None:
+        """Begin to write; `known` trials have their runs already."""
+        self._request, self._run, self._known = request, run, known
+        self._writer = _Writer()
+        self._client = MlflowClient()
+        tags = self._client.get_run(run.run_id).data.tags
+        self._inherited = {name: tags[name] for name in INHERITED if name in tags}
+        self._key = tags.get("pipeline.key", run.run_id)
+        self._trials: dict[int, _TrialRun] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave everything out of the copy that Ray keeps of its settings."""
+        return (Callback, ())
+
+    def on_trial_start(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any) -> None:
+        """Find the trial's run, or make it."""
+        self._entry(trial).starts += 1
+
+    def on_trial_result(
+        self, iteration: int, trials: list[RayTrial], trial: RayTrial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Log an epoch."""
+        entry = self._entry(trial)
+        epoch = int(result[EPOCH])
+        entry.epochs = max(entry.epochs, epoch)
+        entry.seconds += float(result["epoch_seconds"])
+        metrics = {name: float(result[name]) for name in EPOCH_METRICS}
+        batches = list(result[BATCHES])
+        if not (result[REPLAYED] and entry.ended):
+            self._writer.put(lambda: entry.add(epoch, metrics, batches))
+
+    def on_trial_save(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any) -> None:
+        """Let nothing be lost that no later try repeats."""
+        self._writer.put(self._entry(trial).flush)
+
+    def on_trial_complete(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any) -> None:
+        """Close the run of a trial that trained all its epochs, or was stopped."""
+        finished = bool((trial.last_result or {}).get(FINISHED))
+        self._close(trial, State.FINISHED if finished else State.STOPPED)
+
+    def on_trial_error(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any) -> None:
+        """Close the run of a trial that failed."""
+        self._close(trial, State.FAILED, reason(trial))
+
+    def on_step_end(self, iteration: int, trials: list[RayTrial], **info: Any) -> None:
+        """Fail the search where MLflow cannot be written to.
+
+        Raises:
+            MlflowException: what the writing thread met.
+        """
+        self._writer.check()
+
+    def finish(self) -> None:
+        """Wait until everything is written.
+
+        Raises:
+            MlflowException: what the writing thread met.
+        """
+        self._writer.close()
+
+    def _entry(self, trial: RayTrial) -> _TrialRun:
+        """Return what is known of a trial; its run is found or made first, even where it failed before it began."""
+        number = int(trial.config[NUMBER])
+        if number not in self._trials:
+            values = {name: value for name, value in trial.config.items() if name != NUMBER}
+            entry = self._trials[number] = _TrialRun(number, recipe_of(self._request, trial.config), values)
+            self._writer.put(lambda: self._open(entry))
+        return self._trials[number]
+
+    def _open(self, entry: _TrialRun) -> None:
+        before = self._known.get(entry.number)
+        sha256 = sha256_of(entry.recipe)
+        if before is not None and before.config_sha256 == sha256:
+            entry.run_id, entry.ended = before.run_id, before.ended
+            if not entry.ended:
+                entry.metrics = MetricLog(entry.run_id)
+                self._client.update_run(entry.run_id, status="RUNNING")
+            return
+        if before is not None:  # of a search that chose otherwise
+            self._client.delete_run(before.run_id)
+        tags = self._inherited | {
+            "mlflow.parentRunId": self._run.run_id,
+            "pipeline.stage": STAGE,
+            "pipeline.key": f"{self._key}/{entry.number}",
+            TRIAL: str(entry.number),
+            CONFIG_SHA256: sha256,
+            VALUES: json.dumps(entry.values),
+            STATE: State.RUNNING,
+        }
+        run = self._client.create_run(self._run.experiment_id, tags=tags, run_name=f"trial-{entry.number:05d}")
+        entry.run_id = str(run.info.run_id)
+        entry.metrics = MetricLog(entry.run_id, fresh=True)
+        params = [Param(name, str(value)) for name, value in entry.recipe.model_dump(mode="json").items()]
+        self._client.log_batch(entry.run_id, params=params)
+
+    def _close(self, trial: RayTrial, state: State, error: str = "") -> None:
+        entry = self._entry(trial)
+        if entry.closed:
+            return
+        entry.closed = True
+        tags = {STATE: str(state), RUNG: str(self._rung(entry, state))}
+        if error:
+            tags[ERROR_TAG] = error
+        seconds = entry.seconds
+        self._writer.put(lambda: entry.close(self._client, tags, seconds, state))
+
+    def _rung(self, entry: _TrialRun, state: State) -> int:
+        """Count the scheduler's decisions that the trial outlived."""
+        if self._request.scheduler == "hyperband":
+            return max(0, entry.starts - 1)
+        reached = sum(epoch <= entry.epochs for epoch in rungs(self._request))
+        return reached - (state is State.STOPPED and reached > 0)
+
+
+class _TrialRun:
+    """What the journal knows of one trial."""
+
+    def __init__(self, number: int, recipe: Recipe, values: Mapping[str, Any]) -> None:
+        self.number, self.recipe, self.values = number, recipe, dict(values)
+        self.run_id = ""
+        self.starts = 0  # and goings on after a pause
+        self.ended = False  # in an earlier try: its run is complete
+        self.closed = False
+        self.epochs = 0
+        self.seconds = 0.0
+        self.metrics: MetricLog | None = None
+
+    def add(self, epoch: int, metrics: Mapping[str, float], batches: list[tuple[int, float, float]]) -> None:
+        if self.metrics is None:
+            return
+        for step, loss, learning_rate in batches:
+            self.metrics.add(step, {"batch_loss": loss, "batch_learning_rate": learning_rate})
+        self.metrics.add(epoch, metrics)
+
+    def flush(self) -> None:
+        if self.metrics is not None:
+            self.metrics.flush()
+
+    def close(self, client: MlflowClient, tags: Mapping[str, str], seconds: float, state: State) -> None:
+        if self.ended:
+            return
+        self.flush()
+        now = int(time.time() * 1000)
+        client.log_batch(
+            self.run_id,
+            metrics=[Metric(SECONDS, seconds, now, 0)],
+            tags=[RunTag(name, value) for name, value in tags.items()],
+        )
+        client.set_terminated(self.run_id, "FAILED" if state is State.FAILED else "FINISHED")
+
+
+class _Writer:
+    """A thread that does one thing after another, and keeps the first failure."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
+        self._thread.start()
+
+    def put(self, act: Any) -> None:
+        self._queue.put(act)
+
+    def check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def close(self) -> None:
+        self._queue.put(None)
+        self._thread.join()
+        self.check()
+
+    def _work(self) -> None:
+        while (act := self._queue.get()) is not None:
+            if self._failure is None:
+                try:
+                    act()
+                except Exception as error:  # told by `check`, in the thread that can act on it
+                    self._failure = error
+
+
+def reason(trial: RayTrial) -> str:
+    """Say in one line why a trial failed."""
+    path = trial.error_file
+    lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines() if path else []
+    told = [line.strip() for line in lines if line.strip() and not line.startswith("Failure #")]
+    if not told:
+        return "no reason was given"
+    own = [line.removeprefix("tasks.errors.") for line in told if line.startswith("tasks.errors.")]
+    return (own[-1] if own else told[-1] if "Traceback" in "".join(told) else told[0])[:500]

@@ -1,0 +1,76 @@
+"""Which trials are stopped before their last epoch.
+
+Learning-rate schedules are laid out over all epochs of the request, however early a trial is stopped: what is cut off
+is the end of a training, never squeezed into fewer epochs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import (
+    AsyncHyperBandScheduler,
+    FIFOScheduler,
+    HyperBandScheduler,
+    MedianStoppingRule,
+    TrialScheduler,
+)
+
+from tasks.contract import TuneRequest
+from tasks.search.table import mode
+
+EPOCH = "epoch"  # in a result: from 1
+REPLAYED = "replayed"  # in a result: known from an earlier try, not trained again
+
+
+class Asha(AsyncHyperBandScheduler):
+    """ASHA that lets a trial replay what it had trained: it had been let on."""
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """Record the result at its rung; decide, unless it was decided in an earlier try."""
+        action = str(super().on_trial_result(tune_controller, trial, result))
+        return TrialScheduler.CONTINUE if result[REPLAYED] else action
+
+
+class Median(MedianStoppingRule):
+    """Median stopping that lets a trial replay what it had trained: it had been let on."""
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """Record the result; decide, unless it was decided in an earlier try."""
+        action = str(super().on_trial_result(tune_controller, trial, result))
+        if result[REPLAYED]:
+            self._stopped_trials.discard(trial)
+            return TrialScheduler.CONTINUE
+        return action
+
+
+def make_scheduler(request: TuneRequest) -> TrialScheduler:
+    """Make the scheduler asked for."""
+    aim: dict[str, Any] = {"time_attr": EPOCH, "metric": request.metric, "mode": mode(request.metric)}
+    match request.scheduler:
+        case "asha":
+            return Asha(
+                max_t=request.epochs,
+                grace_period=request.grace_epochs,
+                reduction_factor=request.reduction_factor,
+                **aim,
+            )
+        case "hyperband":
+            return HyperBandScheduler(max_t=request.epochs, reduction_factor=request.reduction_factor, **aim)
+        case "median":
+            # min_time_slice: a trial is never paused to let others catch up, which would only cost checkpoints.
+            return Median(grace_period=request.grace_epochs, min_time_slice=request.epochs, **aim)
+        case "none":
+            return FIFOScheduler()  # type: ignore[no-untyped-call]
+
+
+def rungs(request: TuneRequest) -> tuple[int, ...]:
+    """Return the epochs at which ASHA decides; empty for schedulers whose decisions depend on the other trials."""
+    if request.scheduler != "asha":
+        return ()
+    rung, found = request.grace_epochs, []
+    while rung < request.epochs:
+        found.append(rung)
+        rung *= request.reduction_factor
+    return tuple(found)

@@ -1,0 +1,88 @@
+"""Runs a search: trials on Ray, told to MLflow, gone on with where an earlier try was killed."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from ray import tune
+from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
+from ray.tune.execution.placement_groups import PlacementGroupFactory
+
+from tasks.contract import TuneRequest
+from tasks.search.cluster import SLOT, ray_for
+from tasks.search.journal import Journal
+from tasks.search.memory import recall
+from tasks.search.progress import Progress
+from tasks.search.schedulers import make_scheduler
+from tasks.search.searchers import NUMBER, combinations, make_searcher
+from tasks.search.storage import SearchStorage, credentials
+from tasks.search.trial import Plan, Trial
+from tasks.settings import Settings
+from tasks.tracking import StageRun
+from tasks.vision.gold import Gold
+
+log = logging.getLogger("tasks.tune")
+
+
+def run_search(request: TuneRequest, run: StageRun, settings: Settings, gold: Gold) -> None:
+    """Try all trials that earlier tries of the stage have not brought to their end; MLflow has them then.
+
+    Raises:
+        RequestError: no machine has the CPUs or GPUs of one trial.
+        UnavailableError: no Ray, MLflow or storage answers.
+    """
+    trials = combinations(request)
+    with credentials(settings):
+        storage = SearchStorage(settings, run.run_id)
+        known = recall(run.experiment_id, run.run_id, storage.checkpoints())
+        with ray_for(request, settings, gold.nbytes):
+            _tell_start(request, trials, len(known), sum(trial.ended for trial in known.values()))
+            journal = Journal(request, run, known)
+            trainable = tune.with_resources(
+                tune.with_parameters(Trial, gold=gold, plan=Plan(request, known)),
+                PlacementGroupFactory([{"CPU": request.trial_cpus, "GPU": request.trial_gpus, SLOT: 1}]),
+            )
+            tuner = Tuner(
+                trainable,
+                tune_config=TuneConfig(
+                    metric=None,
+                    search_alg=make_searcher(request, known),
+                    scheduler=make_scheduler(request),
+                    num_samples=trials,
+                    reuse_actors=True,
+                    trial_dirname_creator=lambda trial: f"trial-{trial.config[NUMBER]:05d}",
+                ),
+                run_config=RunConfig(
+                    storage_path=storage.path,
+                    name=storage.next_try(),
+                    callbacks=[journal, Progress(request, trials)],
+                    checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_at_end=False),
+                    failure_config=FailureConfig(max_failures=0),
+                    verbose=0,
+                ),
+            )
+            try:
+                tuner.fit()
+            finally:
+                failing = sys.exc_info()[0] is not None
+                try:
+                    journal.finish()
+                except Exception:
+                    if not failing:
+                        raise
+
+
+def remove_state(run: StageRun, settings: Settings) -> None:
+    """Delete what a search that has come to its end kept for later tries."""
+    with credentials(settings):
+        SearchStorage(settings, run.run_id).remove()
+
+
+def _tell_start(request: TuneRequest, trials: int, known: int, ended: int) -> None:
+    log.info(
+        "%d trials of up to %d epochs, searcher %s, scheduler %s, over %s",
+        *(trials, request.epochs, request.searcher, request.scheduler, ", ".join(request.dimensions)),
+    )
+    if known:
+        log.info("going on with an earlier try: %d trials are done, %d were under way", ended, known - ended)

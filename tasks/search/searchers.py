@@ -1,0 +1,146 @@
+"""How the values of the next trial are chosen.
+
+Every searcher is asked through `Numbered`, which counts the trials and, after a crash, gives those that have a run the
+same values again. What random and grid choose for a trial is a function of the seed and its number alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from ray import tune
+from ray.tune.search import Searcher
+from ray.tune.search.hyperopt import HyperOptSearch
+from ray.tune.search.optuna import OptunaSearch
+
+from tasks.contract import TuneRequest
+from tasks.search.memory import Remembered
+from tasks.search.table import mode
+from tasks.search_space import Dimension, Interval
+
+NUMBER = "number"  # in a trial's config, beside the values chosen
+SEED_STRIDE = 1_000_003  # more than the trials of any request, so that no two (seed, number) share a seed
+
+
+class Numbered(Searcher):
+    """Counts trials from 0, and remembers those that have a run."""
+
+    def __init__(self, inner: Searcher, dimensions: Mapping[str, Dimension], metric: str) -> None:
+        """Ask `inner` for the values of each trial."""
+        super().__init__(metric=metric, mode=mode(metric))
+        self._inner = inner
+        self._dimensions = dict(dimensions)
+        self._count = 0
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """Choose the values of the next trial; FINISHED where a grid is at its end."""
+        chosen = self._inner.suggest(trial_id)
+        if not isinstance(chosen, dict):  # nothing now, or FINISHED
+            return chosen
+        values = {name: _within(self._dimensions[name], value) for name, value in chosen.items()}
+        self._count += 1
+        return {NUMBER: self._count - 1, **values}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Tell the searcher of an epoch."""
+        self._inner.on_trial_result(trial_id, result)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Tell the searcher of a trial's end."""
+        self._inner.on_trial_complete(trial_id, result, error)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Write nothing: a search is gone on with by what MLflow knows (`tasks.search.memory`)."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Read nothing."""
+
+
+class _Random(Searcher):
+    """Each trial's values drawn anew from its own seed."""
+
+    def __init__(self, dimensions: Mapping[str, Dimension], seed: int) -> None:
+        super().__init__()
+        self._dimensions, self._seed, self._count = dimensions, seed, 0
+
+    def suggest(self, trial_id: str) -> dict[str, Any]:
+        draw = random.Random(self._seed * SEED_STRIDE + self._count)  # noqa: S311  # a search, no secret
+        self._count += 1
+        values = dict[str, Any]()
+        for name, dimension in self._dimensions.items():
+            if not isinstance(dimension, Interval):
+                values[name] = draw.choice(dimension)
+            elif dimension.log:
+                values[name] = dimension.low * (dimension.high / dimension.low) ** draw.random()
+            else:
+                values[name] = draw.uniform(dimension.low, dimension.high)
+        return values
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        pass
+
+
+class _Grid(Searcher):
+    """Every combination, the last name changing fastest."""
+
+    def __init__(self, dimensions: Mapping[str, Dimension]) -> None:
+        super().__init__()
+        lists = [dimension for dimension in dimensions.values() if not isinstance(dimension, Interval)]
+        self._points = [dict(zip(dimensions, point, strict=True)) for point in itertools.product(*lists)]
+        self._count = 0
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]  # FINISHED is a text
+        if self._count == len(self._points):
+            return str(Searcher.FINISHED)
+        self._count += 1
+        return self._points[self._count - 1]
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        pass
+
+
+def make_searcher(request: TuneRequest, known: Mapping[int, Remembered]) -> Numbered:
+    """Make the searcher asked for, seeded; it begins with the values of the `known` trials."""
+    dimensions = request.dimensions
+    # After a crash random numbers start anew: with the seed of the first try, the first new trial would be a copy of
+    # the first old one.
+    options: dict[str, Any] = {"metric": request.metric, "mode": mode(request.metric)}
+    options["points_to_evaluate"] = [dict(known[number].values) for number in range(len(known))] or None
+    seed = (request.seed * SEED_STRIDE + len(known)) % 2**31
+    match request.searcher:
+        case "random":
+            inner: Searcher = _Random(dimensions, request.seed)
+        case "grid":
+            inner = _Grid(dimensions)
+        case "optuna":
+            space = OptunaSearch.convert_search_space({name: _domain(item) for name, item in dimensions.items()})
+            optuna.logging.set_verbosity(optuna.logging.WARNING)
+            inner = OptunaSearch(space=space, seed=seed, **options)
+        case "hyperopt":
+            space = HyperOptSearch.convert_search_space({name: _domain(item) for name, item in dimensions.items()})
+            inner = HyperOptSearch(space=space, random_state_seed=seed, **options)
+    return Numbered(inner, dimensions, request.metric)
+
+
+def combinations(request: TuneRequest) -> int:
+    """Return how many trials the search makes: as many as asked for, or the whole grid."""
+    if request.searcher != "grid":
+        return request.trials
+    return len(_Grid(request.dimensions)._points)
+
+
+def _domain(dimension: Dimension) -> Any:
+    if not isinstance(dimension, Interval):
+        return tune.choice(dimension)
+    return (tune.loguniform if dimension.log else tune.uniform)(dimension.low, dimension.high)
+
+
+def _within(dimension: Dimension, value: Any) -> Any:
+    """Return a value as JSON has it, the same after a crash; and on its interval, which rounding may have left."""
+    if isinstance(dimension, Interval):
+        return min(max(float(value), dimension.low), dimension.high)
+    return next(item for item in dimension if item == value)

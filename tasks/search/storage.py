@@ -1,0 +1,96 @@
+"""Where a search keeps what a later try needs: a folder of its own under `Settings.tune_storage`, local or on S3.
+
+    STORAGE/TUNE RUN ID/try-000/trial-00007/checkpoint_000001/     as Ray lays it out, one folder per try
+
+Ray writes pickles of its own beside the checkpoints; nothing here reads them. Checkpoints are tensors and plain values,
+checked against their SHA-256.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pyarrow.fs import FileSelector, FileSystem, FileType, copy_files
+
+from tasks.settings import Settings
+
+TRY = re.compile(r"try-(\d+)$")
+CHECKPOINT = re.compile(r"try-(\d+)/trial-(\d+)/checkpoint_(\d+)$")
+
+
+@contextmanager
+def credentials(settings: Settings) -> Iterator[None]:
+    """Put the storage's endpoint and user into this process's environment, for Arrow and for Ray's workers.
+
+    Not into the address: Ray writes that down.
+    """
+    secret = settings.tune_storage_secret_access_key
+    given = {
+        "AWS_ENDPOINT_URL": settings.tune_storage_endpoint_url,
+        "AWS_ACCESS_KEY_ID": settings.tune_storage_access_key_id,
+        "AWS_SECRET_ACCESS_KEY": secret.get_secret_value() if secret else None,
+    }
+    before = {name: os.environ.get(name) for name in given}
+    os.environ.update({name: value for name, value in given.items() if value})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+class SearchStorage:
+    """The folder of one search."""
+
+    def __init__(self, settings: Settings, tune_run_id: str) -> None:
+        """Nothing is read or written yet."""
+        root = settings.tune_storage
+        self.path = f"{root if '://' in root else Path(root).resolve()}/{tune_run_id}"
+        self._system, self._folder = FileSystem.from_uri(self.path)
+
+    def next_try(self) -> str:
+        """Return the name of a folder that no earlier try has written to."""
+        numbers = [int(match[1]) for name in self._folders() if (match := TRY.search(name))]
+        return f"try-{max(numbers, default=-1) + 1:03d}"
+
+    def checkpoints(self) -> dict[int, list[str]]:
+        """List where the checkpoints of each trial lie, the newest first."""
+        found: dict[int, list[tuple[int, int, str]]] = defaultdict(list)
+        for name in self._folders():
+            if match := CHECKPOINT.search(name):
+                attempt, trial, index = map(int, match.groups())
+                found[trial].append((attempt, index, f"{self.path}/{match[0]}"))
+        return {trial: [uri for _, _, uri in sorted(places, reverse=True)] for trial, places in found.items()}
+
+    def remove(self) -> None:
+        """Delete the folder with everything in it, if there is one."""
+        if self._system.get_file_info(self._folder).type is not FileType.NotFound:
+            self._system.delete_dir(self._folder)
+
+    def _folders(self) -> list[str]:
+        """List all folders below; where a store knows no folders, those that its files seem to lie in."""
+        entries = self._system.get_file_info(FileSelector(self._folder, recursive=True, allow_not_found=True))
+        folders = {entry.path for entry in entries if entry.type is FileType.Directory}
+        for entry in entries:
+            folders.update(str(parent) for parent in Path(entry.path).parents)
+        return sorted(folders)
+
+
+def download(uri: str, folder: Path) -> None:
+    """Copy the files under `uri` into `folder`.
+
+    Raises:
+        OSError: they are not there, or the store does not answer.
+    """
+    system, path = FileSystem.from_uri(uri)
+    if system.get_file_info(path).type is FileType.NotFound:
+        raise FileNotFoundError(f"{uri} is not there any more")
+    copy_files(path, str(folder), source_filesystem=system)

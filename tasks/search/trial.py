@@ -1,0 +1,186 @@
+"""One trial as Ray runs it, in a process of its own: an epoch a step.
+
+The process is used for trial after trial, as starting one costs seconds. The gold is read from Ray's object store,
+which every trial of a machine shares.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import tempfile
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray.tune import Trainable
+from ray.tune.result import DONE, SHOULD_CHECKPOINT
+
+from tasks.cadence import Cadence
+from tasks.contract import TuneRequest
+from tasks.errors import DataError, ModelError
+from tasks.recipe import Recipe
+from tasks.search import storage
+from tasks.search.memory import Remembered
+from tasks.search.schedulers import EPOCH, REPLAYED
+from tasks.search.searchers import NUMBER
+from tasks.vision import checkpoints
+from tasks.vision.devices import prepare_cpu
+from tasks.vision.gold import Gold
+from tasks.vision.training import BatchEnd, EpochEnd, Training
+
+BATCHES = "batches"  # in a result: (step, loss, learning rate) of the batches logged
+FINISHED = "finished"  # in a result: whether nothing is left to train
+POSITION = "position.json"  # in a checkpoint of a trial that is replaying: how far it is
+
+log = logging.getLogger("tasks.tune")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all trials of a search are told."""
+
+    request: TuneRequest
+    known: Mapping[int, Remembered] = field(hash=False)
+
+
+def recipe_of(request: TuneRequest, config: Mapping[str, Any]) -> Recipe:
+    """Settle the recipe of a trial by what the searcher chose."""
+    return request.recipe({name: value for name, value in config.items() if name != NUMBER})
+
+
+def sha256_of(recipe: Recipe) -> str:
+    """Return what tells the recipes of two trials apart."""
+    return hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()
+
+
+class Trial(Trainable):
+    """Trains one recipe, or replays what an earlier try of the search had trained and goes on from there."""
+
+    _plan: Plan
+    _gold: Gold
+    _recipe: Recipe
+    _cadence: Cadence
+    _training: Training | None
+    _known: tuple[EpochEnd, ...]
+    _before: Remembered | None
+    _epoch: int
+
+    def setup(self, config: dict[str, Any], *, gold: Gold, plan: Plan) -> None:  # type: ignore[override]
+        """Begin the first trial of this process."""
+        # The object store's memory is read-only, and nothing writes to it.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        self._plan, self._gold, self._cadence = plan, gold, Cadence()
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Begin another trial in this process."""
+        self._cadence.restart()
+        self._begin(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Train one epoch, or replay it.
+
+        Raises:
+            RequestError: the loss is no longer a number.
+            ModelError: the trial had failed in an earlier try.
+        """
+        before = self._before
+        if self._epoch == len(self._known) and before is not None and before.state == "failed":
+            raise ModelError(before.error)
+        self._epoch += 1
+        if self._epoch <= len(self._known):
+            return self._replay(self._known[self._epoch - 1])
+        if self._training is None:
+            self._training = self._make()
+        training, batches = self._training, []
+        for event in training.run():
+            match event:
+                case BatchEnd():
+                    batches.append((event.step, event.loss, event.learning_rate))
+                case EpochEnd():
+                    break
+        result = asdict(training.history[-1]) | {BATCHES: batches, REPLAYED: False}
+        result[FINISHED] = result[DONE] = training.finished
+        if not training.finished and self._cadence.due():
+            result[SHOULD_CHECKPOINT] = True
+        return result
+
+    def _replay(self, end: EpochEnd) -> dict[str, Any]:
+        ended = self._epoch == len(self._known) and self._before is not None and self._before.ended
+        done = ended and self._before is not None and self._before.state != "failed"
+        finished = done and self._before is not None and self._before.state == "finished"
+        return asdict(end) | {BATCHES: [], REPLAYED: True, FINISHED: finished, DONE: done}
+
+    def _begin(self, config: Mapping[str, Any]) -> None:
+        self._recipe = recipe_of(self._plan.request, config)
+        self._training, self._known, self._epoch = None, (), 0
+        self._before = self._plan.known.get(int(config[NUMBER]))
+        if self._before is None:
+            return
+        self._known = self._before.history
+        if not self._before.ended:
+            self._training = self._resume(self._before)
+            self._known = tuple(self._training.history) if self._training else ()
+
+    def _resume(self, before: Remembered) -> Training | None:
+        """Return the training in the state of its newest good checkpoint; None where there is none."""
+        for uri in before.checkpoints:
+            with tempfile.TemporaryDirectory(prefix="checkpoint-") as name:
+                folder = Path(name)
+                try:
+                    storage.download(uri, folder)
+                    state = checkpoints.load_newest(folder)
+                    if state is not None:
+                        training = self._make()
+                        training.load_state_dict(state)
+                        return training
+                except (DataError, OSError) as error:  # half an upload, or gone by now
+                    log.warning("trial %d: %s; going back to the checkpoint before it", before.number, error)
+        return None
+
+    def _make(self) -> Training:
+        cpus = max(1, math.floor(self._plan.request.trial_cpus))
+        prepare_cpu(self._recipe.batch_size * math.prod(self._gold.shape), cpus)
+        return Training(self._recipe, self._gold)
+
+    def save(self, checkpoint_dir: str | None = None) -> Any:
+        """Save and upload a checkpoint, and remember what that cost."""
+        with self._cadence.saving():
+            return super().save(checkpoint_dir)
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Write the state: of a trial that is replaying, how far it is."""
+        if self._training is None or len(self._training.history) > self._epoch:
+            (Path(checkpoint_dir) / POSITION).write_text(json.dumps({EPOCH: self._epoch}), encoding="utf-8")
+        else:
+            checkpoints.save(self._training.state_dict(), self._epoch, Path(checkpoint_dir))
+
+    def load_checkpoint(self, checkpoint: str) -> None:  # type: ignore[override]  # a dict only where save made one
+        """Go on from where this trial was paused.
+
+        Raises:
+            DataError: the checkpoint is damaged.
+        """
+        position = Path(checkpoint) / POSITION
+        if position.exists():
+            self._epoch = int(json.loads(position.read_text(encoding="utf-8"))[EPOCH])
+            return
+        state = checkpoints.load_newest(Path(checkpoint))
+        if state is None:
+            raise DataError(f"the checkpoint of trial {self.trial_id} is damaged; it cannot be gone on with")
+        self._training = self._training or self._make()
+        self._training.load_state_dict(state)
+        self._epoch = len(self._training.history)
+
+    def cleanup(self) -> None:
+        """Give the memory back."""
+        self._training = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

@@ -1,0 +1,104 @@
+"""tune: search the hyperparameters with which the network learns the gold tensors best."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+
+import mlflow
+from mlflow import MlflowClient
+
+from tasks import gold_store, tuned_sets
+from tasks.contract import TuneRequest, TuneResult
+from tasks.errors import RequestError
+from tasks.recipe import Hyperparameters
+from tasks.search import table
+from tasks.search.search import remove_state, run_search
+from tasks.search.table import State, TrialRow
+from tasks.settings import Settings
+from tasks.tracking import ERROR_TAG, StageRun, tag_of, use_datasets
+from tasks.tuned_sets import TunedSet
+
+BEST_TRIAL = "pipeline.best_trial"  # tag of the best trial's run; on the tune run, its number
+BEST_RUN = "pipeline.best_trial_run_id"  # tag of the tune run
+REASONS = 3
+
+log = logging.getLogger("tasks.tune")
+
+
+def run(request: TuneRequest, run: StageRun, settings: Settings) -> TuneResult:
+    """Search, or go on with the search that an earlier try of this stage began in the run.
+
+    Raises:
+        RequestError: no machine has the CPUs or GPUs of one trial, or every trial failed.
+        DataError: the gold is missing or damaged.
+        UnavailableError: no Ray cluster, MLflow or storage answers.
+    """
+    gold = gold_store.fetch(request.prepare_run_id)
+    use_datasets(run, request.prepare_run_id, "training", "validation")
+    mlflow.set_tags(
+        {
+            table.METRIC: request.metric,
+            "pipeline.prepare_run_id": request.prepare_run_id,
+            "pipeline.gold_run_id": tag_of(request.prepare_run_id, gold_store.GOLD_RUN),
+            "pipeline.fingerprint": gold.fingerprint,
+        }
+    )
+    run_search(request, run, settings, gold)
+    rows = table.read(run.run_id)
+    best = table.best_trial(rows, request.metric)
+    if best is None or best.best_value is None:
+        raise RequestError(f"all {len(rows)} trials failed: {_reasons(rows)}; change search_space or what is given")
+    _keep(rows, best, request.metric)
+    recipe = request.recipe(best.values)
+    chosen = Hyperparameters(**{name: getattr(recipe, name) for name in Hyperparameters.model_fields})
+    tuned_sets.keep(TunedSet(run.run_id, gold.dataset, recipe.model, chosen))
+    remove_state(run, settings)
+    return TuneResult(
+        **run.baton,
+        model=recipe.model,
+        hyperparameters=chosen,
+        metric=request.metric,
+        best_value=best.best_value,
+        best_trial=best.number,
+        **{state: sum(row.state == state for row in rows) for state in (State.FINISHED, State.STOPPED, State.FAILED)},
+        epochs=sum(row.epochs for row in rows),
+    )
+
+
+def _keep(rows: list[TrialRow], best: TrialRow, metric: str) -> None:
+    """Write the table and its plots to the tune run, and mark the best trial."""
+    mlflow.log_text(as_csv(rows, metric), "trials.csv")
+    try:
+        from tasks.search.plots import figures
+    except ModuleNotFoundError:
+        pass
+    else:
+        for name, figure in figures(rows, metric).items():
+            mlflow.log_figure(figure, f"plots/{name}.png", save_kwargs={"dpi": 120})
+    mlflow.log_metric(f"best_{metric}", float(best.best_value or 0.0))
+    MlflowClient().set_tag(best.run_id, BEST_TRIAL, "true")
+    mlflow.set_tags({BEST_TRIAL: str(best.number), BEST_RUN: best.run_id})
+
+
+def as_csv(rows: list[TrialRow], metric: str) -> str:
+    """Lay the trials out as CSV, a line each."""
+    names = sorted({name for row in rows for name in row.values})
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["trial", "state", "rung", "epochs", metric, *names, "seconds", "run_id"])
+    for row in rows:
+        chosen = [row.values.get(name, "") for name in names]
+        writer.writerow(
+            [row.number, row.state, row.rung, row.epochs, row.best_value, *chosen, f"{row.seconds:.2f}", row.run_id]
+        )
+    return text.getvalue()
+
+
+def _reasons(rows: list[TrialRow]) -> str:
+    """Name the first reasons why trials failed."""
+    client = MlflowClient()
+    first = [row for row in rows if row.state == State.FAILED][:REASONS]
+    told = [client.get_run(row.run_id).data.tags.get(ERROR_TAG, "no reason was given") for row in first]
+    return "; ".join(dict.fromkeys(told)) or "none was tried"
