@@ -158,6 +158,10 @@ bench: install ## images per second beside a plain PyTorch loop (SOURCE=folder o
 bench-serving: install ## latency and throughput of the service beside `mlflow models serve`
 	@. deploy/env.sh local && python -m benchmarks.serving $(ARGS)
 
+.PHONY: bench-tuning
+bench-tuning: install ## cost of a trial, ASHA beside random search, tuned beside default (SOURCE=archive of CIFAR-10)
+	@. deploy/env.sh local && python -m benchmarks.tuning $${SOURCE:+--source "$$SOURCE"} $(ARGS)
+
 .PHONY: bench-gate
 bench-gate: install ## how often the gate promotes a model that is no better: simulated
 	@. deploy/env.sh local && python -m benchmarks.false_promotions $(ARGS)

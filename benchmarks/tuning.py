@@ -1,0 +1,235 @@
+"""What a search costs and what it brings: `make bench-tuning SOURCE=cifar10.tar.gz`, or one part of it by `ARGS=cost`.
+
+    cost     the tune stage on digits beside the bare training loop: the same recipes, trained one after the other in
+             this process, with as many threads. All of the stage counts: Ray's start, MLflow, checkpoints, plots.
+    asha     ASHA beside random search on CIFAR-10 images: both draw their trials from the same space, over five seeds.
+             How many epochs does each train, and how good is the best that it finds?
+    gain     hyperparameters found by a search on CIFAR-10 images beside the defaults: the same training, over five
+             seeds, scored on validation and on test images, which no search sees. The gap with its interval.
+
+Each part runs both of its sides itself, so that the ratios do not depend on the machine's speed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import os
+import statistics
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.stats
+from numpy.typing import NDArray
+
+from benchmarks.machine import cpu_model
+from tasks import gold_store
+from tasks.contract import TuneRequest, TuneResult
+from tasks.recipe import Recipe
+from tasks.runner import execute
+from tasks.search import table
+from tasks.vision.comparison import compare
+from tasks.vision.devices import available_cpus, prepare_cpu
+from tasks.vision.gold import Gold, Split
+from tasks.vision.scoring import predict
+from tasks.vision.training import EpochEnd, Training
+
+SEEDS = range(5)
+LEVEL = 0.025  # of each side of an interval
+CONVERGED = 9  # epochs of a whole trial in `asha`
+
+
+def main() -> None:
+    """Measure the parts asked for and print Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", nargs="*", choices=["cost", "asha", "gain", []], help="default: all three")
+    parser.add_argument("--source", type=Path, help="CIFAR-10 as .tar.gz with train/CLASS/*.jpg and test/CLASS/*.jpg")
+    parser.add_argument("--write", type=Path, help="also write the report to this Markdown file")
+    options = parser.parse_args()
+    parts = options.part or ["cost", "asha", "gain"]
+    if options.source is None and set(parts) & {"asha", "gain"}:
+        parser.error("--source is needed for asha and gain: CIFAR-10 as .tar.gz")
+    logging.getLogger("tasks").setLevel(logging.WARNING)
+    measures: dict[str, Callable[[Path | None], list[str]]] = {"cost": cost, "asha": asha, "gain": gain}
+    lines = [
+        "# Tuning",
+        "",
+        "Written by `make bench-tuning SOURCE=... ARGS='--write docs/benchmarks/tuning.md'`; what each side does is",
+        "told at the top of `benchmarks/tuning.py`.",
+        "",
+    ]
+    for part in parts:
+        with tempfile.TemporaryDirectory(prefix="tuning-", ignore_cleanup_errors=True) as home:
+            os.environ |= {"PIPELINE_HOME": home, "MLFLOW_TRACKING_URI": f"sqlite:///{home}/mlflow.db"}
+            lines += [*measures[part](options.source), ""]
+    lines.append(f"{available_cpus()} cores of {cpu_model()}; load average {os.getloadavg()[0]:.1f} at the end.")
+    text = "\n".join(lines) + "\n"
+    print(text)
+    if options.write:
+        options.write.write_text(text, encoding="utf-8")
+
+
+def cost(_: Path | None) -> list[str]:
+    """Compare the wall clock of 60 whole trials in the stage with the same trainings in a bare loop."""
+    prepare_run_id = prepare({"dataset": "digits"})
+    values = {"trials": 60, "searcher": "random", "scheduler": "none", "concurrent_trials": 1, "log_every": 0}
+    started = time.perf_counter()
+    result, request = tune(prepare_run_id, "cost", values)
+    stage = time.perf_counter() - started
+    recipes = [request.recipe(row.values) for row in table.read(result.run_id)]
+    gold = gold_store.fetch(prepare_run_id)
+    started = time.perf_counter()
+    for recipe in recipes:
+        train(recipe, gold)
+    bare = time.perf_counter() - started
+    return [
+        "## What a trial costs beyond its own training",
+        "",
+        f"{len(recipes)} trials of {request.epochs} epochs of `{request.model}` on digits, one at a time, one thread:",
+        "",
+        "| | seconds | seconds per trial | beyond the bare loop |",
+        "|---|---|---|---|",
+        f"| bare loop | {bare:.1f} | {bare / len(recipes):.2f} | |",
+        f"| tune stage, all of it | {stage:.1f} | {stage / len(recipes):.2f} | {stage / bare - 1:+.1%} |",
+        "",
+        "Wanted: at most +15 %.",
+    ]
+
+
+def asha(source: Path | None) -> list[str]:
+    """Compare best accuracy and epochs of ASHA with those of random search, over seeds."""
+    assert source is not None  # noqa: S101  # main asks for it
+    prepare_run_id = prepare(subset(source, train=100, test=10))
+    same = {"searcher": "random", "epochs": CONVERGED, "log_every": 0}
+    rows = []
+    for seed in SEEDS:
+        plain, _ = tune(prepare_run_id, f"random-{seed}", same | {"scheduler": "none", "trials": 16, "seed": seed})
+        halved, _ = tune(
+            prepare_run_id, f"asha-{seed}", same | {"scheduler": "asha", "grace_epochs": 1, "trials": 27, "seed": seed}
+        )
+        rows.append((seed, plain.best_value, plain.epochs, halved.best_value, halved.epochs))
+    share = statistics.mean(row[4] / row[2] for row in rows)
+    gap = statistics.mean(row[3] - row[1] for row in rows)
+    return [
+        "## ASHA beside random search",
+        "",
+        f"CIFAR-10, 100 training images of each class, `fast_cnn`, {CONVERGED} epochs; random search tries 16 settings",
+        "to the end, ASHA begins 27 and stops most of them. Best validation accuracy and epochs trained:",
+        "",
+        "| seed | random: best | epochs | ASHA: best | epochs | epochs, ASHA / random |",
+        "|---|---|---|---|---|---|",
+        *(f"| {s} | {a:.2%} | {n} | {b:.2%} | {m} | {m / n:.2f} |" for s, a, n, b, m in rows),
+        f"| mean | {statistics.mean(r[1] for r in rows):.2%} | | {statistics.mean(r[3] for r in rows):.2%} | "
+        f"| {share:.2f} |",
+        "",
+        f"ASHA's best is {100 * gap:+.2f} points beside random search's on average. Wanted: as good, with at most 0.33",
+        "of the epochs.",
+    ]
+
+
+def gain(source: Path | None) -> list[str]:
+    """Compare tuned hyperparameters with the defaults on validation and test images, over seeds."""
+    assert source is not None  # noqa: S101  # main asks for it
+    prepare_run_id = prepare(subset(source, train=300, test=500))
+    result, request = tune(prepare_run_id, "gain", {"trials": 40, "epochs": 12, "log_every": 0})
+    gold = gold_store.fetch(prepare_run_id)
+    right: dict[tuple[str, str], list[NDArray[np.bool_]]] = {}
+    for seed in SEEDS:
+        for side, chosen in (("default", None), ("tuned", result.hyperparameters)):
+            classifier = train(request.recipe(chosen).model_copy(update={"seed": 100 + seed}), gold).best_classifier()
+            for name, split in (("validation", gold.validation), ("test", gold.test)):
+                answers = predict(classifier, split.images, gold.shape).argmax(1)
+                right.setdefault((name, side), []).append(answers == split.labels)
+    lines = [
+        "## What tuned hyperparameters bring",
+        "",
+        f"CIFAR-10, 300 training images of each class, `{request.model}`, {request.epochs} epochs; the search tried "
+        f"{request.trials} settings with {request.searcher} and {request.scheduler} "
+        f"({result.epochs} epochs, {result.seconds:.0f} s).",
+        f"Then both were trained with {len(SEEDS)} other seeds.",
+        "",
+        f"Defaults: `{Recipe().model_dump_json(include=set(result.hyperparameters.model_dump()))}`",
+        "",
+        f"Tuned: `{json.dumps(rounded(result.hyperparameters.model_dump()))}`",
+        "",
+        "| split | images | default: mean accuracy | tuned | gap | 95 % interval, over seeds | over images, one pair |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, split in (("validation", gold.validation), ("test", gold.test)):
+        lines.append(gap_row(name, split, right[name, "default"], right[name, "tuned"]))
+    return [*lines, "", "Wanted: both intervals above zero on both splits."]
+
+
+def gap_row(name: str, split: Split, default: list[NDArray[np.bool_]], tuned: list[NDArray[np.bool_]]) -> str:
+    """Make a row of the table: Student's interval over seeds, the gate's paired bootstrap of the first pair."""
+    gaps = [float(t.mean() - d.mean()) for d, t in zip(default, tuned, strict=True)]
+    mean = statistics.mean(gaps)
+    reach = scipy.stats.t.ppf(1 - LEVEL, len(gaps) - 1) * statistics.stdev(gaps) / math.sqrt(len(gaps))
+    one = compare(tuned[0], default[0], LEVEL, look=1)
+    ends = ((mean - reach, mean + reach), (one.low, one.high))
+    intervals = [f"{100 * low:+.2f} to {100 * high:+.2f}" for low, high in ends]
+    means = [f"{np.mean(side):.2%}" for side in (default, tuned)]
+    return f"| {' | '.join([name, str(len(split)), *means, f'{100 * mean:+.2f}', *intervals])} |"
+
+
+def rounded(values: dict[str, Any]) -> dict[str, Any]:
+    """Give numbers three digits."""
+    return {name: float(f"{value:.3g}") if isinstance(value, float) else value for name, value in values.items()}
+
+
+def train(recipe: Recipe, gold: Gold) -> Training:
+    """Train in the textbook's loop, without logging, on one thread."""
+    prepare_cpu(0)
+    training = Training(recipe, gold)
+    for event in training.run():
+        assert isinstance(event, EpochEnd)  # noqa: S101  # log_every=0 asks for nothing else
+    return training
+
+
+def prepare(values: dict[str, Any]) -> str:
+    """Run the prepare stage; return its run ID."""
+    return execute("prepare", json.dumps({"task": identity("prepare", "prepare"), **values})).run_id
+
+
+def tune(prepare_run_id: str, name: str, values: dict[str, Any]) -> tuple[TuneResult, TuneRequest]:
+    """Run the tune stage; return its result, and the request with the defaults filled in."""
+    request = TuneRequest.model_validate(
+        {"task": identity("tune", name), "prepare_run_id": prepare_run_id, "device": "cpu", **values}
+    )
+    result = execute("tune", request.model_dump_json())
+    assert isinstance(result, TuneResult)  # noqa: S101  # the runner has checked it
+    return result, request
+
+
+def identity(stage: str, name: str) -> dict[str, str]:
+    """Name the task in whose name a stage runs."""
+    return {"dag_id": "benchmark", "dag_run_id": name, "task_id": stage}
+
+
+def subset(source: Path, train: int, test: int) -> dict[str, Any]:
+    """Unpack so many images of each class; return the request's values that name them."""
+    folder = Path(os.environ["PIPELINE_HOME"]) / "images"
+    taken: dict[tuple[str, str], int] = {}
+    limits = {"train": train, "test": test}
+    with tarfile.open(source) as archive:
+        for member in archive:
+            split, name = Path(member.name).parts[-3:-1] if member.isfile() else ("", "")
+            content = archive.extractfile(member) if split in limits else None
+            if content is None or taken.get((split, name), 0) >= limits[split]:
+                continue
+            taken[split, name] = taken.get((split, name), 0) + 1
+            target = folder / split / name / Path(member.name).name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content.read())
+    return {"dataset": "image_folder", "source": str(folder)}
+
+
+if __name__ == "__main__":
+    main()
