@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
 import time
 from dataclasses import asdict
+from typing import Any
 
 import mlflow
 import torch
@@ -105,28 +107,43 @@ def _describe(training: Training, gold: Gold, request: TrainRequest) -> None:
 
 
 def _train(training: Training, store: CheckpointStore, metrics: MetricLog) -> None:
-    """Run the loop to its end: metrics and a line per epoch, a checkpoint as often as it pays."""
+    """Run the loop to its end: metrics and a line per epoch, a checkpoint as often as it pays and when told to stop."""
     clock = _Clock(training)
-    for event in training.run():
-        match event:
-            case BatchEnd():
-                metrics.add(event.step, {"batch_loss": event.loss, "batch_learning_rate": event.learning_rate})
-                if clock.quiet():
-                    log.info(
-                        "epoch %d, batch %d: loss %.4f, %s", event.epoch, event.step, event.loss, clock.left(event)
-                    )
-            case EpochEnd():
-                metrics.add(event.epoch, {name: value for name, value in asdict(event).items() if name != "epoch"})
-                log.info("%s, %s", _line(event, training), clock.left(event))
-                if store.due() and not training.finished:
-                    metrics.flush()  # a step that no later try repeats must not be lost
-                    store.save(training.state_dict(), event.epoch)
+    unsaved: dict[str, Any] | None = None  # the state after the last epoch, where no checkpoint has it
+    try:
+        for event in training.run():
+            match event:
+                case BatchEnd():
+                    metrics.add(event.step, {"batch_loss": event.loss, "batch_learning_rate": event.learning_rate})
+                    if clock.quiet():
+                        log.info(
+                            "epoch %d, batch %d: loss %.4f, %s", event.epoch, event.step, event.loss, clock.left(event)
+                        )
+                case EpochEnd():
+                    metrics.add(event.epoch, {name: value for name, value in asdict(event).items() if name != "epoch"})
+                    log.info("%s, %s", _line(event, training), clock.left(event))
+                    if training.finished:
+                        unsaved = None  # what is left takes seconds, and saves it
+                    elif store.due():
+                        _save(training.state_dict(), store, metrics)
+                        unsaved = None
+                    else:
+                        unsaved = copy.deepcopy(training.state_dict())
+    except SystemExit:  # SIGTERM: a few seconds are left
+        if unsaved is not None:
+            _save(unsaved, store, metrics)
+            log.info("told to stop; a checkpoint keeps the %d epochs done", len(unsaved["history"]))
+        raise
     if len(training.history) < training.recipe.epochs:
         log.info("stopped early: no gain of validation accuracy for %d epochs", training.recipe.patience)
     best = training.best
     metrics.add(best.epoch, {"best_validation_accuracy": best.validation_accuracy, "best_epoch": float(best.epoch)})
-    metrics.flush()
-    store.save(training.state_dict(), len(training.history))
+    _save(training.state_dict(), store, metrics)
+
+
+def _save(state: dict[str, Any], store: CheckpointStore, metrics: MetricLog) -> None:
+    metrics.flush()  # a step that no later try repeats must not be lost
+    store.save(state, len(state["history"]))
 
 
 def _line(end: EpochEnd, training: Training) -> str:

@@ -201,6 +201,32 @@ def test_a_killed_training_goes_on_from_its_checkpoint_and_ends_with_the_same_bi
     assert steps(resumed.run_id, "epoch_seconds") == [1, 2, 3, 4]
 
 
+def test_a_training_told_to_stop_saves_the_epochs_it_has_done(
+    train_stage: Train, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    undisturbed = train_stage("undisturbed", epochs=4)
+    step = Training._step
+
+    def terminated(self: Training, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        if len(self.history) == 2:  # as the handler of SIGTERM does, in the middle of the third epoch
+            raise SystemExit(143)
+        return step(self, index)
+
+    monkeypatch.setattr(CheckpointStore, "due", lambda self: False)
+    monkeypatch.setattr(Training, "_step", terminated)
+    with caplog.at_level(logging.INFO), pytest.raises(SystemExit):
+        train_stage("stopped", epochs=4)
+    assert "told to stop; a checkpoint keeps the 2 epochs done" in caplog.messages
+    assert MlflowClient().get_run(run_of("stopped", settings)).info.status == "KILLED"
+
+    monkeypatch.setattr(Training, "_step", step)
+    with caplog.at_level(logging.INFO):
+        resumed = train_stage("stopped", epochs=4)
+    assert "going on after epoch 2 of 4, from the run's checkpoint" in caplog.messages
+    assert resumed.model_sha256 == undisturbed.model_sha256
+    assert steps(resumed.run_id, "train_loss") == [1, 2, 3, 4]
+
+
 def _kill_after_epoch(epoch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     original = CheckpointStore.save
 
