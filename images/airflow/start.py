@@ -1,7 +1,8 @@
-"""Become `airflow ARGUMENTS...` with the executor that fits the stack's profiles.
+"""Become `airflow ARGUMENTS...` with what fits the stack's profiles: the executor, and metrics or none.
 
 The one word `celery` in COMPOSE_PROFILES starts the workers (compose reads it) and makes the scheduler send them its
-tasks (this program reads it), so that neither can be without the other.
+tasks (this program reads it), so that neither can be without the other. In the same way `monitoring` starts what takes
+Airflow's metrics, and makes Airflow send them.
 """
 
 from __future__ import annotations
@@ -10,21 +11,21 @@ import os
 import sys
 
 
-def executor(profiles: str) -> str:
-    """Name the executor for the value of COMPOSE_PROFILES, names separated by commas; `*` is all of them."""
-    names = {name.strip() for name in profiles.split(",")}
-    return "CeleryExecutor" if names & {"celery", "*"} else "LocalExecutor"
+def has(profile: str, profiles: str) -> bool:
+    """Whether a profile is in the value of COMPOSE_PROFILES, names separated by commas; `*` is all of them."""
+    return bool({name.strip() for name in profiles.split(",")} & {profile, "*"})
 
 
 def main(arguments: list[str]) -> None:
     """Replace this process by Airflow's; ends it when a worker would wait for tasks that nobody sends."""
-    chosen = executor(os.environ.get("COMPOSE_PROFILES", ""))
-    if arguments[:1] == ["celery"] and chosen != "CeleryExecutor":
+    profiles = os.environ.get("COMPOSE_PROFILES", "")
+    if arguments[:1] == ["celery"] and not has("celery", profiles):
         sys.exit(
             "COMPOSE_PROFILES does not hold celery, so the scheduler sends nothing to workers; write it into .env "
             "(compose's --profile is not enough), then make up"
         )
-    os.environ["AIRFLOW__CORE__EXECUTOR"] = chosen
+    os.environ["AIRFLOW__CORE__EXECUTOR"] = "CeleryExecutor" if has("celery", profiles) else "LocalExecutor"
+    os.environ["AIRFLOW__METRICS__OTEL_ON"] = str(has("monitoring", profiles))
     os.execvp("airflow", ["airflow", *arguments])  # noqa: S606, S607  # the image's own
 
 

@@ -14,7 +14,7 @@ START = Path(__file__).resolve().parents[2] / "images/airflow/start.py"
 
 def start(folder: Path, profiles: str | None, *arguments: str) -> subprocess.CompletedProcess[str]:
     airflow = folder / "airflow"
-    airflow.write_text('#!/bin/sh\necho "$AIRFLOW__CORE__EXECUTOR" "$@"\n')
+    airflow.write_text('#!/bin/sh\necho "$AIRFLOW__CORE__EXECUTOR" "$AIRFLOW__METRICS__OTEL_ON" "$@"\n')
     airflow.chmod(0o755)
     environment = {"PATH": f"{folder}:{os.environ['PATH']}"} | (
         {} if profiles is None else {"COMPOSE_PROFILES": profiles}
@@ -23,23 +23,26 @@ def start(folder: Path, profiles: str | None, *arguments: str) -> subprocess.Com
 
 
 @pytest.mark.parametrize(
-    ("profiles", "executor"),
+    ("profiles", "executor", "metrics"),
     [
-        (None, "LocalExecutor"),
-        ("", "LocalExecutor"),
-        ("monitoring", "LocalExecutor"),
-        ("celery", "CeleryExecutor"),
-        ("monitoring, celery", "CeleryExecutor"),
-        ("*", "CeleryExecutor"),
-        ("celery-too", "LocalExecutor"),
+        (None, "LocalExecutor", False),
+        ("", "LocalExecutor", False),
+        ("monitoring", "LocalExecutor", True),
+        ("celery", "CeleryExecutor", False),
+        ("monitoring, celery", "CeleryExecutor", True),
+        ("*", "CeleryExecutor", True),
+        ("celery-too,monitoring-too", "LocalExecutor", False),
     ],
 )
-def test_the_executor_is_the_one_that_the_profiles_ask_for(tmp_path: Path, profiles: str | None, executor: str) -> None:
-    assert start(tmp_path, profiles, "scheduler", "--num-runs", "1").stdout == f"{executor} scheduler --num-runs 1\n"
+def test_executor_and_metrics_are_what_the_profiles_ask_for(
+    tmp_path: Path, profiles: str | None, executor: str, metrics: bool
+) -> None:
+    started = start(tmp_path, profiles, "scheduler", "--num-runs", "1")
+    assert started.stdout == f"{executor} {metrics} scheduler --num-runs 1\n"
 
 
 def test_a_worker_runs_with_the_profile(tmp_path: Path) -> None:
-    assert start(tmp_path, "celery", "celery", "worker").stdout == "CeleryExecutor celery worker\n"
+    assert start(tmp_path, "celery", "celery", "worker").stdout == "CeleryExecutor False celery worker\n"
 
 
 @pytest.mark.parametrize("profiles", [None, "", "monitoring"])
