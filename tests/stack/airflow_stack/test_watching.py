@@ -28,8 +28,10 @@ MONITORING = ROOT / "deploy" / "monitoring"
 # Grafana is left out where its image cannot be pulled; tests/deploy/test_dashboards.py reads its files.
 SERVICES = ["prometheus", "alertmanager", "postgres-exporter", "node-exporter", "vmagent"]
 WATCHED_RUN = "watched"
-# What has metrics of its own to send, which the profile turns on.
+# What has most metrics of its own to send, and what makes it do so. Here and not in `.env`, where the word would make
+# Airflow's initialisation and the api-server anew too.
 AIRFLOW = ["airflow-scheduler", "airflow-dag-processor", "airflow-triggerer"]
+TURNED_ON = {"COMPOSE_PROFILES": "monitoring", "OTEL_METRIC_EXPORT_INTERVAL": "2000"}
 # What a task's process does with its metrics as it ends, with the seconds of it.
 MEASURE = """
 import time
@@ -134,7 +136,7 @@ def hurried(folder: Path) -> Path:
     }
     for name in AIRFLOW:
         unscheduled = UNSCHEDULED["services"].get(name, {}).get("environment", {})
-        services[name] = {"environment": unscheduled | {"OTEL_METRIC_EXPORT_INTERVAL": "2000"}}
+        services[name] = {"environment": unscheduled | TURNED_ON}
     override = folder / "override.yml"
     override.write_text(json.dumps({"services": services}))
     return override
@@ -147,13 +149,14 @@ def watched(
     """The profile's services beside the running stack, a run that ended well, and predictions."""
     subprocess.run([ROOT / "tests/stack/stand_ins.sh", *SERVICES], check=True)
     folder = tmp_path_factory.mktemp("watching")
-    variables = airflow.variables | {"COMPOSE_PROFILES": "monitoring", "NOTIFY_SLACK_WEBHOOK_URL": receiver[0]}
+    variables = airflow.variables | {"NOTIFY_SLACK_WEBHOOK_URL": receiver[0]}
     env_file = folder / ".env"
     env_file.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
     stack = Stack(env_file, variables)
-    up = ["up", "--detach", "--wait", "--wait-timeout", "240", *SERVICES, *AIRFLOW]
+    up = ["--profile", "monitoring", "up", "--detach", "--wait", "--wait-timeout", "240", *SERVICES, *AIRFLOW]
     try:
         stack.compose(*up, file=FILE, override=hurried(folder))
+        wait_for(lambda: admin.ask("GET", DAG).status_code == 200, "the dag-processor found no daily_training")
         trigger(admin, WATCHED_RUN, epochs=1)  # its own, since Airflow sends metrics from here on
         assert admin.ask("PATCH", DAG, {"is_paused": False}).status_code == 200
         assert ended(admin, WATCHED_RUN)[0] == "success"
@@ -171,7 +174,7 @@ def watched(
         wait_for(predicted, "no prediction was seen")
         yield watched
     finally:
-        stack.compose("rm", "--stop", "--force", *SERVICES, "monitoring-init", file=FILE)
+        stack.compose("--profile", "monitoring", "rm", "--stop", "--force", *SERVICES, "monitoring-init", file=FILE)
 
 
 @pytest.mark.parametrize("expression", [pytest.param(q, id=name) for name, q in dashboard_queries()])
