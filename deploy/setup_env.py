@@ -41,6 +41,7 @@ SECRETS: dict[str, Callable[[], str]] = {
     "AIRFLOW_SECRET_KEY": _hex,
     "AIRFLOW_ADMIN_PASSWORD": _hex,
     "REDIS_PASSWORD": _hex,
+    "RAY_AUTH_TOKEN": _hex,
     "POSTGRES_MONITORING_PASSWORD": _hex,
     "GRAFANA_ADMIN_PASSWORD": _hex,
 }

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-FILES = ("docker-compose.yml", "docker-compose-mlops.yml", "docker-compose-monitoring.yml")
+FILES = ("docker-compose.yml", "docker-compose-mlops.yml", "docker-compose-monitoring.yml", "docker-compose-ray.yml")
 
 
 def required(folder: Path) -> set[str]:

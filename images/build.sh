@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 for name in PIPELINE_IMAGE_PREFIX PIPELINE_IMAGE_TAG PYTHON_IMAGE; do  # compose reads them in .env; so do we
   [ -n "${!name:-}" ] || printf -v "$name" '%s' "$(sed -n "s/^$name=//p" .env 2>/dev/null || true)"
 done
-all=(mlflow register rollback deploy prepare train evaluate serving airflow)
+all=(mlflow register rollback deploy prepare train evaluate tune serving airflow)
 prefix=${PIPELINE_IMAGE_PREFIX:-vision-mlops} tag=${PIPELINE_IMAGE_TAG:-dev}
 commit=${PIPELINE_GIT_COMMIT:-$(git rev-parse HEAD 2>/dev/null || echo unknown)}
 arguments=(--build-arg "GIT_COMMIT=$commit" ${PYTHON_IMAGE:+--build-arg "PYTHON_IMAGE=$PYTHON_IMAGE"})
@@ -17,7 +17,7 @@ arguments=(--build-arg "GIT_COMMIT=$commit" ${PYTHON_IMAGE:+--build-arg "PYTHON_
 for name in "$@"; do
   case $name in
     mlflow | airflow) source=(--file "images/$name/Dockerfile") ;;
-    register | rollback | deploy | prepare | train | evaluate | serving) source=(--file images/Dockerfile --target "$name") ;;
+    register | rollback | deploy | prepare | train | evaluate | tune | serving) source=(--file images/Dockerfile --target "$name") ;;
     *) echo "build.sh: image '$name' is unknown; choose from: ${all[*]}" >&2 && exit 64 ;;
   esac
   started=$SECONDS

@@ -25,6 +25,7 @@ IMPORTS = {
     "prepare": ("tasks.stages.prepare", ("mlflow-skinny", "torch", "torchvision")),
     "train": ("tasks.stages.train", ("mlflow-skinny", "torch", "torchvision")),
     "evaluate": ("tasks.stages.evaluate", ("mlflow-skinny", "torch", "torchvision")),
+    "tune": ("tasks.stages.tune", ("ray", "optuna", "hyperopt")),
     "register": ("tasks.stages.register", ("mlflow-skinny",)),
     "rollback": ("tasks.stages.rollback", ("mlflow-skinny",)),
     "deploy": ("tasks.stages.deploy", ("mlflow-skinny",)),

@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from tasks.errors import SettingsError
 
 PLACEHOLDER = re.compile(r"^(change[-_ ]?me.*|<.*>|todo|xxx+|password|secret)$", re.IGNORECASE)
+RAY_HEAD = "ray-head:6379"  # of the profile ray
 WEB_URL = re.compile(r"https?://[^/\s]+/\S*$")
 MAIL_URL = re.compile(r"smtps?://[^/?\s]+/?\?(?=\S*\bfrom=[^&\s]+)(?=\S*\bto=[^&\s]+)\S+$")
 
@@ -85,11 +86,21 @@ class Settings(BaseSettings):
     tune_storage_uri: str | None = Field(
         None, description="Folder or s3:// address of the searches' state; default: tune under PIPELINE_HOME."
     )
+    tune_storage_region: str | None = Field(None, description="Region of that address.")
     tune_storage_endpoint_url: str | None = Field(
         None, description="S3 endpoint of that address as stages reach it; default: AWS itself."
     )
     tune_storage_access_key_id: str | None = Field(None, description="S3 user of that address.")
     tune_storage_secret_access_key: SecretStr | None = Field(None, description="Secret key of that user.")
+
+    # The stack, in whose S3 store searches keep their state and whose profile `ray` their trials run on, unless told
+    # otherwise above. Read by Airflow and the cluster's nodes only: no stage container gets them.
+    compose_profiles: str = Field("", description="Optional parts of the stack, separated by commas.")
+    s3_bucket: str = Field("mlflow", min_length=1, description="Bucket of the stack's S3 store.")
+    s3_endpoint_url: str = Field("http://s3:9000", description="That store as containers reach it.")
+    s3_region: str = Field("us-east-1", description="Its region.")
+    s3_access_key: str | None = Field(None, description="Its user.")
+    s3_secret_key: SecretStr | None = Field(None, description="Secret key of that user.")
 
     serving_url: str = Field("http://127.0.0.1:3000", description="Where the service answers, as stages reach it.")
     serving_model: str | None = Field(
@@ -152,15 +163,33 @@ class Settings(BaseSettings):
         """Folder or s3:// address of the searches' state, without a slash at the end.
 
         Raises:
-            SettingsError: stages run in containers and none is configured: it would go with the container.
+            SettingsError: stages run in containers and it is none or a folder, which would go with the container.
         """
-        if self.tune_storage_uri:
-            return self.tune_storage_uri.rstrip("/")
-        if self.pipeline_runtime is not Runtime.LOCAL:
+        uri = (self.tune_storage_uri or "").rstrip("/")
+        if self.pipeline_runtime is not Runtime.LOCAL and "://" not in uri:
             raise SettingsError(
-                "TUNE_STORAGE_URI is missing, and a container's disk ends with it; set s3://BUCKET/tune"
+                f"TUNE_STORAGE_URI={uri!r} is no address, and a container's disk ends with it; set s3://BUCKET/tune"
             )
-        return str(self.pipeline_home.resolve() / "tune")
+        return uri or str(self.pipeline_home.resolve() / "tune")
+
+    def with_the_stacks_ray(self) -> Self:
+        """Return the settings of a search in a container: what is not configured is the stack's.
+
+        A TUNE_STORAGE_URI of the user's own keeps the endpoint and user that are given with it, or none. Without a user
+        of the stack's store nothing is filled in.
+        """
+        given: dict[str, object] = {}
+        if self.tune_storage_uri is None and self.s3_access_key is not None:
+            given = {
+                "tune_storage_uri": f"s3://{self.s3_bucket}/tune",
+                "tune_storage_region": self.s3_region,
+                "tune_storage_endpoint_url": self.s3_endpoint_url,
+                "tune_storage_access_key_id": self.s3_access_key,
+                "tune_storage_secret_access_key": self.s3_secret_key,
+            }
+        if self.ray_address is None and {name.strip() for name in self.compose_profiles.split(",")} & {"ray", "*"}:
+            given["ray_address"] = RAY_HEAD
+        return self.model_copy(update=given)
 
     @property
     def datasets(self) -> Path:

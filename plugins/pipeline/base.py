@@ -113,8 +113,8 @@ class StageOperator(BaseOperator):
             stage=self.stage,
             request=request,
             image=image_of(self.stage, settings),
-            environment={**container_environment(settings), **self.environment},
-            private_environment=container_secrets(settings),
+            environment={**container_environment(self.stage, settings), **self.environment},
+            private_environment=container_secrets(self.stage, settings),
             resources=resources_for(self.stage, settings, self.stage_resources),
             timeout=self.execution_timeout,
         )

@@ -52,7 +52,7 @@ def image_of(stage: str, settings: Settings) -> str:
     return f"{settings.pipeline_image_prefix}/{stage}:{settings.pipeline_image_tag}"
 
 
-def container_environment(settings: Settings) -> dict[str, str]:
+def container_environment(stage: str, settings: Settings) -> dict[str, str]:
     """Settings for a stage in a container, which sees servers at other addresses than Airflow may.
 
     The git commit is not among them: the image knows which code it holds, Airflow's checkout may be another.
@@ -67,17 +67,29 @@ def container_environment(settings: Settings) -> dict[str, str]:
         "AWS_ENDPOINT_URL": settings.pipeline_stage_aws_endpoint_url or settings.aws_endpoint_url,
         "AWS_REGION": settings.aws_region,
     }
+    if stage == "tune":
+        search = settings.with_the_stacks_ray()
+        values |= {
+            "RAY_ADDRESS": search.ray_address,
+            "TUNE_STORAGE_URI": search.tune_storage_uri,
+            "TUNE_STORAGE_REGION": search.tune_storage_region,
+            "TUNE_STORAGE_ENDPOINT_URL": search.tune_storage_endpoint_url,
+        }
     return {name: value for name, value in values.items() if value is not None}
 
 
-def container_secrets(settings: Settings) -> dict[str, str]:
-    """Settings that must show neither in Airflow's UI nor in a log."""
+def container_secrets(stage: str, settings: Settings) -> dict[str, str]:
+    """Settings that must show neither in Airflow's UI nor in a log; only `tune` gets those of searches."""
     values = {
         "MLFLOW_TRACKING_PASSWORD": settings.mlflow_tracking_password,
         "AWS_SECRET_ACCESS_KEY": settings.aws_secret_access_key,
         "SERVING_API_KEY": settings.serving_api_key,
     }
+    users = {"AWS_ACCESS_KEY_ID": settings.aws_access_key_id}
+    if stage == "tune":
+        search = settings.with_the_stacks_ray()
+        values["TUNE_STORAGE_SECRET_ACCESS_KEY"] = search.tune_storage_secret_access_key
+        values["RAY_AUTH_TOKEN"] = search.ray_auth_token if search.ray_address else None
+        users["TUNE_STORAGE_ACCESS_KEY_ID"] = search.tune_storage_access_key_id
     secrets = {name: value.get_secret_value() for name, value in values.items() if value is not None}
-    if settings.aws_access_key_id is not None:
-        secrets["AWS_ACCESS_KEY_ID"] = settings.aws_access_key_id
-    return secrets
+    return secrets | {name: value for name, value in users.items() if value is not None}

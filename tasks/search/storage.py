@@ -23,20 +23,30 @@ TRY = re.compile(r"try-(\d+)$")
 CHECKPOINT = re.compile(r"try-(\d+)/trial-(\d+)/checkpoint_(\d+)$")
 
 
+def variables(settings: Settings) -> dict[str, str]:
+    """Return the variables in which Arrow looks for the storage's region, endpoint and user."""
+    secret = settings.tune_storage_secret_access_key
+    given = {
+        "AWS_REGION": settings.tune_storage_region,
+        "AWS_ENDPOINT_URL": settings.tune_storage_endpoint_url,
+        "AWS_ACCESS_KEY_ID": settings.tune_storage_access_key_id,
+        "AWS_SECRET_ACCESS_KEY": secret.get_secret_value() if secret else None,
+        # Else an upload carries its checksum as a trailer, which stores that do not know it refuse with 411.
+        "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+        "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
+    }
+    return {name: value for name, value in given.items() if value}
+
+
 @contextmanager
 def credentials(settings: Settings) -> Iterator[None]:
     """Put the storage's endpoint and user into this process's environment, for Arrow and for Ray's workers.
 
     Not into the address: Ray writes that down.
     """
-    secret = settings.tune_storage_secret_access_key
-    given = {
-        "AWS_ENDPOINT_URL": settings.tune_storage_endpoint_url,
-        "AWS_ACCESS_KEY_ID": settings.tune_storage_access_key_id,
-        "AWS_SECRET_ACCESS_KEY": secret.get_secret_value() if secret else None,
-    }
+    given = variables(settings)
     before = {name: os.environ.get(name) for name in given}
-    os.environ.update({name: value for name, value in given.items() if value})
+    os.environ.update(given)
     try:
         yield
     finally:

@@ -11,7 +11,7 @@ import torch
 
 from tasks.errors import RequestError
 
-CGROUP_CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
+CGROUP = Path("/sys/fs/cgroup")
 # Pixel values of a batch that one thread gets at least. Digits in batches of 64 (4,096 values) trained at 4,200
 # images/s on one thread and 5,400 on two of an idle machine, but at a few hundred on two wherever something else was
 # running: each of thousands of short kernels then waits until its other thread gets a turn.
@@ -61,20 +61,29 @@ def choose_precision(asked: str, device: torch.device) -> torch.dtype:
     return dtype
 
 
-def available_cpus(limit: Path = CGROUP_CPU_LIMIT) -> int:
+def available_cpus(cgroup: Path = CGROUP) -> int:
     """Return how many CPUs this process may use: those it is bound to, and no more than its container's share.
 
     torch counts the machine's cores. In a container with `--cpus 2` on a large machine it would start dozens of
     threads that the kernel then throttles, many times slower than two.
 
     Args:
-        limit: The cgroup v2 file that holds "QUOTA PERIOD" in microseconds, or "max PERIOD"; may be missing.
+        cgroup: Where the kernel shows the container's limits, those of version 2 or 1; may hold none.
     """
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota, _, period = limit.read_text().partition(" ") if limit.is_file() else ("max", "", "")
-    if quota.strip() == "max":
-        return bound
-    return max(1, min(bound, int(quota) // int(period)))
+    quota, period = _cpu_limit(cgroup)
+    return bound if quota <= 0 else max(1, min(bound, quota // period))
+
+
+def _cpu_limit(cgroup: Path) -> tuple[int, int]:
+    """Microseconds of CPU in so many microseconds; the former not positive where there is no limit."""
+    both, quota, period = cgroup / "cpu.max", cgroup / "cpu/cpu.cfs_quota_us", cgroup / "cpu/cpu.cfs_period_us"
+    if both.is_file():
+        words = both.read_text().split()
+        return (-1, 1) if words[0] == "max" else (int(words[0]), int(words[1]))
+    if quota.is_file() and period.is_file():
+        return int(quota.read_text()), int(period.read_text())
+    return -1, 1
 
 
 def prepare_cpu(batch_values: int, cpus: int | None = None) -> None:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = ["docker-compose.yml", "docker-compose-mlops.yml", "docker-compose-monitoring.yml"]
+FILES = ["docker-compose.yml", "docker-compose-mlops.yml", "docker-compose-monitoring.yml", "docker-compose-ray.yml"]
 SERVICES = [
     pytest.param(file, name, service, id=f"{name} of {file}")
     for file in FILES

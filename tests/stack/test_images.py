@@ -12,7 +12,7 @@ from .conftest import TAG, build_images
 
 pytestmark = pytest.mark.docker
 LIGHT = ["register", "rollback", "deploy"]
-STAGES = [*LIGHT, "prepare", "train", "evaluate"]
+STAGES = [*LIGHT, "prepare", "train", "evaluate", "tune"]
 MEGABYTE = 1_000_000
 
 
@@ -96,6 +96,27 @@ def test_a_bad_request_is_one_line_and_exit_code_64(name: str, request_text: str
     lines = (answer.stdout + answer.stderr).strip().splitlines()
     assert len(lines) == 1
     assert part in lines[0]
+
+
+def test_ray_starts_where_nothing_but_two_folders_is_writable() -> None:
+    """A read-only root and home, no network, the smallest shared memory; and a part of a core is a whole one to Ray."""
+    code = """
+import os
+import ray
+from pathlib import Path
+from tasks.contract import TuneRequest
+from tasks.search.cluster import ray_for
+from tasks.settings import load_settings
+
+task = {"dag_id": "d", "dag_run_id": "r", "task_id": "t"}
+request = TuneRequest.model_validate({"task": task, "prepare_run_id": "0" * 32, "trials": 2})
+with ray_for(request, load_settings(), 1000):
+    print(ray.cluster_resources()["CPU"], ray.get(ray.remote(os.getuid).remote()))
+print(sorted(path.name for path in Path("/tmp").glob("ray*")))
+"""
+    answer = run("tune", "-c", code, options=("--entrypoint", "python", "--cpus", "0.5", "--memory", "4g"))
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.splitlines() == ["1.0 10001", "[]"]
 
 
 def test_an_image_of_one_stage_runs_no_other() -> None:

@@ -66,7 +66,15 @@ def test_precision_that_does_not_train_there_is_refused(asked: str, device: str)
 @pytest.mark.parametrize(("content", "share"), [("100000 100000\n", 1), ("50000 100000\n", 1), ("max 100000\n", 10**6)])
 def test_threads_follow_the_containers_share_of_the_cpus(tmp_path: Path, content: str, share: int) -> None:
     (tmp_path / "cpu.max").write_text(content)
-    assert available_cpus(tmp_path / "cpu.max") == min(share, len(os.sched_getaffinity(0)))
+    assert available_cpus(tmp_path) == min(share, len(os.sched_getaffinity(0)))
+
+
+@pytest.mark.parametrize(("quota", "share"), [("100000\n", 1), ("50000\n", 1), ("-1\n", 10**6)])
+def test_threads_follow_the_share_that_an_older_kernel_shows(tmp_path: Path, quota: str, share: int) -> None:
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu/cpu.cfs_quota_us").write_text(quota)
+    (tmp_path / "cpu/cpu.cfs_period_us").write_text("100000\n")
+    assert available_cpus(tmp_path) == min(share, len(os.sched_getaffinity(0)))
 
 
 def test_without_a_container_threads_follow_the_cpus_of_the_process(tmp_path: Path) -> None:
