@@ -6,26 +6,35 @@ the log so stay in the stage; only trials run elsewhere.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-import shutil
+import secrets
 import signal
+import socket
+import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import ray
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled
 
 import tasks
 from tasks.contract import TuneRequest
-from tasks.errors import RequestError
+from tasks.errors import RequestError, UnavailableError
+from tasks.search import guard
 from tasks.settings import Settings
 from tasks.vision.devices import available_cpus
 
 SLOT = "trial"  # Ray's name for the right to run a trial, of which there are as many as trials may run at a time
 MIB = 2**20
-STORE_MARGIN = 100 * MIB  # beside the gold: results on their way, and Ray's smallest store is 75 MiB
+STORE_MARGIN = 100 * MIB  # beside the gold: results on their way; Ray's smallest store is 75 MiB
+ANSWER_SECONDS = 5.0  # for a cluster's head to take a connection
+JOIN_SECONDS = 60.0
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to anyone
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -42,46 +51,167 @@ log = logging.getLogger("tasks.tune")
 
 
 @contextmanager
-def ray_for(request: TuneRequest, settings: Settings, gold_bytes: int) -> Iterator[None]:
+def ray_for(request: TuneRequest, settings: Settings, gold_bytes: int) -> Iterator[int]:
     """Start or join a Ray with room for the request's trials, and leave nothing of it behind.
+
+    Yields how many trials may run at a time.
 
     Raises:
         RequestError: no machine there has the CPUs or GPUs of one trial.
-        UnavailableError: no cluster answers at RAY_ADDRESS.
+        UnavailableError: no cluster answers at RAY_ADDRESS, or it does not let this stage in.
     """
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    root = str(Path(tasks.__file__).resolve().parents[1])
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    if settings.ray_address:
+        _require_answer(settings.ray_address)
     for name in ("ray", "ray.tune", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    handler = signal.getsignal(signal.SIGTERM)
-    folder = Path(tempfile.mkdtemp(prefix="ray-", dir=_short_folder()))
+    with ExitStack() as stack:
+        stack.enter_context(_environment(_variables(settings)))
+        os.environ.pop("RAY_ADDRESS")  # what to connect to is said outright
+        # Ray read its settings when it was imported, and keeps a token for good.
+        Config.initialize("")
+        AuthenticationTokenLoader.instance().reset_cache()
+        folder = stack.enter_context(_guarded_folder())
+        rights = {SLOT: float(request.concurrent_trials or request.trials)}
+        stack.callback(ray.shutdown)
+        with _same_sigterm_handler():  # Ray puts its own in place
+            if settings.ray_address:
+                stack.enter_context(_joined(settings.ray_address, folder, rights, gold_bytes + STORE_MARGIN))
+            else:
+                ray.init(
+                    address="local",
+                    num_cpus=available_cpus(),
+                    resources=rights,
+                    object_store_memory=gold_bytes + STORE_MARGIN,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    configure_logging=False,
+                    _temp_dir=str(folder),
+                )
+        slots = _require_room(request, settings)
+        # As many may wait for their process to start: one by one, short trials would end before the next has one.
+        stack.enter_context(_environment({"TUNE_MAX_PENDING_TRIALS_PG": str(slots)}))
+        yield slots
+
+
+def _variables(settings: Settings) -> dict[str, str]:
+    """Return what Ray's processes are told; it reads most of its settings from the environment."""
+    root = str(Path(tasks.__file__).resolve().parents[1])
+    variables = QUIET | {
+        "RAY_ADDRESS": "",
+        "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
+    }
+    if not settings.ray_address:
+        return variables | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    if settings.ray_auth_token:
+        token = settings.ray_auth_token.get_secret_value()
+        return variables | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+    return variables
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
-        _start(request, folder, gold_bytes)
-        _restore(handler)  # Ray has put its own in place
-        _require_room(request)
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _guarded_folder() -> Iterator[Path]:
+    """Make a folder for a Ray, and see to it that its processes and the folder go, however this process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir=_short_folder()))
+    lifeline, held = os.pipe()
+    watch = subprocess.Popen(  # noqa: S603  # our own file
+        [sys.executable, "-I", guard.__file__, str(lifeline), str(folder), str(os.getpid())],
+        pass_fds=(lifeline,),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    os.close(lifeline)
+    try:
+        yield folder
+    finally:
+        os.close(held)
+        watch.wait(2 * guard.PATIENCE)
+
+
+@contextmanager
+def _joined(address: str, folder: Path, rights: Mapping[str, float], store_bytes: int) -> Iterator[None]:
+    """Be a node of the cluster, without CPUs and GPUs of its own."""
+    output = folder / "join.log"
+    with output.open("wb") as file:
+        node = subprocess.Popen(  # noqa: S603  # Ray's own command
+            [
+                *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--address={address}"),
+                *("--num-cpus=0", "--num-gpus=0", f"--resources={json.dumps(dict(rights))}"),
+                *(f"--object-store-memory={store_bytes}", f"--temp-dir={folder}", "--disable-usage-stats"),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        _connect(address, folder, node, output)
         yield
     finally:
         ray.shutdown()
-        _restore(handler)
-        shutil.rmtree(folder, ignore_errors=True)
+        node.terminate()
+        try:
+            node.wait(5)
+        except subprocess.TimeoutExpired:
+            node.kill()
+            node.wait()
 
 
-def _start(request: TuneRequest, folder: Path, gold_bytes: int) -> None:
-    ray.init(
-        address="local",
-        num_cpus=available_cpus(),
-        resources={SLOT: request.concurrent_trials or request.trials},
-        object_store_memory=gold_bytes + STORE_MARGIN,
-        include_dashboard=False,
-        log_to_driver=False,
-        configure_logging=False,
-        _temp_dir=str(folder),
+def _connect(address: str, folder: Path, node: subprocess.Popen[bytes], output: Path) -> None:
+    deadline, cause = time.monotonic() + JOIN_SECONDS, "it takes too long"
+    while time.monotonic() < deadline:
+        if node.poll() is not None:
+            cause = _last_line(output)
+            break
+        if not list(folder.glob("session_*/sockets/raylet*")):
+            time.sleep(0.2)
+            continue
+        try:
+            ray.init(address=address, log_to_driver=False, configure_logging=False, _temp_dir=str(folder))
+        except (ConnectionError, RuntimeError) as error:
+            cause = " ".join(str(error).split())[:300]
+            time.sleep(1)
+        else:
+            return
+    raise UnavailableError(
+        f"the Ray cluster at RAY_ADDRESS={address} does not let this stage join ({cause}); "
+        "check RAY_AUTH_TOKEN, and that both have the same versions of Ray and Python"
     )
 
 
-def _require_room(request: TuneRequest) -> None:
+def _last_line(output: Path) -> str:
+    lines = [line.strip() for line in output.read_text(encoding="utf-8", errors="replace").splitlines()]
+    return next((line[:300] for line in reversed(lines) if line), "its node ended without a word")
+
+
+def _require_answer(address: str) -> None:
+    """Fail within seconds where nothing listens; Ray itself would wait for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UnavailableError(
+            f"no Ray cluster answers at RAY_ADDRESS={address} ({type(error).__name__}: {error}); start its head, "
+            "correct the address, or unset it to search on this machine"
+        ) from error
+
+
+def _require_room(request: TuneRequest, settings: Settings) -> int:
+    """Return how many trials may run at a time."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     for name, kind, asked in (
         ("trial_cpus", "CPU", request.trial_cpus),
@@ -89,10 +219,18 @@ def _require_room(request: TuneRequest) -> None:
     ):
         most = max((node.get(kind, 0) for node in nodes), default=0)
         if asked > most:
-            raise RequestError(
-                f"{name}={asked:g} is more than any machine has ({most:g} {kind}s); lower it"
-                + (", or set RAY_ADDRESS to a cluster that has as many" if not os.environ.get("RAY_ADDRESS") else "")
-            )
+            where = f"machine of the cluster at {settings.ray_address}" if settings.ray_address else "machine"
+            fix = "" if settings.ray_address else ", or set RAY_ADDRESS to a cluster that has as many"
+            there = f"{most:g} {kind}{'' if most == 1 else 's'}"
+            raise RequestError(f"{name}={asked:g} is more than any {where} has ({there}); lower it{fix}")
+    fitting = sum(
+        min(
+            int(node.get("CPU", 0) / request.trial_cpus),
+            int(node.get("GPU", 0) / request.trial_gpus) if request.trial_gpus else request.trials,
+        )
+        for node in nodes
+    )
+    return max(1, min(fitting, request.trials, request.concurrent_trials or fitting))
 
 
 def _short_folder() -> str:
@@ -101,6 +239,11 @@ def _short_folder() -> str:
     return usual if len(usual) <= 24 else "/tmp"  # noqa: S108  # mkdtemp makes a private folder in it
 
 
-def _restore(handler: object) -> None:
-    if callable(handler) or isinstance(handler, signal.Handlers):
-        signal.signal(signal.SIGTERM, handler)
+@contextmanager
+def _same_sigterm_handler() -> Iterator[None]:
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if handler is not None:
+            signal.signal(signal.SIGTERM, handler)

@@ -30,6 +30,7 @@ class Progress(Callback):
         self._request, self._all = request, trials
         self._counts = dict.fromkeys((State.FINISHED, State.STOPPED, State.FAILED), 0)
         self._values: dict[int, list[float]] = {}
+        self._replayed: dict[int, int] = {}
         self._best: tuple[float, int] | None = None
         self._trained = 0  # trials that were not ended before this try
         self._started = self._told = time.monotonic()
@@ -41,8 +42,13 @@ class Progress(Callback):
     def on_trial_result(
         self, iteration: int, trials: list[RayTrial], trial: RayTrial, result: dict[str, Any], **info: Any
     ) -> None:
-        """Remember an epoch."""
-        self._values.setdefault(int(trial.config[NUMBER]), []).append(float(result[self._request.metric]))
+        """Remember an epoch; tell where a trial of an earlier try goes on."""
+        number, epoch = int(trial.config[NUMBER]), int(result[EPOCH])
+        if result[REPLAYED]:
+            self._replayed[number] = epoch
+        elif self._replayed.pop(number, None) == epoch - 1:
+            log.info("trial %d goes on after epoch %d, from its checkpoint", number, epoch - 1)
+        self._values.setdefault(number, []).append(float(result[self._request.metric]))
 
     def on_trial_complete(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any) -> None:
         """Tell of a trial that finished or was stopped."""

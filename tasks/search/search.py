@@ -36,7 +36,7 @@ def run_search(request: TuneRequest, run: StageRun, settings: Settings, gold: Go
     with credentials(settings):
         storage = SearchStorage(settings, run.run_id)
         known = recall(run.experiment_id, run.run_id, storage.checkpoints())
-        with ray_for(request, settings, gold.nbytes):
+        with ray_for(request, settings, gold.nbytes) as slots:
             _tell_start(request, trials, len(known), sum(trial.ended for trial in known.values()))
             journal = Journal(request, run, known)
             trainable = tune.with_resources(
@@ -47,7 +47,7 @@ def run_search(request: TuneRequest, run: StageRun, settings: Settings, gold: Go
                 trainable,
                 tune_config=TuneConfig(
                     metric=None,
-                    search_alg=make_searcher(request, known),
+                    search_alg=make_searcher(request, known, slots),
                     scheduler=make_scheduler(request),
                     num_samples=trials,
                     reuse_actors=True,

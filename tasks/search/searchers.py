@@ -29,19 +29,27 @@ SEED_STRIDE = 1_000_003  # more than the trials of any request, so that no two (
 class Numbered(Searcher):
     """Counts trials from 0, and remembers those that have a run."""
 
-    def __init__(self, inner: Searcher, dimensions: Mapping[str, Dimension], metric: str) -> None:
-        """Ask `inner` for the values of each trial."""
+    def __init__(self, inner: Searcher, dimensions: Mapping[str, Dimension], metric: str, slots: int | None) -> None:
+        """Ask `inner` for the values of each trial, of no more at a time than there are `slots`.
+
+        A trial that waits for a slot was chosen without the results of those that it waits for.
+        """
         super().__init__(metric=metric, mode=mode(metric))
         self._inner = inner
         self._dimensions = dict(dimensions)
+        self._slots = slots
         self._count = 0
+        self._live: set[str] = set()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """Choose the values of the next trial; FINISHED where a grid is at its end."""
+        """Choose the values of the next trial; None where no slot is free, FINISHED where a grid is at its end."""
+        if self._slots is not None and len(self._live) >= self._slots:
+            return None
         chosen = self._inner.suggest(trial_id)
         if not isinstance(chosen, dict):  # nothing now, or FINISHED
             return chosen
         values = {name: _within(self._dimensions[name], value) for name, value in chosen.items()}
+        self._live.add(trial_id)
         self._count += 1
         return {NUMBER: self._count - 1, **values}
 
@@ -51,6 +59,7 @@ class Numbered(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell the searcher of a trial's end."""
+        self._live.discard(trial_id)
         self._inner.on_trial_complete(trial_id, result, error)
 
     def save(self, checkpoint_path: str) -> None:
@@ -68,7 +77,7 @@ class _Random(Searcher):
         self._dimensions, self._seed, self._count = dimensions, seed, 0
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
-        draw = random.Random(self._seed * SEED_STRIDE + self._count)  # noqa: S311  # a search, no secret
+        draw = random.Random(self._seed * SEED_STRIDE + self._count)  # noqa: S311  # nosec B311  # no secret
         self._count += 1
         values = dict[str, Any]()
         for name, dimension in self._dimensions.items():
@@ -103,8 +112,11 @@ class _Grid(Searcher):
         pass
 
 
-def make_searcher(request: TuneRequest, known: Mapping[int, Remembered]) -> Numbered:
-    """Make the searcher asked for, seeded; it begins with the values of the `known` trials."""
+def make_searcher(request: TuneRequest, known: Mapping[int, Remembered], slots: int) -> Numbered:
+    """Make the searcher asked for, seeded; it begins with the values of the `known` trials.
+
+    So many trials as there are `slots` run at a time.
+    """
     dimensions = request.dimensions
     # After a crash random numbers start anew: with the seed of the first try, the first new trial would be a copy of
     # the first old one.
@@ -123,7 +135,8 @@ def make_searcher(request: TuneRequest, known: Mapping[int, Remembered]) -> Numb
         case "hyperopt":
             space = HyperOptSearch.convert_search_space({name: _domain(item) for name, item in dimensions.items()})
             inner = HyperOptSearch(space=space, random_state_seed=seed, **options)
-    return Numbered(inner, dimensions, request.metric)
+    # HyperBand pauses trials until others have come as far: those would hold their slots.
+    return Numbered(inner, dimensions, request.metric, None if request.scheduler == "hyperband" else slots)
 
 
 def combinations(request: TuneRequest) -> int:

@@ -1,0 +1,62 @@
+"""Ends what a Ray leaves behind: `python guard.py LIFELINE FOLDER STAGE`.
+
+LIFELINE is the read end of a pipe whose write end only the stage holds. However the stage ends, by a signal that
+nothing can catch included, the operating system closes that end; this process sees it, ends every process that has a
+file open in Ray's FOLDER, but for the STAGE itself, and deletes the folder. Ray's own precautions let two of its
+agents live on.
+
+Stand-alone: it is started as a file, in a session of its own that the stage's signals do not reach.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+PATIENCE = 10.0  # seconds; a process that is starting may open its files later
+PAUSE = 0.2
+PROCESSES = Path("/proc")
+
+
+def main(arguments: list[str]) -> int:
+    """Wait for the end of the stage, then clean up."""
+    lifeline, folder, stage = int(arguments[0]), Path(arguments[1]), int(arguments[2])
+    os.read(lifeline, 1)  # nothing is ever written: this returns when the other end is gone
+    deadline, quiet = time.monotonic() + PATIENCE, 0
+    while quiet < 2 and time.monotonic() < deadline:
+        found = [process for process in users(folder) if process != stage]
+        for process in found:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(process, signal.SIGKILL)
+        quiet = 0 if found else quiet + 1
+        time.sleep(PAUSE)
+    shutil.rmtree(folder, ignore_errors=True)
+    return 0
+
+
+def users(folder: Path) -> list[int]:
+    """List the processes, by ID, that have a file open below `folder`."""
+    if not (PROCESSES / "self" / "fd").is_dir():  # macOS
+        command = ["lsof", "-t", "+D", str(folder)]
+        told = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  # no shell
+        return [int(word) for word in told.stdout.split()]
+    return [int(process.name) for process in PROCESSES.glob("[0-9]*") if _uses(process, str(folder.resolve()))]
+
+
+def _uses(process: Path, folder: str) -> bool:
+    with contextlib.suppress(OSError):  # it ended, or belongs to somebody else
+        for descriptor in (process / "fd").iterdir():
+            with contextlib.suppress(OSError):
+                if str(descriptor.readlink()).startswith(f"{folder}/"):
+                    return True
+    return False
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,154 @@
+"""A tune stage that is killed in the middle, as processes: the next try goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from tasks import tracking
+from tasks.recipe import Recipe
+from tasks.search import table
+from tasks.search.table import State, TrialRow
+from tasks.settings import Settings
+from tasks.vision.devices import prepare_cpu
+from tasks.vision.gold import Gold
+from tasks.vision.training import Training
+
+TRIALS, EPOCHS = 5, 25
+ROOT = Path(__file__).parents[3]
+
+
+def start(prepare_run_id: str, home: Path, dag_run_id: str) -> subprocess.Popen[str]:
+    request = {
+        "task": {"dag_id": "weekly", "dag_run_id": dag_run_id, "task_id": "tune"},
+        "prepare_run_id": prepare_run_id,
+        **{"trials": TRIALS, "epochs": EPOCHS, "searcher": "random", "scheduler": "none", "log_every": 3},
+        "search_space": {"batch_size": None, "schedule": None, "model": None},
+        "batch_size": 20,
+        "device": "cpu",
+    }
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "tasks",
+            "tune",
+            "--request",
+            json.dumps(request),
+            "--result",
+            str(home / "answer.json"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+    )
+
+
+def rays() -> set[str]:
+    """Name the folders of Rays that are on this machine now."""
+    return {str(path) for path in Path("/tmp").glob("ray-*")}
+
+
+def wait_for(line: str, stage: subprocess.Popen[str]) -> list[str]:
+    lines = []
+    assert stage.stdout is not None
+    for text in stage.stdout:
+        lines.append(text.rstrip())
+        if line in text:
+            return lines
+    raise AssertionError(f"the stage ended without {line!r}:\n" + "\n".join(lines))
+
+
+def rows_of(dag_run_id: str, settings: Settings) -> tuple[str, list[TrialRow]]:
+    experiment_id = tracking.connect(settings)
+    (run,) = tracking.find_runs(experiment_id, {"pipeline.dag_run_id": dag_run_id, "pipeline.stage": "tune"}, limit=9)
+    return str(run.info.run_id), table.read(run.info.run_id)
+
+
+def settled(before: set[str]) -> bool:
+    deadline = time.monotonic() + 20
+    while rays() - before and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return not rays() - before
+
+
+def undisturbed(row: TrialRow, gold: Gold) -> tuple[float, ...]:
+    """Train what was chosen for a trial without a search."""
+    options = {"epochs": EPOCHS, "batch_size": 20, "device": "cpu", "log_every": 3}
+    training = Training(Recipe.model_validate(options | row.values), gold)
+    list(training.run())
+    return tuple(end.validation_accuracy for end in training.history)
+
+
+def wait_for_checkpoint(settings: Settings) -> None:
+    """Wait until a trial that has not ended has a checkpoint."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        tune_run_id, rows = rows_of("killed", settings)
+        running = [row.number for row in rows if row.state == State.RUNNING]
+        folder = settings.pipeline_home / "tune" / tune_run_id
+        if any(list(folder.glob(f"try-*/trial-{number:05d}/checkpoint_*/*.json")) for number in running):
+            return
+        time.sleep(0.1)
+    raise AssertionError("no trial in the middle has a checkpoint")
+
+
+def test_a_killed_search_goes_on_with_the_same_runs_and_ends_with_the_same_numbers(
+    settings: Settings, prepare_run_id: str, digits_gold: Gold, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.vision.devices.available_cpus", lambda: 1)
+    prepare_cpu(1)
+    before = rays()
+    first = start(prepare_run_id, settings.pipeline_home, "killed")
+    wait_for("1 of 5 done", first)
+    wait_for_checkpoint(settings)  # of one in the middle
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    assert settled(before), "a Ray was left behind"
+    tune_run_id, half = rows_of("killed", settings)
+    ended = {row.run_id: row for row in half if row.state != State.RUNNING}
+    assert ended
+    assert len(ended) < TRIALS
+    touched = {run_id: MlflowClient().get_run(run_id).info.end_time for run_id in ended}
+
+    second = start(prepare_run_id, settings.pipeline_home, "killed")
+    output, _ = second.communicate(timeout=240)
+    assert second.returncode == 0, output
+    assert f"going on with an earlier try: {len(ended)} trials are done" in output
+    again, rows = rows_of("killed", settings)
+    assert again == tune_run_id
+    assert [row.number for row in rows] == list(range(TRIALS))
+    assert {row.run_id for row in half} <= {row.run_id for row in rows}
+    for run_id, end_time in touched.items():
+        assert MlflowClient().get_run(run_id).info.end_time == end_time
+        assert f"trial {ended[run_id].number} finished in an earlier try" in output
+    for row in rows:
+        assert row.state == State.FINISHED
+        assert row.history == undisturbed(row, digits_gold)
+        steps = [point.step for point in MlflowClient().get_metric_history(row.run_id, "train_loss")]
+        assert steps == list(range(1, EPOCHS + 1))
+    resumed = [line for line in output.splitlines() if " goes on after epoch " in line]
+    assert resumed, output
+    assert settled(before)
+
+
+def test_a_stopped_stage_ends_in_time_and_leaves_no_process(settings: Settings, prepare_run_id: str) -> None:
+    before = rays()
+    stage = start(prepare_run_id, settings.pipeline_home, "stopped")
+    wait_for("1 of 5 done", stage)
+    began = time.monotonic()
+    stage.send_signal(signal.SIGTERM)
+    assert stage.wait(timeout=30) == 143
+    assert time.monotonic() - began < 10
+    assert settled(before), "a Ray was left behind"
+    tune_run_id, rows = rows_of("stopped", settings)
+    assert MlflowClient().get_run(tune_run_id).info.status == "KILLED"
+    assert any((settings.pipeline_home / "tune" / tune_run_id).rglob("checkpoint_*"))
