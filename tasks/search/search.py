@@ -41,7 +41,7 @@ def run_search(request: TuneRequest, run: StageRun, settings: Settings, gold: Go
             journal = Journal(request, run, known)
             trainable = tune.with_resources(
                 tune.with_parameters(Trial, gold=gold, plan=Plan(request, known)),
-                PlacementGroupFactory([{"CPU": request.trial_cpus, "GPU": request.trial_gpus, SLOT: 1}]),
+                _resources(request),
             )
             tuner = Tuner(
                 trainable,
@@ -71,6 +71,17 @@ def run_search(request: TuneRequest, run: StageRun, settings: Settings, gold: Go
                 except Exception:
                     if not failing:
                         raise
+
+
+def _resources(request: TuneRequest) -> PlacementGroupFactory:
+    """Return what a trial takes: its cores and GPUs on one machine, and a slot of the stage's own where slots count.
+
+    Otherwise it is the searcher that keeps to `concurrent_trials`; with HyperBand it cannot, for the sake of the trials
+    that are paused.
+    """
+    trial = {"CPU": request.trial_cpus, "GPU": request.trial_gpus}
+    counted = request.scheduler == "hyperband" and request.concurrent_trials is not None
+    return PlacementGroupFactory([trial, {SLOT: 1}] if counted else [trial])
 
 
 def remove_state(run: StageRun, settings: Settings) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from pyarrow.fs import FileSelector, FileSystem, FileType, copy_files
 
+from tasks.errors import PipelineError, SettingsError, UnavailableError
 from tasks.settings import Settings
 
 TRY = re.compile(r"try-(\d+)$")
@@ -61,10 +62,22 @@ class SearchStorage:
     """The folder of one search."""
 
     def __init__(self, settings: Settings, tune_run_id: str) -> None:
-        """Nothing is read or written yet."""
+        """Find the storage; nothing is read or written yet.
+
+        Raises:
+            SettingsError: there is no such bucket, or it refuses the user.
+            UnavailableError: the store does not answer.
+        """
         root = settings.tune_storage
         self.path = f"{root if '://' in root else Path(root).resolve()}/{tune_run_id}"
-        self._system, self._folder = FileSystem.from_uri(self.path)
+        try:
+            self._system, self._folder = FileSystem.from_uri(self.path)
+            bucket = self._folder.partition("/")[0]
+            there = not bucket or self._system.get_file_info(bucket).type is not FileType.NotFound
+        except OSError as error:
+            raise _told(root, error) from error
+        if not there:
+            raise SettingsError(f"TUNE_STORAGE_URI={root}: there is no bucket {bucket!r}; make it, or name another one")
 
     def next_try(self) -> str:
         """Return the name of a folder that no earlier try has written to."""
@@ -92,6 +105,14 @@ class SearchStorage:
         for entry in entries:
             folders.update(str(parent) for parent in Path(entry.path).parents)
         return sorted(folders)
+
+
+def _told(root: str, error: OSError) -> PipelineError:
+    """Say what is wrong with the storage."""
+    cause = " ".join(str(error).split())[:300]
+    if "ACCESS_DENIED" in cause or "INVALID_ACCESS_KEY" in cause or "SIGNATURE" in cause:
+        return SettingsError(f"TUNE_STORAGE_URI={root} refuses the user ({cause}); check TUNE_STORAGE_ACCESS_KEY_ID")
+    return UnavailableError(f"the storage at TUNE_STORAGE_URI={root} does not answer ({cause})")
 
 
 def download(uri: str, folder: Path) -> None:

@@ -6,7 +6,9 @@ import json
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from mlflow import MlflowClient
 
 from tasks import tracking
 from tasks.recipe import Recipe
-from tasks.search import table
+from tasks.search import guard, table
 from tasks.search.table import State, TrialRow
 from tasks.settings import Settings
 from tasks.vision.devices import prepare_cpu
@@ -52,9 +54,12 @@ def start(prepare_run_id: str, home: Path, dag_run_id: str) -> subprocess.Popen[
     )
 
 
-def rays() -> set[str]:
-    """Name the folders of Rays that are on this machine now."""
-    return {str(path) for path in Path("/tmp").glob("ray-*")}
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for the temporary files of this test's stages, with a path short enough for Ray's sockets."""
+    with tempfile.TemporaryDirectory(prefix="t-") as name:
+        monkeypatch.setenv("TMPDIR", name)
+        yield Path(name)
 
 
 def wait_for(line: str, stage: subprocess.Popen[str]) -> list[str]:
@@ -73,11 +78,12 @@ def rows_of(dag_run_id: str, settings: Settings) -> tuple[str, list[TrialRow]]:
     return str(run.info.run_id), table.read(run.info.run_id)
 
 
-def settled(before: set[str]) -> bool:
+def left_behind(temporary: Path) -> list[Path]:
+    """List what is left of Rays after some seconds: folders and the processes that use them."""
     deadline = time.monotonic() + 20
-    while rays() - before and time.monotonic() < deadline:
+    while list(temporary.glob("ray-*")) and time.monotonic() < deadline:
         time.sleep(0.2)
-    return not rays() - before
+    return [*temporary.glob("ray-*"), *(Path("/proc") / str(process) for process in guard.users(temporary))]
 
 
 def undisturbed(row: TrialRow, gold: Gold) -> tuple[float, ...]:
@@ -102,17 +108,16 @@ def wait_for_checkpoint(settings: Settings) -> None:
 
 
 def test_a_killed_search_goes_on_with_the_same_runs_and_ends_with_the_same_numbers(
-    settings: Settings, prepare_run_id: str, digits_gold: Gold, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, prepare_run_id: str, digits_gold: Gold, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tasks.vision.devices.available_cpus", lambda: 1)
     prepare_cpu(1)
-    before = rays()
     first = start(prepare_run_id, settings.pipeline_home, "killed")
     wait_for("1 of 5 done", first)
     wait_for_checkpoint(settings)  # of one in the middle
     first.send_signal(signal.SIGKILL)
     first.wait()
-    assert settled(before), "a Ray was left behind"
+    assert left_behind(temporary) == []
     tune_run_id, half = rows_of("killed", settings)
     ended = {row.run_id: row for row in half if row.state != State.RUNNING}
     assert ended
@@ -137,18 +142,19 @@ def test_a_killed_search_goes_on_with_the_same_runs_and_ends_with_the_same_numbe
         assert steps == list(range(1, EPOCHS + 1))
     resumed = [line for line in output.splitlines() if " goes on after epoch " in line]
     assert resumed, output
-    assert settled(before)
+    assert left_behind(temporary) == []
 
 
-def test_a_stopped_stage_ends_in_time_and_leaves_no_process(settings: Settings, prepare_run_id: str) -> None:
-    before = rays()
+def test_a_stopped_stage_ends_in_time_and_leaves_no_process(
+    settings: Settings, prepare_run_id: str, temporary: Path
+) -> None:
     stage = start(prepare_run_id, settings.pipeline_home, "stopped")
     wait_for("1 of 5 done", stage)
     began = time.monotonic()
     stage.send_signal(signal.SIGTERM)
     assert stage.wait(timeout=30) == 143
     assert time.monotonic() - began < 10
-    assert settled(before), "a Ray was left behind"
-    tune_run_id, rows = rows_of("stopped", settings)
+    assert left_behind(temporary) == []
+    tune_run_id, _ = rows_of("stopped", settings)
     assert MlflowClient().get_run(tune_run_id).info.status == "KILLED"
     assert any((settings.pipeline_home / "tune" / tune_run_id).rglob("checkpoint_*"))

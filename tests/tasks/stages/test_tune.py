@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,13 +17,16 @@ from sklearn.datasets import load_digits
 
 from tasks import gold_store, tracking, tuned_sets
 from tasks.contract import TuneRequest, TuneResult
+from tasks.errors import RequestError, UnavailableError
 from tasks.messages import TaskIdentity
 from tasks.search import table
+from tasks.search_space import SearchSpace
 from tasks.settings import Settings
 from tasks.stages import tune
 from tasks.vision.gold import Gold, Split
 
 Tune = Callable[..., TuneResult]
+NOTHING_ELSE = dict.fromkeys(SearchSpace.model_fields)
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +55,9 @@ def tune_stage(settings: Settings, gold: Gold) -> Tune:
         task = TaskIdentity(dag_id="weekly", dag_run_id=attempt_of, task_id="tune")
         base = {"task": task, "prepare_run_id": prepare.info.run_id, "epochs": 2, "trials": 3, "device": "cpu"}
         request = TuneRequest.model_validate(base | {"grace_epochs": 1, "log_every": 2} | changes)
-        with tracking.stage_run(request, "tune", settings) as run:
-            return tune.run(request, run, settings)
+        current = Settings()
+        with tracking.stage_run(request, "tune", current) as run:
+            return tune.run(request, run, current)
 
     return call
 
@@ -83,3 +89,83 @@ def test_every_trial_has_a_run_and_the_best_is_kept(tune_stage: Tune, tmp_path: 
     lines = list(csv.DictReader(Path(path).read_text(encoding="utf-8").splitlines()))
     assert [line["run_id"] for line in lines] == [row.run_id for row in rows]
     assert float(lines[result.best_trial]["validation_accuracy"]) == result.best_value
+
+
+def test_asha_stops_trials_and_says_how_far_they_came(tune_stage: Tune) -> None:
+    result = tune_stage(trials=8, epochs=4, scheduler="asha", reduction_factor=2, searcher="optuna", log_every=0)
+    rows = table.read(result.run_id)
+    assert (result.finished, result.stopped, result.failed) == tuple(
+        sum(row.state == state for row in rows) for state in ("finished", "stopped", "failed")
+    )
+    assert result.stopped > 0
+    for row in rows:
+        if row.state == "stopped":
+            assert row.epochs in (1, 2)  # the rungs
+            assert row.rung == row.epochs - 1
+        else:
+            assert (row.epochs, row.rung) == (4, 2)
+    assert result.epochs == sum(row.epochs for row in rows) < 8 * 4
+
+
+def test_hyperband_goes_on_with_paused_trials_from_their_state(tune_stage: Tune) -> None:
+    result = tune_stage(
+        trials=5, epochs=4, scheduler="hyperband", reduction_factor=2, searcher="hyperopt", concurrent_trials=1
+    )
+    rows = table.read(result.run_id)
+    assert len(rows) == 5
+    assert result.failed == 0
+    for row in rows:
+        steps = [point.step for point in MlflowClient().get_metric_history(row.run_id, "train_loss")]
+        assert steps == list(range(1, row.epochs + 1))
+
+
+def test_a_trial_that_fails_is_told_and_the_search_goes_on(tune_stage: Tune) -> None:
+    result = tune_stage(
+        trials=2,
+        searcher="grid",
+        scheduler="median",
+        search_space=NOTHING_ELSE | {"learning_rate": [10.0, 0.01]},
+        momentum=0.99,
+        weight_decay=0.9,  # at such a rate each step makes the weights nine times as large
+        epochs=15,
+    )
+    rows = table.read(result.run_id)
+    assert [row.state for row in rows] == ["failed", "finished"]
+    run = MlflowClient().get_run(rows[0].run_id)
+    assert run.info.status == "FAILED"
+    assert "the loss became" in run.data.tags["pipeline.error"]
+    assert result.best_trial == 1
+
+
+def test_a_search_in_which_all_fail_says_why(tune_stage: Tune) -> None:
+    with pytest.raises(RequestError, match=r"all 2 trials failed: .*device='mps' is not available"):
+        tune_stage(trials=2, device="mps", searcher="random")
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "told"),
+    [
+        ({"trial_cpus": 4096}, RequestError, "trial_cpus=4096 is more than any machine has"),
+        ({"trial_gpus": 64}, RequestError, "trial_gpus=64 is more than any machine has .0 GPUs."),
+    ],
+)
+def test_more_than_there_is_is_refused_before_any_trial(
+    tune_stage: Tune, settings: Settings, changes: dict[str, float], error: type[Exception], told: str
+) -> None:
+    with pytest.raises(error, match=told):
+        tune_stage(**changes)
+    (run,) = tracking.find_runs(tracking.connect(settings), {"pipeline.stage": "tune"}, limit=9)
+    assert table.read(run.info.run_id) == []
+
+
+def test_a_cluster_that_is_not_there_is_refused_within_seconds(
+    tune_stage: Tune, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = time.monotonic()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(UnavailableError, match=f"no Ray cluster answers at RAY_ADDRESS={address}"):
+            tune_stage()
+    assert time.monotonic() - began < 20
