@@ -14,6 +14,7 @@ from tasks.contract import TuneRequest, TuneResult
 from tasks.errors import RequestError
 from tasks.recipe import Hyperparameters
 from tasks.search import table
+from tasks.search.plots import figures
 from tasks.search.search import remove_state, run_search
 from tasks.search.table import State, TrialRow
 from tasks.settings import Settings
@@ -70,13 +71,8 @@ def run(request: TuneRequest, run: StageRun, settings: Settings) -> TuneResult:
 def _keep(rows: list[TrialRow], best: TrialRow, metric: str) -> None:
     """Write the table and its plots to the tune run, and mark the best trial."""
     mlflow.log_text(as_csv(rows, metric), "trials.csv")
-    try:
-        from tasks.search.plots import figures
-    except ModuleNotFoundError:
-        pass
-    else:
-        for name, figure in figures(rows, metric).items():
-            mlflow.log_figure(figure, f"plots/{name}.png", save_kwargs={"dpi": 120})
+    for name, figure in figures(rows, metric).items():
+        mlflow.log_figure(figure, f"plots/{name}.png", save_kwargs={"dpi": 120})
     mlflow.log_metric(f"best_{metric}", float(best.best_value or 0.0))
     MlflowClient().set_tag(best.run_id, BEST_TRIAL, "true")
     mlflow.set_tags({BEST_TRIAL: str(best.number), BEST_RUN: best.run_id})
