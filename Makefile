@@ -8,6 +8,8 @@ PYTHON ?= python3
 RUNTIME ?= local
 DAG ?= daily_training
 CONF ?=
+TRIALS ?=
+ANEW ?=
 S ?=
 NAME ?=
 ROLE ?=
@@ -15,10 +17,11 @@ REASON ?=
 VERSION ?=
 SOURCE ?= ../shared/data/cifar10.tar.gz
 
-export CONF DAG NAME ROLE REASON VERSION SOURCE  # reach the shell as they are, whatever quotes they hold
+export CONF DAG TRIALS NAME ROLE REASON VERSION SOURCE  # reach the shell as they are, whatever quotes they hold
 
 INSTALLED := .venv/.installed
 ENV = . deploy/env.sh $(RUNTIME)
+RUN_DAG = python -m pipeline.run $(if $(filter 1,$(ANEW)),--anew)
 WORK := docker compose -f docker-compose-mlops.yml
 STATE := docker compose -f docker-compose.yml
 
@@ -30,11 +33,19 @@ help: ## list the targets
 
 .PHONY: demo
 demo: ready ## train, evaluate, register and serve digits, start to end (RUNTIME=local or docker)
-	@$(ENV) && deploy/run_dag.sh daily_training && deploy/curl_line.sh daily_training
+	@$(ENV) && $(RUN_DAG) daily_training && deploy/curl_line.sh daily_training
 
 .PHONY: run
-run: ready ## one DAG run: DAG=daily_training CONF='{"dataset":"digits","epochs":5}' RUNTIME=local|docker
-	@$(ENV) && deploy/run_dag.sh "$$DAG" "$$CONF"
+run: ready ## one DAG run: DAG=daily_training CONF='{"dataset":"digits","epochs":5}' RUNTIME=local|docker; ANEW=1
+	@$(ENV) && $(RUN_DAG) "$$DAG" "$$CONF"
+
+.PHONY: tune
+tune: ready ## search hyperparameters, train with the best: TRIALS=20 CONF='{"dataset":"digits"}' RUNTIME=local|docker
+	@$(ENV) && $(RUN_DAG) weekly_tuning "$$CONF" $(if $(TRIALS),--param "trials=$$TRIALS")
+
+.PHONY: tune-results
+tune-results: ready ## the newest search's trials, best first (ARGS="--run-id ... --limit 10 --json"), also while it runs
+	@$(ENV) && python -m tasks.tune_results $(ARGS)
 
 .PHONY: history
 history: ready ## the ledger: who or what promoted, refused or rolled back which version, and why

@@ -5,12 +5,11 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pendulum
-from airflow.sdk import DAG, task
+from airflow.sdk import DAG
 
-from pipeline.approval import PromotionApproval
-from pipeline.notifications import failure, promotion
 from pipeline.params import stage_params
-from pipeline.runtimes import stage_task
+from pipeline.promotion import evaluate_and_register, promoted
+from pipeline.runtimes import STAGE_DEFAULTS, stage_task
 
 with DAG(
     dag_id="daily_training",
@@ -22,8 +21,10 @@ with DAG(
 
 Each task is one stage: a process or a container, with a run of its own in MLflow (the button *MLflow run*). A task
 hands the next an MLflow run ID. `deploy` is skipped when the new model is not proven better than the champion, or when
-the service follows another registered model; with `require_approval` a person is asked before a model takes over. Start
-it by hand with other values of the form, or with
+the service follows another registered model; with `require_approval` a person is asked before a model takes over.
+`train` starts from the newest hyperparameters of `weekly_tuning` that made a champion, and links to that search; what
+the form gives wins, and `hyperparameters=default` leaves them aside. Start it by hand with other values of the form, or
+with
 
     make run DAG=daily_training CONF='{"dataset": "cifar10", "model": "resnet18", "registered_model": "cifar"}'
 
@@ -35,29 +36,11 @@ to do.
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
     dagrun_timeout=timedelta(days=4),  # an approval may take three of them
-    default_args={
-        "retries": 2,
-        "retry_delay": timedelta(seconds=30),
-        "retry_exponential_backoff": True,
-        "max_retry_delay": timedelta(minutes=10),
-        "execution_timeout": timedelta(minutes=15),
-        "on_failure_callback": failure,
-    },
+    default_args=STAGE_DEFAULTS,
     params=stage_params("prepare", "train", "evaluate", "register", "deploy"),
 ):
     prepare = stage_task("prepare", execution_timeout=timedelta(hours=2))
     train = stage_task("train", prepare_run_id=prepare.output["run_id"], execution_timeout=timedelta(hours=8))
-    evaluate = stage_task("evaluate", train_run_id=train.output["run_id"], execution_timeout=timedelta(hours=1))
-    approve = PromotionApproval(task_id="approve", promote=evaluate.output["promote"], table=evaluate.output["table"])
-    register = stage_task("register", evaluate_run_id=evaluate.output["run_id"], approval=approve.output)
-    register.on_success_callback = [promotion]
-    # Several runs may go on at once (docs/decisions/0006), but only one reads and moves `champion`.
-    register.max_active_tis_per_dag = 1
+    register = evaluate_and_register(train)
     deploy = stage_task("deploy", version=register.output["version"], execution_timeout=timedelta(minutes=75))
-
-    @task.short_circuit
-    def promoted(promoted: bool) -> bool:
-        """Skip what follows when `champion` stays where it was."""
-        return promoted
-
     promoted(register.output["promoted"]) >> deploy

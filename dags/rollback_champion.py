@@ -9,6 +9,7 @@ from airflow.sdk import DAG
 
 from pipeline.notifications import failure
 from pipeline.params import stage_params
+from pipeline.pool import CHAMPION
 from pipeline.runtimes import stage_task
 
 with DAG(
@@ -39,5 +40,5 @@ names their version here. The same from a shell:
     },
     params=stage_params("rollback", "deploy"),
 ):
-    rollback = stage_task("rollback")
+    rollback = stage_task("rollback", pool=CHAMPION)
     stage_task("deploy", version=rollback.output["version"], execution_timeout=timedelta(minutes=75))

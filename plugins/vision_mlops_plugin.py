@@ -1,14 +1,14 @@
-"""Tells Airflow about the link from a task to its MLflow run."""
+"""Tells Airflow about the links from a task to MLflow."""
 
 from __future__ import annotations
 
 from airflow.sdk.plugins_manager import AirflowPlugin
 
-from pipeline.links import MlflowRunLink
+from pipeline.links import MlflowRunLink, TunedByLink
 
 
 class VisionMlopsPlugin(AirflowPlugin):
     """The project's one plugin; operators are imported by DAG files, not registered."""
 
     name = "vision_mlops"
-    operator_extra_links = [MlflowRunLink()]  # noqa: RUF012  # Airflow's base class declares it so
+    operator_extra_links = [MlflowRunLink(), TunedByLink()]  # noqa: RUF012  # Airflow's base class declares it so

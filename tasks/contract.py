@@ -22,6 +22,7 @@ from tasks.recipe import Architecture, Hyperparameters, TrainingRequest
 from tasks.search_space import Dimension, SearchSpace, require_searchable
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+Baton = Annotated[RunId, Field(examples=["0" * 32])]  # the example stands in for it where parameters are checked alone
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 
 Dataset = Literal["digits", "cifar10", "cifar100", "fashion_mnist", "image_folder"]
@@ -88,7 +89,7 @@ class TrainRequest(StageRequest, TrainingRequest):
 
     section: ClassVar[str] = "Training"
 
-    prepare_run_id: RunId
+    prepare_run_id: Baton
     hyperparameters: Literal["tuned", "default"] = Field(
         "tuned",
         description="What is used for values not given: the newest tuned set of this registered model, data set and "
@@ -114,7 +115,7 @@ class TuneRequest(StageRequest, TrainingRequest):
 
     section: ClassVar[str] = "Tuning"
 
-    prepare_run_id: RunId
+    prepare_run_id: Baton
     trials: int = Field(20, ge=1, le=10_000, description="Trainings to try.")
     search_space: Annotated[SearchSpace, WithJsonSchema({"type": "object"})] = Field(
         SearchSpace(),
@@ -167,7 +168,7 @@ class EvaluateRequest(StageRequest, GatePolicy):
 
     section: ClassVar[str] = "Promotion"
 
-    train_run_id: RunId
+    train_run_id: Baton
     registered_model: ModelName = REGISTERED_MODEL
 
     @property
@@ -208,8 +209,8 @@ class RegisterRequest(StageRequest):
 
     section: ClassVar[str] = "Promotion"
 
-    evaluate_run_id: RunId
-    approval: Approval
+    evaluate_run_id: Baton
+    approval: Approval = Field(examples=[{}])
     require_approval: bool = Field(
         False, description="Ask a person before a model that passed the gate becomes champion."
     )
@@ -257,7 +258,7 @@ class DeployRequest(StageRequest):
     section: ClassVar[str] = "Deployment"
 
     registered_model: ModelName = REGISTERED_MODEL
-    version: int = Field(ge=1)
+    version: int = Field(ge=1, examples=[1])
     deploy_timeout: int = Field(180, ge=5, le=3600, description="Seconds to wait for the service.")
 
 
@@ -287,6 +288,12 @@ class StageContract:
             RequestError: naming each field that is wrong, its value and what would do.
         """
         return parse(self.request, text, RequestError)
+
+    @property
+    def batons(self) -> dict[str, Any]:
+        """An example of each field that an earlier stage gives, by name."""
+        fields = self.request.model_fields.items()
+        return {name: field.examples[0] for name, field in fields if field.is_required() and field.examples}
 
     def parse_result(self, text: str | bytes | Mapping[str, Any]) -> StageResult:
         """Check a result, JSON or mapping.

@@ -1,4 +1,4 @@
-"""Prints what the newest run of a DAG did, one row per stage: `python -m tasks.summary DAG_ID`."""
+"""Prints what a run of a DAG did, one row per stage: `python -m tasks.summary DAG_ID [--dag-run-id ID]`."""
 
 from __future__ import annotations
 
@@ -12,22 +12,24 @@ from tasks import tracking
 from tasks.contract import STAGES
 from tasks.errors import DataError, exit_code_of
 from tasks.settings import Settings, load_settings
-from tasks.text_table import columns
+from tasks.text_table import short, table
 
 HEADER = ("stage", "run ID", "seconds", "main figure")
 
 
-def rows(dag_id: str, settings: Settings) -> list[tuple[str, str, str, str]]:
-    """Collect stage, run ID, seconds and main figure of each stage in the newest run of `dag_id`.
+def rows(dag_id: str, settings: Settings, dag_run_id: str | None = None) -> list[tuple[str, str, str, str]]:
+    """Collect stage, run ID, seconds and main figure of each stage in one run of `dag_id`, by default the newest.
 
     Raises:
-        DataError: the DAG has not run yet.
+        DataError: the DAG has not run yet, or has no such run.
     """
     experiment_id = tracking.connect(settings)
-    newest = tracking.find_runs(experiment_id, {"pipeline.dag_id": dag_id, "pipeline.stage": tracking.PARENT_STAGE})
-    if not newest:
-        raise DataError(f"DAG {dag_id!r} has no run in MLflow yet; start one with `make run DAG={dag_id}`")
-    dag_run_id = newest[0].data.tags["pipeline.dag_run_id"]
+    wanted = {"pipeline.dag_id": dag_id, "pipeline.stage": tracking.PARENT_STAGE}
+    found_runs = tracking.find_runs(experiment_id, wanted | ({"pipeline.dag_run_id": dag_run_id} if dag_run_id else {}))
+    if not found_runs:
+        which = f"no run {dag_run_id!r}" if dag_run_id else "no run"
+        raise DataError(f"DAG {dag_id!r} has {which} in MLflow yet; start one with `make run DAG={dag_id}`")
+    dag_run_id = found_runs[0].data.tags["pipeline.dag_run_id"]
     found = []
     for stage in STAGES:
         runs = tracking.find_runs(
@@ -53,7 +55,13 @@ def main_figure(stage: str, result: Mapping[str, Any]) -> str:
             images = sum(result[f"{split}_images"] for split in ("train", "validation", "test"))
             return f"{images:,} images, {result['classes']} classes" + (", gold reused" if result["reused"] else "")
         case "train":
-            return f"validation accuracy {result['validation_accuracy']:.4f}, epoch {result['best_epoch']}"
+            tuned = f", tuned by {result['tuned_by']}" if result.get("tuned_by") else ""
+            return f"validation accuracy {result['validation_accuracy']:.4f}, epoch {result['best_epoch']}{tuned}"
+        case "tune":
+            trials = ", ".join(f"{result[state]} {state}" for state in ("finished", "stopped", "failed"))
+            values = ", ".join(f"{name} {short(value)}" for name, value in result["hyperparameters"].items())
+            best = f"{result['metric'].replace('_', ' ')} {result['best_value']:.4f}"
+            return f"{best}, trial {result['best_trial']} ({trials}), {result['model']}: {values}"
         case "evaluate":
             return f"test accuracy {result['accuracy']:.4f}, {'promoted' if result['promote'] else 'refused'}"
         case "register":
@@ -70,18 +78,13 @@ def main_figure(stage: str, result: Mapping[str, Any]) -> str:
             return ""
 
 
-def table(lines: list[tuple[str, str, str, str]]) -> str:
-    """Lay rows out under a header, columns aligned."""
-    rule = tuple("-" * max(len(line[column]) for line in [HEADER, *lines]) for column in range(len(HEADER)))
-    return columns([HEADER, rule, *lines])
-
-
 def main() -> int:
     """Print the table; exit code as in `tasks.errors`."""
     parser = argparse.ArgumentParser(prog="python -m tasks.summary", description=__doc__)
     parser.add_argument("dag_id")
+    parser.add_argument("--dag-run-id", help="default: the newest")
     options = parser.parse_args()
-    return exit_code_of(lambda: print(table(rows(options.dag_id, load_settings()))))
+    return exit_code_of(lambda: print(table(HEADER, rows(options.dag_id, load_settings(), options.dag_run_id))))
 
 
 if __name__ == "__main__":

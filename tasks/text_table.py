@@ -12,3 +12,16 @@ def columns(lines: Sequence[Sequence[str]]) -> str:
         "  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[-1]]).rstrip()
         for line in lines
     )
+
+
+def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Lay rows out under a header and a rule, columns aligned."""
+    rule = tuple("-" * max(len(line[column]) for line in [header, *lines]) for column in range(len(header)))
+    return columns([header, rule, *lines])
+
+
+def short(value: object) -> str:
+    """Write a value for a cell: a number with three digits that count, nothing as `-`."""
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""Make Airflow's database ready: tables of this version, roles, the administrator. Run before anything else starts.
+"""Make Airflow's database ready: tables of this version, roles, pool, the administrator. Run before all else.
 
 Changes nothing when nothing is to be done, so it runs at every `make up`, after an upgrade too. The administrator's
 password is the one in `.env`, whatever it was before.
@@ -10,6 +10,8 @@ import os
 import re
 import subprocess
 import sys
+
+from pipeline.pool import make_pools
 
 ADMINISTRATOR = "admin"
 
@@ -55,6 +57,7 @@ def main() -> None:
     """Prepare, and say in one line what there is."""
     password = os.environ["AIRFLOW_ADMIN_PASSWORD"]
     migrate()
+    make_pools()
     print(f"database ready; user {ADMINISTRATOR!r} {make_administrator(password)}", flush=True)
 
 

@@ -9,5 +9,8 @@ local      a process on this machine (leash: ends it when its task is gone)
 docker     a container (engine: the few things asked of the Docker engine)
 notifications  tells Slack and mail of failures and promotions
 links      from a task to its MLflow run
-conf       checks a `--conf` before a DAG run starts
+promotion  what follows a training in every DAG: evaluate, approve, register
+pool       the pool of the tasks that move `champion`
+conf       checks a configuration before a DAG run starts
+run        one DAG run on this machine (unfinished: goes on with one that was killed)
 """

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator
+from airflow.sdk import BaseOperator, XComArg
 from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from pipeline.job import StageJob, container_environment, container_secrets, image_of
-from pipeline.links import MlflowRunLink, run_url
+from pipeline.links import MlflowRunLink, TunedByLink, run_url
 from pipeline.outcome import StageOutcome, result_of
 from pipeline.params import require_known
 from pipeline.resources import resources_for
 from tasks.contract import STAGES
 from tasks.errors import PermanentError, PipelineError, RequestError
-from tasks.messages import StageRequest, StageResult
+from tasks.messages import StageRequest, StageResult, TaskIdentity
 from tasks.settings import load_settings
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
+    from airflow.sdk import DAG, BaseOperatorLink, Context
 
 
 class StageOperator(BaseOperator):
@@ -33,7 +33,7 @@ class StageOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = ("request_fields", "environment")
-    operator_extra_links = (MlflowRunLink(),)
+    operator_extra_links: Collection[BaseOperatorLink] = (MlflowRunLink(),)
     ui_color = "#e8f0fe"
 
     def __init__(
@@ -55,6 +55,8 @@ class StageOperator(BaseOperator):
         # Not `resources`: that is an argument of Airflow's own, for pools of executors.
         self.stage_resources = dict(resources or {})
         self.environment = dict(environment or {})
+        if "tuned_by" in STAGES[stage].result.model_fields:
+            self.operator_extra_links = (MlflowRunLink(), TunedByLink())
 
     @abstractmethod
     def carry_out(self, job: StageJob) -> StageOutcome:
@@ -96,7 +98,7 @@ class StageOperator(BaseOperator):
         return result
 
     def job(self, context: Context) -> StageJob:
-        """Build the job of this try.
+        """Build the job of this try; the first task of a DAG run checks the parameters of all of them.
 
         Raises:
             RequestError: the DAG run's configuration or the request is wrong.
@@ -105,6 +107,8 @@ class StageOperator(BaseOperator):
         instance, dag_run = context["ti"], context["dag_run"]
         if self.dag.params:
             require_known(dag_run.conf, self.dag.params)
+        if not self.upstream_task_ids:
+            check_stages(self.dag, context["params"])
         index = -1 if instance.map_index is None else instance.map_index
         user = getattr(dag_run, "triggering_user_name", None)
         request = self.request(context["params"], dag_run_id=instance.run_id, map_index=index, user=user)
@@ -127,16 +131,40 @@ class StageOperator(BaseOperator):
         Raises:
             RequestError: a value does not fit.
         """
+        task = TaskIdentity(
+            dag_id=self.dag_id, dag_run_id=dag_run_id, task_id=self.task_id, map_index=map_index, user=user
+        )
+        return STAGES[self.stage].parse_request({**self._asked(params), **self.request_fields, "task": task})
+
+    def check(self, params: Mapping[str, Any]) -> None:
+        """Check what is known of the request before the DAG run: examples stand in for what earlier tasks will give.
+
+        Raises:
+            RequestError: a parameter does not fit, or not with the others.
+        """
         contract = STAGES[self.stage]
-        identity = {
-            "dag_id": self.dag_id,
-            "dag_run_id": dag_run_id,
-            "task_id": self.task_id,
-            "map_index": map_index,
-            "user": user,
-        }
-        asked = {name: params[name] for name in contract.request.model_fields if name in params}
-        return contract.parse_request({**asked, **self.request_fields, "task": identity})
+        given = {name: value for name, value in self.request_fields.items() if not _comes_later(value)}
+        task = TaskIdentity(dag_id=self.dag_id, dag_run_id="check", task_id=self.task_id)
+        contract.parse_request({**contract.batons, **self._asked(params), **given, "task": task})
+
+    def _asked(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: params[name] for name in STAGES[self.stage].request.model_fields if name in params}
+
+
+def check_stages(dag: DAG, params: Mapping[str, Any]) -> None:
+    """Check the parameters of every stage of a DAG run, before the first of them has cost an hour.
+
+    Raises:
+        RequestError: naming the value that is wrong, and what would do.
+    """
+    for task in dag.tasks:
+        if isinstance(task, StageOperator):
+            task.check(params)
+
+
+def _comes_later(value: Any) -> bool:
+    """Tell whether a field of a request is an earlier task's output, or a template that Airflow fills in."""
+    return any(XComArg.iter_xcom_references(value)) or (isinstance(value, str) and "{{" in value)
 
 
 def require_fields(stage: str, fields: Mapping[str, Any]) -> None:

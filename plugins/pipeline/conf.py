@@ -1,20 +1,19 @@
-"""Checks the configuration of a DAG run before it starts: `python -m pipeline.conf DAG_ID CONF`.
+"""Checks the configuration of a DAG run before it starts.
 
-Airflow takes unknown keys silently and answers a wrong value with a page of traceback; this ends in one line.
+Airflow takes unknown keys silently and answers a wrong value with a page of traceback; here it is one line.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from jsonschema import Draft202012Validator
 
-from pipeline.base import StageOperator
+from pipeline.base import check_stages
 from pipeline.params import require_known
-from tasks.errors import RequestError, exit_code_of
+from tasks.errors import RequestError
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG
@@ -22,11 +21,11 @@ if TYPE_CHECKING:
 EXAMPLE = """write CONF='{"dataset": "digits"}'"""
 
 
-def check_conf(dag: DAG, text: str) -> None:
-    """Check a DAG run's configuration, JSON, against the DAG's Params and its first stages' requests.
+def parse_conf(text: str, given: Iterable[str] = ()) -> dict[str, Any]:
+    """Read a configuration, a JSON object, and put each of `given`, written NAME=VALUE, over it.
 
     Raises:
-        RequestError: in one line, naming the key, its value and what would do.
+        RequestError: it is no JSON object, or one of `given` is not NAME=VALUE.
     """
     try:
         conf = json.loads(text or "{}")
@@ -34,40 +33,27 @@ def check_conf(dag: DAG, text: str) -> None:
         raise RequestError(f"{text[:80]!r} is not JSON ({error}); {EXAMPLE}") from error
     if not isinstance(conf, dict):
         raise RequestError(f"{text[:80]!r} is not a JSON object; {EXAMPLE}")
+    return conf | dict(_pair(one) for one in given)
+
+
+def check_conf(dag: DAG, conf: Mapping[str, Any]) -> None:
+    """Check a DAG run's configuration against the DAG's Params and the requests of all its stages.
+
+    Raises:
+        RequestError: in one line, naming the key, its value and what would do.
+    """
     require_known(conf, dag.params)
     for name, value in conf.items():
         for problem in Draft202012Validator(dag.params.get_param(name).schema).iter_errors(value):
             raise RequestError(f"{name}={value!r}: {problem.message}")
-    for task in dag.tasks:
-        if isinstance(task, StageOperator) and not task.upstream_task_ids:
-            task.request({**dag.params.dump(), **conf}, dag_run_id="check")
+    check_stages(dag, {**dag.params.dump(), **conf})
 
 
-def find_dag(dag_id: str) -> DAG:
-    """Read a DAG from the DAGs folder.
-
-    Raises:
-        RequestError: there is none of this name, or its file cannot be read.
-    """
-    from airflow.dag_processing.dagbag import DagBag
-
-    bag = DagBag()
-    dag = bag.dags.get(dag_id)
-    if dag is None:
-        broken = "; ".join(str(error).strip().splitlines()[-1] for error in bag.import_errors.values())
-        hint = f"; a file cannot be read: {broken}" if broken else ""
-        raise RequestError(f"DAG {dag_id!r} is unknown; choose from: {', '.join(sorted(bag.dags))}{hint}")
-    return dag
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Check and return an exit code: 0, or that of the failure, told in one line on standard error."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.conf", description=__doc__)
-    parser.add_argument("dag_id")
-    parser.add_argument("conf", nargs="?", default="{}", help="JSON object of Params")
-    options = parser.parse_args(arguments)
-    return exit_code_of(lambda: check_conf(find_dag(options.dag_id), options.conf))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def _pair(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise RequestError(f"{text!r} is not NAME=VALUE; write trials=20")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value  # a word: quotes around it would not outlast a shell

@@ -1,4 +1,4 @@
-"""The link from a task to its MLflow run."""
+"""The links from a task to MLflow: to its own run, and to the search that its hyperparameters came from."""
 
 from __future__ import annotations
 
@@ -30,3 +30,15 @@ class MlflowRunLink(BaseOperatorLink):
         """Return the address, or nothing while there is no result."""
         result = XCom.get_value(ti_key=ti_key, key=XCom.XCOM_RETURN_KEY)
         return run_url(result, load_settings()) if result else ""
+
+
+class TunedByLink(BaseOperatorLink):
+    """A button on the page of a training; grey where the hyperparameters are the defaults or given by hand."""
+
+    name = "Tuned by"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+        """Return the address of the tune run, or nothing."""
+        result = XCom.get_value(ti_key=ti_key, key=XCom.XCOM_RETURN_KEY)
+        tuned_by = result.get("tuned_by") if result else None
+        return run_url({**result, "run_id": tuned_by}, load_settings()) if tuned_by else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from airflow.sdk import Param
@@ -12,27 +12,35 @@ from tasks.contract import STAGES, parameters
 from tasks.errors import RequestError
 
 
-def stage_params(*stages: str) -> dict[str, Param]:
+def stage_params(*stages: str, without: Collection[str] = ()) -> dict[str, Param]:
     """Make the Params of `stages`, by name; a parameter that several stages share is asked for once.
 
     The JSON schema does the checking: limits and choices come from the request models, and so does the text.
+
+    Args:
+        stages: in the order of the form's sections; a shared parameter is in the section of the first.
+        without: parameters that nobody is asked for, because the DAG gives them itself.
+
+    Raises:
+        RequestError: `without` names no parameter of these stages.
     """
     params: dict[str, Param] = {}
     for stage in stages:
         request = STAGES[stage].request
         for name, schema in parameters(request).items():
             params.setdefault(name, _param(schema, request.section))
-    return params
+    require_known(without, params)
+    return {name: param for name, param in params.items() if name not in without}
 
 
-def require_known(conf: Mapping[str, Any] | None, known: Iterable[str]) -> None:
-    """Refuse a configuration key that names no Param.
+def require_known(asked: Iterable[str] | None, known: Iterable[str]) -> None:
+    """Refuse a name, as a key of a configuration, that no Param has.
 
     Raises:
         RequestError: naming the key and the Params that look like it.
     """
     names = sorted(known)
-    for key in conf or {}:
+    for key in asked or ():
         if key not in names:
             near = difflib.get_close_matches(key, names)
             hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"choose from: {', '.join(names)}"

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from pipeline.base import StageOperator
+from pipeline.notifications import failure
 from tasks.settings import Runtime, load_settings
 
 # Imported when chosen: a machine without the Docker provider runs the local runtime.
@@ -16,12 +17,23 @@ RUNTIMES: Mapping[Runtime, str] = {
     Runtime.DOCKER: "pipeline.docker:DockerStageOperator",
 }
 
+# `default_args` of a DAG of stages: how often a task is tried again, and for how long one try may go on.
+STAGE_DEFAULTS: Mapping[str, Any] = {
+    "retries": 2,
+    "retry_delay": timedelta(seconds=30),
+    "retry_exponential_backoff": True,
+    "max_retry_delay": timedelta(minutes=10),
+    "execution_timeout": timedelta(minutes=15),
+    "on_failure_callback": failure,
+}
+
 
 def stage_task(
     stage: str,
     *,
     task_id: str | None = None,
     execution_timeout: timedelta | None = None,
+    pool: str | None = None,
     resources: Mapping[str, Any] | None = None,
     environment: Mapping[str, str] | None = None,
     **request_fields: Any,
@@ -32,6 +44,7 @@ def stage_task(
         stage: a stage of `tasks.contract.STAGES`; also the task's ID when `task_id` is not given.
         task_id: for a DAG that runs a stage twice.
         execution_timeout: after this the stage is stopped; the task may be retried.
+        pool: the Airflow pool that the task takes a slot of.
         resources: fields of `StageResources` that this task needs other than by default.
         environment: more variables for the stage; no secrets, Airflow shows them.
         request_fields: fields of the stage's request. Those without a default, the baton, must be given, as
@@ -44,12 +57,12 @@ def stage_task(
     module, _, name = RUNTIMES[load_settings().pipeline_runtime].partition(":")
     operator: type[StageOperator] = getattr(importlib.import_module(module), name)
     # Left out when not given: the DAG's default_args may say it.
-    timeout = {} if execution_timeout is None else {"execution_timeout": execution_timeout}
+    said = {"execution_timeout": execution_timeout, "pool": pool}
     return operator(
         task_id=task_id or stage,
         stage=stage,
         request_fields=request_fields,
         resources=resources,
         environment=environment,
-        **timeout,
+        **{name: value for name, value in said.items() if value is not None},
     )

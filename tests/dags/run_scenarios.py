@@ -1,7 +1,7 @@
-"""Runs `daily_training` for real with a stub for the stages: `python run_scenarios.py CONFS`; prints one JSON line.
+"""Runs DAGs for real with a stub for the stages: `python run_scenarios.py CONFS`; prints one JSON line.
 
-CONFS is JSON: a list of {"conf": ..., "stub": {variables of the stub}}. A test starts this in a process of its own,
-because Airflow reads its configuration once and sets the signal handlers of the process it runs in.
+CONFS is JSON: a list of {"dag": ..., "conf": ..., "stub": {variables of the stub}}. A test starts this in a process of
+its own, because Airflow reads its configuration once and sets the signal handlers of the process it runs in.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ if told.get("fail") == stage and not (told.get("once") and os.path.exists(os.env
 more = {
     "prepare": {"fingerprint": "a" * 64, "reused": False, "classes": 10, "train_images": 1, "validation_images": 1,
                 "test_images": 1, "removed_images": 0},
+    "tune": {"model": "resnet18", "hyperparameters": {"momentum": 0.95}, "metric": "validation_accuracy",
+             "best_value": 0.5, "best_trial": 1, "finished": 1, "stopped": 1, "failed": 0, "epochs": 3},
     "train": {"epochs": 1, "best_epoch": 1, "validation_accuracy": 0.5, "images_per_second": 1.0,
-              "model_sha256": "b" * 64},
+              "model_sha256": "b" * 64, "tuned_by": request.get("tuned_by")},
     "evaluate": {"accuracy": 0.5, "macro_f1": 0.5, "promote": True, "reason": "first", "champion_version": None,
                  "champion_accuracy": None, "table": "| check |"},
     "register": {"registered_model": "m", "version": 12, "created": True, "promoted": told.get("promoted", True),
@@ -42,7 +44,7 @@ more = {
     "deploy": {"registered_model": "m", "version": 12, "url": "http://x", "started": False, "answers_checked": 1,
                "replicas": 1, "skipped": told.get("skipped")},
 }[stage]
-run_id = {"prepare": "1" * 32, "train": "12e45" + "0" * 27}.get(stage, "f" * 32)
+run_id = {"prepare": "1" * 32, "tune": "7" * 32, "train": "12e45" + "0" * 27}.get(stage, "f" * 32)
 with open(result, "w") as file:
     json.dump({"run_id": run_id, "experiment_id": "1", "seconds": 0.1} | more, file)
 """
@@ -59,11 +61,13 @@ def run(dag: Any, scenario: dict[str, Any], folder: Path) -> dict[str, Any]:
         tasks = {ti.task_id: [ti.state, ti.try_number] for ti in result.get_task_instances(session=session)}
         pushed = session.query(XComModel.task_id, XComModel.value).filter_by(run_id=result.run_id)
         links = dict(pushed.filter_by(key="_link_MlflowRunLink").all())
+        tuned = dict(pushed.filter_by(key="_link_TunedByLink").all())
         results = dict(pushed.filter_by(key="return_value").all())
     return {
         "state": result.state,
         "tasks": tasks,
         "links": links,
+        "tuned": tuned,
         "results": results,
         "calls": [json.loads(line) for line in calls.read_text().splitlines()],
     }
@@ -74,10 +78,13 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp())
     (folder / "stub.py").write_text(STUB)
     LocalStageOperator.command = (sys.executable, str(folder / "stub.py"))
-    dag = DagBag().dags["daily_training"]
-    for task in dag.tasks:
-        task.retry_delay, task.max_retry_delay = timedelta(0), timedelta(seconds=1)
-    done = [run(dag, scenario, folder) for scenario in json.loads(sys.argv[1])]
+    done = []
+    for scenario in json.loads(sys.argv[1]):
+        # Read anew each time: a DAG's Params keep the values of the run before, in a process that runs it twice.
+        dag = DagBag().dags[scenario.get("dag", "daily_training")]
+        for task in dag.tasks:
+            task.retry_delay, task.max_retry_delay = timedelta(0), timedelta(seconds=1)
+        done.append(run(dag, scenario, folder))
     print("\n" + json.dumps(done))
 
 

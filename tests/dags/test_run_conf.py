@@ -1,15 +1,13 @@
-"""`python -m pipeline.conf`: one clear line instead of a failed run or a page of traceback."""
+"""A configuration is checked before a run: one clear line instead of a failed run or a page of traceback."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
 CASES = {
     '{"epochs": 3, "dataset": "digits"}': "",
     "": "",
@@ -22,15 +20,30 @@ CASES = {
     '{"validation_fraction": 0.5, "test_fraction": 0.5}': "leave no training images",
     "{epochs: 3}": "'{epochs: 3}' is not JSON",
     "[1]": "'[1]' is not a JSON object",
+    # What a later stage would refuse, an hour later.
+    '{"deploy_timeout": 4}': "deploy_timeout=4: 4 is less than the minimum of 5",
+    '{"tuned_by": "newest"}': "tuned_by='newest': 'newest' does not match",
+}
+WEEKLY = {
+    '{"trials": 10}': "",
+    '{"learning_rate": 0.1, "batch_size": 64, "search_space": {"momentum": [0.8, 0.9]}}': "",
+    '{"trials": 0}': "trials=0: 0 is less than the minimum of 1",
+    '{"search_space": {"learning_rate": []}}': "an empty list leaves nothing to choose; give values, or null",
+    '{"search_space": {"learning_rate": {"low": 0.1, "high": 0.01}}}': "low=0.1 must be less than high=0.01",
+    '{"search_space": {"learning_rat": [0.1]}}': "search_space.learning_rat: unknown parameter",
+    '{"searcher": "grid"}': "searcher='grid' tries every value, and learning_rate, weight_decay",
+    '{"epochs": 1}': "grace_epochs=2 is more than epochs=1; lower it",
+    '{"tuned_by": "00000000000000000000000000000000"}': "unknown parameter 'tuned_by'",
 }
 CHECK_ALL = """
 import json, sys
-from pipeline.conf import check_conf, find_dag
+from pipeline.conf import check_conf, parse_conf
+from pipeline.run import find_dag
 from tasks.errors import RequestError
-dag, said = find_dag("daily_training"), []
-for text in json.loads(sys.argv[1]):
+said = []
+for dag, text in json.loads(sys.argv[1]):
     try:
-        check_conf(dag, text)
+        check_conf(find_dag(dag), parse_conf(text))
         said.append("")
     except RequestError as error:
         said.append(str(error))
@@ -38,28 +51,30 @@ print("\\n" + json.dumps(said))
 """
 
 
+ALL = [("daily_training", text) for text in CASES] + [("weekly_tuning", text) for text in WEEKLY]
+
+
 @pytest.fixture(scope="module")
-def said(airflow: dict[str, str]) -> dict[str, str]:
-
-    done = subprocess.run(
-        [sys.executable, "-c", CHECK_ALL, json.dumps(list(CASES))], env=airflow, capture_output=True, text=True
-    )
+def said(airflow: dict[str, str]) -> dict[tuple[str, str], str]:
+    command = [sys.executable, "-c", CHECK_ALL, json.dumps(ALL)]
+    done = subprocess.run(command, env=airflow, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return dict(zip(CASES, json.loads(done.stdout.splitlines()[-1]), strict=True))
+    return dict(zip(ALL, json.loads(done.stdout.splitlines()[-1]), strict=True))
 
 
-@pytest.mark.parametrize("text", CASES)
-def test_each_wrong_value_is_named(said: dict[str, str], text: str) -> None:
-    if CASES[text]:
-        assert CASES[text] in said[text]
-        assert "\n" not in said[text]
+@pytest.mark.parametrize(("dag", "text"), ALL)
+def test_each_wrong_value_is_named(said: dict[tuple[str, str], str], dag: str, text: str) -> None:
+    expected = (CASES if dag == "daily_training" else WEEKLY)[text]
+    if expected:
+        assert expected in said[dag, text]
+        assert "\n" not in said[dag, text]
     else:
-        assert said[text] == ""
+        assert said[dag, text] == ""
 
 
 def test_an_unknown_dag_ends_the_command_in_one_line(airflow: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "pipeline.conf", "daily_trainig", "{}"]
+    command = [sys.executable, "-m", "pipeline.run", "daily_trainig", "{}"]
     done = subprocess.run(command, env=airflow, capture_output=True, text=True)
     assert done.returncode == 64
-    known = "daily_training, rollback_champion"
+    known = "daily_training, rollback_champion, weekly_tuning"
     assert done.stderr.splitlines()[-1] == f"RequestError: DAG 'daily_trainig' is unknown; choose from: {known}"

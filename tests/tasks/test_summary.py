@@ -7,6 +7,7 @@ from tasks.contract import PrepareRequest, PrepareResult
 from tasks.errors import DataError
 from tasks.messages import TaskIdentity
 from tasks.settings import Settings
+from tasks.text_table import table
 
 
 def prepare(task: TaskIdentity, settings: Settings, *, reused: bool) -> str:
@@ -31,7 +32,7 @@ def test_the_newest_run_is_shown(settings: Settings, task: TaskIdentity) -> None
     lines = summary.rows("daily", settings)
     assert [line[:2] for line in lines] == [("prepare", newest)]
     assert lines[0][3] == "1,500 images, 10 classes, gold reused"
-    printed = summary.table(lines).splitlines()
+    printed = table(summary.HEADER, lines).splitlines()
     assert printed[0].split() == ["stage", "run", "ID", "seconds", "main", "figure"]
     assert newest in printed[2]
 

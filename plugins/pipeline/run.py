@@ -1,0 +1,122 @@
+"""Runs a DAG once on this machine: `python -m pipeline.run DAG_ID [CONF] [--param NAME=VALUE] [--anew]`.
+
+As `airflow dags test` does, without a scheduler, with three things more: a wrong configuration is one line and starts
+nothing, a run that was killed goes on with the same command, and a table at the end says what was done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from pipeline.conf import check_conf, parse_conf
+from pipeline.unfinished import claim
+from tasks.errors import RequestError, exit_code_of
+from tasks.settings import load_settings
+
+if TYPE_CHECKING:
+    from airflow.models.dagrun import DagRun
+    from airflow.sdk import DAG
+
+GRACE = 5.0  # seconds that a stage has to end when the command is stopped; Airflow gives as many
+AGAIN = "the same command goes on where it stopped; with ANEW=1 it starts from the beginning"
+
+
+def run(dag_id: str, conf: Mapping[str, Any], *, anew: bool = False) -> bool:
+    """Run a DAG to its end, the run that did not end with this configuration or a new one, and print what it did.
+
+    Returns:
+        whether it ended well; if not, its tasks have said why.
+
+    Raises:
+        RequestError: the DAG or its configuration is wrong, or the same is running already.
+    """
+    dag = find_dag(dag_id)
+    check_conf(dag, conf)
+    started = time.monotonic()
+    with claim(dag_id, conf, load_settings(), anew=anew) as taken, _stoppable(dag_id):
+        if taken.resumed:
+            since = f"{taken.date:%Y-%m-%d %H:%M}"
+            print(f"{dag_id}: going on with the run of {since} UTC; ANEW=1 starts a new one", flush=True)
+        dag_run = dag.test(run_after=taken.date, logical_date=taken.date, run_conf=dict(conf))
+        well = bool(dag_run.state == "success")
+        taken.ended = well or not _may_pass(dag_run)
+    seconds = time.monotonic() - started
+    print(f"\n{dag_id} {'finished' if well else 'failed'} after {seconds:.0f} s", end="")
+    print("\n" if taken.ended else f"; {AGAIN}\n", flush=True)
+    # MLflow is for a process of its own: it takes seconds to import, and no plugin needs it.
+    subprocess.run([sys.executable, "-m", "tasks.summary", dag_id, "--dag-run-id", dag_run.run_id], check=False)  # noqa: S603
+    return well
+
+
+def find_dag(dag_id: str) -> DAG:
+    """Read a DAG from the DAGs folder.
+
+    Raises:
+        RequestError: there is none of this name, or its file cannot be read.
+    """
+    from airflow.dag_processing.dagbag import DagBag
+
+    bag = DagBag()
+    dag = bag.dags.get(dag_id)
+    if dag is None:
+        broken = "; ".join(str(error).strip().splitlines()[-1] for error in bag.import_errors.values())
+        hint = f"; a file cannot be read: {broken}" if broken else ""
+        raise RequestError(f"DAG {dag_id!r} is unknown; choose from: {', '.join(sorted(bag.dags))}{hint}")
+    return dag
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a DAG; 0 when it ended well, 1 when it failed, else the code of `tasks.errors` in one line."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.run", description=__doc__)
+    parser.add_argument("dag_id")
+    parser.add_argument("conf", nargs="?", default="{}", help="JSON object of Params")
+    parser.add_argument("--param", action="append", default=[], metavar="NAME=VALUE", help="one more, over CONF")
+    parser.add_argument("--anew", action="store_true", help="leave a run that did not end as it is; start a new one")
+    options = parser.parse_args(arguments)
+    ended: list[bool] = []
+
+    def work() -> None:
+        ended.append(run(options.dag_id, parse_conf(options.conf, options.param), anew=options.anew))
+
+    return exit_code_of(work) or int(not ended[0])
+
+
+def _may_pass(dag_run: DagRun) -> bool:
+    """Tell whether a failed run is worth going on with: a task that used up all its tries did not fail for good."""
+    return any(task.state == "failed" and task.try_number > task.max_tries for task in dag_run.get_task_instances())
+
+
+@contextmanager
+def _stoppable(dag_id: str) -> Iterator[None]:
+    """End the process on SIGINT and SIGTERM, after the stage: Airflow alone would take either for a failed try."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        print(f"\n{dag_id}: stopped; {AGAIN}", flush=True)
+        end = threading.Timer(GRACE, os._exit, (128 + number,))
+        end.daemon = True
+        end.start()
+        raise KeyboardInterrupt  # the operator ends its stage on its way out
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,74 @@
+"""Remembers which DAG run on this machine did not end, so that the same command goes on with it.
+
+A run has its identity from its logical date: with the same one Airflow gives the same run ID, every stage finds its
+MLflow run by that, and goes on where it was. A file for each command that runs holds the date, and a lock while the
+command is alive; what is left of it afterwards is a run that was killed, or that failed though it may pass.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from tasks.errors import RequestError
+from tasks.settings import Settings
+
+
+@dataclass
+class Claim:
+    """A DAG run that is this process's own until the claim is given back."""
+
+    date: datetime
+    resumed: bool
+    ended: bool = False  # set when there is nothing to go on with
+
+
+@contextmanager
+def claim(dag_id: str, conf: Mapping[str, Any], settings: Settings, *, anew: bool = False) -> Iterator[Claim]:
+    """Take the unfinished run of this DAG with this configuration, or begin one; `anew` forgets the unfinished one.
+
+    Raises:
+        RequestError: another process is at it.
+    """
+    where = [str(settings.pipeline_runtime), settings.tracking_uri]
+    digest = hashlib.sha256(json.dumps([*where, conf], sort_keys=True).encode()).hexdigest()
+    path = settings.pipeline_home / "unfinished" / f"{dag_id}-{digest[:16]}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(path, dag_id) as file:
+        written = file.read()
+        resumed = bool(written) and not anew
+        date = datetime.fromisoformat(written) if resumed else datetime.now(UTC)
+        file.truncate(0)
+        file.write(date.isoformat())
+        file.flush()
+        taken = Claim(date, resumed)
+        try:
+            yield taken
+        finally:
+            if taken.ended:
+                path.unlink()
+
+
+@contextmanager
+def _locked(path: Path, dag_id: str) -> Iterator[TextIO]:
+    while True:
+        with path.open("a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RequestError(
+                    f"{dag_id} with this configuration is running on this machine already; wait for its end or stop it"
+                ) from None
+            if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                continue  # whoever had the lock before removed the file
+            file.seek(0)
+            yield file
+            return
