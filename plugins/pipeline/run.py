@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from pipeline.conf import check_conf, parse_conf
@@ -98,21 +97,29 @@ def _may_pass(dag_run: DagRun) -> bool:
 
 @contextmanager
 def _stoppable(dag_id: str) -> Iterator[None]:
-    """End the process on SIGINT and SIGTERM, after the stage: Airflow alone would take either for a failed try."""
-
-    def stop(number: int, _: FrameType | None) -> None:
-        print(f"\n{dag_id}: stopped; {AGAIN}", flush=True)
-        end = threading.Timer(GRACE, os._exit, (128 + number,))
-        end.daemon = True
-        end.start()
-        raise KeyboardInterrupt  # the operator ends its stage on its way out
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    """End the process on SIGINT and SIGTERM: Airflow ends the stage, takes it for a failed try, and would try again."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    # Not handlers of our own: Airflow installs its own for each task. The number of a signal is written here as well.
+    before = signal.set_wakeup_fd(writing)
+    threading.Thread(target=_end_on_signal, args=(reading, dag_id), daemon=True).start()
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.set_wakeup_fd(before)
+        os.close(writing)
+
+
+def _end_on_signal(reading: int, dag_id: str) -> None:
+    while number := os.read(reading, 1):
+        if number[0] in (signal.SIGINT, signal.SIGTERM):
+            os.write(1, f"\n{dag_id}: stopped; {AGAIN}\n".encode())
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for stream in (1, 2):  # what Airflow has to say of it is a page of traceback
+                os.dup2(nowhere, stream)
+            time.sleep(GRACE)
+            os._exit(128 + number[0])
+    os.close(reading)
 
 
 if __name__ == "__main__":
