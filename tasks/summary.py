@@ -58,10 +58,10 @@ def main_figure(stage: str, result: Mapping[str, Any]) -> str:
             tuned = f", tuned by {result['tuned_by']}" if result.get("tuned_by") else ""
             return f"validation accuracy {result['validation_accuracy']:.4f}, epoch {result['best_epoch']}{tuned}"
         case "tune":
+            best = f"{result['metric'].replace('_', ' ')} {result['best_value']:.4f} in trial {result['best_trial']}"
             trials = ", ".join(f"{result[state]} {state}" for state in ("finished", "stopped", "failed"))
             values = ", ".join(f"{name} {short(value)}" for name, value in result["hyperparameters"].items())
-            best = f"{result['metric'].replace('_', ' ')} {result['best_value']:.4f}"
-            return f"{best}, trial {result['best_trial']} ({trials}), {result['model']}: {values}"
+            return f"{best} ({trials}): {result['model']}, {values}"
         case "evaluate":
             return f"test accuracy {result['accuracy']:.4f}, {'promoted' if result['promote'] else 'refused'}"
         case "register":

@@ -15,9 +15,9 @@ def columns(lines: Sequence[Sequence[str]]) -> str:
 
 
 def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Lay rows out under a header and a rule, columns aligned."""
-    rule = tuple("-" * max(len(line[column]) for line in [header, *lines]) for column in range(len(header)))
-    return columns([header, rule, *lines])
+    """Lay rows out under a header and a rule, columns aligned; the last one may be as long as it likes."""
+    widths = [max(len(line[column]) for line in [header, *lines]) for column in range(len(header) - 1)]
+    return columns([header, ["-" * width for width in [*widths, len(header[-1])]], *lines])
 
 
 def short(value: object) -> str:
