@@ -20,12 +20,14 @@ from airflow.utils.session import create_session
 from pipeline.local import LocalStageOperator
 
 STUB = """
-import json, os, sys
+import json, os, sys, time
 stage, _, _, _, result = sys.argv[1:]
 request = json.load(sys.stdin)
 told = json.loads(os.environ["STUB"])
 with open(os.environ["STUB_CALLS"], "a") as calls:
     calls.write(json.dumps([stage, request]) + "\\n")
+if told.get("sleep") == stage:
+    time.sleep(600)
 if told.get("fail") == stage and not (told.get("once") and os.path.exists(os.environ["STUB_CALLS"] + stage)):
     open(os.environ["STUB_CALLS"] + stage, "w").close()
     print("2026-01-31 06:00:00,000 ERROR tasks: DataError: the source is empty")

@@ -1,0 +1,136 @@
+"""`python -m pipeline.run`, what `make run` is: a run that did not end well, ended for good, or was stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from pipeline.conf import parse_conf
+from tasks.errors import RequestError
+
+# The command with a stub for the stages and without pauses between tries.
+COMMAND = """
+import json, os, sys
+from datetime import timedelta
+import pipeline.run
+from pipeline.local import LocalStageOperator
+from run_scenarios import STUB
+folder = sys.argv.pop(1)
+open(folder + "/stub.py", "w").write(STUB)
+LocalStageOperator.command = (sys.executable, folder + "/stub.py")
+find = pipeline.run.find_dag
+def impatient(dag_id):
+    dag = find(dag_id)
+    for task in dag.tasks:
+        task.retry_delay = task.max_retry_delay = timedelta(0)
+    return dag
+pipeline.run.find_dag = impatient
+sys.exit(pipeline.run.main())
+"""
+GOES_ON = "the same command goes on where it stopped; with ANEW=1 it starts from the beginning"
+
+
+class Machine:
+    """A home, and the command in it; what the stages were asked is in its file of calls."""
+
+    def __init__(self, home: Path, airflow: dict[str, str]) -> None:
+        self.home = home
+        self.calls_file = home / "calls"
+        self.variables = airflow | {
+            "PIPELINE_HOME": str(home),
+            "STUB_CALLS": str(self.calls_file),
+            "PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{airflow['PYTHONPATH']}",
+        }
+
+    def start(self, *arguments: str, **stub: Any) -> subprocess.Popen[str]:
+        """Start the command, with the stub's variables."""
+        command = [sys.executable, "-c", COMMAND, str(self.home), "daily_training", *arguments]
+        variables = self.variables | {"STUB": json.dumps(stub)}
+        return subprocess.Popen(
+            command, env=variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        )
+
+    def run(self, *arguments: str, **stub: Any) -> tuple[int, str]:
+        """Run the command to its end."""
+        process = self.start(*arguments, **stub)
+        said, _ = process.communicate(timeout=240)
+        return process.returncode, said
+
+    def calls(self) -> list[tuple[str, str]]:
+        """Stage and DAG run of every call of a stage so far."""
+        lines = self.calls_file.read_text().splitlines() if self.calls_file.exists() else []
+        return [(stage, request["task"]["dag_run_id"]) for stage, request in map(json.loads, lines)]
+
+    def unfinished(self) -> list[Path]:
+        """What there is to go on with."""
+        return list((self.home / "unfinished").iterdir())
+
+
+@pytest.fixture
+def machine(tmp_path: Path, airflow: dict[str, str]) -> Machine:
+    return Machine(tmp_path, airflow)
+
+
+def test_a_run_whose_failure_may_pass_is_gone_on_with(machine: Machine) -> None:
+    code, said = machine.run(fail="train", code=69)
+    assert code == 1, said
+    assert f"daily_training failed after {said.split(' failed after ')[1].split()[0]} s; {GOES_ON}" in said
+    assert [stage for stage, _ in machine.calls()] == ["prepare", "train", "train", "train"]
+    assert len(machine.unfinished()) == 1
+
+    code, said = machine.run()
+    assert code == 0, said
+    assert "daily_training: going on with the run of" in said
+    assert len({dag_run for _, dag_run in machine.calls()}) == 1
+    assert machine.unfinished() == []
+
+
+def test_a_run_that_failed_for_good_is_not(machine: Machine) -> None:
+    code, said = machine.run(fail="train", code=65)
+    assert code == 1, said
+    assert GOES_ON not in said
+    assert machine.unfinished() == []
+
+
+def test_a_run_that_is_stopped_ends_its_stage_and_tries_nothing_again(machine: Machine) -> None:
+    process = machine.start(sleep="train")
+    deadline = time.monotonic() + 120
+    while [stage for stage, _ in machine.calls()] != ["prepare", "train"]:
+        assert time.monotonic() < deadline, machine.calls()
+        time.sleep(0.1)
+    stages = [child for child in psutil.Process(process.pid).children(recursive=True) if "stub.py" in _line(child)]
+    assert stages
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert said.splitlines()[-1] == f"daily_training: stopped; {GOES_ON}"
+    assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in stages)
+    assert len(machine.calls()) == 2
+    assert len(machine.unfinished()) == 1
+
+
+@pytest.mark.parametrize("text", ["trials", "=3", ""])
+def test_a_value_without_a_name_is_refused(text: str) -> None:
+    with pytest.raises(RequestError, match="is not NAME=VALUE; write trials=20"):
+        parse_conf("{}", [text])
+
+
+def test_a_value_is_put_over_the_configuration_with_its_type() -> None:
+    conf = parse_conf('{"trials": 5, "epochs": 2}', ["trials=20", "dataset=digits"])
+    assert conf == {"trials": 20, "epochs": 2, "dataset": "digits"}
+
+
+def _line(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
