@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,6 +66,19 @@ def test_what_moves_the_champion_shares_one_pool(parse: Parse, dag: str, task: s
     pools = parse(dag)["facts"]["pools"]
     assert [name for name, pool in pools.items() if pool == "champion"] == [task]
     assert {pool for name, pool in pools.items() if name != task} == {"default_pool"}
+
+
+def test_the_pool_has_one_slot_again_whatever_somebody_made_of_it(airflow: dict[str, str]) -> None:
+    code = """
+from airflow.models.pool import Pool
+from pipeline.pool import CHAMPION, make_pools
+make_pools()
+Pool.create_or_update_pool(CHAMPION, slots=7, description="", include_deferred=False)
+make_pools()
+print(Pool.get_pool(CHAMPION).slots)
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=airflow, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "1", done.stderr
 
 
 def test_the_form_has_every_parameter_but_those_that_the_search_gives(facts: dict[str, Any]) -> None:

@@ -72,6 +72,11 @@ def test_a_run_ends_well_and_deploy_leaves_the_service_alone(together: dict[str,
     assert states(together[name]) == WELL
 
 
+def test_only_one_task_at_a_time_moves_a_champion(together: dict[str, Any], admin: User) -> None:
+    assert admin.ask("GET", "/api/v2/pools/champion").json()["slots"] == 1
+    assert {tasks["register"]["pool"] for _, tasks in together.values()} == {"champion"}
+
+
 def test_they_ran_together(together: dict[str, Any], admin: User) -> None:
     runs = [admin.ask("GET", f"{DAG}/dagRuns/{name}").json() for name in together]
     last_start, first_end = max(run["start_date"] for run in runs), min(run["end_date"] for run in runs)
