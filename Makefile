@@ -188,7 +188,7 @@ ready-local:
 ready-docker: setup
 	@mkdir -p .local && . deploy/env.sh docker && python -m tasks.serving --stop
 	@$(MAKE) images
-	@$(MAKE) up S=serving
+	@$(MAKE) up S="serving $$(grep -Eq '^COMPOSE_PROFILES=(.*,)? *(ray|\*) *(,.*)?$$' .env && echo ray-worker)"
 
 ready-%:
 	@echo "RUNTIME='$*' is unknown; choose local or docker" >&2; exit 64
