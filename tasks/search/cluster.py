@@ -30,7 +30,9 @@ from tasks.search import guard
 from tasks.settings import Settings
 from tasks.vision.devices import available_cpus
 
-SLOT = "trial"  # Ray's name for the right to run a trial, of which there are as many as trials may run at a time
+# Ray's name for the right to run a trial of this process, of which there are as many as trials may run at a time. With
+# one name for all, stages on one cluster would take each other's, and lose them when the other leaves.
+SLOT = f"trial-{secrets.token_hex(4)}"
 MIB = 2**20
 STORE_MARGIN = 100 * MIB  # beside the gold: results on their way; Ray's smallest store is 75 MiB
 ANSWER_SECONDS = 5.0  # for a cluster's head to take a connection

@@ -17,6 +17,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from ray.tune import Callback
 from ray.tune.experiment import Trial as RayTrial
+from ray.tune.result import HOSTNAME
 
 from tasks.contract import TuneRequest
 from tasks.metric_log import MetricLog
@@ -29,6 +30,7 @@ from tasks.search.trial import BATCHES, FINISHED, recipe_of, sha256_of
 from tasks.tracking import ERROR_TAG, StageRun
 
 STAGE = "trial"
+MACHINE = "pipeline.machine"  # tag: name of the machine that a trial ended on
 INHERITED = ("pipeline.dag_id", "pipeline.dag_run_id", "mlflow.source.name", "mlflow.source.git.commit")
 
 
@@ -59,11 +61,12 @@ class Journal(Callback):
         """Log an epoch."""
         entry = self._entry(trial)
         epoch = int(result[EPOCH])
+        again = epoch <= entry.epochs  # its machine was lost, and it went on from an earlier epoch
         entry.epochs = max(entry.epochs, epoch)
         entry.seconds += float(result["epoch_seconds"])
         metrics = {name: float(result[name]) for name in EPOCH_METRICS}
         batches = list(result[BATCHES])
-        if not (result[REPLAYED] and entry.ended):
+        if not again and not (result[REPLAYED] and entry.ended):
             self._writer.put(lambda: entry.add(epoch, metrics, batches))
 
     def on_trial_save(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any) -> None:
@@ -136,6 +139,8 @@ class Journal(Callback):
             return
         entry.closed = True
         tags = {STATE: str(state), RUNG: str(self._rung(entry, state))}
+        if machine := (trial.last_result or {}).get(HOSTNAME):
+            tags[MACHINE] = str(machine)
         if error:
             tags[ERROR_TAG] = error
         seconds = entry.seconds

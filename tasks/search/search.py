@@ -22,6 +22,10 @@ from tasks.settings import Settings
 from tasks.tracking import StageRun
 from tasks.vision.gold import Gold
 
+# A trial whose machine was lost goes on elsewhere. Ray does not tell that from a failure of its own, which on a cluster
+# is so often repeated too.
+LOST_MACHINES = 2
+
 log = logging.getLogger("tasks.tune")
 
 
@@ -58,7 +62,7 @@ def run_search(request: TuneRequest, run: StageRun, settings: Settings, gold: Go
                     name=storage.next_try(),
                     callbacks=[journal, Progress(request, trials)],
                     checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_at_end=False),
-                    failure_config=FailureConfig(max_failures=0),
+                    failure_config=FailureConfig(max_failures=LOST_MACHINES if settings.ray_address else 0),
                     verbose=0,
                 ),
             )
