@@ -60,13 +60,7 @@ class ImageTensor:
         """
         self.augmentation = augmentation or Augmentation()
         self.labels = torch.from_numpy(labels).to(device)
-        # A pixel's channels lie together: batches then have the channels_last layout that convolutions want.
-        pixels = torch.from_numpy(images).to(device).permute(0, 2, 3, 1)
-        height, width = pixels.shape[1:3]
-        margin = self.augmentation.shift
-        padded = functional.pad(pixels, (0, 0, margin, margin, margin, margin)).contiguous()
-        # A view [N, shifts down, shifts right, H, W, C] of every crop there is; nothing is copied until it is indexed.
-        self._crops = padded.unfold(1, height, 1).unfold(2, width, 1).permute(0, 1, 2, 4, 5, 3)
+        self._images = torch.from_numpy(images).to(device)  # on a CPU no copy: trials of a search share the memory
         self._offset = torch.tensor(mean, device=device).view(1, -1, 1, 1) * 255
         self._scale = 1 / (torch.tensor(std, device=device).view(1, -1, 1, 1) * 255)
 
@@ -77,12 +71,20 @@ class ImageTensor:
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Return images, float32 [B, C, H, W] in channels_last layout and normalised, and labels [B] at `index`."""
         change, count, device = self.augmentation, len(index), index.device
+        pixels = self._images[index]
         down, right = torch.randint(0, 2 * change.shift + 1, (2, count), device=device)
-        pixels = self._crops[index, down, right]
+        if change.shift:
+            height, width = pixels.shape[2:]
+            padded = functional.pad(pixels, (change.shift,) * 4)
+            # A view [B, C, shifts down, shifts right, H, W] of every crop there is, of which each image takes one.
+            crops = padded.unfold(2, height, 1).unfold(3, width, 1)
+            pixels = crops[torch.arange(count, device=device), :, down, right]
         if change.flip:
             mirrored = torch.rand(count, device=device) < 0.5
-            pixels = torch.where(mirrored.view(-1, 1, 1, 1), pixels.flip(2), pixels)
-        images = pixels.permute(0, 3, 1, 2).float().sub_(self._offset).mul_(self._scale)
+            pixels = torch.where(mirrored.view(-1, 1, 1, 1), pixels.flip(3), pixels)
+        # A pixel's channels lie together, as convolutions want them.
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        images = pixels.float().sub_(self._offset).mul_(self._scale)
         if change.erase:
             images.masked_fill_(_squares(count, *images.shape[2:], side=change.erase, device=device), 0)
         return images, self.labels[index]

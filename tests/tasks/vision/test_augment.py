@@ -38,6 +38,16 @@ def test_batches_are_float32_in_channels_last_memory() -> None:
     assert images.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_the_images_are_not_copied() -> None:
+    images = pixels()
+    data = ImageTensor(
+        images, np.zeros(COUNT, np.int64), [0.0] * CHANNELS, [1.0] * CHANNELS, CPU, Augmentation(shift=2)
+    )
+    before = data.batch(EVERY[:1])[0].sum()
+    images[:] = 0
+    assert before > 0 == data.batch(EVERY)[0].sum()
+
+
 def test_every_shift_is_a_move_of_the_image_with_black_moving_in() -> None:
     torch.manual_seed(0)
     images, _ = tensor_of(Augmentation(shift=2)).batch(EVERY)
