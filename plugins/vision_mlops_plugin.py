@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from airflow.sdk.plugins_manager import AirflowPlugin
 
-from pipeline.links import MlflowRunLink, TunedByLink
+from pipeline.links import MlflowRunLink, ReusedFromLink, TunedByLink
 
 
 class VisionMlopsPlugin(AirflowPlugin):
     """The project's one plugin; operators are imported by DAG files, not registered."""
 
     name = "vision_mlops"
-    operator_extra_links = [MlflowRunLink(), TunedByLink()]  # noqa: RUF012  # Airflow's base class declares it so
+    # Airflow's base class declares it so
+    operator_extra_links = [MlflowRunLink(), ReusedFromLink(), TunedByLink()]  # noqa: RUF012

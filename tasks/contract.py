@@ -17,7 +17,7 @@ from pydantic import Field, WithJsonSchema, model_validator
 
 from tasks.errors import RequestError, ResultError
 from tasks.gate.policy import GatePolicy
-from tasks.messages import Message, RunId, StageRequest, StageResult, parse
+from tasks.messages import Message, ReusableRequest, RunId, StageRequest, StageResult, parse
 from tasks.recipe import Architecture, Hyperparameters, TrainingRequest
 from tasks.search_space import Dimension, SearchSpace, require_searchable
 
@@ -33,7 +33,7 @@ REGISTERED_MODEL = Field(
 )
 
 
-class PrepareRequest(StageRequest):
+class PrepareRequest(ReusableRequest):
     """Read a data set and make train, validation and test tensors of it."""
 
     section: ClassVar[str] = "Data"
@@ -84,7 +84,7 @@ class PrepareResult(StageResult):
     removed_images: int = Field(ge=0)
 
 
-class TrainRequest(StageRequest, TrainingRequest):
+class TrainRequest(ReusableRequest, TrainingRequest):
     """Train one model on the gold tensors of a prepare run."""
 
     section: ClassVar[str] = "Training"
@@ -110,7 +110,7 @@ class TrainResult(StageResult):
     tuned_by: RunId | None = Field(description="The search that chose the hyperparameters; null for the defaults.")
 
 
-class TuneRequest(StageRequest, TrainingRequest):
+class TuneRequest(ReusableRequest, TrainingRequest):
     """Search the hyperparameters with which one network learns the gold tensors best; those given are not searched."""
 
     section: ClassVar[str] = "Tuning"
@@ -163,7 +163,7 @@ class TuneResult(StageResult):
     epochs: int = Field(ge=1, description="Epochs trained, all trials together.")
 
 
-class EvaluateRequest(StageRequest, GatePolicy):
+class EvaluateRequest(ReusableRequest, GatePolicy):
     """Score a trained model beside the champion on the same test images and judge it by the policy."""
 
     section: ClassVar[str] = "Promotion"

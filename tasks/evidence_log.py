@@ -1,4 +1,4 @@
-"""What evaluate leaves in MLflow for people and for later stages: tables, plots, probe images, the verdict."""
+"""What evaluate leaves in MLflow for people and for later stages: tables, plots, probe images, the report."""
 
 from __future__ import annotations
 
@@ -87,13 +87,6 @@ def log_probes(gold: Gold, probabilities: NDArray[np.float32]) -> None:
     """Log the test images, and the answers to them, that the service and deploy compare."""
     probes = make_probes(gold.test, gold.classes, probabilities)
     mlflow.log_dict({"tolerance": TOLERANCE, "probes": probes}, "probes.json")
-
-
-def log_verdict(evidence: Evidence, verdict: Verdict) -> None:
-    """Log the evidence, the verdict and the verdict's schema; the verdict last: a run that has one has all else."""
-    mlflow.log_dict(evidence.model_dump(mode="json"), "evidence.json")
-    mlflow.log_dict(Verdict.model_json_schema(), "verdict.schema.json")
-    mlflow.log_text(verdict.model_dump_json(indent=2), "verdict.json")
 
 
 def make_probes(test: Split, classes: Sequence[str], probabilities: NDArray[np.float32]) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ What is said of a message that is wrong: field, value, what would do.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -52,12 +52,31 @@ class StageRequest(Message):
     task: TaskIdentity
 
 
+Forced = Literal["prepare", "tune", "train", "evaluate", "all"]
+
+
+class ReusableRequest(StageRequest):
+    """What a stage is told that may take an earlier run's result."""
+
+    force: tuple[Forced, ...] = Field(
+        (),
+        description="Stages that work even where an earlier run had the same inputs and code; `all` is every one.",
+        examples=list(get_args(Forced)),  # Airflow's form makes a multiple choice of them
+        json_schema_extra={"section": "Reuse"},
+    )
+
+    def forced(self, stage: str) -> bool:
+        """Tell whether `stage` is asked to take nothing from earlier runs."""
+        return stage in self.force or "all" in self.force
+
+
 class StageResult(Message):
     """What every stage answers."""
 
     run_id: RunId
     experiment_id: str
-    seconds: float = Field(ge=0, description="Wall-clock seconds of the stage, imports excluded.")
+    seconds: float = Field(ge=0, description="Wall-clock seconds of the stage.")
+    reused_from: RunId | None = Field(None, description="The run that did the work, where this one took its result.")
 
     @property
     def shown(self) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def run_stage(stage: str, request: str, result_path: Path = RESULT_PATH) -> int:
 
 
 def execute(stage: str, request: str) -> StageResult:
-    """Parse the request, open the stage's MLflow run, call the stage, check its result.
+    """Parse the request, open the stage's MLflow run, call the stage or take an earlier result, check it.
 
     Raises:
         RequestError: unknown stage, or a request that does not fit its model.
@@ -66,11 +66,12 @@ def execute(stage: str, request: str) -> StageResult:
     parsed = contract.parse_request(request)
     settings = load_settings()
     # Imported here: a stage's image holds only what that stage needs, and a bad request should not wait for torch.
-    from tasks import tracking
+    from tasks import reuse, tracking
 
-    module = importlib.import_module(f"tasks.stages.{stage}")
     with tracking.stage_run(parsed, stage, settings) as run:
-        result = module.run(parsed, run, settings)
+        result = reuse.take_earlier(stage, parsed, run)
+        if result is None:
+            result = importlib.import_module(f"tasks.stages.{stage}").run(parsed, run, settings)
         if not isinstance(result, contract.result):
             raise ResultError(f"{stage} returned {type(result).__name__}; it must return {contract.result.__name__}")
         tracking.record_result(run, result)

@@ -23,7 +23,8 @@ def sample(dag_id: str, settings: Settings) -> bytes:
     found = tracking.find_runs(experiment_id, tags, status="FINISHED")
     if not found:
         raise DataError(f"DAG {dag_id!r} has no finished evaluation in MLflow; start one with `make run DAG={dag_id}`")
-    return read_probes(found[0].info.run_id, f"DAG {dag_id!r}").probes[0].image
+    measured = found[0].data.tags.get(tracking.REUSED_FROM, found[0].info.run_id)
+    return read_probes(measured, f"DAG {dag_id!r}").probes[0].image
 
 
 def main() -> int:

@@ -42,6 +42,8 @@ def rows(dag_id: str, settings: Settings, dag_run_id: str | None = None) -> list
         seconds = f"{(info.end_time - info.start_time) / 1000:.1f}" if info.end_time else "-"
         if info.status == "FINISHED" and tracking.RESULT_TAG in tags:
             figure = main_figure(stage, json.loads(tags[tracking.RESULT_TAG]))
+            if tracking.REUSED_FROM in tags:
+                figure += f", reused from {tags[tracking.REUSED_FROM]}"
         else:
             figure = " ".join(filter(None, [info.status, tags.get(tracking.ERROR_TAG)]))
         found.append((stage, str(info.run_id), seconds, figure))

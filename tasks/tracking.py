@@ -28,6 +28,7 @@ from tasks.settings import Settings
 
 PARENT_STAGE = "pipeline"
 RESULT_TAG = "pipeline.result"
+REUSED_FROM = "pipeline.reused_from"  # the run that did the work, whose result this run took
 ERROR_TAG = "pipeline.error"
 # Opens MLflow's pages on training runs instead of language models' traces.
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}

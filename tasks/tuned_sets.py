@@ -104,12 +104,6 @@ def choose(request: TrainRequest, run_id: str, dataset: str) -> TunedSet | None:
             f"{dataset}; choose another search, or model={tuned.model!r}"
         )
     mlflow.set_tag(TUNE_RUN, tuned.run_id if tuned else NONE)
-    given = ", ".join(f"{name}={value}" for name, value in request.given.items())
-    log.info(
-        "hyperparameters: %s%s",
-        f"tuned by run {tuned.run_id}" if tuned else "the defaults",
-        f"; given by hand: {given}" if given else "",
-    )
     return tuned
 
 

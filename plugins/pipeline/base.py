@@ -11,13 +11,13 @@ from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from pipeline.job import StageJob, container_environment, container_secrets, image_of
-from pipeline.links import MlflowRunLink, TunedByLink, run_url
+from pipeline.links import MlflowRunLink, ReusedFromLink, TunedByLink, run_url
 from pipeline.outcome import StageOutcome, result_of
 from pipeline.params import require_known
 from pipeline.resources import resources_for
 from tasks.contract import STAGES
 from tasks.errors import PermanentError, PipelineError, RequestError
-from tasks.messages import StageRequest, StageResult, TaskIdentity
+from tasks.messages import ReusableRequest, StageRequest, StageResult, TaskIdentity
 from tasks.settings import load_settings
 
 if TYPE_CHECKING:
@@ -55,8 +55,13 @@ class StageOperator(BaseOperator):
         # Not `resources`: that is an argument of Airflow's own, for pools of executors.
         self.stage_resources = dict(resources or {})
         self.environment = dict(environment or {})
-        if "tuned_by" in STAGES[stage].result.model_fields:
-            self.operator_extra_links = (MlflowRunLink(), TunedByLink())
+        contract = STAGES[stage]
+        links: list[BaseOperatorLink] = [MlflowRunLink()]
+        if issubclass(contract.request, ReusableRequest):
+            links.append(ReusedFromLink())
+        if "tuned_by" in contract.result.model_fields:
+            links.append(TunedByLink())
+        self.operator_extra_links = tuple(links)
 
     @abstractmethod
     def carry_out(self, job: StageJob) -> StageOutcome:

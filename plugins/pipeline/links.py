@@ -1,4 +1,4 @@
-"""The links from a task to MLflow: to its own run, and to the search that its hyperparameters came from."""
+"""The links from a task to MLflow: its own run, the search behind its hyperparameters, the run it took over."""
 
 from __future__ import annotations
 
@@ -42,3 +42,18 @@ class TunedByLink(BaseOperatorLink):
         result = XCom.get_value(ti_key=ti_key, key=XCom.XCOM_RETURN_KEY)
         tuned_by = result.get("tuned_by") if result else None
         return run_url({**result, "run_id": tuned_by}, load_settings()) if tuned_by else ""
+
+
+class ReusedFromLink(BaseOperatorLink):
+    """A button that leads to the run that did the work; grey where the task worked itself.
+
+    Airflow's Task SDK lets no task write a note on itself: this is what its page can show.
+    """
+
+    name = "Reused from"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+        """Return the address, or nothing where the task did not take another run's result."""
+        result = XCom.get_value(ti_key=ti_key, key=XCom.XCOM_RETURN_KEY) or {}
+        earlier = result.get("reused_from")
+        return run_url({**result, "run_id": earlier}, load_settings()) if earlier else ""

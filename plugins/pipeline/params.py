@@ -25,10 +25,13 @@ def stage_params(*stages: str, without: Collection[str] = ()) -> dict[str, Param
         RequestError: `without` names no parameter of these stages.
     """
     params: dict[str, Param] = {}
+    shared: dict[str, Param] = {}  # what is of no one stage has a section of its own, and comes last
     for stage in stages:
         request = STAGES[stage].request
         for name, schema in parameters(request).items():
-            params.setdefault(name, _param(schema, request.section))
+            of = shared if "section" in schema else params
+            of.setdefault(name, _param(schema, request.section))
+    params |= shared
     require_known(without, params)
     return {name: param for name, param in params.items() if name not in without}
 
@@ -55,4 +58,4 @@ def _param(schema: dict[str, Any], section: str) -> Param:
         rest |= {key: of for key, of in value.items() if key != "description"} | {"type": [value["type"], "null"]}
         if "enum" in value:
             rest["enum"] = [*value["enum"], None]
-    return Param(schema["default"], description=schema.get("description"), section=section, **rest)
+    return Param(schema["default"], description=schema.get("description"), **{"section": section, **rest})

@@ -23,6 +23,7 @@ from tasks.gate.evidence import Champion, Cost, Evidence, Loading, Scores, Slice
 from tasks.serving.trial import MEGABYTE, Trial, attempt
 from tasks.settings import Settings
 from tasks.tracking import StageRun, tag_of, use_datasets
+from tasks.verdict_log import log_verdict
 from tasks.vision.comparison import compare
 from tasks.vision.devices import prepare_cpu
 from tasks.vision.gold import Gold
@@ -109,8 +110,7 @@ def run(request: EvaluateRequest, run: StageRun, settings: Settings) -> Evaluate
     evidence_log.log_report(
         title, facts, gold, evidence, verdict, request.policy, candidate.answers, rival.answers if rival else None
     )
-    evidence_log.log_verdict(evidence, verdict)
-    mlflow.set_tags({"pipeline.train_run_id": request.train_run_id, "pipeline.promote": str(verdict.promote).lower()})
+    log_verdict(evidence, verdict, request.train_run_id)
     judged = rival or (candidate if same else None)
     return EvaluateResult(
         **run.baton,

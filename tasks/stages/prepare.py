@@ -77,7 +77,7 @@ def run(request: PrepareRequest, run: StageRun, settings: Settings) -> PrepareRe
             seed=request.data_seed,
         )
         key = fingerprint(source.digest(), shaping, listing)
-        earlier = _earlier(key, run.experiment_id)
+        earlier = None if request.forced("prepare") else _earlier(key, run.experiment_id)
         made = earlier or _make(source, shaping, key, run.run_id)
     _describe(made, request, reused=earlier is not None)
     # Last: only a run that has all of it may be found and used again.

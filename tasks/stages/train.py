@@ -41,6 +41,12 @@ def run(request: TrainRequest, run: StageRun, settings: Settings) -> TrainResult
     gold = gold_store.fetch(request.prepare_run_id)
     use_datasets(run, request.prepare_run_id, "training", "validation")
     tuned = tuned_sets.choose(request, run.run_id, gold.dataset)
+    given = ", ".join(f"{name}={value}" for name, value in request.given.items())
+    log.info(
+        "hyperparameters: %s%s",
+        f"tuned by run {tuned.run_id}" if tuned else "the defaults",
+        f"; given by hand: {given}" if given else "",
+    )
     recipe = request.recipe(tuned.hyperparameters if tuned else None)
     mlflow.log_params(recipe.model_dump(mode="json", include=set(Hyperparameters.model_fields)))
     prepare_cpu(recipe.batch_size * math.prod(gold.shape))

@@ -15,6 +15,8 @@ CASES = {
     '{"dataset": "cifar"}': "dataset='cifar': 'cifar' is not one of ['digits', 'cifar10'",
     '{"model": "alexnet"}': "model='alexnet': 'alexnet' is not one of ['fast_cnn'",
     '{"epochs": "3"}': "epochs='3': '3' is not of type 'integer'",
+    '{"force": ["train"]}': "",
+    '{"force": ["trian"]}': "force=['trian']: 'trian' is not one of ['prepare', 'tune', 'train', 'evaluate', 'all']",
     '{"epochs": 0}': "epochs=0: 0 is less than the minimum of 1",
     '{"dataset": "image_folder"}': "dataset='image_folder' needs source",
     '{"validation_fraction": 0.5, "test_fraction": 0.5}': "leave no training images",

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.execution_time.xcom import XCom
 
 from pipeline.docker import DockerStageOperator
-from pipeline.links import MlflowRunLink, run_url
+from pipeline.links import MlflowRunLink, ReusedFromLink, run_url
 from pipeline.local import LocalStageOperator
 from pipeline.params import stage_params
 from pipeline.runtimes import stage_task
@@ -158,3 +159,15 @@ def test_the_link_leads_to_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     url = run_url({"experiment_id": "7", "run_id": RUN_ID}, load_settings())
     assert url == f"https://mlflow.example/#/experiments/7/runs/{RUN_ID}"
     assert MlflowRunLink().name == "MLflow run"
+
+
+@pytest.mark.parametrize(("reused_from", "ends"), [(None, ""), ("9" * 32, f"/runs/{'9' * 32}")])
+def test_a_second_link_leads_to_the_run_that_did_the_work(
+    monkeypatch: pytest.MonkeyPatch, reused_from: str | None, ends: str
+) -> None:
+    result = {"experiment_id": "7", "run_id": RUN_ID, "reused_from": reused_from}
+    monkeypatch.setattr(XCom, "get_value", lambda **_: result)
+    link = ReusedFromLink().get_link(None, ti_key=None)  # type: ignore[arg-type]  # it reads neither
+    assert (bool(link), link.endswith(ends)) == (bool(reused_from), True)
+    monkeypatch.setattr(XCom, "get_value", lambda **_: None)
+    assert ReusedFromLink().get_link(None, ti_key=None) == ""  # type: ignore[arg-type]

@@ -40,7 +40,7 @@ def test_an_optional_value_is_a_type_the_form_knows() -> None:
 
 def test_the_sections_are_there() -> None:
     sections = {param.schema["section"] for param in stage_params(*ALL).values()}
-    assert sections == {"Data", "Tuning", "Training", "Promotion", "Rollback", "Deployment"}
+    assert sections == {"Data", "Tuning", "Training", "Promotion", "Rollback", "Deployment", "Reuse"}
 
 
 def test_the_baton_is_not_asked_for() -> None:
@@ -69,3 +69,19 @@ def test_an_optional_choice_may_be_left_open() -> None:
     assert schedule.resolve("cosine") == "cosine"
     with pytest.raises(ParamValidationError):
         schedule.resolve("linear")
+
+
+def test_force_is_a_multiple_choice_at_the_end_of_the_form() -> None:
+    params = stage_params("prepare", "train", "evaluate", "register", "deploy")
+    assert list(params)[-1] == "force"
+    schema = params["force"].schema
+    assert (schema["type"], schema["section"]) == ("array", "Reuse")
+    assert schema["examples"] == ["prepare", "tune", "train", "evaluate", "all"]  # what makes Airflow show a choice
+    assert params["force"].resolve() == []
+    assert params["force"].resolve(["train", "all"]) == ["train", "all"]
+    with pytest.raises(ParamValidationError, match=r"'register' is not one of \['prepare', 'tune', 'train'"):
+        params["force"].resolve(["register"])
+
+
+def test_a_form_without_a_stage_that_is_ever_reused_has_no_force() -> None:
+    assert "force" not in stage_params("rollback", "deploy")

@@ -48,6 +48,7 @@ def test_identity_refuses_what_would_break_a_search(dag_run_id: str) -> None:
         ("train", {"prepare_run_id": RUN_ID, "lerning_rate": 1}, ["lerning_rate", "unknown parameter"]),
         ("train", {"prepare_run_id": "../etc"}, ["prepare_run_id", "../etc"]),
         ("train", {}, ["prepare_run_id", "missing"]),
+        ("train", {"prepare_run_id": RUN_ID, "force": ["trian"]}, ["force.0='trian'", "'tune', 'train'", "'all'"]),
         ("deploy", {"version": 0}, ["version=0"]),
     ],
 )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from mlflow import MlflowClient
 
 from tasks import summary, tracking
 from tasks.contract import PrepareRequest, PrepareResult
@@ -35,6 +36,12 @@ def test_the_newest_run_is_shown(settings: Settings, task: TaskIdentity) -> None
     printed = table(summary.HEADER, lines).splitlines()
     assert printed[0].split() == ["stage", "run", "ID", "seconds", "main", "figure"]
     assert newest in printed[2]
+
+
+def test_a_reused_stage_names_the_run_that_did_the_work(settings: Settings, task: TaskIdentity) -> None:
+    own = prepare(task, settings, reused=False)
+    MlflowClient().set_tag(own, tracking.REUSED_FROM, "9" * 32)
+    assert summary.rows("daily", settings)[0][3] == f"1,500 images, 10 classes, reused from {'9' * 32}"
 
 
 def test_a_failed_stage_says_why(settings: Settings, task: TaskIdentity) -> None:

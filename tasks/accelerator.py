@@ -1,0 +1,33 @@
+"""Which kind of device a training would compute on, found out without importing torch."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+
+NAME_BYTES = 256
+
+
+def kind(asked: str) -> str:
+    """Say what `device=asked` comes to on this machine: `cpu`, `mps`, or `cuda` and the model of the first GPU.
+
+    The model counts: precision `auto` is another on older GPUs. A device that is not there is returned as asked.
+    """
+    if asked in ("auto", "cuda") and (gpu := _first_gpu()) is not None:
+        return f"cuda {gpu}"
+    if asked != "auto":
+        return asked
+    return "mps" if (platform.system(), platform.machine()) == ("Darwin", "arm64") else "cpu"
+
+
+def _first_gpu() -> str | None:
+    """Name of the first GPU that NVIDIA's driver lets this process use; None where there is no driver or no GPU."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    count, device, name = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(NAME_BYTES)
+    there = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+    if not there or driver.cuDeviceGet(ctypes.byref(device), 0) != 0:
+        return None
+    return name.value.decode() if driver.cuDeviceGetName(name, NAME_BYTES, device) == 0 else None
