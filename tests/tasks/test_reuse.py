@@ -293,7 +293,8 @@ def test_it_is_judged_by_the_policy_of_today(ask: Ask, baton: Baton) -> None:
     champion_already(baton)
     result = ask("evaluate", min_accuracy=1)
     assert isinstance(result, EvaluateResult)
-    assert "under the floor" in result.reason or "below" in result.reason or "1.0" in result.reason, result.reason
+    assert result.reason.startswith("refused: ")
+    assert "test accuracy" in result.reason
 
 
 def test_it_is_measured_when_asked_or_the_code_is_another(
