@@ -87,7 +87,7 @@ def test_the_form_has_every_parameter_but_those_that_the_search_gives(facts: dic
 
 
 def test_the_form_asks_in_a_sensible_order(facts: dict[str, Any]) -> None:
-    assert facts["sections"] == ["Data", "Training", "Tuning", "Promotion", "Deployment"]
+    assert facts["sections"] == ["Data", "Training", "Tuning", "Promotion", "Deployment", "Reuse"]
     sections = {name: param["section"] for name, param in facts["params"].items()}
     assert sections["learning_rate"] == sections["epochs"] == "Training"
     assert sections["trials"] == sections["search_space"] == "Tuning"
