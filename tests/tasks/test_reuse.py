@@ -134,7 +134,7 @@ def test_the_same_again_is_taken_with_its_baton(ask: Ask, baton: Baton, stage: s
 
 
 def test_the_log_says_which_run_and_how_to_have_it_made_anew(ask: Ask, baton: Baton, caplog: Any) -> None:
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="tasks")  # a library imported for other tests raises the root's
     ask("train")
     (line,) = [line for line in caplog.messages if "reused" in line]
     assert line.startswith(f"train: reused run {baton['train']} of 20")
@@ -339,6 +339,7 @@ def files(baton: Baton, stage: str, name: str) -> Path:
 def test_a_run_whose_files_are_gone_is_not_taken(
     ask: Ask, baton: Baton, stage: str, of: str, name: str, caplog: Any
 ) -> None:
+    caplog.set_level("INFO", logger="tasks")
     file = files(baton, of, name)
     kept = file.rename(file.with_name("hidden"))
     try:
