@@ -25,6 +25,7 @@ from tasks.errors import DataError, SettingsError, UnavailableError
 from tasks.messages import StageRequest, StageResult, TaskIdentity
 from tasks.outages import as_unavailable
 from tasks.settings import Settings
+from tasks.termination import sigterm_waits
 
 PARENT_STAGE = "pipeline"
 RESULT_TAG = "pipeline.result"
@@ -122,18 +123,22 @@ def stage_run(request: StageRequest, stage: str, settings: Settings) -> Iterator
     experiment_id = connect(settings)
     client = MlflowClient()
     task = request.task
-    parent_id = _find_or_create(
-        client, experiment_id, _tags(task, PARENT_STAGE, f"{task.dag_id}/{task.dag_run_id}", settings), task.dag_run_id
-    )
     body = request.model_dump(mode="json", exclude={"task"})
-    tags = _tags(task, stage, task.key, settings) | {
-        "mlflow.parentRunId": parent_id,
-        "pipeline.request_sha256": hashlib.sha256(request.model_dump_json().encode()).hexdigest(),
-    }
-    run_id = _find_or_create(client, experiment_id, tags, stage)
-    client.update_run(parent_id, status="RUNNING")
+    run_id = ""
+    opened: list[str] = []
     status = "FAILED"
     try:
+        with sigterm_waits():  # a run that was made but is not known here would stay RUNNING
+            pipeline = _tags(task, PARENT_STAGE, f"{task.dag_id}/{task.dag_run_id}", settings)
+            parent_id = _find_or_create(client, experiment_id, pipeline, task.dag_run_id)
+            opened.append(parent_id)
+            tags = _tags(task, stage, task.key, settings) | {
+                "mlflow.parentRunId": parent_id,
+                "pipeline.request_sha256": hashlib.sha256(request.model_dump_json().encode()).hexdigest(),
+            }
+            run_id = _find_or_create(client, experiment_id, tags, stage)
+            opened.append(run_id)
+            client.update_run(parent_id, status="RUNNING")
         with mlflow.start_run(run_id=run_id) as run:
             if settings.pipeline_image:
                 client.set_tag(run_id, "pipeline.image", settings.pipeline_image)  # of this try, others may differ
@@ -146,12 +151,13 @@ def stage_run(request: StageRequest, stage: str, settings: Settings) -> Iterator
         status = "KILLED"
         raise
     except Exception as error:
-        if as_unavailable(error) is None:  # else there may be no server to tell
+        if run_id and as_unavailable(error) is None:  # else there may be no server to tell
             client.set_tag(run_id, ERROR_TAG, f"{type(error).__name__}: {error}"[:500])
         raise
     finally:
-        client.set_terminated(run_id, status)
-        client.set_terminated(parent_id, status)
+        with sigterm_waits():
+            for ended in reversed(opened):
+                client.set_terminated(ended, status)
 
 
 def record_result(run: StageRun, result: StageResult) -> None:

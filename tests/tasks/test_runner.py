@@ -176,3 +176,51 @@ sys.exit(run_stage("register", {REQUEST!r}, __import__("pathlib").Path({str(tmp_
     experiment_id = tracking.connect(settings)
     statuses = {run.info.status for run in MlflowClient().search_runs([experiment_id])}
     assert statuses == {"KILLED"}
+
+
+@pytest.mark.parametrize("call", [1, 2, 3])
+def test_sigterm_while_the_run_is_opened_leaves_none_running(
+    settings: Settings, run_stage: Callable[[Body], tuple[int, Path]], monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    """Right after a run was made, before its ID is known, the parent's or the stage's; and after the third write."""
+    writes = ("create_run", "update_run")
+    made = []
+    for name in writes:
+        write = getattr(MlflowClient, name)
+
+        def told(self: MlflowClient, *args: Any, _write: Any = write, **kwargs: Any) -> Any:
+            answer = _write(self, *args, **kwargs)
+            made.append(1)
+            if len(made) == call:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return answer
+
+        monkeypatch.setattr(MlflowClient, name, told)
+    code, _ = run_stage(registered)
+    assert code == 143
+    runs = MlflowClient().search_runs([tracking.connect(settings)])
+    assert {run.info.status for run in runs} == {"KILLED"}
+    assert len(runs) == 2
+
+
+@pytest.mark.parametrize(("call", "status"), [(1, "KILLED"), (2, "FINISHED"), (3, "FINISHED")])
+def test_sigterm_while_the_run_is_ended_ends_the_parent_too(
+    settings: Settings,
+    run_stage: Callable[[Body], tuple[int, Path]],
+    monkeypatch: pytest.MonkeyPatch,
+    call: int,
+    status: str,
+) -> None:
+    """The first call is MLflow's own, at the end of its `start_run`; then the stage's run and its parent."""
+    end, calls = MlflowClient.set_terminated, []
+
+    def told(self: MlflowClient, *args: Any, **kwargs: Any) -> None:
+        calls.append(1)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGTERM)
+        end(self, *args, **kwargs)
+
+    monkeypatch.setattr(MlflowClient, "set_terminated", told)
+    code, path = run_stage(registered)
+    assert (code, path.exists()) == (143, False)
+    assert {run.info.status for run in MlflowClient().search_runs([tracking.connect(settings)])} == {status}
