@@ -222,7 +222,7 @@ class RegisterResult(StageResult):
 
     registered_model: ModelName
     version: int = Field(ge=1)
-    created: bool = Field(description="False when this very model was a version already.")
+    created: bool = Field(description="False when this very model was a version before this task.")
     promoted: bool = Field(description="Whether `champion` names this version now.")
     previous_champion: int | None
     reason: str = Field(description="Why it was promoted, refused, or left as it was.")

@@ -95,7 +95,7 @@ def run(request: RegisterRequest, run: StageRun, settings: Settings) -> Register
         **run.baton,
         registered_model=name,
         version=number,
-        created=known is None,
+        created=version.tags.get("pipeline.key") == request.task.key,  # also by an earlier try
         promoted=champion_now,
         previous_champion=verdict.champion_version if verdict.champion_version != number else None,
         reason=reason,
