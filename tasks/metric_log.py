@@ -1,10 +1,11 @@
-"""Metrics of a run, sent in batches, and each step once however often the stage is tried."""
+"""Metrics of a run: each step once, however often the stage is tried."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
 
+import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 
@@ -39,3 +40,22 @@ class MetricLog:
             self._client.log_batch(self._run_id, metrics=self._pending[:BATCH])
             del self._pending[:BATCH]
         self._flushed = time.monotonic()
+
+
+def log_values(values: Mapping[str, float], model_id: str | None = None) -> None:
+    """Log what a stage counted or measured to the active run, and to a logged model if one is named.
+
+    A retry counts and measures again. What is the same as before is not sent twice; another value is the next step.
+    """
+    client, run = MlflowClient(), mlflow.active_run()
+    assert run is not None  # noqa: S101  # stages work inside `tracking.stage_run`
+    logged = client.get_run(run.info.run_id).data.metrics
+    by_step: dict[int, dict[str, float]] = {}
+    for key, value in values.items():
+        if key not in logged:
+            by_step.setdefault(0, {})[key] = value
+        elif logged[key] != value:
+            last = max(metric.step for metric in client.get_metric_history(run.info.run_id, key))
+            by_step.setdefault(last + 1, {})[key] = value
+    for step, fresh in by_step.items():
+        mlflow.log_metrics(fresh, step=step, model_id=model_id)

@@ -20,6 +20,7 @@ from tasks.contract import EvaluateRequest, EvaluateResult
 from tasks.errors import ModelError
 from tasks.gate.decision import CLASS, decide
 from tasks.gate.evidence import Champion, Cost, Evidence, Loading, Scores, Slice
+from tasks.metric_log import log_values
 from tasks.serving.trial import MEGABYTE, Trial, attempt
 from tasks.settings import Settings
 from tasks.tracking import StageRun, tag_of, use_datasets
@@ -232,7 +233,7 @@ def _log_metrics(model_uri: str, gold: Gold, candidate: _Model, timing: Latency,
         found = champion.comparison
         metrics |= {"accuracy_gap": found.gap, "accuracy_gap_low": found.low, "accuracy_gap_high": found.high}
         metrics["mcnemar_p_value"] = found.p_value
-    mlflow.log_metrics(metrics, model_id=model_uri.removeprefix("models:/"))
+    log_values(metrics, model_id=model_uri.removeprefix("models:/"))
 
 
 def _figures(scores: Scores) -> str:

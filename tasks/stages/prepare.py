@@ -24,6 +24,7 @@ from mlflow.environment_variables import MLFLOW_S3_ENDPOINT_URL
 from tasks import gold_store, registry, tracking
 from tasks.contract import PrepareRequest, PrepareResult
 from tasks.errors import DataError
+from tasks.metric_log import log_values
 from tasks.settings import Settings
 from tasks.tracking import StageRun
 from tasks.vision import bronze, silver, splits
@@ -149,7 +150,7 @@ def _describe(made: _Made, request: PrepareRequest, *, reused: bool) -> None:
     """Make the run's page readable: counts, plots, the data set as an input, a note."""
     gold = made.gold
     counts = {f"images.{name}": len(split) for name, split in gold.splits.items()}
-    mlflow.log_metrics({**counts, REMOVED: made.removed, "classes": len(gold.classes)})
+    log_values({**counts, REMOVED: made.removed, "classes": len(gold.classes)})
     mlflow.log_figure(histogram_figure(gold), "plots/class_histogram.png")
     mlflow.log_figure(grid_figure(gold), "plots/sample_grid.png")
     with warnings.catch_warnings():
@@ -179,7 +180,7 @@ def _describe(made: _Made, request: PrepareRequest, *, reused: bool) -> None:
 
 def _log_layer(name: str, rows_in: int, rows_out: int, started: float) -> None:
     seconds = time.monotonic() - started
-    mlflow.log_metrics({f"{name}.rows_in": rows_in, f"{name}.rows_out": rows_out, f"{name}.seconds": seconds})
+    log_values({f"{name}.rows_in": rows_in, f"{name}.rows_out": rows_out, f"{name}.seconds": seconds})
     log.info("%s: %d in, %d out, %.1f s", name, rows_in, rows_out, seconds)
 
 
