@@ -16,6 +16,7 @@ from mlflow.entities.model_registry import ModelVersion
 from tasks import ledger, registry
 from tasks.contract import DeployRequest, DeployResult
 from tasks.errors import ModelError, PipelineError, UnavailableError
+from tasks.metric_log import log_values
 from tasks.probes import Probes, read_probes
 from tasks.serving.client import ServiceClient, replicas
 from tasks.serving.launch import Launcher
@@ -39,6 +40,7 @@ def run(request: DeployRequest, run: StageRun, settings: Settings) -> DeployResu
         DataError: the version has no probe images.
     """
     name, number = request.registered_model, request.version
+    _finish_undoing(request)
     require_champion(name, number)
     version = registry.by_number(name, number)
     probes = read_probes(version.tags.get("pipeline.evaluate_run_id"), f"{name} version {number}")
@@ -65,7 +67,7 @@ def run(request: DeployRequest, run: StageRun, settings: Settings) -> DeployResu
     document = {"urls": [client.url for client in asked], "tolerance": probes.tolerance, "answers": answers}
     mlflow.log_dict(document, "answers.json")
     worst = max(answer["difference"] for answer in answers)
-    mlflow.log_metrics(
+    log_values(
         {
             "deploy/wait_seconds": waited,
             "deploy/replicas": len(asked),
@@ -173,9 +175,31 @@ def _undo(request: DeployRequest, version: ModelVersion, why: str) -> str:
             evidence_run_id=version.tags.get("pipeline.evaluate_run_id"),
         )
     )
-    if move.from_version is None:
-        return f"{name} has no champion again"
-    return f"champion of {name} is version {move.from_version} again"
+    return _again(name, move.from_version)
+
+
+def _finish_undoing(request: DeployRequest) -> None:
+    """Finish what an earlier try of this task began to undo: it had proven that the version cannot be served.
+
+    Raises:
+        ModelError: the earlier try undid the promotion, or this one did now.
+    """
+    name = request.registered_model
+    records = [record for record in ledger.history(name) if record.entry.key == request.task.key]
+    begun = next((r for r in records if r.entry.kind is ledger.Kind.FAILED_DEPLOY), None)
+    if begun is None or begun.entry.candidate_version != request.version:
+        return
+    champion = registry.by_alias(name)
+    now = int(champion.version) if champion else None
+    if now not in {request.version, begun.entry.to_version} or (begun.finished and now == request.version):
+        return  # someone moved it since
+    if not begun.finished:
+        ledger.move_champion(begun.entry)
+    raise ModelError(f"{begun.entry.reason}; {_again(name, begun.entry.to_version)}")
+
+
+def _again(name: str, version: int | None) -> str:
+    return f"champion of {name} is version {version} again" if version else f"{name} has no champion again"
 
 
 def require_champion(name: str, version: int) -> None:

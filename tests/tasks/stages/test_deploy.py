@@ -209,6 +209,46 @@ def test_a_promotion_that_cannot_be_proven_is_undone(
     assert "evaluate answered 'cat'" in told.reason
 
 
+@pytest.mark.parametrize("cut_before", ["alias", "record", "end"])
+def test_a_retry_finishes_the_undoing(
+    service: StandIn, deployed: Deploy, monkeypatch: pytest.MonkeyPatch, cut_before: str
+) -> None:
+    promote(1, None)
+    service.answer["class"] = "dog"
+
+    def die(*_: object, **__: object) -> None:
+        raise SystemExit
+
+    owner, name = {
+        "alias": (registry, "delete_alias"),
+        "record": (MlflowClient, "set_terminated"),
+        "end": (deploy, "_again"),
+    }[cut_before]
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, die)
+        with pytest.raises(SystemExit):
+            deployed(service.url)
+    service.answer["class"] = "cat"  # it was proven wrong once, and the ledger says so
+    for _ in range(2):
+        with pytest.raises(ModelError, match=r"evaluate answered 'cat'.*; cats has no champion again"):
+            deployed(service.url)
+    assert registry.by_alias(MODEL) is None
+    assert [(r.entry.kind, r.finished) for r in ledger.history(MODEL)] == [
+        (ledger.Kind.FAILED_DEPLOY, True),
+        (ledger.Kind.PROMOTION, True),
+    ]
+
+
+def test_who_makes_it_champion_again_may_deploy_it_again(service: StandIn, deployed: Deploy) -> None:
+    promote(1, None)
+    service.answer["class"] = "dog"
+    with pytest.raises(ModelError, match="has no champion again"):
+        deployed(service.url)
+    service.answer["class"] = "cat"
+    registry.set_alias(MODEL, registry.CHAMPION, 1)
+    assert deployed(service.url).version == 1
+
+
 @pytest.fixture
 def second(service: StandIn, train_run: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
     """Another replica on the same port; both stand behind the name `replicas.test`."""
