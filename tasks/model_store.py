@@ -10,8 +10,8 @@ import mlflow
 import mlflow.pytorch
 import numpy as np
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModelStatus
-from mlflow.models import ModelSignature
+from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
+from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 from tasks import artifact_digest, registry
@@ -30,48 +30,71 @@ def log_once(classifier: Classifier, gold: Gold, architecture: str, run: StageRu
     """Log `classifier` (on the CPU, in evaluation mode) to the active run, as an exported graph without pickle.
 
     It takes uint8 images [N, C, H, W] and returns float32 probabilities [N, classes]. An earlier try of the stage may
-    have logged it already, or have been killed while it did: a whole one with the same weights is used again,
-    anything else that it left is deleted.
+    have logged it already, or have been killed while it did: a whole one with the same weights is used again, an
+    unfinished one of them is finished, anything else is deleted.
 
     Returns:
         Its address, `models:/m-...`.
     """
     sha256 = digest(classifier)
-    kept = _keep_one(run, sha256)
-    if kept is not None:
-        return kept
+    model = _keep_one(run, sha256) or _begin(run, sha256)
+    if model.status != LoggedModelStatus.READY:
+        _write(model, classifier, gold, {"architecture": architecture, "sha256": sha256})
+    return f"models:/{model.model_id}"
+
+
+def _begin(run: StageRun, sha256: str) -> LoggedModel:
+    """Make the logged model, without files yet."""
+    client = MlflowClient()
+    params = client.get_run(run.run_id).data.params
+    return client.create_logged_model(run.experiment_id, NAME, run.run_id, {registry.SHA256: sha256}, params)
+
+
+def _write(model: LoggedModel, classifier: Classifier, gold: Gold, about: dict[str, str]) -> None:
+    """Write the files of a model that is not ready, and make it so.
+
+    In steps of our own, because `mlflow.pytorch.log_model` cannot go on with a model that it left unfinished; another
+    one would leave the run with two outputs, of which one is gone.
+    """
+    client, run_id = MlflowClient(), model.source_run_id
+    outputs = client.get_run(run_id).outputs
+    if model.model_id not in {output.model_id for output in (outputs.model_outputs if outputs else [])}:
+        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
     images = gold.validation.images
-    example = images[np.arange(EXAMPLES) % len(images)]
-    info = mlflow.pytorch.log_model(
-        classifier,
-        name=NAME,
-        serialization_format="pt2",
-        input_example=example,
-        signature=ModelSignature(
-            inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, *gold.shape))]),
-            outputs=Schema([TensorSpec(np.dtype("float32"), (-1, len(gold.classes)))]),
-        ),
-        metadata={
-            "classes": list(gold.classes),
-            "input": list(gold.shape),
-            "architecture": architecture,
-            "fingerprint": gold.fingerprint,
-            "sha256": sha256,
-        },
-        tags={registry.SHA256: sha256},
-        pip_requirements=[f"{name}=={_version(name)}" for name in REQUIREMENTS],
-    )
-    return f"models:/{info.model_id}"
+    with tempfile.TemporaryDirectory(prefix="model-") as folder:
+        mlflow.pytorch.save_model(
+            classifier,
+            folder,
+            # A location of its own, and not the folder that is written here, is what MLflow's pages and loaders go by.
+            mlflow_model=Model(
+                model.artifact_location, run_id=run_id, model_uuid=model.model_id, model_id=model.model_id
+            ),
+            serialization_format="pt2",
+            input_example=images[np.arange(EXAMPLES) % len(images)],
+            signature=ModelSignature(
+                inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, *gold.shape))]),
+                outputs=Schema([TensorSpec(np.dtype("float32"), (-1, len(gold.classes)))]),
+            ),
+            metadata={
+                "classes": list(gold.classes),
+                "input": list(gold.shape),
+                "fingerprint": gold.fingerprint,
+                **about,
+            },
+            pip_requirements=[f"{name}=={_version(name)}" for name in REQUIREMENTS],
+        )
+        client.log_model_artifacts(model.model_id, folder)
+    client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
 
 
-def _keep_one(run: StageRun, sha256: str) -> str | None:
-    """Return the address of the run's whole logged model with this digest, if any; delete every other one."""
-    client, kept = MlflowClient(), None
-    for model in client.search_logged_models([run.experiment_id], f"source_run_id = '{run.run_id}'"):
-        whole = model.status == LoggedModelStatus.READY and model.tags.get(registry.SHA256) == sha256
-        if whole and kept is None:
-            kept = f"models:/{model.model_id}"
-        else:
+def _keep_one(run: StageRun, sha256: str) -> LoggedModel | None:
+    """Return the run's logged model with this digest, if any, a whole one rather than not; delete every other one."""
+    client = MlflowClient()
+    models = client.search_logged_models([run.experiment_id], f"source_run_id = '{run.run_id}'")
+    same = [model for model in models if model.tags.get(registry.SHA256) == sha256]
+    kept = min(same, key=lambda model: model.status != LoggedModelStatus.READY, default=None)
+    for model in models:
+        if kept is None or model.model_id != kept.model_id:
             client.delete_logged_model(model.model_id)
     return kept
 

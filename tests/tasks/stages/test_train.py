@@ -270,7 +270,7 @@ def test_a_retry_after_the_model_was_logged_makes_no_second_one(train_stage: Tra
     assert steps(second.run_id, "train_loss") == [1]
 
 
-def test_a_retry_deletes_what_a_killed_logging_left(train_stage: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_retry_finishes_what_a_killed_logging_left(train_stage: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(*arguments: object, **options: object) -> None:
         raise KilledError
 
@@ -279,7 +279,9 @@ def test_a_retry_deletes_what_a_killed_logging_left(train_stage: Train, monkeypa
         with pytest.raises(KilledError):
             train_stage(epochs=1)
     result = train_stage(epochs=1)
-    assert models(result) == [MlflowClient().get_run(result.run_id).data.tags["pipeline.logged_model_uri"]]
+    run = MlflowClient().get_run(result.run_id)
+    assert models(result) == [run.data.tags["pipeline.logged_model_uri"]]
+    assert [f"models:/{output.model_id}" for output in run.outputs.model_outputs] == models(result)
     assert digest(mlflow.pytorch.load_model(models(result)[0])) == result.model_sha256
 
 
