@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from types import FrameType
 
+from tasks import faults
 from tasks.contract import STAGES
 from tasks.errors import PipelineError, RequestError, ResultError
 from tasks.messages import StageResult
@@ -33,6 +34,7 @@ def run_stage(stage: str, request: str, result_path: Path = RESULT_PATH) -> int:
     """
     signal.signal(signal.SIGTERM, _terminate)
     try:
+        faults.arm(stage)
         result_path.unlink(missing_ok=True)  # an answer left by an earlier try must not pass for this one's
         result = execute(stage, request)
         write_result(result, result_path)
