@@ -137,6 +137,10 @@ install: $(INSTALLED) ## make .venv from the pinned, hashed requirements
 test: install ## all tests; those that need Docker where an engine answers (REQUIRE_DOCKER=1: fail without)
 	@. deploy/env.sh local && $(if $(ARGS),pytest --cov $(ARGS),tests/all.sh)
 
+.PHONY: chaos
+chaos: install ## kill every stage at every external write; the retry must end the same (ARGS="--stage train --sample 20")
+	@. deploy/env.sh local && python -m tests.chaos --jobs 2 $(ARGS)
+
 .PHONY: pictures
 pictures: install ## make the pictures in docs/images anew, with the stack's browser test (Docker and Chromium)
 	@. deploy/env.sh local && PICTURES=docs/images REQUIRE_DOCKER=1 pytest tests/stack/airflow_stack/test_browser.py

@@ -56,7 +56,7 @@ def _write(model: LoggedModel, classifier: Classifier, gold: Gold, about: dict[s
     In steps of our own, because `mlflow.pytorch.log_model` cannot go on with a model that it left unfinished; another
     one would leave the run with two outputs, of which one is gone.
     """
-    client, run_id = MlflowClient(), model.source_run_id
+    client, run_id = MlflowClient(), str(model.source_run_id)
     outputs = client.get_run(run_id).outputs
     if model.model_id not in {output.model_id for output in (outputs.model_outputs if outputs else [])}:
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])

@@ -1,0 +1,51 @@
+"""Work in forked processes: what they import is there already, and what they do dies with them."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def in_child(work: Callable[[], T]) -> T:
+    """Call `work` in a forked process, where it may use MLflow and torch, and return what it returns.
+
+    Raises:
+        RuntimeError: with the child's traceback.
+    """
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reader)
+        try:
+            answer: tuple[bool, Any] = True, work()
+        except BaseException:
+            answer = False, traceback.format_exc()
+        with os.fdopen(writer, "wb") as pipe:
+            pickle.dump(answer, pipe)
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        data = pipe.read()
+    os.waitpid(pid, 0)
+    worked, value = pickle.loads(data)  # noqa: S301  # our own child wrote it
+    if not worked:
+        raise RuntimeError(value)
+    return value  # type: ignore[no-any-return]
+
+
+def wait(pid: int, deadline: float) -> int:
+    """Wait for a child, killed when the deadline (`time.monotonic()`) is past; its exit code, a signal negative."""
+    while True:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > deadline:
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.005)

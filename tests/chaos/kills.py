@@ -1,0 +1,221 @@
+"""Every point of every step, disturbed in every way; the retry's end compared with the undisturbed one."""
+
+from __future__ import annotations
+
+import random
+import re
+import signal
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tasks import faults
+
+from . import state
+from .forks import in_child
+from .lab import Ended, Lab
+from .state import State
+from .steps import STEPS, Step
+
+GRACE = 3.0  # seconds from SIGTERM to the end; `pipeline.local` kills after as many
+TRIES = 3  # as `dags/` have it: one, and two retries
+ACTS = [(when, action) for action in ("SIGKILL", "SIGTERM", "away") for when in ("before", "after")]
+SIGNALS = [act for act in ACTS if act[1] != "away"]
+TORN = [("during", "SIGKILL"), ("during", "full")]
+SERVICE = {"start", "stop", "refresh"}
+EXPECTED = {"SIGKILL": {-signal.SIGKILL}, "SIGTERM": {143}, "away": {69}, "full": {1, 69}}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One disturbance of one step."""
+
+    step: str
+    point: str
+    when: str
+    action: str
+
+    def __str__(self) -> str:
+        """As the command line names it."""
+        return f"{self.step} {self.point} {self.when} {self.action}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a fault: nothing wrong, or what was lost, doubled, or otherwise not as it should be."""
+
+    fault: Fault
+    lost: tuple[str, ...] = ()
+    doubled: tuple[str, ...] = ()
+    wrong: tuple[str, ...] = ()
+    leftovers: int = 0
+    log: str = field(default="", repr=False)
+
+    @property
+    def survived(self) -> bool:
+        """Whether the retry's end is that of the undisturbed run."""
+        return not (self.lost or self.doubled or self.wrong)
+
+
+class Pipeline:
+    """The undisturbed run, and what its steps left; then its disturbances."""
+
+    def __init__(self, lab: Lab) -> None:
+        """Nothing is run yet."""
+        self.lab = lab
+        self.results: dict[str, dict[str, Any]] = {}
+        self.ends: dict[str, State] = {}
+        self.points: dict[str, list[str]] = {}
+
+    def run(self, steps: Sequence[Step], say: Callable[[str], None]) -> None:
+        """Run each step once, undisturbed, and note its points and its end."""
+        lab = self.lab
+        in_child(_migrate)
+        (lab.home / "artifacts").mkdir(exist_ok=True)
+        lab.save("empty")
+        record = lab.home.parent / "points"
+        for step in steps:
+            record.unlink(missing_ok=True)
+            self._begin(step)
+            ended = lab.run(step, self.results, {"record": str(record)})
+            if ended.code != step.exit_code:
+                raise RuntimeError(f"{step.name} ended with {ended.code} undisturbed:\n{ended.log[-3000:]}")
+            self.results[step.name] = ended.result or {}
+            self.points[step.name] = record.read_text().splitlines()
+            self.ends[step.name] = self._state(step, ended)
+            lab.save(step.name)
+            say(f"{step.name:14} {len(self.points[step.name]):3} points, {ended.seconds:5.1f} s")
+
+    def moved(self, lab: Lab) -> Pipeline:
+        """The same, in another lab that holds the same snapshots."""
+        other = Pipeline(lab)
+        other.results, other.ends, other.points = self.results, self.ends, self.points
+        return other
+
+    def faults(self, stages: Collection[str]) -> list[Fault]:
+        """Everything there is to try on some stages."""
+        found = []
+        for step in [step for step in STEPS if step.stage in stages]:
+            for point in self.points[step.name]:
+                name = point.partition("/")[2].partition("#")[0]
+                if step.only is not None and name not in step.only:
+                    continue
+                acts = ACTS + TORN if name in faults.ARTIFACTS else ACTS
+                if name == "write_result":
+                    acts = [*SIGNALS, ("before", "full")]
+                elif name in SERVICE:
+                    acts = SIGNALS
+                found += [Fault(step.name, point, when, action) for when, action in acts]
+        return found
+
+    def disturb(self, fault: Fault) -> Outcome:
+        """Let one fault happen, retry as Airflow would, and compare the end."""
+        step = next(step for step in STEPS if step.name == fault.step)
+        lab = self.lab
+        self._begin(step)
+        asked = {"point": fault.point, "when": fault.when, "action": fault.action, "marker": str(lab.marker)}
+        first = lab.run(step, self.results, asked)
+        wrong = self._wrong(step, fault, first)
+        logs, ended = [first.log], first
+        for _ in range(TRIES - 1):
+            ended = lab.run(step, self.results, asked)
+            logs.append(ended.log)
+            if ended.code == step.exit_code:
+                break
+        if ended.code != step.exit_code:
+            wrong.append(f"the retry ended with {ended.code}, undisturbed with {step.exit_code}")
+        lost, doubled, leftovers = _compare(self.ends[step.name], self._state(step, ended))
+        log = "\n--- retry\n".join(logs)
+        return Outcome(fault, tuple(lost), tuple(doubled), tuple(wrong), leftovers, log)
+
+    def undisturbed(self, step: Step) -> Outcome:
+        """Repeat a step without a fault: what differs then is not masked and should be."""
+        self._begin(step)
+        ended = self.lab.run(step, self.results)
+        lost, doubled, leftovers = _compare(self.ends[step.name], self._state(step, ended))
+        return Outcome(
+            Fault(step.name, "nowhere", "never", "none"), tuple(lost), tuple(doubled), (), leftovers, ended.log
+        )
+
+    def _begin(self, step: Step) -> None:
+        """Put store and service to where the step begins."""
+        lab = self.lab
+        if step.service is not None:
+            # The service goes to its version while `champion` names it: where the step before the move ended.
+            served = next(name for name, end in self.ends.items() if _champion(end) == str(step.service))
+            lab.restore(served)
+            lab.serve(step.service)
+        elif step.stage == "deploy":
+            lab.serve(None)
+        lab.restore(step.after)
+
+    def _state(self, step: Step, ended: Ended) -> State:
+        service = self.lab.service() if step.stage == "deploy" and not step.elsewhere else None
+        return in_child(lambda: state.read(service, self.lab.root.parent)) | state.of_result(ended.result or {})
+
+    def _wrong(self, step: Step, fault: Fault, first: Ended) -> list[str]:
+        """What is not as it should be right after the fault."""
+        if not self.lab.marker.exists():
+            return [f"the point was not reached; the try ended with {first.code}"]
+        wrong = []
+        if first.code not in EXPECTED[fault.action]:
+            wrong.append(f"the try ended with {first.code}, not {sorted(EXPECTED[fault.action])}")
+        if fault.action == "SIGTERM":
+            took = time.time() - self.lab.marker.stat().st_mtime
+            if took > GRACE:
+                wrong.append(f"the try ended {took:.1f} s after SIGTERM, later than {GRACE} s")
+            # FAILED where the stage had failed before the signal came.
+            ended = ("KILLED", "FINISHED") if step.exit_code == 0 else ("KILLED", "FINISHED", "FAILED")
+            running = in_child(lambda: state.unfinished(*ended))
+            wrong += [f"after SIGTERM {run}" for run in running]
+        return wrong
+
+
+def sample(faults: Sequence[Fault], count: int, seed: int) -> list[Fault]:
+    """Choose some, by chance, spread over the steps: one of each step in turn."""
+    chance = random.Random(seed)  # noqa: S311  # chosen, not guessed
+    by_step: dict[str, list[Fault]] = {}
+    for fault in faults:
+        by_step.setdefault(fault.step, []).append(fault)
+    for found in by_step.values():
+        chance.shuffle(found)
+    chosen: list[Fault] = []
+    while len(chosen) < min(count, len(faults)):
+        for found in by_step.values():
+            if found and len(chosen) < count:
+                chosen.append(found.pop())
+    order = {fault: place for place, fault in enumerate(faults)}
+    return sorted(chosen, key=order.__getitem__)
+
+
+def _compare(expected: State, found: State) -> tuple[list[str], list[str], int]:
+    """What is missing or different, what is there twice, and how many unused logged models are left over."""
+    leftover = {key.partition(" | ")[0] for key, value in found.items() if key not in expected and _unused(key, value)}
+    extra = [key for key in found if key not in expected and not state.AGAIN.match(key)]
+    doubled = [key for key in extra if key.partition(" | ")[0] not in leftover]
+    lost = [
+        f"{key}: {_short(value)} is now {_short(found.get(key, 'missing'))}"
+        for key, value in expected.items()
+        if found.get(key) != value
+    ]
+    return lost, doubled, len(leftover)
+
+
+def _unused(key: str, value: str) -> bool:
+    return bool(re.match(r"model of .*\| status", key)) and "PENDING" in value
+
+
+def _champion(end: Mapping[str, str]) -> str | None:
+    return next((value for key, value in end.items() if key.startswith("alias ") and key.endswith("@champion")), None)
+
+
+def _short(value: str) -> str:
+    return value if len(value) <= 160 else f"{value[:80]} ... {value[-60:]}"
+
+
+def _migrate() -> None:
+    from tasks.settings import load_settings
+    from tasks.tracking import connect
+
+    connect(load_settings())

@@ -1,0 +1,286 @@
+"""A place to run stages in: a home with a store of its own, put back to how it was after any step, and cheap processes.
+
+Every stage runs in a process of its own, forked from one that has done the imports: the code that ships, from
+`tasks.runner.run_stage` to the result file, without the ten seconds that importing torch and mlflow takes. This process
+must therefore never use torch or MLflow itself: threads do not survive a fork. Whoever needs them asks in a child.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from tasks import faults
+
+from .forks import in_child, wait
+from .steps import MODEL, Step
+
+ROOT = Path(__file__).resolve().parents[2]
+SECONDS = 300  # of one stage; the slowest takes ten
+# What stages import on their way: once here, rather than in every process.
+IMPORTS = (
+    *("mlflow", "mlflow.pytorch", "mlflow.store.tracking.sqlalchemy_store", "mlflow.utils.search_logged_model_utils"),
+    *(
+        "mlflow.store.model_registry.sqlalchemy_store",
+        "alembic.config",
+        "alembic.command",
+        "sqlalchemy.dialects.sqlite",
+    ),
+    *("torch.export", "torch._dynamo", "torch._inductor", "networkx", "git", "filelock", "opentelemetry.sdk.metrics"),
+    *("matplotlib.pyplot", "matplotlib.backends.backend_agg", "sklearn.datasets", "PIL.JpegImagePlugin"),
+    *("mlflow.pyfunc.scoring_server", "mlflow.types.responses", "redis", "PIL.GifImagePlugin", "PIL.BmpImagePlugin"),
+    *(f"tasks.stages.{name}" for name in ("prepare", "train", "evaluate", "register", "rollback", "deploy")),
+    *("tasks.serving.trial", "tasks.serving.model"),
+)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a stage's process ended."""
+
+    code: int  # as `subprocess` has it: a signal is negative
+    seconds: float
+    result: dict[str, Any] | None
+    log: str
+
+
+class Lab:
+    """One home, its snapshots, and the service that belongs to it."""
+
+    def __init__(self, root: Path) -> None:
+        """Import everything, once; make the folders under `root`; choose ports."""
+        self.root = root
+        self.home = root / "home"
+        self.snapshots = root / "snapshots"
+        self.marker = root / "marker"
+        self._result = root / "xcom" / "return.json"
+        self._log = root / "stage.log"
+        for folder in (self.home, self.snapshots, self._result.parent):
+            folder.mkdir(parents=True)
+        port, other = _free_ports(2)
+        self.serving_url = f"http://127.0.0.1:{port}"
+        self.other_url = f"http://127.0.0.1:{other}"
+        for name in [name for name in os.environ if name.startswith(("MLFLOW_", "PIPELINE_", "SERVING_", "AWS_"))]:
+            del os.environ[name]
+        os.environ |= {
+            "PIPELINE_HOME": str(self.home),
+            "MLFLOW_TRACKING_URI": f"sqlite:///{self.home}/mlflow.db",
+            "SERVING_URL": self.serving_url,
+            "SERVING_POLL_SECONDS": "3600",  # it moves when deploy asks for it, and not by chance before
+            "SERVING_REGISTERED_MODEL": MODEL,
+            "MPLBACKEND": "Agg",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+            "PYTHONPATH": str(ROOT),
+        }
+        for name in IMPORTS:
+            importlib.import_module(name)
+        importlib.import_module("sqlalchemy.orm").configure_mappers()
+        gc.freeze()  # or a collection in a child would copy every page
+
+    def copy(self, root: Path) -> Lab:
+        """Make another lab with the same snapshots, to be used in a process of its own."""
+        other = Lab(root)
+        for folder in self.snapshots.iterdir():
+            shutil.copytree(folder, other.snapshots / folder.name)
+            _move_paths(other.snapshots / folder.name / "mlflow.db", str(self.home), str(other.home))
+        return other
+
+    def close(self) -> None:
+        """End the service."""
+        self.stop_service()
+
+    def run(self, step: Step, results: Mapping[str, Any], fault: Mapping[str, Any] | None = None) -> Ended:
+        """Run a step in a process of its own; what it leaves running is killed, as the leash of the operator does."""
+        started = time.monotonic()
+        with self._stranger() if step.elsewhere else contextlib.nullcontext():
+            pid = os.fork()
+            if pid == 0:
+                self._be_stage(step, step.request(results), fault)
+            code = wait(pid, started + SECONDS)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+        result = json.loads(self._result.read_text()) if self._result.exists() else None
+        return Ended(code, time.monotonic() - started, result, self._log.read_text(errors="replace"))
+
+    def _be_stage(self, step: Step, request: str, fault: Mapping[str, Any] | None) -> None:
+        code = 1
+        try:
+            os.setsid()
+            log = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            logging.basicConfig(
+                stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+            )
+            if step.elsewhere:
+                os.environ["SERVING_URL"] = self.other_url
+            if fault is not None:
+                os.environ[faults.VARIABLE] = json.dumps(fault)
+            _fork_trials()
+            _save_every_epoch()
+            from tasks.runner import run_stage
+
+            code = run_stage(step.stage, request, self._result)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+    @contextlib.contextmanager
+    def _stranger(self) -> Iterator[None]:
+        """Another program at the service's address: a web server that answers any request of a stage with an error."""
+        port = self.other_url.rpartition(":")[2]
+        command = [
+            sys.executable,
+            "-m",
+            "http.server",
+            port,
+            "--bind",
+            "127.0.0.1",
+            "--directory",
+            str(self.root / "xcom"),
+        ]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+            try:
+                while not _listens(int(port)):
+                    time.sleep(0.02)
+                yield
+            finally:
+                server.kill()
+
+    def save(self, name: str) -> None:
+        """Keep the home as it is now under the name of the step that made it so."""
+        folder = self.snapshots / name
+        folder.mkdir()
+        _copy_database(self.home / "mlflow.db", folder / "mlflow.db")
+        shutil.copytree(self.home / "artifacts", folder / "artifacts")
+
+    def restore(self, name: str | None) -> None:
+        """Put the home back to how the named step left it; None: empty, but for a migrated database."""
+        self.marker.unlink(missing_ok=True)
+        self._result.unlink(missing_ok=True)
+        shutil.rmtree(self.home / "artifacts", ignore_errors=True)
+        folder = self.snapshots / (name or "empty")
+        # Into the file that is there: the service has it open.
+        _copy_database(folder / "mlflow.db", self.home / "mlflow.db")
+        shutil.copytree(folder / "artifacts", self.home / "artifacts")
+
+    def service(self) -> dict[str, Any] | None:
+        """What the service says of itself; None when it does not answer."""
+        try:
+            answer = requests.post(f"{self.serving_url}/get_model_info", timeout=10).json()
+        except requests.ConnectionError:
+            return None
+        return dict(answer)
+
+    def stop_service(self) -> None:
+        """End the service, if one runs."""
+        from tasks.serving import process
+
+        # It may have been started a moment ago and not have written its pid file yet.
+        process.stop(self.home)
+        for pid in _serving(self.serving_url):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.pid_file(self.home).unlink(missing_ok=True)
+
+    def serve(self, version: int | None) -> None:
+        """Have the service run with a version, which `champion` must name now; None: have none run."""
+        if version is None:
+            self.stop_service()
+            return
+        from tasks.serving import process
+
+        if self.service() is None:
+            port = int(self.serving_url.rpartition(":")[2])
+            process.start(self.home, "127.0.0.1", port, {})
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            info = self.service()
+            if info is not None and info["model_version"] == version:
+                return
+            with contextlib.suppress(requests.RequestException):
+                requests.post(f"{self.serving_url}/refresh", timeout=10)
+            time.sleep(0.1)
+        raise TimeoutError(f"the service does not get to version {version}: {self.service()}")
+
+
+def _fork_trials() -> None:
+    """Try a model in a forked process rather than in a new one: the same code, without five seconds of imports."""
+    import torch
+
+    from tasks.serving.trial import Trial, load_and_answer
+    from tasks.stages import evaluate
+
+    def work(folder: Path) -> Trial:
+        torch.set_num_threads(1)  # as the new process would; and threads of this one are not there after a fork
+        return load_and_answer(folder)
+
+    @contextlib.contextmanager
+    def attempt(folder: Path) -> Iterator[Callable[[], Trial]]:
+        yield lambda: in_child(lambda: work(folder))
+
+    setattr(evaluate, "attempt", attempt)  # noqa: B010  # what it imports is no attribute of its own to mypy
+
+
+def _save_every_epoch() -> None:
+    """Make the points of a training the same in every try: by default a checkpoint is saved as often as time allows."""
+    from tasks import cadence
+
+    cadence.TIME_SHARE = 1e9
+
+
+def _copy_database(source: Path, target: Path) -> None:
+    with contextlib.closing(sqlite3.connect(source)) as old, contextlib.closing(sqlite3.connect(target)) as new:
+        old.backup(new)
+
+
+def _move_paths(database: Path, old: str, new: str) -> None:
+    """Replace a folder in every text of a database: where runs and models say that their artifacts lie."""
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        for table in tables:
+            for _, column, kind, *_ in connection.execute(f"PRAGMA table_info({table})").fetchall():
+                if "CHAR" in kind.upper() or "TEXT" in kind.upper():
+                    connection.execute(f'UPDATE "{table}" SET "{column}" = replace("{column}", ?, ?)', (old, new))  # noqa: S608
+        connection.commit()
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _serving(url: str) -> list[int]:
+    """Processes of services on this port, whether or not they wrote a pid file."""
+    from tasks.serving.process import MODULE, command_line
+
+    port = url.rpartition(":")[2]
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return [pid for pid in pids if f"-m {MODULE} --host 127.0.0.1 --port {port} " in f"{command_line(pid)} "]

@@ -1,0 +1,103 @@
+"""The pipeline that is disturbed: two days, a refused candidate, a rollback and a deploy that fails, step by step.
+
+Each step is one task of a DAG: its request is made from the results of earlier steps, as the DAG makes it. A step
+begins where the step named in `after` ended, so that the pipeline is a tree and every step can be repeated alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Results = Mapping[str, Mapping[str, Any]]
+DAG = "chaos"
+MODEL = "chaos-digits"
+# What is measured on a busy machine must not decide.
+GATE = {"max_slowdown": 1000.0, "max_memory_growth": 1000.0, "max_calibration_error": 1.0, "min_accuracy": 0.1}
+GATE |= {"min_macro_f1": 0.0}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage in one DAG run, and what is tried on it."""
+
+    name: str
+    stage: str
+    after: str | None
+    fields: Callable[[Results], dict[str, Any]] = field(default=lambda results: {}, repr=False)
+    only: tuple[str, ...] | None = None
+    """Functions whose points are tried; None: every point; empty: none, it is there for later steps."""
+    exit_code: int = 0
+    elsewhere: bool = False
+    """Whether SERVING_URL leads to another program."""
+    service: int | None = None
+    """Version in service when the step begins; None: no service runs."""
+
+    def request(self, results: Results) -> str:
+        """The request as JSON; the same for every try."""
+        task = {"dag_id": DAG, "dag_run_id": self.name.partition("-")[2], "task_id": self.stage}
+        return json.dumps({"task": task, **self.fields(results)})
+
+
+def _run(step: str, name: str) -> Callable[[Results], dict[str, Any]]:
+    return lambda results: {name: results[step]["run_id"]}
+
+
+def _train(prepare: str, **recipe: Any) -> Callable[[Results], dict[str, Any]]:
+    return lambda results: {"prepare_run_id": results[prepare]["run_id"], "registered_model": MODEL, **recipe}
+
+
+def _evaluate(train: str) -> Callable[[Results], dict[str, Any]]:
+    return lambda results: {"train_run_id": results[train]["run_id"], "registered_model": MODEL, **GATE}
+
+
+def _register(evaluate: str) -> Callable[[Results], dict[str, Any]]:
+    return lambda results: {
+        "evaluate_run_id": results[evaluate]["run_id"],
+        "approval": {},
+        "registered_model": MODEL,
+    }
+
+
+def _deploy(step: str) -> Callable[[Results], dict[str, Any]]:
+    return lambda results: {"version": results[step]["version"], "registered_model": MODEL, "deploy_timeout": 120}
+
+
+def _prepare(results: Results) -> dict[str, Any]:
+    return {"dataset": "digits", "registered_model": MODEL}
+
+
+def _rollback(results: Results) -> dict[str, Any]:
+    return {"registered_model": MODEL, "reason": "sees sevens everywhere"}
+
+
+STEPS: tuple[Step, ...] = (
+    Step("prepare-day1", "prepare", None, _prepare),
+    Step("train-day1", "train", "prepare-day1", _train("prepare-day1", epochs=1, learning_rate=0.005), only=()),
+    Step("evaluate-day1", "evaluate", "train-day1", _evaluate("train-day1"), only=()),
+    Step("register-day1", "register", "evaluate-day1", _register("evaluate-day1")),
+    Step("deploy-day1", "deploy", "register-day1", _deploy("register-day1"), only=("start", "refresh")),
+    Step("prepare-day2", "prepare", "register-day1", _prepare),
+    Step("train-day2", "train", "prepare-day2", _train("prepare-day2", epochs=3, log_every=5)),
+    Step("evaluate-day2", "evaluate", "train-day2", _evaluate("train-day2")),
+    Step("register-day2", "register", "evaluate-day2", _register("evaluate-day2")),
+    Step("deploy-day2", "deploy", "register-day2", _deploy("register-day2"), service=1),
+    # The candidate of the first day, judged again beside the better champion: refused.
+    Step("evaluate-day3", "evaluate", "register-day2", _evaluate("train-day1"), only=()),
+    Step("register-day3", "register", "evaluate-day3", _register("evaluate-day3")),
+    Step("rollback-undo", "rollback", "register-day2", _rollback),
+    Step("deploy-undo", "deploy", "rollback-undo", _deploy("rollback-undo"), service=2),
+    # Another program answers at the service's address: the promotion is undone, and the stage ends with 76.
+    Step("deploy-wrong", "deploy", "register-day2", _deploy("register-day2"), exit_code=76, elsewhere=True),
+)
+
+
+def needed(stages: Collection[str]) -> list[Step]:
+    """The steps of some stages, and those that they begin after, in order."""
+    names = {step.name for step in STEPS if step.stage in stages}
+    for step in reversed(STEPS):
+        if step.name in names and step.after is not None:
+            names.add(step.after)
+    return [step for step in STEPS if step.name in names]
