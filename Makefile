@@ -184,7 +184,7 @@ bench-gate: install ## how often the gate promotes a model that is no better: si
 # What a run needs first: the packages, Airflow's database, and for Docker the images and the stack.
 .PHONY: ready ready-local ready-docker
 ready: install ready-$(RUNTIME)
-	@$(ENV) && [ -e "$$AIRFLOW_HOME/.migrated" ] || { echo "Preparing Airflow's database ..."; airflow db migrate >"$$PIPELINE_HOME/airflow-migrate.log" 2>&1 && touch "$$AIRFLOW_HOME/.migrated"; }
+	@$(ENV) && mkdir -p "$$PIPELINE_HOME" && [ -e "$$AIRFLOW_HOME/.migrated" ] || { echo "Preparing Airflow's database ..."; airflow db migrate >"$$PIPELINE_HOME/airflow-migrate.log" 2>&1 && touch "$$AIRFLOW_HOME/.migrated"; }
 
 ready-local:
 	@mkdir -p .local
