@@ -15,7 +15,7 @@ from types import FrameType
 from tasks import faults
 from tasks.contract import STAGES
 from tasks.errors import PipelineError, RequestError, ResultError
-from tasks.messages import StageResult
+from tasks.messages import ReusableRequest, StageResult
 from tasks.outages import as_unavailable
 from tasks.settings import load_settings
 
@@ -68,10 +68,14 @@ def execute(stage: str, request: str) -> StageResult:
     parsed = contract.parse_request(request)
     settings = load_settings()
     # Imported here: a stage's image holds only what that stage needs, and a bad request should not wait for torch.
-    from tasks import reuse, tracking
+    from tasks import tracking
 
     with tracking.stage_run(parsed, stage, settings) as run:
-        result = reuse.take_earlier(stage, parsed, run)
+        result = None
+        if isinstance(parsed, ReusableRequest):
+            from tasks import reuse
+
+            result = reuse.take_earlier(stage, parsed, run)
         if result is None:
             result = importlib.import_module(f"tasks.stages.{stage}").run(parsed, run, settings)
         if not isinstance(result, contract.result):

@@ -18,7 +18,7 @@ from mlflow.exceptions import MlflowException
 import tasks.stages.register as stage
 from tasks import runner, tracking
 from tasks.contract import PrepareResult, RegisterRequest, RegisterResult
-from tasks.errors import DataError
+from tasks.errors import DataError, ModelError
 from tasks.settings import Settings
 from tasks.tracking import StageRun
 
@@ -224,3 +224,19 @@ def test_sigterm_while_the_run_is_ended_ends_the_parent_too(
     code, path = run_stage(registered)
     assert (code, path.exists()) == (143, False)
     assert {run.info.status for run in MlflowClient().search_runs([tracking.connect(settings)])} == {status}
+
+
+def test_a_stage_that_is_never_reused_needs_nothing_of_vision(settings: Settings, tmp_path: Path) -> None:
+    """The images of register, rollback and deploy hold no `tasks.vision`."""
+    program = (
+        "import sys; sys.modules['tasks.vision'] = None; from tasks.runner import run_stage; from pathlib import Path"
+    )
+    task = {"dag_id": "d", "dag_run_id": "r", "task_id": "t"}
+    request = json.dumps({"task": task, "registered_model": "nobody", "reason": "a test"})
+    done = subprocess.run(
+        [sys.executable, "-c", f"{program}; sys.exit(run_stage('rollback', sys.argv[1], Path(sys.argv[2])))", request,
+         str(tmp_path / "return.json")],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert "ModelError" in done.stderr
+    assert done.returncode == ModelError.exit_code
