@@ -150,7 +150,8 @@ class StageOperator(BaseOperator):
         contract = STAGES[self.stage]
         given = {name: value for name, value in self.request_fields.items() if not _comes_later(value)}
         task = TaskIdentity(dag_id=self.dag_id, dag_run_id="check", task_id=self.task_id)
-        contract.parse_request({**contract.batons, **self._asked(params), **given, "task": task})
+        asked = {name: value for name, value in self._asked(params).items() if name not in self.request_fields}
+        contract.parse_request({**contract.batons, **asked, **given, "task": task})
 
     def _asked(self, params: Mapping[str, Any]) -> dict[str, Any]:
         return {name: params[name] for name in STAGES[self.stage].request.model_fields if name in params}

@@ -36,7 +36,8 @@ def client(airflow: dict[str, str], tmp_path_factory: pytest.TempPathFactory) ->
         [sys.executable, "-c", RUN, json.dumps([CONF, CONF])], env=variables, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+    store = f"sqlite:///{home / 'mlflow.db'}"
+    return MlflowClient(store, registry_uri=store)
 
 
 @pytest.fixture(scope="module")

@@ -130,7 +130,8 @@ def test_training_uses_the_best_and_its_model_becomes_champion(tuned: Tuned) -> 
     assert train.data.tags["pipeline.tune_run_id"] == tune.info.run_id
     best = json.loads(tune.data.tags["pipeline.hyperparameters"])
     assert {name: train.data.params[name] for name in best} == {name: str(value) for name, value in best.items()}
-    client = MlflowClient(f"sqlite:///{tuned.home}/mlflow.db")
+    store = f"sqlite:///{tuned.home}/mlflow.db"
+    client = MlflowClient(store, registry_uri=store)
     champion = client.get_model_version_by_alias("vision-classifier", "champion")
     assert champion.run_id == train.info.run_id
 
