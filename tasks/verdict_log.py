@@ -9,6 +9,7 @@ from tasks.contract import EvaluateRequest, EvaluateResult
 from tasks.gate.decision import decide
 from tasks.gate.evidence import Champion, Evidence
 from tasks.gate.verdict import Verdict
+from tasks.metric_log import log_values
 from tasks.tracking import StageRun
 
 
@@ -33,7 +34,7 @@ def judge_champion(
     verdict = decide(evidence, request.policy)
     log_verdict(evidence, verdict, request.train_run_id)
     metrics = MlflowClient().get_run(measured.run_id).data.metrics
-    mlflow.log_metrics({name: metrics[name] for name in ("test_accuracy", "test_macro_f1") if name in metrics})
+    log_values({name: metrics[name] for name in ("test_accuracy", "test_macro_f1") if name in metrics})
     return EvaluateResult(
         **run.baton,
         reused_from=measured.run_id,

@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 from tasks import gold_store, tuned_sets
 from tasks.contract import TuneRequest, TuneResult
 from tasks.errors import RequestError
+from tasks.metric_log import log_values
 from tasks.recipe import Hyperparameters
 from tasks.search import table
 from tasks.search.plots import figures
@@ -73,7 +74,7 @@ def _keep(rows: list[TrialRow], best: TrialRow, metric: str) -> None:
     mlflow.log_text(as_csv(rows, metric), "trials.csv")
     for name, figure in figures(rows, metric).items():
         mlflow.log_figure(figure, f"plots/{name}.png", save_kwargs={"dpi": 120})
-    mlflow.log_metric(f"best_{metric}", float(best.best_value or 0.0))
+    log_values({f"best_{metric}": float(best.best_value or 0.0)})
     MlflowClient().set_tag(best.run_id, BEST_TRIAL, "true")
     mlflow.set_tags({BEST_TRIAL: str(best.number), BEST_RUN: best.run_id})
 

@@ -289,6 +289,16 @@ def test_a_candidate_that_is_champion_already_is_judged_without_being_measured(a
     assert third.reused_from == baton["evaluate"]  # not the run that only judged
 
 
+def test_a_retry_of_that_judgement_logs_no_figure_twice(ask: Ask, baton: Baton) -> None:
+    champion_already(baton)
+    for _ in range(2):
+        result = ask("evaluate", dag_run_id="judged-twice")
+        assert result is not None
+        assert result.reused_from == baton["evaluate"]
+    history = MlflowClient().get_metric_history(own_run("evaluate", "judged-twice").info.run_id, "test_accuracy")
+    assert [metric.step for metric in history] == [0]
+
+
 def test_it_is_judged_by_the_policy_of_today(ask: Ask, baton: Baton) -> None:
     champion_already(baton)
     result = ask("evaluate", min_accuracy=1)
