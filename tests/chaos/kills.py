@@ -125,7 +125,7 @@ class Pipeline:
                 break
         if ended.code != step.exit_code:
             wrong.append(f"the retry ended with {ended.code}, undisturbed with {step.exit_code}")
-        lost, doubled, leftovers = _compare(self.ends[step.name], self._state(step, ended))
+        lost, doubled, leftovers = compare(self.ends[step.name], self._state(step, ended))
         log = "\n--- retry\n".join(logs)
         return Outcome(fault, tuple(lost), tuple(doubled), tuple(wrong), leftovers, log)
 
@@ -133,7 +133,7 @@ class Pipeline:
         """Repeat a step without a fault: what differs then is not masked and should be."""
         self._begin(step)
         ended = self.lab.run(step, self.results)
-        lost, doubled, leftovers = _compare(self.ends[step.name], self._state(step, ended))
+        lost, doubled, leftovers = compare(self.ends[step.name], self._state(step, ended))
         return Outcome(
             Fault(step.name, "nowhere", "never", "none"), tuple(lost), tuple(doubled), (), leftovers, ended.log
         )
@@ -152,7 +152,7 @@ class Pipeline:
 
     def _state(self, step: Step, ended: Ended) -> State:
         service = self.lab.service() if step.stage == "deploy" and not step.elsewhere else None
-        return in_child(lambda: state.read(service, self.lab.root.parent)) | state.of_result(ended.result or {})
+        return in_child(lambda: state.read(service, self.lab.anywhere)) | state.of_result(ended.result or {})
 
     def _wrong(self, step: Step, fault: Fault, first: Ended) -> list[str]:
         """What is not as it should be right after the fault."""
@@ -189,7 +189,7 @@ def sample(faults: Sequence[Fault], count: int, seed: int) -> list[Fault]:
     return sorted(chosen, key=order.__getitem__)
 
 
-def _compare(expected: State, found: State) -> tuple[list[str], list[str], int]:
+def compare(expected: State, found: State) -> tuple[list[str], list[str], int]:
     """What is missing or different, what is there twice, and how many unused logged models are left over."""
     leftover = {key.partition(" | ")[0] for key, value in found.items() if key not in expected and _unused(key, value)}
     extra = [key for key in found if key not in expected and not state.AGAIN.match(key)]

@@ -13,6 +13,7 @@ import importlib
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
@@ -102,6 +103,10 @@ class Lab:
             shutil.copytree(folder, other.snapshots / folder.name)
             _move_paths(other.snapshots / folder.name / "mlflow.db", str(self.home), str(other.home))
         return other
+
+    def anywhere(self, text: str) -> str:
+        """Rewrite a text so that it does not tell in which lab it was made."""
+        return re.sub(rf"{re.escape(str(self.root.parent))}/\d+", "LAB", text)
 
     def close(self) -> None:
         """End the service."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ SHOWN = 1000
 
 # (entries, what is masked in their values or None for the value as a whole, why it may differ)
 ALLOWED: tuple[tuple[str, str | None, str], ...] = (
-    (r"", r"\b1[789]\d{11}\b", "times in milliseconds since 1970"),
-    (r"", r"\b20\d\d-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?( UTC|Z|\+00:00)?", "dates and times"),
+    (r"", r"(?<![\d.])1[789]\d{11}(?!\d)", "times in milliseconds since 1970"),
+    (r"", r"\b20\d\d-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?( UTC|Z|\+00:00)?)?", "dates and times"),
     (r"", r"http://127\.0\.0\.1:\d+", "each job has a service of its own"),
     (r"metric (.*seconds|images_per_second|.*latency.*|batch_images_per_second|peak_memory_mb)@", None, "measured"),
     (r"metric deploy/(wait_seconds|request_milliseconds|largest_difference)@", None, "measured"),
@@ -56,9 +57,8 @@ AGAIN = re.compile(
 )
 
 
-def read(service: dict[str, Any] | None, labs: Path) -> State:
-    """Read everything; in a child process only (see `tests.chaos.lab`). A path in `labs` becomes LAB/..."""
-    home = re.escape(str(labs))
+def read(service: dict[str, Any] | None, rewrite: Callable[[str], str]) -> State:
+    """Read everything, with `rewrite` done to every text; in a child process only (see `tests.chaos.forks`)."""
     client = MlflowClient()
     experiments = [e.experiment_id for e in client.search_experiments(view_type=ViewType.ALL)]
     runs = sorted(client.search_runs(experiments, max_results=5000), key=lambda run: run.info.start_time)
@@ -79,10 +79,8 @@ def read(service: dict[str, Any] | None, labs: Path) -> State:
     if service is not None:
         about = {name: service[name] for name in ("registered_model", "model_version", "run_id", "problem")}
         state |= {f"service | {name}": str(value) for name, value in about.items()}
-    masked = {
-        key: _mask(key, _named(re.sub(rf"{home}/\d+", "LAB", str(value)), names))
-        for key, value in sorted(state.items())
-    }
+    named = {rewrite(key): rewrite(_named(str(value), names)) for key, value in sorted(state.items())}
+    masked = {key: _mask(key, value) for key, value in named.items()}
     return {
         key: value if len(value) <= SHOWN else f"SHA-256 {_digest(value.encode())}" for key, value in masked.items()
     }

@@ -84,6 +84,9 @@ STEPS: tuple[Step, ...] = (
     Step("evaluate-day2", "evaluate", "train-day2", _evaluate("train-day2")),
     Step("register-day2", "register", "evaluate-day2", _register("evaluate-day2")),
     Step("deploy-day2", "deploy", "register-day2", _deploy("register-day2"), service=1),
+    # The second day again, in another DAG run: train takes the earlier result, evaluate judges the champion itself.
+    Step("train-again", "train", "register-day2", _train("prepare-day2", epochs=3, log_every=5)),
+    Step("evaluate-again", "evaluate", "train-again", _evaluate("train-again")),
     # The candidate of the first day, judged again beside the better champion: refused.
     Step("evaluate-day3", "evaluate", "register-day2", _evaluate("train-day1"), only=()),
     Step("register-day3", "register", "evaluate-day3", _register("evaluate-day3")),
