@@ -27,6 +27,7 @@ import tasks
 from tasks.contract import TuneRequest
 from tasks.errors import RequestError, UnavailableError
 from tasks.search import guard
+from tasks.search.environment import environment
 from tasks.settings import Settings
 from tasks.vision.devices import available_cpus
 
@@ -67,7 +68,7 @@ def ray_for(request: TuneRequest, settings: Settings, gold_bytes: int) -> Iterat
     for name in ("ray", "ray.tune", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with ExitStack() as stack:
-        stack.enter_context(_environment(_variables(settings)))
+        stack.enter_context(environment(_variables(settings)))
         os.environ.pop("RAY_ADDRESS")  # what to connect to is said outright
         # Ray read its settings when it was imported, and keeps a token for good.
         Config.initialize("")
@@ -91,7 +92,7 @@ def ray_for(request: TuneRequest, settings: Settings, gold_bytes: int) -> Iterat
                 )
         slots = _require_room(request, settings)
         # As many may wait for their process to start: one by one, short trials would end before the next has one.
-        stack.enter_context(_environment({"TUNE_MAX_PENDING_TRIALS_PG": str(slots)}))
+        stack.enter_context(environment({"TUNE_MAX_PENDING_TRIALS_PG": str(slots)}))
         yield slots
 
 
@@ -108,20 +109,6 @@ def _variables(settings: Settings) -> dict[str, str]:
         token = settings.ray_auth_token.get_secret_value()
         return variables | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
     return variables
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 @contextmanager

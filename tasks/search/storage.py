@@ -8,7 +8,6 @@ checked against their SHA-256.
 
 from __future__ import annotations
 
-import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from pathlib import Path
 from pyarrow.fs import FileSelector, FileSystem, FileType, copy_files
 
 from tasks.errors import PipelineError, SettingsError, UnavailableError
+from tasks.search.environment import environment
 from tasks.settings import Settings
 
 TRY = re.compile(r"try-(\d+)$")
@@ -45,17 +45,8 @@ def credentials(settings: Settings) -> Iterator[None]:
 
     Not into the address: Ray writes that down.
     """
-    given = variables(settings)
-    before = {name: os.environ.get(name) for name in given}
-    os.environ.update(given)
-    try:
+    with environment(variables(settings)):
         yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 class SearchStorage:
