@@ -31,7 +31,7 @@ DISK = (10 * GIB, 30 * GIB)  # below: fails, warns. All images take about 10 GiB
 MEMORY = (3 * GIB, 6 * GIB)  # the stack takes 2 GiB when nothing runs, a stage and a loaded model come on top
 MEMORY_BESIDE = (GIB, 4 * GIB)  # what a training needs beside a stack that is up
 CLOCK = (60.0, 900.0)  # seconds off: warns, fails. S3 refuses signatures that are 15 minutes off
-PATIENCE = 5.0
+PATIENCE = 20.0  # seconds; what is down refuses at once, and a host that is busy starting a stack answers late
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,8 @@ class Project:
                     break
                 time.sleep(1)
         if process.returncode != 0:
-            raise UpError([self._last_words(c) for c in self._containers() if not well(c)])
+            unwell = [self._last_words(c) for c in self._containers() if not well(c)]
+            raise UpError(unwell or [f"docker compose failed with exit code {process.returncode}; see its words above"])
 
     def _containers(self) -> list[dict[str, Any]]:
         """What the engine says of the project's containers."""

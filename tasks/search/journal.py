@@ -25,7 +25,7 @@ from tasks.recipe import Recipe
 from tasks.search.memory import EPOCH_METRICS, Remembered
 from tasks.search.schedulers import EPOCH, REPLAYED, rungs
 from tasks.search.searchers import NUMBER
-from tasks.search.table import CONFIG_SHA256, RUNG, SECONDS, STATE, TRIAL, VALUES, State
+from tasks.search.table import CONFIG_SHA256, RUNG, SECONDS, STATE, TRIAL, VALUES, State, run_status
 from tasks.search.trial import BATCHES, FINISHED, recipe_of, sha256_of
 from tasks.tracking import ERROR_TAG, StageRun
 
@@ -188,7 +188,7 @@ class _TrialRun:
             metrics=[Metric(SECONDS, seconds, now, 0)],
             tags=[RunTag(name, value) for name, value in tags.items()],
         )
-        client.set_terminated(self.run_id, "FAILED" if state is State.FAILED else "FINISHED")
+        client.set_terminated(self.run_id, run_status(state))
 
 
 class _Writer:

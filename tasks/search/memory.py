@@ -18,9 +18,9 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Run
+from mlflow.entities import Run, RunStatus
 
-from tasks.search.table import CONFIG_SHA256, STATE, TRIAL, VALUES, State, trial_runs
+from tasks.search.table import CONFIG_SHA256, STATE, TRIAL, VALUES, State, run_status, trial_runs
 from tasks.tracking import ERROR_TAG
 from tasks.vision.training import EpochEnd
 
@@ -53,10 +53,10 @@ class Remembered:
 def recall(
     experiment_id: str, tune_run_id: str, checkpoints: Mapping[int, Sequence[str]] | None = None
 ) -> dict[int, Remembered]:
-    """Read the trials of earlier tries by number, as far as there is no gap in the numbers.
+    """Read the trials of earlier tries by number, as far as there is no gap in the numbers, and mend their runs.
 
     A searcher that learns chooses trial after trial, so that one after a gap has nothing to stand on: its run, and any
-    second run of a number, is deleted in MLflow.
+    second run of a number, is deleted in MLflow. A run of which all but its end was written is ended.
 
     Args:
         experiment_id: where the tune run is.
@@ -77,6 +77,8 @@ def recall(
 def _remembered(client: MlflowClient, run: Run, checkpoints: Sequence[str]) -> Remembered:
     tags = run.data.tags
     state = State(tags.get(STATE, State.RUNNING))
+    if state is not State.RUNNING and not RunStatus.is_terminated(RunStatus.from_string(run.info.status)):
+        client.set_terminated(run.info.run_id, run_status(state))
     return Remembered(
         number=int(tags[TRIAL]),
         run_id=str(run.info.run_id),

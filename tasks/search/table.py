@@ -37,6 +37,11 @@ class State(StrEnum):
     FAILED = "failed"
 
 
+def run_status(state: State) -> str:
+    """Return the status in MLflow of a run whose trial ended so."""
+    return "FAILED" if state is State.FAILED else "FINISHED"
+
+
 @dataclass(frozen=True)
 class TrialRow:
     """One trial."""

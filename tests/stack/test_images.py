@@ -111,7 +111,7 @@ from tasks.settings import load_settings
 task = {"dag_id": "d", "dag_run_id": "r", "task_id": "t"}
 request = TuneRequest.model_validate({"task": task, "prepare_run_id": "0" * 32, "trials": 2})
 with ray_for(request, load_settings(), 1000):
-    print(ray.cluster_resources()["CPU"], ray.get(ray.remote(os.getuid).remote()))
+    print(ray.cluster_resources()["CPU"], ray.get(ray.remote(lambda: os.getuid()).remote()))
 print(sorted(path.name for path in Path("/tmp").glob("ray*")))
 """
     answer = run("tune", "-c", code, options=("--entrypoint", "python", "--cpus", "0.5", "--memory", "4g"))

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import mlflow
 import pytest
 import requests
 
@@ -42,7 +41,7 @@ def session_store(migrated_store: Path, tmp_path_factory: pytest.TempPathFactory
         mlflow_tracking_uri=f"sqlite:///{home / 'mlflow.db'}",
         serving_url=f"http://127.0.0.1:{free_port()}",
     )
-    mlflow.set_experiment(experiment_id=connect(settings))
+    connect(settings)
     run_ids = []
     for order in ([0, 1, 2], [2, 1, 0]):
         run_id, uri = log_model(Brightness(order))
@@ -54,7 +53,7 @@ def session_store(migrated_store: Path, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture
 def store(session_store: Store) -> Store:
     """The store with MLflow pointed at it and `champion` on version 1."""
-    mlflow.set_experiment(experiment_id=connect(session_store.settings))
+    connect(session_store.settings)
     session_store.promote(1)
     return session_store
 

@@ -68,11 +68,17 @@ class Store:
         registry.set_alias(MODEL, registry.CHAMPION, version)
 
 
+def new_run() -> mlflow.ActiveRun:
+    """Start a run in the tests' experiment, which is never made the active one: that would outlast the test."""
+    [experiment] = MlflowClient().search_experiments(filter_string="name = 'tests'")
+    return mlflow.start_run(experiment_id=experiment.experiment_id)
+
+
 def log_model(module: torch.nn.Module, *, batch: int = 4, metadata: dict[str, object] | None = None) -> tuple[str, str]:
     """Log a model as train does; return run ID and model URI."""
     example = np.zeros((batch, 1, 8, 8), np.uint8)
     described = {"classes": CLASSES, "input": [1, 8, 8], "architecture": "brightness", "sha256": "s"}
-    with mlflow.start_run() as run:
+    with new_run() as run:
         info = mlflow.pytorch.log_model(
             module.eval(),
             name="model",
@@ -93,7 +99,7 @@ def log_probes(version: int) -> None:
         png = base64.b64encode(picture(value)).decode()
         label = model.classes[int(row.argmax())]
         probes.append({"name": f"grey {value}", "png": png, "probabilities": row.tolist(), "class": label})
-    with mlflow.start_run() as run:
+    with new_run() as run:
         mlflow.log_dict({"tolerance": 1e-3, "probes": probes}, "probes.json")
     MlflowClient().set_model_version_tag(MODEL, str(version), "pipeline.evaluate_run_id", run.info.run_id)
 

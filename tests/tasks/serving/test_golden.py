@@ -10,7 +10,7 @@ from tasks import model_store
 from tasks.errors import ModelError
 from tasks.serving.golden import load_proven
 from tasks.serving.reference import Target
-from tests.tasks.serving.samples import Brightness, Store, damage, log_model, picture
+from tests.tasks.serving.samples import Brightness, Store, damage, log_model, new_run, picture
 
 ANSWERS = {"dark": [0.9608, 0.0392, 0.0], "bright": [0.0, 0.0392, 0.9608]}
 
@@ -21,7 +21,7 @@ def probes(dark: list[float]) -> dict[str, Any]:
 
 
 def evaluated(document: dict[str, Any] | None) -> str:
-    with mlflow.start_run() as run:
+    with new_run() as run:
         if document is not None:
             mlflow.log_dict(document, "probes.json")
     return str(run.info.run_id)

@@ -18,7 +18,7 @@ from PIL import Image
 
 from tasks import registry
 from tasks.serving.admission import REQUESTS
-from tests.tasks.serving.samples import CLASSES, MODEL, Service, Store, picture, wait_until
+from tests.tasks.serving.samples import CLASSES, MODEL, Service, Store, new_run, picture, wait_until
 
 MEBIBYTE = 2**20
 
@@ -96,7 +96,7 @@ def test_follows_the_alias_without_dropping_a_request(service: Service, store: S
 
 
 def test_keeps_the_model_when_the_new_one_cannot_be_served(service: Service, store: Store) -> None:
-    with mlflow.start_run() as run:
+    with new_run() as run:
         mlflow.log_dict({"no": "model"}, "model/MLmodel")
     version = registry.create_version(MODEL, f"runs:/{run.info.run_id}/model", run.info.run_id, {}, "")
     store.promote(int(version.version))

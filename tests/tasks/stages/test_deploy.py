@@ -79,10 +79,10 @@ class StandIn:
 @pytest.fixture
 def train_run(settings: Settings) -> str:
     """`cats` version 1, champion, with probes in its evaluate run; the ID of its train run."""
-    mlflow.set_experiment(experiment_id=connect(settings))
-    with mlflow.start_run() as train:
+    experiment_id = connect(settings)
+    with mlflow.start_run(experiment_id=experiment_id) as train:
         pass
-    with mlflow.start_run() as evaluate:
+    with mlflow.start_run(experiment_id=experiment_id) as evaluate:
         mlflow.log_dict(PROBES, "probes.json")
     tags = {"pipeline.evaluate_run_id": evaluate.info.run_id}
     registry.create_version(MODEL, f"runs:/{train.info.run_id}/model", train.info.run_id, tags, "")
@@ -360,8 +360,10 @@ def test_no_champion(service: StandIn, deployed: Deploy) -> None:
         ({"tolerance": 0.1, "probes": [{**PROBES["probes"][0], "png": "%%%"}]}, "is damaged"),  # type: ignore[index]
     ],
 )
-def test_useless_probes(service: StandIn, deployed: Deploy, probes: dict[str, Any] | None, text: str) -> None:
-    with mlflow.start_run() as evaluate:
+def test_useless_probes(
+    settings: Settings, service: StandIn, deployed: Deploy, probes: dict[str, Any] | None, text: str
+) -> None:
+    with mlflow.start_run(experiment_id=connect(settings)) as evaluate:
         if probes is not None:
             mlflow.log_dict(probes, "probes.json")
     MlflowClient().set_model_version_tag(MODEL, "1", "pipeline.evaluate_run_id", evaluate.info.run_id)
