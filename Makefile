@@ -15,12 +15,15 @@ NAME ?=
 ROLE ?=
 REASON ?=
 VERSION ?=
+DAYS ?=
+APPLY ?=
 SOURCE ?= ../shared/data/cifar10.tar.gz
 
 export CONF DAG TRIALS NAME ROLE REASON VERSION SOURCE  # reach the shell as they are, whatever quotes they hold
 
 INSTALLED := .venv/.installed
 ENV = . deploy/env.sh $(RUNTIME)
+GC = $(if $(DAYS),--days $(DAYS)) $(if $(filter 1,$(APPLY)),--apply)
 RUN_DAG = python -m pipeline.run $(if $(filter 1,$(ANEW)),--anew)
 WORK := docker compose -f docker-compose-mlops.yml
 STATE := docker compose -f docker-compose.yml
@@ -54,6 +57,10 @@ history: ready ## the ledger: who or what promoted, refused or rolled back which
 .PHONY: rollback
 rollback: ready ## the champion before is champion again: REASON="..." (VERSION=3 for another)
 	@$(ENV) && python -m tasks.rollback --reason "$$REASON" --version "$$VERSION"
+
+.PHONY: gc
+gc: ready ## list what lost and given-up runs left behind; APPLY=1 removes it (DAYS=7 without a sign of life; RUNTIME=)
+	@$(ENV) && $(if $(filter docker,$(RUNTIME)),python -m deploy.leftover_containers $(GC) && S3_ENDPOINT_URL="$${S3_ENDPOINT_URL:-http://127.0.0.1:$${S3_PORT:-9000}}" )python -m tasks.leftovers $(GC)
 
 .PHONY: ui
 ui: ready ## Airflow and MLflow in the browser: prints addresses and login
@@ -140,6 +147,10 @@ test: install ## all tests; those that need Docker where an engine answers (REQU
 .PHONY: chaos
 chaos: install ## kill every stage at every external write; the retry must end the same (ARGS="--stage train --sample 20")
 	@. deploy/env.sh local && python -m tests.chaos --jobs 2 $(ARGS)
+
+.PHONY: outages
+outages: install ## the rest of chaos: MLflow, Postgres or S3 away for 20 s at random times (ARGS="--times 3 --service s3"); Docker
+	@. deploy/env.sh local && python -m tests.chaos.outages $(ARGS)
 
 .PHONY: pictures
 pictures: install ## make the pictures in docs/images anew, with the stack's browser test (Docker and Chromium)

@@ -12,7 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pyarrow.fs import FileSelector, FileSystem, FileType, copy_files
 
@@ -59,26 +59,18 @@ class SearchStorage:
             SettingsError: there is no such bucket, or it refuses the user.
             UnavailableError: the store does not answer.
         """
-        root = settings.tune_storage
-        self.path = f"{root if '://' in root else Path(root).resolve()}/{tune_run_id}"
-        try:
-            self._system, self._folder = FileSystem.from_uri(self.path)
-            bucket = self._folder.partition("/")[0]
-            there = not bucket or self._system.get_file_info(bucket).type is not FileType.NotFound
-        except OSError as error:
-            raise _told(root, error) from error
-        if not there:
-            raise SettingsError(f"TUNE_STORAGE_URI={root}: there is no bucket {bucket!r}; make it, or name another one")
+        uri, self._system, root = _open(settings)
+        self.path, self._folder = f"{uri}/{tune_run_id}", f"{root}/{tune_run_id}"
 
     def next_try(self) -> str:
         """Return the name of a folder that no earlier try has written to."""
-        numbers = [int(match[1]) for name in self._folders() if (match := TRY.search(name))]
+        numbers = [int(match[1]) for name in _folders(self._system, self._folder) if (match := TRY.search(name))]
         return f"try-{max(numbers, default=-1) + 1:03d}"
 
     def checkpoints(self) -> dict[int, list[str]]:
         """List where the checkpoints of each trial lie, the newest first."""
         found: dict[int, list[tuple[int, int, str]]] = defaultdict(list)
-        for name in self._folders():
+        for name in _folders(self._system, self._folder):
             if match := CHECKPOINT.search(name):
                 attempt, trial, index = map(int, match.groups())
                 found[trial].append((attempt, index, f"{self.path}/{match[0]}"))
@@ -89,13 +81,44 @@ class SearchStorage:
         if self._system.get_file_info(self._folder).type is not FileType.NotFound:
             self._system.delete_dir(self._folder)
 
-    def _folders(self) -> list[str]:
-        """List all folders below; where a store knows no folders, those that its files seem to lie in."""
-        entries = self._system.get_file_info(FileSelector(self._folder, recursive=True, allow_not_found=True))
-        folders = {entry.path for entry in entries if entry.type is FileType.Directory}
-        for entry in entries:
-            folders.update(str(parent) for parent in Path(entry.path).parents)
-        return sorted(folders)
+
+def searches(settings: Settings) -> list[str]:
+    """List the tune runs that have a folder in the storage.
+
+    Raises:
+        SettingsError: there is no such bucket, or it refuses the user.
+        UnavailableError: the store does not answer.
+    """
+    _, system, root = _open(settings)
+    try:
+        below = [PurePosixPath(name).relative_to(root).parts for name in _folders(system, root) if name != root]
+    except OSError as error:
+        raise _told(settings.tune_storage, error) from error
+    return sorted({parts[0] for parts in below})
+
+
+def _open(settings: Settings) -> tuple[str, FileSystem, str]:
+    """Find the storage: its address, its file system, and its folder there."""
+    given = settings.tune_storage
+    uri = given if "://" in given else str(Path(given).resolve())
+    try:
+        system, root = FileSystem.from_uri(uri)
+        bucket = root.partition("/")[0]
+        there = not bucket or system.get_file_info(bucket).type is not FileType.NotFound
+    except OSError as error:
+        raise _told(given, error) from error
+    if not there:
+        raise SettingsError(f"TUNE_STORAGE_URI={given}: there is no bucket {bucket!r}; make it, or name another one")
+    return uri, system, root
+
+
+def _folders(system: FileSystem, root: str) -> list[str]:
+    """List all folders below `root`; where a store knows no folders, those that its files seem to lie in."""
+    entries = system.get_file_info(FileSelector(root, recursive=True, allow_not_found=True))
+    folders = {entry.path for entry in entries if entry.type is FileType.Directory}
+    for entry in entries:
+        folders.update(str(parent) for parent in PurePosixPath(entry.path).parents if parent.is_relative_to(root))
+    return sorted(folders)
 
 
 def _told(root: str, error: OSError) -> PipelineError:

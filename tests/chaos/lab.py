@@ -180,13 +180,17 @@ class Lab:
 
     def restore(self, name: str | None) -> None:
         """Put the home back to how the named step left it; None: empty, but for a migrated database."""
-        self.marker.unlink(missing_ok=True)
-        self._result.unlink(missing_ok=True)
+        self.clear()
         shutil.rmtree(self.home / "artifacts", ignore_errors=True)
         folder = self.snapshots / (name or "empty")
         # Into the file that is there: the service has it open.
         _copy_database(folder / "mlflow.db", self.home / "mlflow.db")
         shutil.copytree(folder / "artifacts", self.home / "artifacts")
+
+    def clear(self) -> None:
+        """Forget that a fault happened, and the result of the step before."""
+        self.marker.unlink(missing_ok=True)
+        self._result.unlink(missing_ok=True)
 
     def service(self) -> dict[str, Any] | None:
         """What the service says of itself; None when it does not answer."""

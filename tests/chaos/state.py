@@ -15,7 +15,7 @@ from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModel, Run, ViewType
+from mlflow.entities import LoggedModel, Run
 
 State = dict[str, str]
 SHOWN = 1000
@@ -60,7 +60,7 @@ AGAIN = re.compile(
 def read(service: dict[str, Any] | None, rewrite: Callable[[str], str]) -> State:
     """Read everything, with `rewrite` done to every text; in a child process only (see `tests.chaos.forks`)."""
     client = MlflowClient()
-    experiments = [e.experiment_id for e in client.search_experiments(view_type=ViewType.ALL)]
+    experiments = [e.experiment_id for e in client.search_experiments()]
     runs = sorted(client.search_runs(experiments, max_results=5000), key=lambda run: run.info.start_time)
     models = client.search_logged_models(experiments, max_results=1000) if experiments else []
     names = _names(runs, models)

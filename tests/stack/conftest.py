@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -120,21 +121,28 @@ def build_images(*names: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Postgres, the S3 store and MLflow, healthy and empty."""
+@contextlib.contextmanager
+def running(folder: Path) -> Iterator[Stack]:
+    """Postgres, the S3 store and MLflow, healthy and empty; their `.env` in a folder."""
     build_images("mlflow")
     text, _ = complete("", (ROOT / ".env.example").read_text())
     variables = parse(text) | OWN
-    env_file = tmp_path_factory.mktemp("stack") / ".env"
+    env_file = folder / ".env"
     env_file.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
-    running = Stack(env_file, variables)
-    running.remove()
+    found = Stack(env_file, variables)
+    found.remove()
     try:
-        running.start()
-        yield running
+        found.start()
+        yield found
     finally:
-        running.remove()
+        found.remove()
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The session's own."""
+    with running(tmp_path_factory.mktemp("stack")) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")
