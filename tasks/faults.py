@@ -44,9 +44,10 @@ class Fault(Message):
     record: Path | None = None
     point: str | None = None
     when: Literal["before", "during", "after"] = "before"
-    """Around the write; during: of an artifact, half has been written."""
-    action: Literal["SIGKILL", "SIGTERM", "away", "full"] = "SIGKILL"
-    """A signal to this process; the store away from here on (ConnectionError); or a disk full (ENOSPC)."""
+    """Around the write; during: of an artifact, half has been written, or all of it with a wrong bit."""
+    action: Literal["SIGKILL", "SIGTERM", "away", "full", "damaged"] = "SIGKILL"
+    """A signal to this process; the store away from here on (ConnectionError); a disk full (ENOSPC); or, during a
+    write, a wrong bit in each file, and SIGKILL."""
     marker: Path | None = None
 
     @model_validator(mode="after")
@@ -57,6 +58,8 @@ class Fault(Message):
             raise ValueError("point without marker: the fault would hit every try; name a file that does not exist")
         if self.when == "during" and (self.point is None or not _is_artifact(self.point)):
             raise ValueError(f"when='during' is for {' and '.join(ARTIFACTS)} only")
+        if self.action == "damaged" and self.when != "during":
+            raise ValueError("action='damaged' is for when='during' only")
         return self
 
 
@@ -135,7 +138,8 @@ class _Points:
             return write(*args, **kwargs)
         if fault.when == "during":
             with tempfile.TemporaryDirectory(prefix="torn-") as folder:
-                write(_half(Path(args[0]), Path(folder)), *args[1:], **kwargs)
+                spoil = _damaged if fault.action == "damaged" else _half
+                write(spoil(Path(args[0]), Path(folder)), *args[1:], **kwargs)
                 self._strike(point)
             return write(*args, **kwargs)
         try:
@@ -150,6 +154,8 @@ class _Points:
                 self._stay_away(point)
             case "full":
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), point)
+            case "damaged":
+                os.kill(os.getpid(), signal.SIGKILL)
             case name:
                 os.kill(os.getpid(), signal.Signals[name])
 
@@ -201,4 +207,16 @@ def _half(whole: Path, folder: Path) -> str:
         shutil.copyfile(path, copy)
     if kept:
         os.truncate(copy, copy.stat().st_size // 2)
+    return str(target)
+
+
+def _damaged(whole: Path, folder: Path) -> str:
+    """Copy a file, or a folder, under the same name, with a wrong bit in the middle of each file."""
+    target = folder / whole.name
+    (shutil.copyfile if whole.is_file() else shutil.copytree)(whole, target)
+    for path in [target] if whole.is_file() else sorted(target.rglob("*")):
+        if path.is_file() and path.stat().st_size:
+            data = bytearray(path.read_bytes())
+            data[len(data) // 2] ^= 1
+            path.write_bytes(data)
     return str(target)

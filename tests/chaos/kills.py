@@ -22,9 +22,9 @@ GRACE = 3.0  # seconds from SIGTERM to the end; `pipeline.local` kills after as 
 TRIES = 3  # as `dags/` have it: one, and two retries
 ACTS = [(when, action) for action in ("SIGKILL", "SIGTERM", "away") for when in ("before", "after")]
 SIGNALS = [act for act in ACTS if act[1] != "away"]
-TORN = [("during", "SIGKILL"), ("during", "full")]
+TORN = [("during", "SIGKILL"), ("during", "full"), ("during", "damaged")]
 SERVICE = {"start", "stop", "refresh"}
-EXPECTED = {"SIGKILL": {-signal.SIGKILL}, "SIGTERM": {143}, "away": {69}, "full": {1, 69}}
+EXPECTED = {"SIGKILL": {-signal.SIGKILL}, "SIGTERM": {143}, "away": {69}, "full": {1, 69}, "damaged": {-signal.SIGKILL}}
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,10 @@ def test_points_are_recorded_killed_at_torn_and_passed_by_the_retry(settings: Se
     assert artifacts(settings) == {"a": "12345678", "b": "1234"}  # half of the files, half of the last one
     assert (tmp_path / "first").exists()
 
+    marker = {"marker": str(tmp_path / "damaged")}
+    assert run(tmp_path, **point | marker, when="during", action="damaged") == -signal.SIGKILL
+    assert artifacts(settings) == dict.fromkeys("abcd", "12344678")  # 5 with a wrong bit is 4
+
     assert run(tmp_path, **point | {"marker": str(tmp_path / "second")}, when="before", action="SIGTERM") == 143
     assert run(tmp_path, **point | {"marker": str(tmp_path / "third")}, action="full") == 1
     assert run(tmp_path, **point | {"marker": str(tmp_path / "fourth")}, when="after", action="away") == 69
@@ -110,6 +114,7 @@ def test_points_are_recorded_killed_at_torn_and_passed_by_the_retry(settings: Se
             "is for log_artifact and log_artifacts only",
         ),
         ('{"point": "train/log_batch#1", "marker": "m", "action": "SIGSTOP"}', "action='SIGSTOP'"),
+        ('{"point": "train/log_artifact#1", "marker": "m", "action": "damaged"}', "is for when='during' only"),
     ],
 )
 def test_a_variable_that_cannot_be_used_is_an_error(value: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
