@@ -30,7 +30,7 @@ STATE := docker compose -f docker-compose.yml
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^## /{printf "\n%s\n", substr($$0, 4)} /^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^## /{printf "\n%s\n", substr($$0, 4)} /^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' Makefile
 
 ## The pipeline
 
@@ -127,6 +127,27 @@ backup: ## save databases and bucket to one file, while everything runs (FILE=, 
 .PHONY: restore
 restore: ## put the state of FILE= into the running stack (FORCE=1: also over one that holds work)
 	@$(PYTHON) -m deploy.backup restore $(if $(FILE),--file "$$FILE") $(if $(filter 1,$(FORCE)),--force)
+
+## Kubernetes
+
+OVERLAY ?= local
+NAMESPACE ?= vision-mlops
+GIT_REPOSITORY ?=
+GIT_REF ?=
+CHART ?= apache-airflow/airflow
+export GIT_REPOSITORY GIT_REF CHART
+
+.PHONY: kubernetes-up
+kubernetes-up: setup ## put an overlay into the current kubectl context and wait: OVERLAY=local|local-ray|eks|eks-gpu
+	@$(PYTHON) -m deploy.kubernetes.up --overlay $(OVERLAY) --namespace $(NAMESPACE)
+
+.PHONY: kubernetes-airflow
+kubernetes-airflow: setup ## Airflow by its Helm chart: OVERLAY= GIT_REPOSITORY=https://... GIT_REF=v0.1.0 (CHART=)
+	@$(PYTHON) -m deploy.kubernetes.airflow --overlay $(OVERLAY) --namespace $(NAMESPACE) --repository "$$GIT_REPOSITORY" --ref "$$GIT_REF" --chart "$$CHART"
+
+.PHONY: kubernetes-verify
+kubernetes-verify: setup ## workloads, MLflow's login, the model of every serving pod; changes nothing
+	@$(PYTHON) -m deploy.kubernetes.verify --namespace $(NAMESPACE)
 
 ## Development
 

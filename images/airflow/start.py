@@ -3,12 +3,17 @@
 The one word `celery` in COMPOSE_PROFILES starts the workers (compose reads it) and makes the scheduler send them its
 tasks (this program reads it), so that neither can be without the other. In the same way `monitoring` starts what takes
 Airflow's metrics, and makes Airflow send them.
+
+A whole command (`airflow ...`, `bash ...`, `python ...`) is run as it is, as the official image's entry point does: the
+official Helm chart asks for that, and its executor comes from the chart's own settings.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+
+COMMANDS = ("airflow", "bash", "python")
 
 
 def has(profile: str, profiles: str) -> bool:
@@ -18,6 +23,8 @@ def has(profile: str, profiles: str) -> bool:
 
 def main(arguments: list[str]) -> None:
     """Replace this process by Airflow's; ends it when a worker would wait for tasks that nobody sends."""
+    if arguments and arguments[0] in COMMANDS:
+        os.execvp(arguments[0], arguments)  # noqa: S606  # the image's own
     profiles = os.environ.get("COMPOSE_PROFILES", "")
     if arguments[:1] == ["celery"] and not has("celery", profiles):
         sys.exit(

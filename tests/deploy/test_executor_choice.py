@@ -52,3 +52,18 @@ def test_a_worker_that_nobody_would_send_tasks_ends_with_the_fix(tmp_path: Path,
     assert done.stdout == ""
     assert "COMPOSE_PROFILES does not hold celery" in done.stderr
     assert "write it into .env" in done.stderr
+
+
+@pytest.mark.parametrize("words", [["airflow", "scheduler"], ["bash", "-c", "exec airflow scheduler"]])
+def test_a_whole_command_is_run_as_it_is_and_keeps_the_executor_it_was_given(tmp_path: Path, words: list[str]) -> None:
+    asked = ["env", "AIRFLOW__CORE__EXECUTOR=KubernetesExecutor", sys.executable, str(START), *words]
+    start(tmp_path, None)  # makes the script `airflow`
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(asked, capture_output=True, text=True, env=environment)
+    assert done.stdout.split() == ["KubernetesExecutor", "scheduler"], done.stderr
+
+
+def test_python_is_run_as_it_is_for_the_pods_of_tasks(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.symlink_to(sys.executable)
+    assert start(tmp_path, None, "python", "-c", "print(6 * 7)").stdout == "42\n"

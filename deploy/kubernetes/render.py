@@ -1,0 +1,69 @@
+"""An overlay as manifests, with the images and the namespace that are wanted; kubectl renders, nothing is templated."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from deploy.kubernetes.cluster import NAMESPACE, Cluster
+from deploy.kubernetes.secret_manifests import folder_of
+
+IMAGES = ("mlflow", "serving", "tune")  # ours, as the manifests name them: vision-mlops/NAME:dev
+
+
+def in_namespace(namespace: str) -> dict[str, object]:
+    """What `base/in-one-namespace.yaml` does, for another namespace."""
+    return {
+        "apiVersion": "builtin",
+        "kind": "NamespaceTransformer",
+        "metadata": {"name": "in-one-namespace", "namespace": namespace},
+        "setRoleBindingSubjects": "allServiceAccounts",
+        "fieldSpecs": [
+            {"path": "metadata/namespace", "create": True},
+            {"path": "metadata/name", "kind": "Namespace", "create": True},
+        ],
+    }
+
+
+def kustomization(overlay: str, values: Mapping[str, str], namespace: str, where: Path) -> dict[str, object]:
+    """What lies over an overlay: the namespace, and PIPELINE_IMAGE_PREFIX and PIPELINE_IMAGE_TAG of `.env`.
+
+    Args:
+        overlay: name of a folder in `overlays`, or the path of one.
+        values: of `.env`.
+        namespace: of every object.
+        where: folder that the kustomization will be in; addresses in it are relative.
+    """
+    prefix, tag = values.get("PIPELINE_IMAGE_PREFIX") or "vision-mlops", values.get("PIPELINE_IMAGE_TAG") or "dev"
+    return {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "transformers": [json.dumps(in_namespace(namespace))],
+        "resources": [os.path.relpath(folder_of(overlay), where)],
+        "images": [{"name": f"vision-mlops/{name}", "newName": f"{prefix}/{name}", "newTag": tag} for name in IMAGES],
+        "configMapGenerator": [
+            {
+                "name": "settings",
+                "behavior": "merge",
+                # Airflow starts stages from the same images.
+                "literals": [f"PIPELINE_IMAGE_PREFIX={prefix}", f"PIPELINE_IMAGE_TAG={tag}"],
+                "options": {"disableNameSuffixHash": True},
+            }
+        ],
+    }
+
+
+def render(overlay: str, values: Mapping[str, str], namespace: str = NAMESPACE) -> str:
+    """Manifests of an overlay, as YAML.
+
+    Raises:
+        ClusterError: there is no such overlay, or kubectl cannot render it.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        where = Path(name).resolve()  # kustomize compares addresses without links
+        text = json.dumps(kustomization(overlay, values, namespace, where))  # JSON is YAML
+        (where / "kustomization.yaml").write_text(text, encoding="utf-8")
+        return Cluster(namespace).run("kustomize", str(where))

@@ -1,0 +1,227 @@
+"""The Secrets of an overlay, made of `.env` and the overlay's settings, on standard output for `kubectl apply`.
+
+    python -m deploy.kubernetes.secret_manifests --overlay local | kubectl -n vision-mlops apply --server-side -f -
+
+Each program gets the Secret with its own name, and in it what it reads and no more. They are written to no file.
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from deploy.kubernetes.cluster import REFUSED, ClusterError
+from deploy.setup_env import parse
+
+ROOT = Path(__file__).resolve().parents[2]
+OVERLAYS = Path(__file__).resolve().parent / "overlays"
+
+LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+STORE = ("S3_ACCESS_KEY", "S3_SECRET_KEY")
+# Secret, and the variables of .env that are its keys.
+REQUIRED: Mapping[str, tuple[str, ...]] = {
+    "mlflow": (*LOGIN, "MLFLOW_FLASK_SERVER_SECRET_KEY", "POSTGRES_MLFLOW_PASSWORD", "POSTGRES_MLFLOW_AUTH_PASSWORD"),
+    "serving": LOGIN,
+    "stages": (*LOGIN, "RAY_AUTH_TOKEN"),
+    "ray": ("RAY_AUTH_TOKEN",),
+    "airflow": ("AIRFLOW_ADMIN_PASSWORD",),
+    "airflow-environment": (*LOGIN, "RAY_AUTH_TOKEN"),
+}
+# What a stage gets, Airflow has too: by that its operator knows that there is such a thing.
+OF_STAGES = (
+    "SERVING_API_KEY",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "TUNE_STORAGE_ACCESS_KEY_ID",
+    "TUNE_STORAGE_SECRET_ACCESS_KEY",
+)
+# Those that go along where `.env` has a value.
+OPTIONAL: Mapping[str, tuple[str, ...]] = {
+    "serving": ("SERVING_API_KEY",),
+    "stages": OF_STAGES,
+    "airflow-environment": (*OF_STAGES, "NOTIFY_SLACK_WEBHOOK_URL", "NOTIFY_SMTP_URL"),
+}
+# Only where pods have keys to the store, and no role.
+WITH_KEYS: Mapping[str, tuple[str, ...]] = {"s3": STORE, "ray": STORE, "airflow-environment": STORE}
+# The store of searches is the stack's, unless `.env` names another (tasks/settings.py: with_the_stacks_ray).
+OF_SEARCHES = tuple(zip(("TUNE_STORAGE_ACCESS_KEY_ID", "TUNE_STORAGE_SECRET_ACCESS_KEY"), STORE, strict=True))
+# Only where Postgres is in the cluster.
+IN_CLUSTER = (
+    "POSTGRES_PASSWORD",
+    "POSTGRES_MLFLOW_PASSWORD",
+    "POSTGRES_MLFLOW_AUTH_PASSWORD",
+    "POSTGRES_AIRFLOW_PASSWORD",
+)
+# Keys whose names Airflow's chart chose.
+CHART = {
+    "fernet-key": "AIRFLOW_FERNET_KEY",
+    "jwt-secret": "AIRFLOW_JWT_SECRET",
+    "api-secret-key": "AIRFLOW_SECRET_KEY",
+}
+
+PLACEHOLDER = re.compile(r"(change[-_ ]?me.*|<.*>|xxx+|password|secret)", re.IGNORECASE)
+IN_A_URL = re.compile(r"[A-Za-z0-9._~-]+")  # a pod puts these into an address as they are
+
+
+class Values:
+    """Values of `.env`; who asks for one that cannot be used is told which, and what to do."""
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        self._values = values
+
+    def required(self, name: str) -> str:
+        """A value that must be there.
+
+        Raises:
+            ClusterError: it is empty, or a placeholder.
+        """
+        value = self._values.get(name, "")
+        if not value:
+            raise ClusterError(f"{name} is empty in .env; run make setup", REFUSED)
+        if PLACEHOLDER.fullmatch(value):
+            raise ClusterError(f"{name} in .env is still a placeholder; empty it and run make setup", REFUSED)
+        if name.startswith("POSTGRES_") and not IN_A_URL.fullmatch(value):
+            raise ClusterError(
+                f"{name} in .env has a character with a meaning in addresses; use letters and digits", REFUSED
+            )
+        return value
+
+    def optional(self, name: str) -> str:
+        """A value, or nothing."""
+        return self._values.get(name, "")
+
+
+def secrets_of(values: Mapping[str, str], settings: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Every Secret of an overlay: name, then key and value.
+
+    Args:
+        values: of `.env`.
+        settings: of the overlay's `settings.env`.
+
+    Raises:
+        ClusterError: naming the variable that is missing or cannot be used, and the fix.
+    """
+    env = Values(values)
+    if settings.get("S3_AUTH") not in ("keys", "role"):
+        raise ClusterError(
+            f"S3_AUTH={settings.get('S3_AUTH')!r} in settings.env is unknown; choose keys or role", REFUSED
+        )
+    if settings.get("SERVING_HOST") and not env.optional("SERVING_API_KEY"):
+        raise ClusterError(
+            f"SERVING_HOST={settings['SERVING_HOST']} publishes the service, and SERVING_API_KEY is empty in .env: "
+            "everyone could ask it; set a key",
+            REFUSED,
+        )
+    found = {secret: {name: env.required(name) for name in names} for secret, names in REQUIRED.items()}
+    for secret, names in OPTIONAL.items():
+        found[secret] |= {name: env.optional(name) for name in names if env.optional(name)}
+    if settings["S3_AUTH"] == "keys":
+        for secret, names in WITH_KEYS.items():
+            found.setdefault(secret, {}).update({name: env.required(name) for name in names})
+        if not (settings.get("TUNE_STORAGE_URI") or env.optional("TUNE_STORAGE_URI")):
+            found["stages"] |= {name: env.required(of) for name, of in OF_SEARCHES}
+    if settings["POSTGRES_HOST"] == "postgres":
+        found["postgres"] = {name: env.required(name) for name in IN_CLUSTER}
+    found["airflow"] |= {key: env.required(name) for key, name in CHART.items()}
+    found["airflow"] |= {
+        "connection": f"postgresql+psycopg2://airflow:{env.required('POSTGRES_AIRFLOW_PASSWORD')}"
+        f"@{settings['POSTGRES_HOST']}:5432/airflow",
+    }
+    found["airflow-environment"]["AIRFLOW_CONN_TASK_LOGS"] = json.dumps(_log_store(env, settings))
+    return found
+
+
+def _log_store(env: Values, settings: Mapping[str, str]) -> dict[str, Any]:
+    """Airflow's connection to the store of task logs; without keys boto3 takes the role of the pod's account."""
+    connection: dict[str, Any] = {
+        "conn_type": "aws",
+        "extra": {"endpoint_url": settings["S3_ENDPOINT_URL"], "region_name": settings["S3_REGION"]},
+    }
+    if settings["S3_AUTH"] == "keys":
+        connection |= {"login": env.required("S3_ACCESS_KEY"), "password": env.required("S3_SECRET_KEY")}
+    return connection
+
+
+def manifest(secrets: Mapping[str, Mapping[str, str]]) -> str:
+    """The Secrets as one JSON list, which kubectl takes as it takes YAML."""
+    items = [
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": name, "labels": {"app.kubernetes.io/part-of": "vision-mlops"}},
+            "type": "Opaque",
+            "data": {key: base64.b64encode(value.encode()).decode() for key, value in sorted(content.items())},
+        }
+        for name, content in sorted(secrets.items())
+    ]
+    return json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
+
+
+def folder_of(overlay: str) -> Path:
+    """Folder of an overlay: one of `overlays` by its name, or any other by its path, for one of your own.
+
+    Raises:
+        ClusterError: there is no such overlay.
+    """
+    folder = Path(overlay).resolve() if "/" in overlay else OVERLAYS / overlay
+    if not (folder / "kustomization.yaml").is_file():
+        known = ", ".join(sorted(path.name for path in OVERLAYS.iterdir()))
+        raise ClusterError(f"OVERLAY={overlay!r} is unknown; choose one of {known}, or a folder of your own", REFUSED)
+    return folder
+
+
+def settings_of(overlay: str) -> dict[str, str]:
+    """What an overlay's `settings.env` says; without one, that of the overlay it builds on.
+
+    Raises:
+        ClusterError: there is no such overlay, or no `settings.env`.
+    """
+    folder = folder_of(overlay)
+    while not (folder / "settings.env").is_file():
+        resources = re.findall(r"^ +- (\.\./\S+)$", (folder / "kustomization.yaml").read_text(encoding="utf-8"), re.M)
+        below = [path for path in ((folder / one).resolve() for one in resources) if path.parent.name == OVERLAYS.name]
+        if not below:
+            raise ClusterError(f"{folder} has no settings.env and builds on no overlay that has one", REFUSED)
+        folder = below[0]
+    return parse((folder / "settings.env").read_text(encoding="utf-8"))
+
+
+def values_of(env_file: Path) -> dict[str, str]:
+    """What `.env` says.
+
+    Raises:
+        ClusterError: it is missing, or a line of it is none.
+    """
+    try:
+        return parse(env_file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ClusterError(f"{env_file} is missing; run make setup", REFUSED) from None
+    except ValueError as error:
+        raise ClusterError(f"{env_file}: {error}; correct the line", REFUSED) from None
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the Secrets; an exit code."""
+    parser = argparse.ArgumentParser(
+        prog="deploy.kubernetes.secret_manifests", description="Print an overlay's Secrets."
+    )
+    parser.add_argument("--overlay", default="local")
+    parser.add_argument("--env-file", type=Path, default=ROOT / ".env")
+    given = parser.parse_args(arguments)
+    try:
+        print(manifest(secrets_of(values_of(given.env_file), settings_of(given.overlay))))
+    except ClusterError as error:
+        print(f"secrets: {error}", file=sys.stderr)
+        return error.code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

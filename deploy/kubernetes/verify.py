@@ -1,0 +1,146 @@
+"""Tell whether what runs in the cluster is well: workloads, MLflow's login, the model of every serving pod.
+
+    python -m deploy.kubernetes.verify [--namespace NAME] [--env-file FILE]
+
+One line for each; exit code 1 when one is not well. Changes nothing. Standard library only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deploy.kubernetes.cluster import NAMESPACE, Cluster, ClusterError
+from deploy.kubernetes.secret_manifests import ROOT, values_of
+from deploy.kubernetes.up import AIRFLOW, OURS
+
+# Run in the pods, whose images hold Python. What they read on standard input is in no list of processes.
+ASK_MLFLOW = """
+import base64, json, sys, urllib.error, urllib.request
+user, password, model = json.load(sys.stdin)
+login = base64.b64encode(f"{user}:{password}".encode()).decode()
+url = f"http://127.0.0.1:5000/api/2.0/mlflow/registered-models/alias?name={model}&alias=champion"
+request = urllib.request.Request(url, headers={"Authorization": f"Basic {login}"})
+try:
+    answer = urllib.request.urlopen(request, timeout=20)
+    print(json.dumps({"champion": json.load(answer)["model_version"]["version"]}))
+except urllib.error.HTTPError as error:
+    print(json.dumps({"status": error.code}))
+"""
+ASK_SERVING = """
+import json, os, urllib.request
+key = os.environ.get("SERVING_API_KEY")
+headers = {"Authorization": f"Bearer {key}"} if key else {}
+request = urllib.request.Request("http://127.0.0.1:3000/get_model_info", method="POST", headers=headers)
+print(urllib.request.urlopen(request, timeout=20).read().decode())
+"""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the table."""
+
+    subject: str
+    state: str
+    well: bool
+
+
+def workload(found: Mapping[str, Any]) -> Line:
+    """Judge a Deployment, a StatefulSet or a Job by its status."""
+    kind, name, status = str(found["kind"]), found["metadata"]["name"], found.get("status", {})
+    subject = f"{kind.lower()}/{name}"
+    if kind == "Job":
+        done = bool(status.get("succeeded"))
+        return Line(subject, "done" if done else f"not done, {status.get('failed', 0)} tries failed", done)
+    ready, wanted = status.get("readyReplicas", 0), found["spec"].get("replicas", 1)
+    behind = wanted - status.get("updatedReplicas", 0)
+    text = f"{ready} of {wanted} ready" + (f", {behind} of them not updated yet" if behind > 0 else "")
+    return Line(subject, text, ready == wanted and behind <= 0)
+
+
+def champion(answer: Mapping[str, Any]) -> tuple[Line, str | None]:
+    """Judge MLflow's answer to the question for the champion; the version, too."""
+    if "champion" in answer:
+        version = str(answer["champion"])
+        return Line("mlflow", f"takes the login of .env; champion is version {version}", True), version
+    if answer["status"] == 404:
+        return Line("mlflow", "takes the login of .env; there is no champion yet", True), None
+    if answer["status"] == 401:
+        fix = "refuses the login of .env; put the password there that it was first started with"
+        return Line("mlflow", fix, False), None
+    return Line("mlflow", f"answers with status {answer['status']}; see its log", False), None
+
+
+def replica(pod: str, info: Mapping[str, Any], wanted: str | None) -> Line:
+    """Judge what a pod of the service says of itself."""
+    version = None if info["model_version"] is None else str(info["model_version"])
+    said = "has no model" if version is None else f"serves version {version}"
+    said += f" ({info['problem']})" if info.get("problem") else ""
+    return Line(f"pod/{pod}", said, version == wanted)
+
+
+def verify(cluster: Cluster, values: Mapping[str, str]) -> list[Line]:
+    """Ask everything; a line for each.
+
+    Raises:
+        ClusterError: the cluster does not answer, or nothing of ours is in the namespace.
+    """
+    kinds = "deployments,statefulsets,jobs"
+    found = cluster.objects(kinds, OURS)
+    if not found:
+        raise ClusterError(f"namespace {cluster.namespace} holds nothing of ours; run make kubernetes-up")
+    version: str | None = None
+    lines: list[Line] = []
+    try:
+        login = [values.get("MLFLOW_TRACKING_USERNAME"), values.get("MLFLOW_TRACKING_PASSWORD")]
+        asked = json.dumps([*login, _model(cluster)])
+        answer = json.loads(cluster.python("deployment/mlflow", ASK_MLFLOW, container="mlflow", text=asked))
+        line, version = champion(answer)
+        lines.append(line)
+    except (ClusterError, json.JSONDecodeError) as error:
+        lines.append(Line("mlflow", f"does not answer ({error})", False))
+    for pod in cluster.objects("pods", "app.kubernetes.io/name=serving"):
+        if pod["metadata"].get("deletionTimestamp"):
+            continue
+        name = str(pod["metadata"]["name"])
+        try:
+            info = json.loads(cluster.python(f"pod/{name}", ASK_SERVING, container="serving"))
+            lines.append(replica(name, info, version))
+        except (ClusterError, json.JSONDecodeError) as error:
+            lines.append(Line(f"pod/{name}", f"does not answer ({error})", False))
+    # Without a champion no serving pod is ready, and none is to blame.
+    waiting = {"deployment/serving"} if version is None else set()
+    workloads = [workload(one) for one in [*found, *cluster.objects(kinds, AIRFLOW)]]
+    judged = [Line(one.subject, one.state, one.well or one.subject in waiting) for one in workloads]
+    return [*judged, *lines]
+
+
+def _model(cluster: Cluster) -> str:
+    settings = json.loads(cluster.run("get", "configmap", "settings", "--output", "json"))["data"]
+    return str(settings.get("SERVING_REGISTERED_MODEL") or "vision-classifier")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the table; 0 when all is well."""
+    parser = argparse.ArgumentParser(prog="deploy.kubernetes.verify", description="Tell whether the cluster is well.")
+    parser.add_argument("--namespace", default=NAMESPACE)
+    parser.add_argument("--env-file", type=Path, default=ROOT / ".env")
+    given = parser.parse_args(arguments)
+    try:
+        lines = verify(Cluster(given.namespace), values_of(given.env_file))
+    except ClusterError as error:
+        print(f"kubernetes-verify: {error}", file=sys.stderr)
+        return error.code
+    width = max(len(line.subject) for line in lines)
+    for line in lines:
+        print(f"{'ok  ' if line.well else 'FAIL'}  {line.subject:<{width}}  {line.state}")
+    return 0 if all(line.well for line in lines) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

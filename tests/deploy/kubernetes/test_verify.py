@@ -1,0 +1,73 @@
+"""What a cluster's answers mean."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from deploy.kubernetes.verify import Line, champion, replica, workload
+
+
+def deployment(replicas: int, **status: int) -> dict[str, Any]:
+    return {"kind": "Deployment", "metadata": {"name": "mlflow"}, "spec": {"replicas": replicas}, "status": status}
+
+
+@pytest.mark.parametrize(
+    ("found", "line"),
+    [
+        (deployment(2, readyReplicas=2, updatedReplicas=2), Line("deployment/mlflow", "2 of 2 ready", True)),
+        (deployment(2, readyReplicas=1, updatedReplicas=2), Line("deployment/mlflow", "1 of 2 ready", False)),
+        (deployment(2), Line("deployment/mlflow", "0 of 2 ready, 2 of them not updated yet", False)),
+        (
+            deployment(2, readyReplicas=2, updatedReplicas=1),
+            Line("deployment/mlflow", "2 of 2 ready, 1 of them not updated yet", False),
+        ),
+        (deployment(0), Line("deployment/mlflow", "0 of 0 ready", True)),
+    ],
+)
+def test_a_workload_is_well_when_all_of_it_is_ready_and_new(found: dict[str, Any], line: Line) -> None:
+    assert workload(found) == line
+
+
+@pytest.mark.parametrize(
+    ("status", "line"),
+    [
+        ({"succeeded": 1}, Line("job/bucket", "done", True)),
+        ({"failed": 3}, Line("job/bucket", "not done, 3 tries failed", False)),
+        ({}, Line("job/bucket", "not done, 0 tries failed", False)),
+    ],
+)
+def test_a_job_is_well_when_it_is_done(status: dict[str, int], line: Line) -> None:
+    assert workload({"kind": "Job", "metadata": {"name": "bucket"}, "spec": {}, "status": status}) == line
+
+
+@pytest.mark.parametrize(
+    ("answer", "well", "version"),
+    [
+        ({"champion": "3"}, True, "3"),
+        ({"status": 404}, True, None),
+        ({"status": 401}, False, None),
+        ({"status": 500}, False, None),
+    ],
+)
+def test_mlflow_is_well_when_it_takes_the_login(answer: dict[str, Any], well: bool, version: str | None) -> None:
+    line, found = champion(answer)
+    assert (line.well, found) == (well, version)
+
+
+@pytest.mark.parametrize(
+    ("info", "wanted", "well"),
+    [
+        ({"model_version": 3, "problem": None}, "3", True),
+        ({"model_version": 2, "problem": None}, "3", False),
+        ({"model_version": 2, "problem": "digest differs"}, "3", False),
+        ({"model_version": None, "problem": None}, "3", False),
+        ({"model_version": None, "problem": None}, None, True),
+        ({"model_version": 3, "problem": None}, None, False),
+    ],
+)
+def test_a_pod_is_well_when_it_serves_the_champion(info: dict[str, Any], wanted: str | None, well: bool) -> None:
+    line = replica("serving-1", info, wanted)
+    assert line.well is well
+    assert str(info["problem"] or "") in line.state
