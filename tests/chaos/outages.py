@@ -112,8 +112,7 @@ class Outages:
 
     def disturb(self, outage: Outage, seconds: float = SECONDS) -> Outcome:
         """Let a service be away for some seconds of a day."""
-        with self._away(outage, seconds):
-            day = self._day()
+        day = self._day(self._away(outage, seconds))
         lost, doubled, _ = compare(self._expected.state, day.state)
         return Outcome(outage, day, tuple(lost), tuple(doubled))
 
@@ -134,8 +133,26 @@ class Outages:
         if process.returncode != 0:
             raise RuntimeError(f"{outage}: it did not happen")
 
-    def _day(self) -> Day:
-        """Run the stages one after another, each with its retries, and read what there is; then begin from nothing."""
+    def _day(self, disturbance: contextlib.AbstractContextManager[None] | None = None) -> Day:
+        """Run the stages one after another, each with its retries; when the disturbance is over, read what there is.
+
+        The next day begins from nothing.
+        """
+        with disturbance or contextlib.nullcontext():
+            results, tries, seconds, log = self._stages()
+        self._stack.start()  # waits until what was away is healthy
+        service = self._lab.service()
+        read = in_child(lambda: state.read(service, self._rewrite))
+        found = {key: "over IDs" if OVER_IDS.search(key) else value for key, value in read.items()}
+        for step_name, result in results.items():
+            told = {key: value for key, value in result.items() if key != "experiment_id"}
+            found |= {f"{step_name} {key}": value for key, value in state.of_result(told).items()}
+        self._lab.stop_service()
+        in_child(_forget)
+        return Day(found, seconds, tries, log)
+
+    def _stages(self) -> tuple[dict[str, Any], dict[str, list[int]], float, str]:
+        """Run every stage; its results, exit codes, seconds in all, and what was said."""
         lab, results, tries, logs = self._lab, dict[str, Any](), dict[str, list[int]](), list[str]()
         began = time.monotonic()
         for step in DAY:
@@ -152,17 +169,7 @@ class Outages:
             else:
                 break
             results[step.name] = ended.result or {}
-        seconds = time.monotonic() - began
-        self._stack.start()  # waits until what was away is healthy
-        service = lab.service()
-        read = in_child(lambda: state.read(service, self._rewrite))
-        found = {key: "over IDs" if OVER_IDS.search(key) else value for key, value in read.items()}
-        for step_name, result in results.items():
-            told = {key: value for key, value in result.items() if key != "experiment_id"}
-            found |= {f"{step_name} {key}": value for key, value in state.of_result(told).items()}
-        lab.stop_service()
-        in_child(_forget)
-        return Day(found, seconds, tries, "\n".join(logs))
+        return results, tries, time.monotonic() - began, "\n".join(logs)
 
     def _rewrite(self, text: str) -> str:
         for counted, name in COUNTED:
