@@ -36,6 +36,7 @@ SERVICES = ("mlflow", "postgres", "s3")
 WAYS = {"killed": ("kill", "start"), "frozen": ("pause", "unpause")}
 DAY = tuple(step for step in STEPS if step.name.endswith("-day1"))
 SECONDS = 20.0
+LATEST = 0.8  # of an undisturbed day: some days are shorter, and an outage after the end shows nothing
 RETRY_DELAY = 5.0  # seconds; the DAGs wait 30, which is easier
 # What differs from day to day because MLflow counts on.
 COUNTED = ((r'("?experiment_id"?\W+)\d+', r"\1N"), (r"mlflow-artifacts:/\d+/", "mlflow-artifacts:/N/"))
@@ -105,7 +106,7 @@ class Outages:
         chance = random.Random(seed)  # noqa: S311  # chosen, not guessed
         ways = list(WAYS)
         return [
-            Outage(service, ways[number % len(ways)], chance.uniform(0, self._expected.seconds))
+            Outage(service, ways[number % len(ways)], chance.uniform(0, LATEST * self._expected.seconds))
             for number in range(times)
             for service in services
         ]
@@ -113,6 +114,8 @@ class Outages:
     def disturb(self, outage: Outage, seconds: float = SECONDS) -> Outcome:
         """Let a service be away for some seconds of a day."""
         day = self._day(self._away(outage, seconds))
+        if day.seconds < outage.after:
+            raise RuntimeError(f"{outage}: the day had ended after {day.seconds:.1f} s; nothing was disturbed")
         lost, doubled, _ = compare(self._expected.state, day.state)
         return Outcome(outage, day, tuple(lost), tuple(doubled))
 
