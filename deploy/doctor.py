@@ -16,13 +16,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from deploy import s3_probe
-from deploy.setup_env import parse
+from deploy.setup_env import parse, seen_by_compose
 from deploy.stack_files import chosen_profiles, images, profiles, published, required, run_once
 
 PLACEHOLDER = re.compile(r"(change[-_ ]?me.*|<.*>|xxx+|password|secret)", re.IGNORECASE)
@@ -111,8 +111,8 @@ def check_profiles(chosen: set[str], known: Mapping[str, str], running: set[str]
     return findings or [Finding("ok", "profile", ", ".join(sorted(chosen)) or "none")]
 
 
-def check_ports(ports: Mapping[str, int], ours: Callable[[int], bool]) -> list[Finding]:
-    """Each port is free, or the stack's own; `ours` tells the latter."""
+def check_ports(ports: Mapping[str, int], ours: Container[int]) -> list[Finding]:
+    """Each port is free, or one of the stack's own."""
     findings = []
     for name, port in ports.items():
         with socket.socket() as probe:
@@ -120,7 +120,7 @@ def check_ports(ports: Mapping[str, int], ours: Callable[[int], bool]) -> list[F
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
-                if not ours(port):
+                if port not in ours:
                     text = f"{port} ({name}) is taken by another program; stop it, or set {name} in .env to a free one"
                     findings.append(Finding("fail", "port", text))
     return findings or [Finding("ok", "port", f"{', '.join(map(str, ports.values()))} free or the stack's own")]
@@ -220,20 +220,20 @@ def stack_name(values: Mapping[str, str]) -> str:
     return values.get("STACK_NAME") or "vision-mlops"
 
 
-def of_the_stack(values: Mapping[str, str]) -> set[str]:
-    """The stack's containers that run: a row each, with the ports that it publishes.
+def ports_of_the_stack(values: Mapping[str, str]) -> set[int]:
+    """Ports that the stack's containers publish: of those that run, and of those that wait for their next try.
 
     Raises:
         OSError: no engine answers.
     """
-    rows = output(["docker", "ps", "--format", '{{.Label "com.docker.compose.project"}} {{.Ports}}']).splitlines()
     stack = stack_name(values)
-    return {row for row in rows if row.split(" ")[0] in {stack, f"{stack}-work"}}
-
-
-def publishes(rows: set[str], port: int) -> bool:
-    """Tell whether one of the containers publishes the port."""
-    return any(f":{port}->" in row for row in rows)
+    rows = output(["docker", "ps", "--format", '{{.ID}} {{.Label "com.docker.compose.project"}}']).splitlines()
+    ours = [row.split(" ")[0] for row in rows if row.split(" ")[1:] in ([stack], [f"{stack}-work"])]
+    # What `docker ps` calls ports is empty between two tries, and a port may be taken again a moment later.
+    bindings = "{{range .HostConfig.PortBindings}}{{range .}}{{.HostPort}} {{end}}{{end}}"
+    command = ["docker", "inspect", "--format", bindings, *ours]  # fails for one that has gone just now, or for none
+    shown = subprocess.run(command, capture_output=True, text=True)  # noqa: S603
+    return {int(port) for port in shown.stdout.split()}
 
 
 def output(command: Sequence[str]) -> str:
@@ -255,11 +255,11 @@ def examine(folder: Path) -> list[Finding]:
     engine, env = check_engine(output), check_env(folder)
     findings = [*engine, *env]
     path = folder / ".env"
-    up: set[str] = set()
+    up: set[int] = set()
     if path.exists() and not any("is not NAME=value" in finding.text for finding in env):
-        values = parse(path.read_text(encoding="utf-8"))
+        values = seen_by_compose(path)
         if engine[0].level == "ok":
-            up = of_the_stack(values)
+            up = ports_of_the_stack(values)
             present = set(output(["docker", "images", "--format", "{{.Repository}}:{{.Tag}}"]).split())
             findings += check_images(images(folder, values), present)
             label = '{{.Label "com.docker.compose.service"}}'
@@ -268,11 +268,11 @@ def examine(folder: Path) -> list[Finding]:
             staying = {name: of for name, of in profiles(folder).items() if name not in run_once(folder)}
             findings += check_profiles(chosen_profiles(values), staying, running)
         ports = published(folder, values)
-        findings += check_ports(ports, lambda port: publishes(up, port))
+        findings += check_ports(ports, up)
         outside = values.get("S3_ENDPOINT_URL")
-        if outside or publishes(up, ports["S3_PORT"]):
+        if outside or ports["S3_PORT"] in up:
             findings += check_s3(outside or f"http://127.0.0.1:{ports['S3_PORT']}", values)
-        if publishes(up, ports["MLFLOW_PORT"]):
+        if ports["MLFLOW_PORT"] in up:
             port = ports["MLFLOW_PORT"]
             login = values.get("MLFLOW_TRACKING_USERNAME", ""), values.get("MLFLOW_TRACKING_PASSWORD", "")
             more = [host for host in values.get("MLFLOW_MORE_HOSTS", "").split(",") if host]

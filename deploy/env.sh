@@ -7,7 +7,8 @@ unset PYTHONDONTWRITEBYTECODE  # every stage is a process of its own, and compil
 if [ "$1" = docker ]; then
   [ -f "$root/.env" ] || { echo "env.sh: there is no .env; run make setup" >&2; exit 78; }
   while IFS= read -r line; do  # an empty value means the default, so it is not set at all
-    case $line in [A-Z]*=?*) export "${line?}" ;; esac
+    [[ $line = [A-Z]*=?* ]] || continue
+    [[ -v ${line%%=*} ]] || export "${line?}"  # as compose has it, the environment goes before .env
   done <"$root/.env"
   export MLFLOW_TRACKING_URI="http://127.0.0.1:${MLFLOW_PORT:-5000}" MLFLOW_PUBLIC_URL="http://127.0.0.1:${MLFLOW_PORT:-5000}"
   export SERVING_URL="http://127.0.0.1:${SERVING_PORT:-3000}"

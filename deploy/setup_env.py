@@ -65,6 +65,16 @@ def parse(text: str) -> dict[str, str]:
     return variables
 
 
+def seen_by_compose(env_file: Path) -> dict[str, str]:
+    """Variables as compose has them: those of the environment go before those of the file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: as `parse`.
+    """
+    return parse(env_file.read_text(encoding="utf-8")) | os.environ
+
+
 def complete(existing: str, example: str) -> tuple[str, list[str]]:
     """Return the text of `.env` with every variable of the example, and the names that were added or filled.
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy import doctor
-from deploy.setup_env import parse
+from deploy.setup_env import seen_by_compose
 from deploy.stack_files import published, required
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -91,21 +91,21 @@ def well(container: dict[str, Any]) -> bool:
 
 def before(folder: Path, env_file: Path) -> list[str]:
     """What would keep the stack from starting, by `.env` and the ports: lines, none when all is well."""
-    values = parse(env_file.read_text(encoding="utf-8"))
+    values = seen_by_compose(env_file)
     empty = sorted(name for name in required(folder) if not values.get(name))
     if empty:
         return [f"{env_file}: {', '.join(empty)} empty; run make setup"]
     try:
-        up = doctor.of_the_stack(values)
+        ours = doctor.ports_of_the_stack(values)
     except OSError as error:
         return [f"{error}; install Docker Engine, start it, and join the group docker"]
-    found = doctor.check_ports(published(folder, values), lambda port: doctor.publishes(up, port))
+    found = doctor.check_ports(published(folder, values), ours)
     return [f"port {finding.text}" for finding in found if finding.level == "fail"]
 
 
 def after(env_file: Path) -> list[str]:
     """What is wrong with a stack that is up: lines, none when all is well."""
-    values = parse(env_file.read_text(encoding="utf-8"))
+    values = seen_by_compose(env_file)
     port = int(values.get("MLFLOW_PORT") or 5000)
     login = values["MLFLOW_TRACKING_USERNAME"], values["MLFLOW_TRACKING_PASSWORD"]
     found = doctor.check_mlflow(port, login, [f"127.0.0.1:{port}"])

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from deploy.setup_env import parse
+from deploy.setup_env import seen_by_compose
 
 ROLES = {"viewer": ("Viewer", "READ"), "editor": ("User", "EDIT"), "admin": ("Admin", "MANAGE")}
 ADMINISTRATORS = {"admin"}  # made by `make up`; their passwords are those of .env
@@ -145,7 +145,7 @@ def main(arguments: list[str]) -> int:
         print(f"there is no {path}; run make setup", file=sys.stderr)
         return 78
     try:
-        password = make_user(name, role, parse(path.read_text(encoding="utf-8")))
+        password = make_user(name, role, seen_by_compose(path))
     except UserError as refusal:
         print(refusal, file=sys.stderr)
         return refusal.code

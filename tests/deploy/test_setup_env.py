@@ -99,3 +99,12 @@ def test_a_failed_write_leaves_no_half_file(folder: Path, monkeypatch: pytest.Mo
     with pytest.raises(OSError, match="disk full"):
         setup_env.main([str(folder)])
     assert [path.name for path in folder.iterdir()] == [".env.example"]
+
+
+def test_the_environment_goes_before_the_file_as_compose_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".env").write_text("STACK_NAME=of-the-file\nMLFLOW_PORT=5001\n")
+    monkeypatch.setenv("STACK_NAME", "of-the-shell")
+    values = setup_env.seen_by_compose(tmp_path / ".env")
+    assert (values["STACK_NAME"], values["MLFLOW_PORT"]) == ("of-the-shell", "5001")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import boto3
 import pytest
 from mlflow import MlflowClient
 
+from deploy import doctor
 from deploy.setup_env import complete, parse
 
 from .conftest import FIRST_PORT, PROJECT, ROOT, TAG, Stack, _bare_environment, build_images
@@ -147,3 +149,22 @@ def test_a_secret_that_is_not_the_first_one_is_named(
     line = refusal(given(started, tmp_path, **{variable: "0" * 40}), *services)
     assert line.startswith(said), line
     assert variable in line
+
+
+def test_the_port_of_a_service_that_fails_again_and_again_is_the_stacks_own() -> None:
+    """Also between two tries, when it publishes nothing: a moment later the port is taken once more."""
+    name, port = f"{PROJECT}-failing", FIRST_PORT + 15
+    options = ["--restart", "always", "--label", f"com.docker.compose.project={name}", "--publish", f"{port}:80"]
+    image = f"vision-mlops/mlflow:{TAG}"
+    build_images("mlflow")
+    command = ["docker", "run", "--detach", "--name", name, *options, "--entrypoint", "false", image]
+    state = ["docker", "inspect", "--format", "{{.State.Status}}", name]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+        seen, deadline = "", time.monotonic() + 60
+        while seen != "restarting":
+            assert time.monotonic() < deadline, seen
+            seen = subprocess.run(state, check=True, capture_output=True, text=True).stdout.strip()
+        assert doctor.ports_of_the_stack({"STACK_NAME": name}) == {port}
+    finally:
+        subprocess.run(["docker", "rm", "--force", name], capture_output=True)
