@@ -75,7 +75,7 @@ def ray_for(request: TuneRequest, settings: Settings, gold_bytes: int) -> Iterat
         AuthenticationTokenLoader.instance().reset_cache()
         folder = stack.enter_context(_guarded_folder())
         rights = {SLOT: float(request.concurrent_trials or request.trials)}
-        stack.callback(ray.shutdown)
+        stack.callback(_shut_down)
         with _same_sigterm_handler():  # Ray puts its own in place
             if settings.ray_address:
                 stack.enter_context(_joined(settings.ray_address, folder, rights, gold_bytes + STORE_MARGIN))
@@ -226,6 +226,11 @@ def _short_folder() -> str:
     """Return a folder for temporary files whose path leaves room for Ray's sockets, which may have 107 characters."""
     usual = tempfile.gettempdir()
     return usual if len(usual) <= 24 else "/tmp"  # noqa: S108  # mkdtemp makes a private folder in it
+
+
+def _shut_down() -> None:
+    with _same_sigterm_handler():  # Ray leaves the system's own action there, which ends this process without a word
+        ray.shutdown()
 
 
 @contextmanager

@@ -47,7 +47,7 @@ IMPORTS = (
     *("torch.export", "torch._dynamo", "torch._inductor", "networkx", "git", "filelock", "opentelemetry.sdk.metrics"),
     *("matplotlib.pyplot", "matplotlib.backends.backend_agg", "sklearn.datasets", "PIL.JpegImagePlugin"),
     *("mlflow.pyfunc.scoring_server", "mlflow.types.responses", "redis", "PIL.GifImagePlugin", "PIL.BmpImagePlugin"),
-    *(f"tasks.stages.{name}" for name in ("prepare", "train", "evaluate", "register", "rollback", "deploy")),
+    *(f"tasks.stages.{name}" for name in ("prepare", "tune", "train", "evaluate", "register", "rollback", "deploy")),
     *("tasks.serving.trial", "tasks.serving.model"),
 )
 
@@ -181,7 +181,8 @@ class Lab:
     def restore(self, name: str | None) -> None:
         """Put the home back to how the named step left it; None: empty, but for a migrated database."""
         self.clear()
-        shutil.rmtree(self.home / "artifacts", ignore_errors=True)
+        for left in ("artifacts", "tune"):  # the second is what a killed search leaves to its next try
+            shutil.rmtree(self.home / left, ignore_errors=True)
         folder = self.snapshots / (name or "empty")
         # Into the file that is there: the service has it open.
         _copy_database(folder / "mlflow.db", self.home / "mlflow.db")

@@ -41,6 +41,7 @@ ALLOWED: tuple[tuple[str, str | None, str], ...] = (
         "whether this try had to start the service: the first one did",
     ),
     (r"^result \| started", None, "the same"),
+    (r"artifact trials\.csv", r"(?<=,)\d+\.\d\d(?=,run )", "seconds of a trial"),
     (r"artifact report\.html", None, "shows latencies and memory; what it is made of is compared beside it"),
     (r"artifact checkpoints/", None, "holds seconds per epoch; the weights are compared by the model's digest"),
     (

@@ -73,8 +73,18 @@ def _rollback(results: Results) -> dict[str, Any]:
     return {"registered_model": MODEL, "reason": "sees sevens everywhere"}
 
 
+def _tune(results: Results) -> dict[str, Any]:
+    return {
+        "prepare_run_id": results["prepare-day1"]["run_id"],
+        **{"trials": 2, "epochs": 2, "searcher": "random", "scheduler": "none", "log_every": 5},
+        "search_space": {"model": None},
+        "concurrent_trials": 1,  # or the order of the writes would be another in every try
+    }
+
+
 STEPS: tuple[Step, ...] = (
     Step("prepare-day1", "prepare", None, _prepare),
+    Step("tune-week1", "tune", "prepare-day1", _tune),
     Step("train-day1", "train", "prepare-day1", _train("prepare-day1", epochs=1, learning_rate=0.005), only=()),
     Step("evaluate-day1", "evaluate", "train-day1", _evaluate("train-day1"), only=()),
     Step("register-day1", "register", "evaluate-day1", _register("evaluate-day1")),

@@ -41,6 +41,7 @@ def test_an_unfinished_model_that_nothing_refers_to_is_a_leftover() -> None:
         ("run r | tag pipeline.result", '{"images_per_second":1017.1799012345678}', "{*}"),
         ("run r | metric train_loss@1", "0.1799012345678", "0.1799012345678"),
         ("run r | tag mlflow.log-model.history", '{"time": 1799012345678}', '{"time": *}'),
+        ("run r | artifact trials.csv", "0,0.0034,1.02,run r/0 trial", "0,0.0034,*,run r/0 trial"),
         ("version m/1 | description", "made 2026-11-21 14:00 UTC", "made *"),
     ],
 )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,28 +56,39 @@ def in_service(service: str, code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True)
 
 
-@pytest.fixture(scope="package")
-def airflow(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The second compose file, all of it healthy; removed again, so that the first file's services are alone."""
+@contextlib.contextmanager
+def working(stack: Stack, folder: Path, model: str = MODEL) -> Iterator[Stack]:
+    """The second compose file beside a stack that runs, all of it healthy; removed again, with its volumes."""
     build_images("airflow", *STAGES, "rollback", "serving")
-    folder = tmp_path_factory.mktemp("airflow-stack")
     override = folder / "override.yml"
     override.write_text(json.dumps(UNSCHEDULED))
-    variables = stack.variables | {"PIPELINE_EXPERIMENT": MODEL, "SERVING_REGISTERED_MODEL": MODEL}
+    variables = stack.variables | {"PIPELINE_EXPERIMENT": model, "SERVING_REGISTERED_MODEL": model}
     env_file = folder / ".env"
     env_file.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
-    working = Stack(env_file, variables)
+    found = Stack(env_file, variables)
     try:
-        working.start(FILE, override)
-        yield working
+        found.start(FILE, override)
+        yield found
     finally:
-        working.compose("down", "--volumes", "--timeout", "5", file=FILE)
+        found.compose("down", "--volumes", "--timeout", "5", file=FILE)
+
+
+@pytest.fixture(scope="package")
+def airflow(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """This package's own; when it is gone the first file's services are alone."""
+    with working(stack, tmp_path_factory.mktemp("airflow-stack")) as found:
+        yield found
+
+
+def administrator(airflow: Stack) -> User:
+    """The one that `make up` makes, logged in."""
+    password = airflow.variables["AIRFLOW_ADMIN_PASSWORD"]
+    return User("admin", password, log_in("admin", password).json()["access_token"])
 
 
 @pytest.fixture(scope="package")
 def admin(airflow: Stack) -> User:
-    password = airflow.variables["AIRFLOW_ADMIN_PASSWORD"]
-    return User("admin", password, log_in("admin", password).json()["access_token"])
+    return administrator(airflow)
 
 
 def user(airflow: Stack, role: str) -> User:

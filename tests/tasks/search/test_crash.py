@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from tasks import tracking
+from tasks import faults, tracking
 from tasks.recipe import Recipe
 from tasks.search import guard, table
 from tasks.search.table import State, TrialRow
@@ -27,7 +28,9 @@ TRIALS, EPOCHS = 5, 25
 ROOT = Path(__file__).parents[3]
 
 
-def start(prepare_run_id: str, home: Path, dag_run_id: str) -> subprocess.Popen[str]:
+def start(
+    prepare_run_id: str, home: Path, dag_run_id: str, fault: dict[str, str] | None = None, **changes: object
+) -> subprocess.Popen[str]:
     request = {
         "task": {"dag_id": "weekly", "dag_run_id": dag_run_id, "task_id": "tune"},
         "prepare_run_id": prepare_run_id,
@@ -35,6 +38,7 @@ def start(prepare_run_id: str, home: Path, dag_run_id: str) -> subprocess.Popen[
         "search_space": {"batch_size": None, "schedule": None, "model": None},
         "batch_size": 20,
         "device": "cpu",
+        **changes,
     }
     return subprocess.Popen(
         [
@@ -51,6 +55,7 @@ def start(prepare_run_id: str, home: Path, dag_run_id: str) -> subprocess.Popen[
         stderr=subprocess.STDOUT,
         text=True,
         cwd=ROOT,
+        env=os.environ | ({faults.VARIABLE: json.dumps(fault)} if fault else {}),
     )
 
 
@@ -158,3 +163,16 @@ def test_a_stopped_stage_ends_in_time_and_leaves_no_process(
     tune_run_id, _ = rows_of("stopped", settings)
     assert MlflowClient().get_run(tune_run_id).info.status == "KILLED"
     assert any((settings.pipeline_home / "tune" / tune_run_id).rglob("checkpoint_*"))
+
+
+def test_a_stage_stopped_when_its_search_is_over_marks_its_run(
+    settings: Settings, prepare_run_id: str, temporary: Path
+) -> None:
+    """Ray, when it shuts down, leaves no handler of SIGTERM in place."""
+    fault = {"point": "tune/log_artifact#1", "action": "SIGTERM", "marker": str(temporary / "marker")}  # the table
+    stage = start(prepare_run_id, settings.pipeline_home, "late", fault, trials=1, epochs=2)
+    output, _ = stage.communicate(timeout=120)
+    assert stage.returncode == 143, output
+    tune_run_id, rows = rows_of("late", settings)
+    assert [row.state for row in rows] == [State.FINISHED]
+    assert MlflowClient().get_run(tune_run_id).info.status == "KILLED"

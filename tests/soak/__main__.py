@@ -1,0 +1,177 @@
+"""Daily runs in a row on the whole stack, some with a stage killed: what they leave, and whether anything grows.
+
+python -m tests.soak [--runs 100] [--kills 0.1] [--seed 0] [--out FILE]
+
+Airflow's scheduler runs `daily_training` on `digits` with step reuse off, each time with another seed, so that every
+stage works every day and each day's model takes over. After each run the stack is counted. Needs an engine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlflow import MlflowClient
+
+from tasks.text_table import columns
+
+from .growth import Day, ends, growths
+
+if TYPE_CHECKING:
+    from tests.stack.airflow_stack.conftest import User
+    from tests.stack.conftest import Stack
+
+STAGES = ("prepare", "train", "evaluate", "register", "deploy")
+MODEL = "soak"
+LONGEST = 5.0  # seconds that a stage works before it is killed, at most
+PATIENCE = 900.0  # seconds for one run, its retries included
+
+
+class Soak:
+    """Runs on one stack."""
+
+    def __init__(self, stack: Stack, admin: User, *, runs: int, kills: float, seed: int) -> None:
+        """Choose which runs lose a stage, and which one, by the seed; nothing is run yet."""
+        self._stack, self._admin, self._runs = stack, admin, runs
+        self._chance = random.Random(seed)  # noqa: S311  # chosen, not guessed
+        chosen = sorted(self._chance.sample(range(runs), round(kills * runs)))
+        self._kills = {number: self._chance.choice(STAGES) for number in chosen}
+        self._client = MlflowClient(stack.mlflow_url)
+
+    def counts(self) -> dict[str, int]:
+        """What the stack holds now."""
+        from .probe import counts
+
+        return counts(self._stack, self._client, MODEL)
+
+    def days(self) -> Iterator[Day]:
+        """Run one after another, counting after each."""
+        for number in range(self._runs):
+            began = time.monotonic()
+            state, killed = self._run(number)
+            seconds = time.monotonic() - began
+            yield Day(number, seconds, killed, state, self.counts())
+
+    def wrong(self, days: Sequence[Day]) -> list[str]:
+        """What MLflow holds that it should not, or holds not, after all runs: lines, none when all is well."""
+        failed = [f"run {day.number} ended as {day.state}" for day in days if day.state != "success"]
+        experiment = self._client.get_experiment_by_name(MODEL)
+        if experiment is None:
+            return [*failed, "no run is in MLflow"]
+        stages: Counter[tuple[str, str]] = Counter()
+        token: str | None = None
+        while token != "":
+            page = self._client.search_runs([experiment.experiment_id], max_results=1000, page_token=token)
+            stages.update((run.data.tags.get("pipeline.stage", "?"), run.info.status) for run in page)
+            token = page.token or ""
+        expected = Counter({(stage, "FINISHED"): len(days) for stage in ("pipeline", *STAGES)})
+        if stages != expected:
+            failed.append(f"MLflow's runs are {dict(stages)}, not {dict(expected)}")
+        versions = len(self._client.search_model_versions(f"name = '{MODEL}'", max_results=10_000))
+        if versions != len(days):
+            failed.append(f"{versions} versions are registered by {len(days)} runs")
+        left = self._leftovers()
+        return [*failed, *([f"make gc finds:\n{left}"] if "nothing" not in left else [])]
+
+    def _run(self, number: int) -> tuple[str, str]:
+        """Run one day; its state, and the stage whose container was killed."""
+        from tests.stack.airflow_stack.conftest import ended, trigger
+
+        run_id = f"soak-{number:04}"
+        trigger(self._admin, run_id, dataset="digits", epochs=3, seed=number, force=list(STAGES))
+        killed = self._kill(run_id, self._kills.get(number))
+        state, _ = ended(self._admin, run_id, seconds=PATIENCE)
+        return state, killed
+
+    def _kill(self, run_id: str, stage: str | None) -> str:
+        from .probe import kill, stage_container
+
+        if stage is None:
+            return ""
+        deadline = time.monotonic() + PATIENCE
+        while (container := stage_container(run_id, stage)) is None:
+            if time.monotonic() > deadline:
+                return ""
+            time.sleep(0.2)
+        time.sleep(self._chance.uniform(0, LONGEST))
+        return stage if kill(container) else ""
+
+    def _leftovers(self) -> str:
+        """What `make gc` would remove if nothing were too young."""
+        variables = {"PIPELINE_EXPERIMENT": MODEL, "MLFLOW_TRACKING_URI": self._stack.mlflow_url}
+        command = [sys.executable, "-m", "tasks.leftovers", "--days", "0"]
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | variables)
+        return done.stdout + done.stderr
+
+
+@contextmanager
+def on_a_stack(**options: float) -> Iterator[Soak]:
+    """A stack of its own, both compose files, empty."""
+    os.environ.setdefault("TEST_STACK", "vm-soak")
+    os.environ.setdefault("TEST_STACK_PORT", "21510")
+    from tests.stack.airflow_stack.conftest import DAG, administrator, working
+    from tests.stack.conftest import running
+
+    with tempfile.TemporaryDirectory(prefix="soak-") as name:
+        work = Path(name) / "work"
+        work.mkdir()
+        with running(Path(name)) as state, working(state, work, MODEL) as stack:
+            os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"] = stack.login
+            admin = administrator(stack)
+            admin.ask("PATCH", DAG, {"is_paused": False}).raise_for_status()
+            yield Soak(stack, admin, runs=int(options["runs"]), kills=options["kills"], seed=int(options["seed"]))
+
+
+def main(arguments: list[str] | None = None, say: Callable[[str], None] = print) -> int:
+    """Run; 0 when every run ended well, nothing is left, and nothing grew."""
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=100)
+    parser.add_argument("--kills", type=float, default=0.1, help="part of the runs that lose a stage (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="which run loses which stage when (%(default)s)")
+    parser.add_argument("--out", type=Path, help="a line of JSON for every run goes here too")
+    given = parser.parse_args(arguments)
+    if not 0 <= given.kills <= 1:
+        parser.error(f"--kills={given.kills:g}: give a part, 0 to 1")
+    try:
+        ends([Day(number, 0, "", "") for number in range(given.runs - round(given.kills * given.runs))])
+    except ValueError as error:
+        parser.error(f"--runs={given.runs}, and {error}, beside those that lose a stage")
+    days: list[Day] = []
+    with on_a_stack(runs=given.runs, kills=given.kills, seed=given.seed) as soak:
+        before = soak.counts()
+        for day in soak.days():
+            days.append(day)
+            say(f"run {day.number}: {day.state}, {day.seconds:.0f} s{f', {day.killed} killed' if day.killed else ''}")
+            if given.out:
+                with given.out.open("a") as file:
+                    file.write(json.dumps(asdict(day)) + "\n")
+        wrong = soak.wrong(days)
+    return _told(before, days, wrong, say)
+
+
+def _told(before: Mapping[str, int], days: Sequence[Day], wrong: Sequence[str], say: Callable[[str], None]) -> int:
+    found = growths(before, days)
+    rows = [("what", "first", "last", "growth", "")]
+    rows += [(g.name, f"{g.first:g}", f"{g.last:g}", g.text, "TOO MUCH" if g.too_much else "") for g in found]
+    say(columns(rows))
+    killed = Counter(day.killed for day in days if day.killed)
+    say(f"{len(days)} runs, {killed.total()} of them with a stage killed ({', '.join(sorted(killed)) or 'none'})")
+    for line in wrong:
+        say(f"WRONG: {line}")
+    return 1 if wrong or any(growth.too_much for growth in found) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(say=lambda line: print(line, flush=True)))
