@@ -173,6 +173,11 @@ chaos: install ## kill every stage at every external write; the retry must end t
 outages: install ## the rest of chaos: MLflow, Postgres or S3 away for 20 s at random times (ARGS="--times 3 --service s3"); Docker
 	@. deploy/env.sh local && python -m tests.chaos.outages $(ARGS)
 
+RUNS ?= 100
+.PHONY: soak
+soak: install ## daily runs in a row, one in ten with a stage killed: does anything grow? RUNS=100 (ARGS="--seed 1"); Docker
+	@. deploy/env.sh local && python -m tests.soak --runs $(RUNS) $(ARGS)
+
 .PHONY: pictures
 pictures: install ## make the pictures in docs/images anew, with the stack's browser test (Docker and Chromium)
 	@. deploy/env.sh local && PICTURES=docs/images REQUIRE_DOCKER=1 pytest tests/stack/airflow_stack/test_browser.py

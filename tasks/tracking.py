@@ -41,6 +41,8 @@ MLFLOW_DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     # The operator prints the address that a browser reaches; MLflow would print, three times, the one of the stage.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    # In a log every step of a bar is a line.
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 
 

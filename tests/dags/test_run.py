@@ -98,14 +98,14 @@ def test_a_run_whose_failure_may_pass_is_gone_on_with_until_it_failed_for_good(m
 
 def test_a_run_that_is_stopped_ends_its_stage_and_tries_nothing_again(machine: Machine) -> None:
     process = machine.start(sleep="train")
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while [stage for stage, _ in machine.calls()] != ["prepare", "train"]:
         assert time.monotonic() < deadline, machine.calls()
         time.sleep(0.1)
     stages = [child for child in psutil.Process(process.pid).children(recursive=True) if "stub.py" in _line(child)]
     assert stages
     process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=240)
     assert process.returncode == 128 + signal.SIGTERM, said
     assert said.splitlines()[-1] == f"daily_training: stopped; {GOES_ON}"
     assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in stages)

@@ -87,7 +87,7 @@ class Stack:
     def start(self, file: str = "docker-compose.yml", override: Path | None = None) -> None:
         """Start a file's services, wait until all are healthy, and note how long that took."""
         began = time.monotonic()
-        self.compose("up", "--detach", "--wait", "--wait-timeout", "240", file=file, override=override)
+        self.compose("up", "--detach", "--wait", "--wait-timeout", "400", file=file, override=override)
         SECONDS_TO_HEALTHY[file] = time.monotonic() - began
 
     def states(self, file: str = "docker-compose.yml") -> dict[str, str]:
@@ -173,6 +173,6 @@ def daily_run(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> str:
     subprocess.run([airflow, "db", "migrate"], env=environment, check=True, capture_output=True, timeout=180)
     conf = json.dumps({"epochs": 3, "registered_model": "vision-classifier"})
     command = [airflow, "dags", "test", "daily_training", "2026-02-03", "--conf", conf]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=420)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
     return done.stdout + done.stderr

@@ -126,7 +126,7 @@ def context(conf: dict[str, Any] | None = None) -> Any:
     }
 
 
-def until(condition: Callable[[], Any], seconds: float = 15) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
     limit = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < limit, "it did not happen"

@@ -108,14 +108,14 @@ def search(environment: Mapping[str, str], experiment: str, in_the_middle: Calla
     ) as process:
         try:
             in_the_middle()
-            said, _ = process.communicate(timeout=300)
+            said, _ = process.communicate(timeout=500)
         finally:
             process.terminate()
     assert process.returncode == 0, said[-8000:]
     return said
 
 
-def wait_until(true: Callable[[], object], seconds: float = 150) -> None:
+def wait_until(true: Callable[[], object], seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, "it did not happen"

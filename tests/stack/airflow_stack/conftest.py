@@ -38,12 +38,12 @@ class User:
 
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> requests.Response:
         headers = {"Authorization": f"Bearer {self.token}"}
-        return requests.request(method, Stack.airflow_url + path, headers=headers, json=body, timeout=30)
+        return requests.request(method, Stack.airflow_url + path, headers=headers, json=body, timeout=60)
 
 
 def log_in(name: str, password: str) -> requests.Response:
     login = {"username": name, "password": password}
-    return requests.post(f"{Stack.airflow_url}/auth/token", json=login, timeout=30)
+    return requests.post(f"{Stack.airflow_url}/auth/token", json=login, timeout=60)
 
 
 def make_user(airflow: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -111,7 +111,7 @@ def trigger(admin: User, run_id: str, *, dag: str = DAG, **conf: Any) -> None:
     assert started.status_code == 200, started.text
 
 
-def ended(admin: User, run_id: str, seconds: float = 240, *, dag: str = DAG) -> tuple[str, dict[str, dict[str, Any]]]:
+def ended(admin: User, run_id: str, seconds: float = 600, *, dag: str = DAG) -> tuple[str, dict[str, dict[str, Any]]]:
     """Wait for a run's end; its state, and its tasks by name."""
     run, deadline = f"{dag}/dagRuns/{run_id}", time.monotonic() + seconds
     while (state := admin.ask("GET", run).json()["state"]) in ("queued", "running"):

@@ -37,11 +37,12 @@ MEASURE = """
 import time
 from airflow.sdk._shared.observability.metrics.otel_logger import flush_otel_metrics
 from airflow.sdk.observability.metrics.otel_logger import get_otel_logger
-get_otel_logger().incr("probe")
+get_otel_logger().incr("%s")
 began = time.monotonic()
 flush_otel_metrics()
 print(time.monotonic() - began)
 """
+FAILED = "Failed to export metrics"
 RULES = yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"]
 
 
@@ -182,7 +183,7 @@ def test_every_panel_has_something_to_show(watched: Watched, expression: str) ->
     def shown() -> list[float]:
         return [value for value in watched.values(expression) if not math.isnan(value)]
 
-    wait_for(shown, f"{expression} gives {watched.query(expression)}", 30)
+    wait_for(shown, f"{expression} gives {watched.query(expression)}")
 
 
 @pytest.mark.parametrize("selector", [pytest.param(s, id=name) for name, s in alert_selectors()])
@@ -224,7 +225,7 @@ def test_every_task_is_counted_once_by_what_its_process_sent(watched: Watched, a
             (one["metric"]["task_id"], one["metric"]["state"]): float(one["value"][1]) for one in watched.query(counted)
         }
 
-    wait_for(lambda: seen() == expected, f"{seen()} in place of {expected}", 30)
+    wait_for(lambda: seen() == expected, f"{seen()} in place of {expected}")
     took = "sum by (task_id) (sum_over_time(airflow_task_duration_milliseconds_sum_delta[1h])) / 1000"
     measured = {one["metric"]["task_id"]: float(one["value"][1]) for one in watched.query(took)}
     # Airflow's database has the start of the process in it, the metric only what the operator did.
@@ -234,30 +235,36 @@ def test_every_task_is_counted_once_by_what_its_process_sent(watched: Watched, a
 def test_what_is_measured_while_prometheus_is_away_arrives_when_it_is_back(watched: Watched) -> None:
     watched.stack.compose("stop", "prometheus", file=FILE)
     try:
-        sent = in_service("airflow-scheduler", MEASURE)
-        assert sent.returncode == 0, sent.stderr
+        # A process gives vmagent two seconds to take what it has measured; on a busy host that may be too short.
+        for probe in ("probe_one", "probe_two", "probe_three"):
+            sent = in_service("airflow-scheduler", MEASURE % probe)
+            assert sent.returncode == 0, sent.stderr
+            if FAILED not in sent.stdout + sent.stderr:
+                break
+        else:
+            raise AssertionError(sent.stdout + sent.stderr)
     finally:
         watched.stack.compose("start", "prometheus", file=FILE)
-    arrived = "sum(sum_over_time(airflow_probe_delta[10m]))"
 
     def back() -> list[float]:
         try:
-            return watched.values(arrived)
+            return watched.values(f"sum(sum_over_time(airflow_{probe}_delta[10m]))")
         except (requests.ConnectionError, requests.JSONDecodeError):  # starting, and replaying its log
             return []
 
-    wait_for(lambda: back() == [1.0], f"{arrived} is not 1", 60)
+    wait_for(back, "the probe did not arrive")
+    assert back() == [1.0]
 
 
 @pytest.mark.parametrize(("ends", "begins"), [("stop", "start"), ("pause", "unpause")], ids=["gone", "silent"])
 def test_a_task_does_not_wait_for_a_receiver_of_its_metrics(watched: Watched, ends: str, begins: str) -> None:
     watched.stack.compose(ends, "vmagent", file=FILE)
     try:
-        sent = in_service("airflow-scheduler", MEASURE)
+        sent = in_service("airflow-scheduler", MEASURE % "unheard")
     finally:
         watched.stack.compose(begins, "vmagent", file=FILE)
     assert sent.returncode == 0, sent.stderr
-    assert "Failed to export metrics" in sent.stdout + sent.stderr  # else nothing was away
+    assert FAILED in sent.stdout + sent.stderr  # else nothing was away
     assert float(sent.stdout.splitlines()[-1]) < 3  # OTEL_EXPORTER_OTLP_METRICS_TIMEOUT is 2
 
 
@@ -287,7 +294,7 @@ def test_the_exporters_user_reads_what_it_needs_and_no_more(watched: Watched, qu
 def test_an_alert_reaches_the_team_and_names_what_is_down(watched: Watched) -> None:
     watched.stack.compose("stop", "serving", file=FILE)
     try:
-        wait_for(lambda: [m for m in watched.messages if "ServiceDown" in json.dumps(m)], "nobody was told", 90)
+        wait_for(lambda: [m for m in watched.messages if "ServiceDown" in json.dumps(m)], "nobody was told")
     finally:
         watched.stack.compose("start", "serving", file=FILE)
     [message, *_] = [m for m in watched.messages if "ServiceDown" in json.dumps(m)]

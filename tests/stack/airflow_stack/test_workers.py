@@ -72,7 +72,7 @@ def live_log(both: list[str], admin: User) -> str:
     """The log of train, read while it trained on a worker that is then killed."""
     trigger(admin, RUN, registered_model="of-workers", epochs=40)
     assert admin.ask("PATCH", DAG, {"is_paused": False}).status_code == 200
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 400
     while "epoch 2/" not in (text := log(admin, "train", 1)):
         assert time.monotonic() < deadline, text
         time.sleep(0.5)

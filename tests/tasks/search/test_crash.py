@@ -85,7 +85,7 @@ def rows_of(dag_run_id: str, settings: Settings) -> tuple[str, list[TrialRow]]:
 
 def left_behind(temporary: Path) -> list[Path]:
     """List what is left of Rays after some seconds: folders and the processes that use them."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while list(temporary.glob("ray-*")) and time.monotonic() < deadline:
         time.sleep(0.2)
     return [*temporary.glob("ray-*"), *(Path("/proc") / str(process) for process in guard.users(temporary))]
@@ -99,17 +99,28 @@ def undisturbed(row: TrialRow, gold: Gold) -> tuple[float, ...]:
     return tuple(end.validation_accuracy for end in training.history)
 
 
-def wait_for_checkpoint(settings: Settings) -> None:
-    """Wait until a trial that has not ended has a checkpoint."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        tune_run_id, rows = rows_of("killed", settings)
-        running = [row.number for row in rows if row.state == State.RUNNING]
-        folder = settings.pipeline_home / "tune" / tune_run_id
-        if any(list(folder.glob(f"try-*/trial-{number:05d}/checkpoint_*/*.json")) for number in running):
-            return
-        time.sleep(0.1)
-    raise AssertionError("no trial in the middle has a checkpoint")
+def in_the_middle(dag_run_id: str, settings: Settings) -> bool:
+    """Tell whether a trial has ended, as MLflow has it, and one that has not has a checkpoint."""
+    tune_run_id, rows = rows_of(dag_run_id, settings)
+    folder = settings.pipeline_home / "tune" / tune_run_id
+    statuses = {row.number: MlflowClient().get_run(row.run_id).info.status for row in rows}
+    saved = [number for number in statuses if list(folder.glob(f"try-*/trial-{number:05d}/checkpoint_*/*.json"))]
+    return "FINISHED" in statuses.values() and any(statuses[number] == "RUNNING" for number in saved)
+
+
+def killed_in_the_middle(prepare_run_id: str, settings: Settings, temporary: Path) -> str:
+    """Kill a search in the middle of a trial; its DAG run. A trial may end in the moment of the kill: then another."""
+    for dag_run_id in ("killed", "killed-again", "killed-a-third-time"):
+        stage = start(prepare_run_id, settings.pipeline_home, dag_run_id)
+        wait_for(f"1 of {TRIALS} done", stage)
+        while stage.poll() is None and not in_the_middle(dag_run_id, settings):
+            time.sleep(0.1)
+        stage.send_signal(signal.SIGKILL)
+        stage.wait()
+        assert left_behind(temporary) == []
+        if in_the_middle(dag_run_id, settings):
+            return dag_run_id
+    raise AssertionError("no search was in the middle of a trial when it was killed")
 
 
 def test_a_killed_search_goes_on_with_the_same_runs_and_ends_with_the_same_numbers(
@@ -117,23 +128,19 @@ def test_a_killed_search_goes_on_with_the_same_runs_and_ends_with_the_same_numbe
 ) -> None:
     monkeypatch.setattr("tasks.vision.devices.available_cpus", lambda: 1)
     prepare_cpu(1)
-    first = start(prepare_run_id, settings.pipeline_home, "killed")
-    wait_for("1 of 5 done", first)
-    wait_for_checkpoint(settings)  # of one in the middle
-    first.send_signal(signal.SIGKILL)
-    first.wait()
-    assert left_behind(temporary) == []
-    tune_run_id, half = rows_of("killed", settings)
+    dag_run_id = killed_in_the_middle(prepare_run_id, settings, temporary)
+    tune_run_id, half = rows_of(dag_run_id, settings)
     ended = {row.run_id: row for row in half if row.state != State.RUNNING}
     assert ended
     assert len(ended) < TRIALS
-    touched = {run_id: MlflowClient().get_run(run_id).info.end_time for run_id in ended}
+    runs = [MlflowClient().get_run(run_id).info for run_id in ended]
+    touched = {info.run_id: info.end_time for info in runs if info.end_time}  # one may lack its end alone
 
-    second = start(prepare_run_id, settings.pipeline_home, "killed")
+    second = start(prepare_run_id, settings.pipeline_home, dag_run_id)
     output, _ = second.communicate(timeout=240)
     assert second.returncode == 0, output
     assert f"going on with an earlier try: {len(ended)} trials are done" in output
-    again, rows = rows_of("killed", settings)
+    again, rows = rows_of(dag_run_id, settings)
     assert again == tune_run_id
     assert [row.number for row in rows] == list(range(TRIALS))
     assert {row.run_id for row in half} <= {row.run_id for row in rows}
@@ -154,10 +161,10 @@ def test_a_stopped_stage_ends_in_time_and_leaves_no_process(
     settings: Settings, prepare_run_id: str, temporary: Path
 ) -> None:
     stage = start(prepare_run_id, settings.pipeline_home, "stopped")
-    wait_for("1 of 5 done", stage)
+    wait_for(f"1 of {TRIALS} done", stage)
     began = time.monotonic()
     stage.send_signal(signal.SIGTERM)
-    assert stage.wait(timeout=30) == 143
+    assert stage.wait(timeout=60) == 143
     assert time.monotonic() - began < 10
     assert left_behind(temporary) == []
     tune_run_id, _ = rows_of("stopped", settings)

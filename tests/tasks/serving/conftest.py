@@ -82,15 +82,15 @@ def _ready(child: subprocess.Popen[bytes], settings: Settings, store: Store) -> 
     def answers(path: str) -> int:
         assert child.poll() is None, (settings.pipeline_home / "service.log").read_text()
         try:
-            return requests.get(f"{settings.serving_url}/{path}", timeout=10).status_code
+            return requests.get(f"{settings.serving_url}/{path}", timeout=30).status_code
         except requests.ConnectionError:
             return 0
 
     wait_until(lambda: answers("livez") == 200)
     fresh = {
         "readyz": answers("readyz"),
-        "info": requests.post(f"{settings.serving_url}/get_model_info", timeout=10).json(),
-        "health": requests.post(f"{settings.serving_url}/health", timeout=10).status_code,
+        "info": requests.post(f"{settings.serving_url}/get_model_info", timeout=30).json(),
+        "health": requests.post(f"{settings.serving_url}/health", timeout=30).status_code,
         "predict": requests.post(
             f"{settings.serving_url}/predict_image", files={"image": picture(0)}, timeout=10
         ).status_code,

@@ -32,7 +32,7 @@ class Held:
     def forward(self, images: Pixels) -> NDArray[np.float32]:
         self.passes.append(len(images))
         self.begun.set()
-        assert self.go.wait(10)
+        assert self.go.wait(60)
         if self.error:
             raise self.error
         return np.stack([np.array([self.number, image[0, 0, 0]], np.float32) for image in images])
@@ -53,7 +53,7 @@ def run(sizes: list[int]) -> Run:
         async def whole() -> Any:
             batcher = Batcher(sizes.append)
             try:
-                return await asyncio.wait_for(scenario(batcher), 20)
+                return await asyncio.wait_for(scenario(batcher), 90)
             finally:
                 batcher.close()
 
@@ -65,7 +65,7 @@ def run(sizes: list[int]) -> Run:
 async def busy(batcher: Batcher, held: Held) -> asyncio.Task[Any]:
     """Occupy the model with one image, 0."""
     first = asyncio.create_task(batcher.predict(held.model, pixels(0)))
-    await asyncio.to_thread(held.begun.wait, 10)
+    await asyncio.to_thread(held.begun.wait, 60)
     return first
 
 

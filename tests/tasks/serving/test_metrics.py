@@ -32,7 +32,7 @@ def total(found: Samples, name: str, **labels: str) -> float:
 
 
 def scraped(service: Service) -> Samples:
-    return samples(requests.get(f"{service.url}/metrics", timeout=10).text)
+    return samples(requests.get(f"{service.url}/metrics", timeout=30).text)
 
 
 def model(version: int | None = 3, classes: tuple[str, ...] = ("cat", "dog")) -> ServedModel:
@@ -141,8 +141,8 @@ def test_after_a_swap_the_info_is_the_new_models_only_and_its_classes_start_at_z
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
 def test_unknown_paths_are_refused_and_leave_no_trace(service: Service, method: str) -> None:
     for number in range(20):
-        answer = requests.request(method, f"{service.url}/{method}-{number}/wp-login.php", timeout=10)
+        answer = requests.request(method, f"{service.url}/{method}-{number}/wp-login.php", timeout=30)
         assert answer.status_code == 404
         assert set(answer.json()) == {"error"}
     assert not [labels for _, labels in scraped(service) if "wp-login" in str(labels)]
-    assert requests.get(f"{service.url}/docs.json", timeout=10).ok
+    assert requests.get(f"{service.url}/docs.json", timeout=30).ok

@@ -32,7 +32,7 @@ def test_alive_but_not_ready_until_a_champion_exists(service: Service, store: St
     assert (fresh["readyz"], fresh["health"], fresh["predict"]) == (503, 503, 503)
     assert fresh["info"]["model_version"] is None
     assert fresh["info"]["follows"] == "champion"
-    assert requests.get(f"{service.url}/readyz", timeout=10).status_code == 200
+    assert requests.get(f"{service.url}/readyz", timeout=30).status_code == 200
 
 
 @pytest.mark.parametrize(("brightness", "label"), [(0, "dark"), (128, "grey"), (255, "bright")])
@@ -211,7 +211,7 @@ def test_refuses_a_gigabyte_in_chunks_without_keeping_it(service: Service) -> No
 
 def test_refuses_a_declared_gigabyte_before_it_comes(service: Service) -> None:
     host, port = service.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
         connection.sendall(
             b"POST /predict_image HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n"
             b"Content-Length: 1073741824\r\n\r\n--x\r\n"
@@ -234,7 +234,7 @@ def test_accepts_up_to_the_limit(service: Service) -> None:
     [("GET", "predict_image", "POST"), ("PUT", "predict_batch", "POST"), ("POST", "metrics", "GET, HEAD")],
 )
 def test_refuses_another_method(service: Service, method: str, path: str, allowed: str) -> None:
-    response = requests.request(method, f"{service.url}/{path}", timeout=10)
+    response = requests.request(method, f"{service.url}/{path}", timeout=30)
     refused(response, 405, f"send {allowed}")
     assert response.headers["Allow"] == allowed
 
@@ -248,7 +248,7 @@ def test_refuses_a_form_of_many_fields(service: Service) -> None:
 def half_an_upload(service: Service) -> socket.socket:
     """A connection that has sent the first half of a form and says no more."""
     host, port = service.url.removeprefix("http://").split(":")
-    connection = socket.create_connection((host, int(port)), timeout=10)
+    connection = socket.create_connection((host, int(port)), timeout=30)
     connection.sendall(
         b"POST /predict_image HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n"
         b"Content-Length: 100000\r\n\r\n--x\r\n"
@@ -267,11 +267,11 @@ def test_slow_clients_keep_nobody_waiting_and_one_that_goes_is_no_fault_of_ours(
     in_progress = 'serving_request_in_progress{endpoint="/predict_image"'
 
     def over() -> bool:
-        lines = requests.get(f"{service.url}/metrics", timeout=10).text.splitlines()
+        lines = requests.get(f"{service.url}/metrics", timeout=30).text.splitlines()
         return all(float(line.rpartition(" ")[2]) == 0 for line in lines if line.startswith(in_progress))
 
     wait_until(over)
-    lines = requests.get(f"{service.url}/metrics", timeout=10).text.splitlines()
+    lines = requests.get(f"{service.url}/metrics", timeout=30).text.splitlines()
     failed = [line for line in lines if line.startswith("serving_request_total") and 'code="500"' in line]
     assert sum(float(line.rpartition(" ")[2]) for line in failed) == 0
 
