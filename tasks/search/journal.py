@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,12 @@ class Journal(Callback):
         """
         self._writer.check()
 
+    def interrupt(self) -> None:
+        """Mark the trials that have not ended, which a later try goes on with, as stopped."""
+        for entry in self._trials.values():
+            if not entry.closed:
+                self._writer.put(partial(entry.interrupt, self._client))
+
     def finish(self) -> None:
         """Wait until everything is written.
 
@@ -115,6 +122,7 @@ class Journal(Callback):
             if not entry.ended:
                 entry.metrics = MetricLog(entry.run_id)
                 self._client.update_run(entry.run_id, status="RUNNING")
+                self._log_params(entry)
             return
         if before is not None:  # of a search that chose otherwise
             self._client.delete_run(before.run_id)
@@ -130,6 +138,9 @@ class Journal(Callback):
         run = self._client.create_run(self._run.experiment_id, tags=tags, run_name=f"trial-{entry.number:05d}")
         entry.run_id = str(run.info.run_id)
         entry.metrics = MetricLog(entry.run_id, fresh=True)
+        self._log_params(entry)
+
+    def _log_params(self, entry: _TrialRun) -> None:
         params = [Param(name, str(value)) for name, value in entry.recipe.model_dump(mode="json").items()]
         self._client.log_batch(entry.run_id, params=params)
 
@@ -189,6 +200,11 @@ class _TrialRun:
             tags=[RunTag(name, value) for name, value in tags.items()],
         )
         client.set_terminated(self.run_id, run_status(state))
+
+    def interrupt(self, client: MlflowClient) -> None:
+        if self.run_id and not self.ended:
+            self.flush()
+            client.set_terminated(self.run_id, "KILLED")
 
 
 class _Writer:

@@ -70,6 +70,8 @@ def run_search(request: TuneRequest, run: StageRun, settings: Settings, gold: Go
                 tuner.fit()
             finally:
                 failing = sys.exc_info()[0] is not None
+                if failing:
+                    journal.interrupt()
                 try:
                     journal.finish()
                 except Exception:

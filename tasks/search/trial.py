@@ -34,9 +34,12 @@ from tasks.vision.devices import prepare_cpu
 from tasks.vision.gold import Gold
 from tasks.vision.training import BatchEnd, EpochEnd, Training
 
-BATCHES = "batches"  # in a result: (step, loss, learning rate) of the batches logged
+BATCHES = "batches"  # in a result: the batches logged of its epoch; in a checkpoint: of all epochs, by epoch
 FINISHED = "finished"  # in a result: whether nothing is left to train
 POSITION = "position.json"  # in a checkpoint of a trial that is replaying: how far it is
+
+Batch = tuple[int, float, float]
+"""Step, loss, learning rate."""
 
 log = logging.getLogger("tasks.tune")
 
@@ -68,6 +71,7 @@ class Trial(Trainable):
     _cadence: Cadence
     _training: Training | None
     _known: tuple[EpochEnd, ...]
+    _batches: dict[int, list[Batch]]  # of every epoch trained: MLflow may not have the last ones yet
     _before: Remembered | None
     _epoch: int
 
@@ -99,7 +103,8 @@ class Trial(Trainable):
             return self._replay(self._known[self._epoch - 1])
         if self._training is None:
             self._training = self._make()
-        training, batches = self._training, []
+        training = self._training
+        batches = self._batches[self._epoch] = []
         for event in training.run():
             match event:
                 case BatchEnd():
@@ -116,11 +121,11 @@ class Trial(Trainable):
         ended = self._epoch == len(self._known) and self._before is not None and self._before.ended
         done = ended and self._before is not None and self._before.state != "failed"
         finished = done and self._before is not None and self._before.state == "finished"
-        return asdict(end) | {BATCHES: [], REPLAYED: True, FINISHED: finished, DONE: done}
+        return asdict(end) | {BATCHES: self._batches.get(end.epoch, []), REPLAYED: True, FINISHED: finished, DONE: done}
 
     def _begin(self, config: Mapping[str, Any]) -> None:
         self._recipe = recipe_of(self._plan.request, config)
-        self._training, self._known, self._epoch = None, (), 0
+        self._training, self._known, self._batches, self._epoch = None, (), {}, 0
         self._before = self._plan.known.get(int(config[NUMBER]))
         if self._before is None:
             return
@@ -138,12 +143,15 @@ class Trial(Trainable):
                     storage.download(uri, folder)
                     state = checkpoints.load_newest(folder)
                     if state is not None:
-                        training = self._make()
-                        training.load_state_dict(state)
-                        return training
+                        return self._load(self._make(), state)
                 except (DataError, OSError) as error:  # half an upload, or gone by now
                     log.warning("trial %d: %s; going back to the checkpoint before it", before.number, error)
         return None
+
+    def _load(self, training: Training, state: dict[str, Any]) -> Training:
+        self._batches = state.pop(BATCHES, {})
+        training.load_state_dict(state)
+        return training
 
     def _make(self) -> Training:
         cpus = max(1, math.floor(self._plan.request.trial_cpus))
@@ -160,7 +168,8 @@ class Trial(Trainable):
         if self._training is None or len(self._training.history) > self._epoch:
             (Path(checkpoint_dir) / POSITION).write_text(json.dumps({EPOCH: self._epoch}), encoding="utf-8")
         else:
-            checkpoints.save(self._training.state_dict(), self._epoch, Path(checkpoint_dir))
+            state = self._training.state_dict() | {BATCHES: self._batches}
+            checkpoints.save(state, self._epoch, Path(checkpoint_dir))
 
     def load_checkpoint(self, checkpoint: str) -> None:  # type: ignore[override]  # a dict only where save made one
         """Go on from where this trial was paused.
@@ -175,8 +184,7 @@ class Trial(Trainable):
         state = checkpoints.load_newest(Path(checkpoint))
         if state is None:
             raise DataError(f"the checkpoint of trial {self.trial_id} is damaged; it cannot be gone on with")
-        self._training = self._training or self._make()
-        self._training.load_state_dict(state)
+        self._training = self._load(self._training or self._make(), state)
         self._epoch = len(self._training.history)
 
     def cleanup(self) -> None:

@@ -90,7 +90,8 @@ class Soak:
         from tests.stack.airflow_stack.conftest import ended, trigger
 
         run_id = f"soak-{number:04}"
-        trigger(self._admin, run_id, dataset="digits", epochs=3, seed=number, force=list(STAGES))
+        conf = {"dataset": "digits", "epochs": 3, "seed": number, "force": ["all"], "registered_model": MODEL}
+        trigger(self._admin, run_id, **conf)
         killed = self._kill(run_id, self._kills.get(number))
         state, _ = ended(self._admin, run_id, seconds=PATIENCE)
         return state, killed

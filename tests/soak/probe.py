@@ -83,7 +83,7 @@ def _unended(client: MlflowClient, experiment: str) -> int:
     found = client.get_experiment_by_name(experiment)
     if found is None:
         return 0
-    running = "attributes.status IN ('RUNNING', 'SCHEDULED')"
+    running = "attributes.status = 'RUNNING'"
     return len(client.search_runs([found.experiment_id], running, ViewType.ACTIVE_ONLY, 1000))
 
 
