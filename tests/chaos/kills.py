@@ -97,9 +97,11 @@ class Pipeline:
         """Everything there is to try on some stages."""
         found = []
         for step in [step for step in STEPS if step.stage in stages]:
-            for point in self.points[step.name]:
-                name = point.partition("/")[2].partition("#")[0]
-                if step.only is not None and name not in step.only:
+            points = self.points[step.name]
+            last = max((point for point in points if _function(point) == step.varies), key=points.index, default="")
+            for point in points:
+                name = _function(point)
+                if point == last or (step.only is not None and name not in step.only):
                     continue
                 acts = ACTS + TORN if name in faults.ARTIFACTS else ACTS
                 if name == "write_result":
@@ -200,6 +202,10 @@ def compare(expected: State, found: State) -> tuple[list[str], list[str], int]:
         if found.get(key) != value
     ]
     return lost, doubled, len(leftover)
+
+
+def _function(point: str) -> str:
+    return point.partition("/")[2].partition("#")[0]
 
 
 def _unused(key: str, value: str) -> bool:

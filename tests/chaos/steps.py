@@ -29,6 +29,8 @@ class Step:
     fields: Callable[[Results], dict[str, Any]] = field(default=lambda results: {}, repr=False)
     only: tuple[str, ...] | None = None
     """Functions whose points are tried; None: every point; empty: none, it is there for later steps."""
+    varies: str = ""
+    """A function that is called once more or once less, by the time that things take; its last point is not tried."""
     exit_code: int = 0
     elsewhere: bool = False
     """Whether SERVING_URL leads to another program."""
@@ -84,7 +86,7 @@ def _tune(results: Results) -> dict[str, Any]:
 
 STEPS: tuple[Step, ...] = (
     Step("prepare-day1", "prepare", None, _prepare),
-    Step("tune-week1", "tune", "prepare-day1", _tune),
+    Step("tune-week1", "tune", "prepare-day1", _tune, varies="log_batch"),  # a checkpoint more or less
     Step("train-day1", "train", "prepare-day1", _train("prepare-day1", epochs=1, learning_rate=0.005), only=()),
     Step("evaluate-day1", "evaluate", "train-day1", _evaluate("train-day1"), only=()),
     Step("register-day1", "register", "evaluate-day1", _register("evaluate-day1")),

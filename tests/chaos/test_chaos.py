@@ -68,3 +68,12 @@ def test_a_fault_that_is_not_survived_says_so() -> None:
     fault = Fault("a", "s/f#1", "before", "SIGKILL")
     assert Outcome(fault).survived
     assert not Outcome(fault, wrong=("the point was not reached",)).survived
+
+
+def test_the_last_call_of_a_function_that_is_called_by_time_is_not_tried() -> None:
+    class Nowhere(kills.Pipeline):
+        def __init__(self) -> None:
+            names = [step.name for step in STEPS]
+            self.points = {name: [] for name in names} | {"tune-week1": [f"tune/log_batch#{n}" for n in range(1, 4)]}
+
+    assert {fault.point for fault in Nowhere().faults(["tune"])} == {"tune/log_batch#1", "tune/log_batch#2"}
