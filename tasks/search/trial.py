@@ -149,8 +149,8 @@ class Trial(Trainable):
         return None
 
     def _load(self, training: Training, state: dict[str, Any]) -> Training:
-        self._batches = state.pop(BATCHES, {})
         training.load_state_dict(state)
+        self._batches = state.get(BATCHES, {})  # of a state that was taken, and of no other
         return training
 
     def _make(self) -> Training:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Mapping
+from datetime import UTC, datetime
 
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
+from deploy.leftover_containers import find
 from tests.stack.conftest import PROJECT, Stack
 
 from .growth import LEFT, TOLD
@@ -34,7 +36,7 @@ def counts(stack: Stack, client: MlflowClient, experiment: str) -> dict[str, int
         client: of its MLflow.
         experiment: whose runs are looked at; none yet is fine.
     """
-    found = {f"{LEFT}containers of stages": len(_docker("ps", "--all", "--quiet", *_of_stages()).split())}
+    found = {f"{LEFT}containers of stages": len(find(PROJECT, datetime.now(UTC)))}
     found[f"{LEFT}volumes without a container"] = len(
         _docker("volume", "ls", "--quiet", "--filter=dangling=true").split()
     )
@@ -62,10 +64,6 @@ def stage_container(run_id: str, stage: str) -> str | None:
 def kill(container: str) -> bool:
     """Kill a container as a machine out of memory would; False when it had ended already."""
     return subprocess.run(["docker", "kill", "--signal=KILL", container], capture_output=True).returncode == 0
-
-
-def _of_stages() -> list[str]:
-    return ["--filter=label=pipeline.key", f"--filter=network={PROJECT}"]
 
 
 def _services() -> Mapping[str, str]:

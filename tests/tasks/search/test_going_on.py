@@ -23,6 +23,7 @@ from tasks.search.table import State, trial_runs
 from tasks.search.trial import BATCHES, Plan, Trial, recipe_of
 from tasks.settings import Settings
 from tasks.tracking import StageRun
+from tasks.vision import checkpoints
 from tasks.vision.gold import Gold
 
 CONFIG = {NUMBER: 0, "learning_rate": 0.01, "batch_size": 50}
@@ -99,3 +100,21 @@ def test_batches_that_mlflow_may_not_have_yet_are_told_again(
     second.setup(CONFIG, gold=digits_gold, plan=Plan(request_, {0: before}))
     assert [second.step()[BATCHES] for _ in range(2)] == told
     assert second.step()[BATCHES]
+
+
+def test_nothing_is_taken_from_a_checkpoint_of_another_recipe(
+    request_: TuneRequest, digits_gold: Gold, tmp_path: Path
+) -> None:
+    other = Trial.__new__(Trial)
+    other.setup(CONFIG | {"learning_rate": 0.02}, gold=digits_gold, plan=Plan(request_, {}))
+    other.step()
+    other.step()
+    other.save_checkpoint(str(tmp_path / "other"))
+    before = Remembered(0, "r" * 32, {}, "c" * 64, State.RUNNING, "", (), (str(tmp_path / "other"),))
+    trial = Trial.__new__(Trial)
+    trial.setup(CONFIG, gold=digits_gold, plan=Plan(request_, {0: before}))
+    trial.step()
+    trial.save_checkpoint(str(tmp_path / "own"))
+    state = checkpoints.load_newest(tmp_path / "own")
+    assert state is not None
+    assert set(state[BATCHES]) == {1}
