@@ -84,8 +84,12 @@ def main() -> int:
     """Print the table; exit code as in `tasks.errors`."""
     parser = argparse.ArgumentParser(prog="python -m tasks.summary", description=__doc__)
     parser.add_argument("dag_id")
-    parser.add_argument("--dag-run-id", help="default: the newest")
+    parser.add_argument("--dag-run-id", help="default: the newest; - reads it from standard input")
     options = parser.parse_args()
+    if options.dag_run_id == "-":
+        options.dag_run_id = sys.stdin.read()
+        if not options.dag_run_id:  # who asked is gone
+            return 0
     return exit_code_of(lambda: print(table(HEADER, rows(options.dag_id, load_settings(), options.dag_run_id))))
 
 

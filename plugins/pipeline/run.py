@@ -7,13 +7,14 @@ nothing, a run that was killed goes on with the same command, and a table at the
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from airflow.sdk import DAG
 
 GRACE = 5.0  # seconds that a stage has to end when the command is stopped; Airflow gives as many
+GC_THRESHOLDS = (10_000, 10, 10)  # Airflow's and its libraries' imports make millions of objects that stay
 AGAIN = "the same command goes on where it stopped; with ANEW=1 it starts from the beginning"
 
 
@@ -39,21 +41,21 @@ def run(dag_id: str, conf: Mapping[str, Any], *, anew: bool = False) -> bool:
     Raises:
         RequestError: the DAG or its configuration is wrong, or the same is running already.
     """
-    dag = find_dag(dag_id)
-    check_conf(dag, conf)
-    started = time.monotonic()
-    with claim(dag_id, conf, load_settings(), anew=anew) as taken, _stoppable(dag_id):
-        if taken.resumed:
-            since = f"{taken.date:%Y-%m-%d %H:%M}"
-            print(f"{dag_id}: going on with the run of {since} UTC; ANEW=1 starts a new one", flush=True)
-        dag_run = dag.test(run_after=taken.date, logical_date=taken.date, run_conf=dict(conf))
-        well = bool(dag_run.state == "success")
-        taken.ended = well or not _may_pass(dag_run)
-    seconds = time.monotonic() - started
-    print(f"\n{dag_id} {'finished' if well else 'failed'} after {seconds:.0f} s", end="")
-    print("\n" if taken.ended else f"; {AGAIN}\n", flush=True)
-    # MLflow is for a process of its own: it takes seconds to import, and no plugin needs it.
-    subprocess.run([sys.executable, "-m", "tasks.summary", dag_id, "--dag-run-id", dag_run.run_id], check=False)  # noqa: S603
+    with _summary(dag_id) as summarize:
+        dag = find_dag(dag_id)
+        check_conf(dag, conf)
+        started = time.monotonic()
+        with claim(dag_id, conf, load_settings(), anew=anew) as taken, _stoppable(dag_id):
+            if taken.resumed:
+                since = f"{taken.date:%Y-%m-%d %H:%M}"
+                print(f"{dag_id}: going on with the run of {since} UTC; ANEW=1 starts a new one", flush=True)
+            dag_run = dag.test(run_after=taken.date, logical_date=taken.date, run_conf=dict(conf))
+            well = bool(dag_run.state == "success")
+            taken.ended = well or not _may_pass(dag_run)
+        seconds = time.monotonic() - started
+        print(f"\n{dag_id} {'finished' if well else 'failed'} after {seconds:.0f} s", end="")
+        print("\n" if taken.ended else f"; {AGAIN}\n", flush=True)
+        summarize(dag_run.run_id)
     return well
 
 
@@ -82,12 +84,29 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--param", action="append", default=[], metavar="NAME=VALUE", help="one more, over CONF")
     parser.add_argument("--anew", action="store_true", help="leave a run that did not end as it is; start a new one")
     options = parser.parse_args(arguments)
+    gc.set_threshold(*GC_THRESHOLDS)
     ended: list[bool] = []
 
     def work() -> None:
         ended.append(run(options.dag_id, parse_conf(options.conf, options.param), anew=options.anew))
 
     return exit_code_of(work) or int(not ended[0])
+
+
+@contextmanager
+def _summary(dag_id: str) -> Iterator[Callable[[str], object]]:
+    """Begin the process that prints the table at the end; yields what gives it the run's ID and waits for it.
+
+    MLflow takes seconds to import and no plugin needs it: a process of its own does that while Airflow starts. It has
+    a session of its own, for Ctrl-C is not for it, and ends when this process does: nothing comes down its pipe then.
+    """
+    command = [sys.executable, "-m", "tasks.summary", dag_id, "--dag-run-id", "-"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, text=True, start_new_session=True) as process:  # noqa: S603
+        try:
+            yield process.communicate
+        except BaseException:
+            process.kill()
+            raise
 
 
 def _may_pass(dag_run: DagRun) -> bool:

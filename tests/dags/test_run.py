@@ -102,8 +102,11 @@ def test_a_run_that_is_stopped_ends_its_stage_and_tries_nothing_again(machine: M
     while [stage for stage, _ in machine.calls()] != ["prepare", "train"]:
         assert time.monotonic() < deadline, machine.calls()
         time.sleep(0.1)
-    stages = [child for child in psutil.Process(process.pid).children(recursive=True) if "stub.py" in _line(child)]
+    children = psutil.Process(process.pid).children(recursive=True)
+    stages = [child for child in children if "stub.py" in _line(child)]
+    table = [child for child in children if "tasks.summary" in _line(child)]
     assert stages
+    assert len(table) == 1
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=240)
     assert process.returncode == 128 + signal.SIGTERM, said
@@ -111,6 +114,7 @@ def test_a_run_that_is_stopped_ends_its_stage_and_tries_nothing_again(machine: M
     assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in stages)
     assert len(machine.calls()) == 2
     assert len(machine.unfinished()) == 1
+    assert psutil.wait_procs(table, timeout=60)[1] == []  # what would print the table ends too, and printed nothing
 
 
 @pytest.mark.parametrize("text", ["trials", "=3", ""])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+
 import pytest
 from mlflow import MlflowClient
 
@@ -36,6 +38,25 @@ def test_the_newest_run_is_shown(settings: Settings, task: TaskIdentity) -> None
     printed = table(summary.HEADER, lines).splitlines()
     assert printed[0].split() == ["stage", "run", "ID", "seconds", "main", "figure"]
     assert newest in printed[2]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_run_may_be_named_later_on_standard_input(
+    settings: Settings,
+    task: TaskIdentity,
+    known: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    first = prepare(task, settings, reused=False)
+    prepare(task.model_copy(update={"dag_run_id": "manual__2026-01-02"}), settings, reused=True)
+    monkeypatch.setattr("sys.argv", ["summary", "daily", "--dag-run-id", "-"])
+    monkeypatch.setattr("sys.stdin", io.StringIO(task.dag_run_id if known else ""))
+    monkeypatch.setattr("tasks.summary.load_settings", lambda: settings)
+    assert summary.main() == 0
+    printed = capsys.readouterr().out
+    assert printed.count(first) == known, printed
+    assert bool(printed) is known
 
 
 def test_a_reused_stage_names_the_run_that_did_the_work(settings: Settings, task: TaskIdentity) -> None:
