@@ -13,7 +13,6 @@ import http.client
 import re
 import shutil
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -21,7 +20,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
-from deploy import s3_probe
+from deploy import engine, s3_probe
 from deploy.setup_env import parse, seen_by_compose
 from deploy.stack_files import chosen_profiles, images, profiles, published, required, run_once
 
@@ -50,7 +49,7 @@ def check_engine(version: Callable[[Sequence[str]], str]) -> list[Finding]:
         version: runs a command and returns what it printed; raises OSError with the reason when it cannot.
     """
     try:
-        engine = version(["docker", "version", "--format", "{{.Server.Version}}"])
+        server = version(["docker", "version", "--format", "{{.Server.Version}}"])
     except OSError as error:
         return [Finding("fail", "docker", f"{error}; install Docker Engine, start it, and join the group docker")]
     try:
@@ -59,7 +58,7 @@ def check_engine(version: Callable[[Sequence[str]], str]) -> list[Finding]:
         return [Finding("fail", "compose", f"{error}; install the Docker plugin Compose, version 2 or later")]
     if not compose[:1].isdigit() or int(compose.split(".")[0]) < 2:
         return [Finding("fail", "compose", f"version {compose} is too old; install version 2 or later")]
-    return [Finding("ok", "docker", f"Engine {engine}, Compose {compose}")]
+    return [Finding("ok", "docker", f"Engine {server}, Compose {compose}")]
 
 
 def check_env(folder: Path) -> list[Finding]:
@@ -215,58 +214,19 @@ def get(port: int, path: str, headers: Mapping[str, str] | None = None) -> tuple
         connection.close()
 
 
-def stack_name(values: Mapping[str, str]) -> str:
-    """Compose project of the shared state."""
-    return values.get("STACK_NAME") or "vision-mlops"
-
-
-def ports_of_the_stack(values: Mapping[str, str]) -> set[int]:
-    """Ports that the stack's containers publish: of those that run, and of those that wait for their next try.
-
-    Raises:
-        OSError: no engine answers.
-    """
-    stack = stack_name(values)
-    rows = output(["docker", "ps", "--format", '{{.ID}} {{.Label "com.docker.compose.project"}}']).splitlines()
-    ours = [row.split(" ")[0] for row in rows if row.split(" ")[1:] in ([stack], [f"{stack}-work"])]
-    # What `docker ps` calls ports is empty between two tries, and a port may be taken again a moment later.
-    bindings = "{{range .HostConfig.PortBindings}}{{range .}}{{.HostPort}} {{end}}{{end}}"
-    command = ["docker", "inspect", "--format", bindings, *ours]  # fails for one that has gone just now, or for none
-    shown = subprocess.run(command, capture_output=True, text=True)  # noqa: S603
-    return {int(port) for port in shown.stdout.split()}
-
-
-def output(command: Sequence[str]) -> str:
-    """Run a command and return what it printed.
-
-    Raises:
-        OSError: it is not installed or failed; carries its own last line.
-    """
-    if shutil.which(command[0]) is None:
-        raise OSError(f"no command {command[0]}")
-    done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603  # commands of this file
-    if done.returncode != 0:
-        raise OSError((done.stderr.strip().splitlines() or [f"{' '.join(command)} failed"])[-1])
-    return done.stdout.strip()
-
-
 def examine(folder: Path) -> list[Finding]:
     """Run every check; what needs Docker, `.env` or a running stack only where there is one."""
-    engine, env = check_engine(output), check_env(folder)
-    findings = [*engine, *env]
+    docker, env = check_engine(engine.output), check_env(folder)
+    findings = [*docker, *env]
     path = folder / ".env"
     up: set[int] = set()
     if path.exists() and not any("is not NAME=value" in finding.text for finding in env):
         values = seen_by_compose(path)
-        if engine[0].level == "ok":
-            up = ports_of_the_stack(values)
-            present = set(output(["docker", "images", "--format", "{{.Repository}}:{{.Tag}}"]).split())
-            findings += check_images(images(folder, values), present)
-            label = '{{.Label "com.docker.compose.service"}}'
-            project = f"label=com.docker.compose.project={stack_name(values)}-work"
-            running = set(output(["docker", "ps", "--filter", project, "--format", label]).split())
+        if docker[0].level == "ok":
+            up = engine.ports_of_the_stack(values)
+            findings += check_images(images(folder, values), engine.images_here())
             staying = {name: of for name, of in profiles(folder).items() if name not in run_once(folder)}
-            findings += check_profiles(chosen_profiles(values), staying, running)
+            findings += check_profiles(chosen_profiles(values), staying, engine.services_running(values))
         ports = published(folder, values)
         findings += check_ports(ports, up)
         outside = values.get("S3_ENDPOINT_URL")

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from deploy import doctor
+from deploy import doctor, engine
 from deploy.setup_env import seen_by_compose
 from deploy.stack_files import published, required
 
@@ -96,7 +96,7 @@ def before(folder: Path, env_file: Path) -> list[str]:
     if empty:
         return [f"{env_file}: {', '.join(empty)} empty; run make setup"]
     try:
-        ours = doctor.ports_of_the_stack(values)
+        ours = engine.ports_of_the_stack(values)
     except OSError as error:
         return [f"{error}; install Docker Engine, start it, and join the group docker"]
     found = doctor.check_ports(published(folder, values), ours)

@@ -14,7 +14,7 @@ import boto3
 import pytest
 from mlflow import MlflowClient
 
-from deploy import doctor
+from deploy import engine
 from deploy.setup_env import complete, parse
 
 from .conftest import FIRST_PORT, PROJECT, ROOT, TAG, Stack, _bare_environment, build_images
@@ -165,6 +165,6 @@ def test_the_port_of_a_service_that_fails_again_and_again_is_the_stacks_own() ->
         while seen != "restarting":
             assert time.monotonic() < deadline, seen
             seen = subprocess.run(state, check=True, capture_output=True, text=True).stdout.strip()
-        assert doctor.ports_of_the_stack({"STACK_NAME": name}) == {port}
+        assert engine.ports_of_the_stack({"STACK_NAME": name}) == {port}
     finally:
         subprocess.run(["docker", "rm", "--force", name], capture_output=True)
