@@ -6,7 +6,7 @@ import re
 
 from tasks.errors import UnavailableError
 
-# A store that takes no more, as the stack's MLflow says it (images/mlflow/full_store.py), and as the store itself does,
+# A store that takes no more, as the stack's MLflow says it (images/mlflow/s3_store.py), and as the store itself does,
 # to which large files go: Ceph, MinIO (bucket quota, disk), others by HTTP status.
 _FULL = re.compile(
     r"(?<=store is full \()\w+"

@@ -1,6 +1,6 @@
 """Disturb every external write of every stage, and show that the retry ends as if nothing had happened.
 
-python -m tests.chaos [--stage train evaluate] [--only TEXT] [--sample 20 --seed 1] [--jobs 2] [--list]
+python -m tests.chaos [--stage train evaluate] [--only TEXT] [--sample 20 --seed 1] [--skip 100] [--jobs 2] [--list]
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", default="", metavar="TEXT", help="only faults whose line in --list holds TEXT")
     parser.add_argument("--sample", type=int, metavar="N", help="only N faults, chosen by --seed, of all steps in turn")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--skip", type=int, default=0, metavar="N", help="not the first N: go on where a run was ended")
     parser.add_argument("--jobs", type=int, default=1, help="processes that try side by side (%(default)s)")
     parser.add_argument("--list", action="store_true", help="print the faults and try none")
     options = parser.parse_args(arguments)
@@ -43,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
             pipeline = Pipeline(lab)
             pipeline.run(needed(options.stage), lambda line: print(line, file=sys.stderr, flush=True))
             found = [fault for fault in pipeline.faults(options.stage) if options.only in str(fault)]
-            chosen = found if options.sample is None else sample(found, options.sample, options.seed)
+            chosen = (found if options.sample is None else sample(found, options.sample, options.seed))[options.skip :]
             if options.list:
                 print("\n".join(map(str, chosen)))
                 return 0

@@ -1,4 +1,4 @@
-"""images/mlflow/full_store.py against a server that refuses as S3 servers do; a real quota is in tests/stack."""
+"""images/mlflow/s3_store.py against a server that answers as S3 servers do; a real quota is in tests/stack."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -30,14 +30,29 @@ for bucket in sys.argv[2:]:
 print(json.dumps(said))
 """
 
+# As many uploads, each five minutes after the one before by MLflow's clock; prints the open files after each.
+HOURS = """
+import os, sys, psutil
+from mlflow.store.artifact import s3_artifact_repo
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+for window in range(int(sys.argv[2])):
+    s3_artifact_repo._get_utcnow_timestamp = lambda: window * 300.0
+    get_artifact_repository("s3://200-OK/folder").log_artifact(sys.argv[1])
+    print(psutil.Process().num_fds())
+"""
+
 
 class Refusing(BaseHTTPRequestHandler):
     """Answers every upload with the error that the bucket is named after: STATUS-code."""
+
+    protocol_version = "HTTP/1.1"  # connections are kept
 
     def do_PUT(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
         status, code = self.path.split("/")[1].split("-")
         body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>no</Message></Error>".encode()
+        body = b"" if status == "200" else body
         self.send_response(int(status))
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -48,11 +63,11 @@ class Refusing(BaseHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def said(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, list[object]]]:
-    """What MLflow's store says about an upload to each bucket: kind of error, HTTP status, text."""
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., list[str]]]:
+    """Run a program that is given a file to upload, with MLflow's store and the server; what it printed."""
     file = tmp_path_factory.mktemp("upload") / "file.txt"
     file.write_text("kept?")
-    with HTTPServer(("127.0.0.1", 0), Refusing) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         environment = os.environ | {
             "PYTHONPATH": str(PLUGIN),
@@ -61,10 +76,21 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, list[ob
             "AWS_SECRET_ACCESS_KEY": "a-secret",
             "AWS_MAX_ATTEMPTS": "1",
         }
-        command = [sys.executable, "-c", PROGRAM, str(file), *FULL, REFUSED]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
-        yield json.loads(done.stdout.splitlines()[-1])
+
+        def run_program(program: str, *arguments: str) -> list[str]:
+            command = [sys.executable, "-c", program, str(file), *arguments]
+            done = subprocess.run(command, capture_output=True, text=True, env=environment)
+            assert done.returncode == 0, done.stderr
+            return done.stdout.splitlines()
+
+        yield run_program
         server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def said(run: Callable[..., list[str]]) -> dict[str, list[object]]:
+    """What MLflow's store says about an upload to each bucket: kind of error, HTTP status, text."""
+    return dict(json.loads(run(PROGRAM, *FULL, REFUSED)[-1]))
 
 
 @pytest.mark.parametrize("bucket", FULL)
@@ -76,3 +102,8 @@ def test_a_full_store_is_507_and_one_line(said: dict[str, list[object]], bucket:
 def test_another_refusal_stays_what_it_is(said: dict[str, list[object]]) -> None:
     assert said[REFUSED][:2] == ["S3UploadFailedError", None]
     assert "AccessDenied" in str(said[REFUSED][2])
+
+
+def test_hours_of_work_keep_no_old_connections(run: Callable[..., list[str]]) -> None:
+    files = [int(line) for line in run(HOURS, "20")]
+    assert files[-1] <= files[3] + 1, files
