@@ -9,11 +9,10 @@ import os
 import sys
 from pathlib import Path
 
+from tasks import GC_THRESHOLDS
 from tasks.contract import STAGES
 from tasks.runner import RESULT_PATH, run_stage
 
-# Python's own are 700, 10, 10: a sixth of a short stage's time went into looking through what imports had just made.
-GC_THRESHOLDS = (10_000, 10, 10)
 # They tell at INFO what a task's log need not: credentials found, fonts made, migrations run.
 LIBRARIES = ("alembic", "botocore", "matplotlib", "mlflow.store.db.utils")
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.conf import check_conf, parse_conf
 from pipeline.unfinished import claim
+from tasks import GC_THRESHOLDS
 from tasks.errors import RequestError, exit_code_of
 from tasks.settings import load_settings
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from airflow.sdk import DAG
 
 GRACE = 5.0  # seconds that a stage has to end when the command is stopped; Airflow gives as many
-GC_THRESHOLDS = (10_000, 10, 10)  # Airflow's and its libraries' imports make millions of objects that stay
 AGAIN = "the same command goes on where it stopped; with ANEW=1 it starts from the beginning"
 
 

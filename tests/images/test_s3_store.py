@@ -32,7 +32,7 @@ print(json.dumps(said))
 
 # As many uploads, each five minutes after the one before by MLflow's clock; prints the open files after each.
 HOURS = """
-import os, sys, psutil
+import sys, psutil
 from mlflow.store.artifact import s3_artifact_repo
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
@@ -43,16 +43,16 @@ for window in range(int(sys.argv[2])):
 """
 
 
-class Refusing(BaseHTTPRequestHandler):
-    """Answers every upload with the error that the bucket is named after: STATUS-code."""
+class Named(BaseHTTPRequestHandler):
+    """Answers every upload with what the bucket is named after, STATUS-CODE; an error but for 200."""
 
     protocol_version = "HTTP/1.1"  # connections are kept
 
     def do_PUT(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
         status, code = self.path.split("/")[1].split("-")
-        body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>no</Message></Error>".encode()
-        body = b"" if status == "200" else body
+        error = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>no</Message></Error>"
+        body = b"" if status == "200" else error.encode()
         self.send_response(int(status))
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -67,7 +67,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., list
     """Run a program that is given a file to upload, with MLflow's store and the server; what it printed."""
     file = tmp_path_factory.mktemp("upload") / "file.txt"
     file.write_text("kept?")
-    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Named) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         environment = os.environ | {
             "PYTHONPATH": str(PLUGIN),
