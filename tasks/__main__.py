@@ -12,6 +12,7 @@ from pathlib import Path
 from tasks import GC_THRESHOLDS
 from tasks.contract import STAGES
 from tasks.runner import RESULT_PATH, run_stage
+from tasks.standby import read_request
 
 # They tell at INFO what a task's log need not: credentials found, fonts made, migrations run.
 LIBRARIES = ("alembic", "botocore", "matplotlib", "mlflow.store.db.utils")
@@ -32,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for library in LIBRARIES:
         logging.getLogger(library).setLevel(logging.WARNING)
-    request = sys.stdin.read() if options.request == "-" else options.request
+    request = read_request() if options.request == "-" else options.request
     return run_stage(options.stage, request, options.result)
 
 

@@ -12,6 +12,7 @@ from tasks import tracking
 from tasks.contract import STAGES
 from tasks.errors import DataError, exit_code_of
 from tasks.settings import Settings, load_settings
+from tasks.standby import read_request
 from tasks.text_table import short, table
 
 HEADER = ("stage", "run ID", "seconds", "main figure")
@@ -87,7 +88,7 @@ def main() -> int:
     parser.add_argument("--dag-run-id", help="default: the newest; - reads it from standard input")
     options = parser.parse_args()
     if options.dag_run_id == "-":
-        options.dag_run_id = sys.stdin.read()
+        options.dag_run_id = read_request()
         if not options.dag_run_id:  # who asked is gone
             return 0
     return exit_code_of(lambda: print(table(HEADER, rows(options.dag_id, load_settings(), options.dag_run_id))))

@@ -15,7 +15,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from pipeline.conf import check_conf, parse_conf
@@ -49,7 +50,8 @@ def run(dag_id: str, conf: Mapping[str, Any], *, anew: bool = False) -> bool:
             if taken.resumed:
                 since = f"{taken.date:%Y-%m-%d %H:%M}"
                 print(f"{dag_id}: going on with the run of {since} UTC; ANEW=1 starts a new one", flush=True)
-            dag_run = dag.test(run_after=taken.date, logical_date=taken.date, run_conf=dict(conf))
+            with _standing_by(dag, taken.date):
+                dag_run = dag.test(run_after=taken.date, logical_date=taken.date, run_conf=dict(conf))
             well = bool(dag_run.state == "success")
             taken.ended = well or not _may_pass(dag_run)
         seconds = time.monotonic() - started
@@ -91,6 +93,16 @@ def main(arguments: list[str] | None = None) -> int:
         ended.append(run(options.dag_id, parse_conf(options.conf, options.param), anew=options.anew))
 
     return exit_code_of(work) or int(not ended[0])
+
+
+def _standing_by(dag: DAG, date: datetime) -> AbstractContextManager[None]:
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.types import DagRunType
+
+    from pipeline.local import standing_by
+
+    run_id = DagRun.generate_run_id(run_type=DagRunType.MANUAL, logical_date=date, run_after=date)
+    return standing_by(dag, run_id)
 
 
 @contextmanager

@@ -105,13 +105,14 @@ def test_a_run_that_is_stopped_ends_its_stage_and_tries_nothing_again(machine: M
     children = psutil.Process(process.pid).children(recursive=True)
     stages = [child for child in children if "stub.py" in _line(child)]
     table = [child for child in children if "tasks.summary" in _line(child)]
-    assert stages
+    started = {line.split("stub.py ")[1].split()[0] for line in map(_line, stages)}
+    assert started == {"train", "evaluate", "register"}  # two wait for their turn
     assert len(table) == 1
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=240)
     assert process.returncode == 128 + signal.SIGTERM, said
     assert said.splitlines()[-1] == f"daily_training: stopped; {GOES_ON}"
-    assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in stages)
+    assert psutil.wait_procs(stages, timeout=60)[1] == []
     assert len(machine.calls()) == 2
     assert len(machine.unfinished()) == 1
     assert psutil.wait_procs(table, timeout=60)[1] == []  # what would print the table ends too, and printed nothing

@@ -52,7 +52,10 @@ def make(stub: tuple[str, ...]) -> Callable[[str], LocalStageOperator]:
 
 
 def alive(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def gone_within(pid: int, seconds: float) -> bool:
