@@ -148,7 +148,7 @@ def _environment(job: StageJob, settings: Settings) -> list[k8s.V1EnvVar]:
 
 
 def _resources(stage: str, wanted: StageResources) -> k8s.V1ResourceRequirements:
-    """Ask for what is also the limit: a node is then never promised twice what it has."""
+    """Ask for what is also the limit, cores aside that need not be kept free: a node never promises memory twice."""
     if wanted.gpus < 0:
         raise SettingsError(f"resources of {stage}: gpus={wanted.gpus} means all GPUs, on Docker only; give a number")
     limits = {"memory": _size(wanted.memory)}
@@ -158,7 +158,10 @@ def _resources(stage: str, wanted: StageResources) -> k8s.V1ResourceRequirements
         limits["ephemeral-storage"] = _size(wanted.ephemeral_storage)
     if wanted.gpus:
         limits[wanted.gpu_kind] = str(wanted.gpus)
-    return k8s.V1ResourceRequirements(limits=limits, requests={"cpu": SHARE} | limits)
+    requests = {"cpu": SHARE} | limits
+    if wanted.cpu_request is not None:
+        requests["cpu"] = f"{wanted.cpu_request:g}"
+    return k8s.V1ResourceRequirements(limits=limits, requests=requests)
 
 
 def _sidecar_resources() -> k8s.V1ResourceRequirements:

@@ -27,6 +27,9 @@ class StageResources(BaseModel):
     gpus: Annotated[int, Field(ge=-1, description="Number of GPUs; -1 is all, on Docker.")] = 0
 
     # What only a cluster has.
+    cpu_request: Annotated[
+        float | None, Field(gt=0, description="Cores that its node keeps free for it; null: as many as cpus, or 0.1.")
+    ] = None
     gpu_kind: Annotated[str, Field(description="Kubernetes' name of such a GPU.")] = "nvidia.com/gpu"
     ephemeral_storage: Annotated[
         Size | None, Field(description="Disk of the node that a pod may fill; null: the node's own limits.")
@@ -42,9 +45,9 @@ DEFAULTS: Mapping[str, StageResources] = {
     "tune": StageResources(memory="16g", shm_size="4g"),
     "train": StageResources(memory="16g", shm_size="1g"),
     "evaluate": StageResources(memory="8g", shm_size="1g"),
-    "register": StageResources(cpus=1, memory="1g"),
-    "rollback": StageResources(cpus=1, memory="1g"),
-    "deploy": StageResources(cpus=1, memory="1g"),
+    "register": StageResources(cpus=1, memory="1g", cpu_request=0.1),
+    "rollback": StageResources(cpus=1, memory="1g", cpu_request=0.1),
+    "deploy": StageResources(cpus=1, memory="1g", cpu_request=0.1),
 }
 
 

@@ -100,6 +100,11 @@ def test_sizes_mean_the_same_on_both(make: Make) -> None:
     assert limits["limits"] == {"memory": "8Gi", "ephemeral-storage": "512Mi", "cpu": "0.5"}
 
 
+def test_cores_may_be_shared_and_memory_not(make: Make) -> None:
+    limits = built(make(memory="8g", cpus=2, cpu_request=0.25))["spec"]["containers"][0]["resources"]
+    assert limits == {"limits": {"memory": "8Gi", "cpu": "2"}, "requests": {"memory": "8Gi", "cpu": "0.25"}}
+
+
 def test_a_folder_is_no_source_for_a_pod(make: Make) -> None:
     job = make()
     object.__setattr__(job, "request", job.request.model_copy(update={"source": "/data"}))
