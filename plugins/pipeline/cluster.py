@@ -138,7 +138,7 @@ class Cluster:
 
         def running() -> bool:
             pod = self.read(name)
-            return reasons.ended(pod) is None and not _abandoned(pod)
+            return reasons.ended(pod) is None and not reasons.over(pod) and not _abandoned(pod)
 
         try:
             yield from stream.follow(opened, running, AWAY)
@@ -224,9 +224,7 @@ class Cluster:
 
 def _runs(pod: k8s.V1Pod) -> bool:
     statuses: list[Any] = list(pod.status.container_statuses or ())
-    return pod.status.phase not in ("Succeeded", "Failed") and any(
-        one.state is not None and one.state.running is not None for one in statuses
-    )
+    return not reasons.over(pod) and any(one.state is not None and one.state.running is not None for one in statuses)
 
 
 def _abandoned(pod: k8s.V1Pod) -> bool:

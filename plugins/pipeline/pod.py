@@ -77,6 +77,8 @@ def stage_pod(job: StageJob, settings: Settings, sidecar: Mapping[str, Any] | No
         service_account_name=settings.pipeline_kubernetes_service_account,
         automount_service_account_token=False,
         enable_service_links=False,
+        # As process 1 the stage would hear no signal that it has no handler for, and would have to bury its orphans.
+        share_process_namespace=True,
         security_context=k8s.V1PodSecurityContext(
             run_as_non_root=True,
             run_as_user=USER,

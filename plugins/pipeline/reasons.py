@@ -29,6 +29,11 @@ def ended(pod: k8s.V1Pod, container: str = STAGE) -> k8s.V1ContainerStateTermina
     return status.state.terminated if status is not None and status.state is not None else None
 
 
+def over(pod: k8s.V1Pod) -> bool:
+    """Tell whether a pod has ended as a whole. Of one deleted at its start kubelets say no more than that."""
+    return pod.status.phase in ("Succeeded", "Failed")
+
+
 def started(pod: k8s.V1Pod) -> bool:
     """Tell whether the stage's container runs, or has ended."""
     status = status_of(pod)
@@ -90,6 +95,8 @@ def cut_short(pod: k8s.V1Pod, stage: str) -> PipelineError | None:
         return None
     if pod.metadata.deletion_timestamp is not None:
         return deleted(stage)
+    if state is None and over(pod):
+        return UnavailableError(f"the pod of {stage} is {pod.status.phase}, and nothing says why; try again")
     if state is not None and state.reason in ("ContainerCannotRun", "StartError", "ContainerStatusUnknown"):
         return PipelineError(f"the container of {stage} did not run ({state.reason}: {state.message})")
     return None

@@ -27,14 +27,13 @@ from tests.deploy.kubernetes.restricted import problems
 
 RUN_ID = "12345678901234567890123456789012"
 DIGEST = "sha256:" + "ab" * 32
-# Field: why the two runtimes differ in it. The last three are the cluster's own, and mean nothing to an engine.
+# Field: why the two runtimes differ in it. The last ones are the cluster's own, and mean nothing to an engine.
 DIFFERENT = {
     "environment.PIPELINE_RUNTIME": "it is the name of the runtime",
     "secrets": "Docker gets their values in the container's private variables, a pod the name of a Secret",
     "user": "the engine takes the image's user (10001), a pod says the number, which its admission asks for",
     "temporary.size": "an engine's volume has no limit, a pod's folder has that of ephemeral_storage",
     "cpu.request": "an engine keeps no cores free; a pod without a limit asks for a tenth of one",
-    "init": "the engine starts an init process; in a pod the stage is process 1, and SIGKILL ends a deaf one",
     "gpu.kind": "an engine has one kind of GPU, a cluster several",
     "node": "an engine is one machine: node_selector and tolerations have nothing to choose from",
     "account": "only a cluster has accounts; the stage's may do nothing",
@@ -148,7 +147,7 @@ def of_pod(job: StageJob) -> dict[str, Any]:
         | {"pipeline.key": pod["metadata"]["annotations"]["pipeline.key"]},
         "user": spec["securityContext"]["runAsUser"],
         "temporary.size": volumes["tmp"].get("sizeLimit"),
-        "init": False,
+        "init": spec["shareProcessNamespace"],
         "node": (spec.get("nodeSelector"), spec.get("tolerations")),
         "account": spec["serviceAccountName"],
     }

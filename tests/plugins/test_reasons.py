@@ -88,6 +88,9 @@ def terminated(code: int, why: str, said: str | None = None, *, deleted: bool = 
     ("found", "kind", "text"),
     [
         (terminated(143, "Error", deleted=True), UnavailableError, "was deleted while it ran"),
+        # As a kubelet tells of a pod that was deleted while it started.
+        (pod({"waiting": {"reason": "ContainerCreating"}}, phase="Failed", deleted=True), UnavailableError, "deleted"),
+        (pod({"waiting": {"reason": "ContainerCreating"}}, phase="Failed"), UnavailableError, "nothing says why"),
         (terminated(0, "Completed", reason="Evicted", message="low on disk"), UnavailableError, "Evicted: low on disk"),
         (terminated(137, "Error", reason="DeadlineExceeded"), PipelineError, "longer than its task may"),
         (terminated(128, "ContainerCannotRun", "no such file"), PipelineError, "did not run (ContainerCannotRun: no"),

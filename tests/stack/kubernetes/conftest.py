@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,7 +25,10 @@ from kubernetes.config import kube_config
 
 from deploy.kubernetes.render import in_namespace
 from pipeline.kubernetes import KubernetesStageOperator
+from tests.stack.conftest import STAGES, TAG, build_images
 from tests.stack.stub_stage import RUN_ID, build_image
+
+from .state import State, running
 
 ROOT = Path(__file__).resolve().parents[3]
 KUBECONFIG = os.environ.get("TEST_KUBECONFIG", "")
@@ -89,7 +93,7 @@ def namespace() -> Iterator[Namespace]:
         found.kubectl("delete", "namespace", found.name, "--wait=false")
 
 
-def kubeconfig_of(account: str, namespace: Namespace, path: Path) -> Path:
+def kubeconfig_of(account: str, namespace: Namespace | State, path: Path) -> Path:
     """Write a kubeconfig of an account: what a task's pod has by its token."""
     config = json.loads(namespace.kubectl("config", "view", "--raw", "--minify", "--output", "json"))
     token = namespace.kubectl("create", "token", account, "--duration", "3h").strip()
@@ -164,3 +168,69 @@ def make(settings: None) -> Make:
 def left(namespace: Namespace) -> Callable[[KubernetesStageOperator], list[dict[str, Any]]]:
     """Pods that a task has left, those aside that the cluster is removing."""
     return lambda task: namespace.pods(task.dag_id)
+
+
+@pytest.fixture(scope="session")
+def pipeline_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[State]:
+    """MLflow, its state and the service in a namespace of the cluster, empty at first, and the stages' images."""
+    build_images(*STAGES)
+    for stage in STAGES:
+        load_image(f"vision-mlops/{stage}:{TAG}")
+    with running(f"vm-test-pipeline-{secrets.token_hex(3)}", tmp_path_factory.mktemp("state")) as found:
+        found.kubectl("create", "serviceaccount", "airflow-worker")
+        yield found
+
+
+@pytest.fixture(scope="session")
+def pipeline_worker(pipeline_state: State, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Kubeconfig of Airflow's tasks in that namespace."""
+    return kubeconfig_of("airflow-worker", pipeline_state, tmp_path_factory.mktemp("worker") / "config")
+
+
+CONF = {
+    "epochs": 3,
+    "resources": {
+        "prepare": {"memory": "2g"},
+        "train": {"memory": "3g", "ephemeral_storage": "4g"},
+        "evaluate": {"memory": "2g"},
+    },
+}
+
+
+def pipeline_settings(state: State) -> dict[str, str]:
+    """Variables of an Airflow whose stages are pods beside that state."""
+    login = {name: state.variables[name] for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")}
+    return login | {
+        "PIPELINE_RUNTIME": "kubernetes",
+        "PIPELINE_KUBERNETES_NAMESPACE": state.name,
+        "PIPELINE_IMAGE_TAG": TAG,
+        "PIPELINE_STAGE_SERVING_URL": "http://serving-pods:3000",
+        "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000",  # for links only: no task of Airflow asks MLflow
+    }
+
+
+def airflow(state: State, worker: Path, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of Airflow as a task's pod of its chart would: the account, the settings, no more."""
+    environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ} | {
+        "PYTHONPATH": f"{ROOT}:{ROOT}/plugins",
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__DAGS_FOLDER": f"{ROOT}/dags",
+        "AIRFLOW__CORE__PLUGINS_FOLDER": f"{ROOT}/plugins",
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "KUBECONFIG": str(worker),
+        **pipeline_settings(state),
+    }
+    command = [str(Path(sys.executable).with_name("airflow")), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+
+
+@pytest.fixture(scope="session")
+def daily_run(pipeline_state: State, pipeline_worker: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Output of a `daily_training` that ended well."""
+    home = tmp_path_factory.mktemp("airflow")
+    done = airflow(pipeline_state, pipeline_worker, home, "db", "migrate")
+    assert done.returncode == 0, done.stderr[-2000:]
+    test = ("dags", "test", "daily_training", "2026-02-03", "--conf", json.dumps(CONF))
+    done = airflow(pipeline_state, pipeline_worker, home, *test)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    return done.stdout + done.stderr
