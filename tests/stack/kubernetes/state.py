@@ -1,0 +1,145 @@
+"""The overlay `local` in a namespace of its own on the cluster that TEST_KUBECONFIG names, and how tests reach it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from deploy.setup_env import complete, parse
+from tests.stack.conftest import FIRST_PORT, TAG, _bare_environment, build_images
+from tests.tasks.serving.samples import picture
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[2]
+OVERLAY = HERE / "old-cluster"
+IMAGES = ("mlflow", "serving")
+PORTS = {"MLFLOW_PORT": str(FIRST_PORT + 20), "SERVING_PORT": str(FIRST_PORT + 21)}
+
+
+@dataclass(frozen=True)
+class State:
+    """What `make kubernetes-up` put into a namespace."""
+
+    name: str
+    env_file: Path
+    variables: dict[str, str]
+
+    def environment(self) -> dict[str, str]:
+        """Of a person at this machine: the cluster, MLflow's login, no `.env` of theirs."""
+        login = {name: self.variables[name] for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")}
+        own = {"KUBECONFIG": os.environ["TEST_KUBECONFIG"], "PYTHONPATH": str(ROOT)}
+        return _bare_environment() | own | login | PORTS
+
+    def kubectl(self, *arguments: str, text: str | None = None) -> str:
+        """Run kubectl in the namespace and return what it printed."""
+        command = ["kubectl", "--namespace", self.name, *arguments]
+        done = subprocess.run(command, input=text, capture_output=True, text=True, env=self.environment(), timeout=600)
+        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def objects(self, kinds: str, *more: str) -> list[dict[str, Any]]:
+        return list(json.loads(self.kubectl("get", kinds, *more, "--output", "json"))["items"])
+
+    def python(self, module: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        """Run a module of `deploy.kubernetes` on the namespace."""
+        command = [sys.executable, "-m", f"deploy.kubernetes.{module}", *map(str, arguments)]
+        given = ["--namespace", self.name]
+        at = command.index("--") if "--" in command else len(command)
+        return subprocess.run(
+            [*command[:at], *given, *command[at:]],
+            capture_output=True, text=True, cwd=ROOT, env=self.environment(), timeout=900,
+        )  # fmt: skip
+
+    def up(self) -> subprocess.CompletedProcess[str]:
+        return self.python("up", "--overlay", OVERLAY, "--env-file", self.env_file)
+
+    def verify(self, env_file: Path | None = None) -> subprocess.CompletedProcess[str]:
+        return self.python("verify", "--env-file", env_file or self.env_file)
+
+    def forwarded(self, *command: str) -> str:
+        """Run a command with MLflow and the service at this machine's ports; its output."""
+        done = self.python("forward", "--", *command)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def remove(self) -> None:
+        """Remove the namespace, and with it everything."""
+        command = ["kubectl", "delete", "namespace", self.name, "--ignore-not-found", "--wait", "--timeout=300s"]
+        subprocess.run(command, env=self.environment(), check=True, capture_output=True, text=True)
+
+    @property
+    def service(self) -> str:
+        """Address of the service; this machine is a node, so it reaches the cluster's addresses."""
+        return f"http://{self.kubectl('get', 'service', 'serving', '--output', 'jsonpath={.spec.clusterIP}')}:3000"
+
+
+@contextlib.contextmanager
+def running(name: str, folder: Path) -> Iterator[State]:
+    """The overlay in an empty namespace with fresh secrets, up; nothing is left of it afterwards."""
+    build_images(*IMAGES)
+    subprocess.run([str(HERE / "stand_ins.sh")], check=True, capture_output=True)
+    prefix = "vision-mlops"
+    own = {"PIPELINE_IMAGE_PREFIX": prefix, "PIPELINE_IMAGE_TAG": TAG}
+    variables = parse(complete("", (ROOT / ".env.example").read_text())[0]) | own
+    env_file = folder / ".env"
+    env_file.write_text("".join(f"{key}={value}\n" for key, value in variables.items()))
+    found = State(name, env_file, variables)
+    found.remove()
+    try:
+        done = found.up()
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield found
+    finally:
+        found.remove()
+
+
+@dataclass
+class Load:
+    """Clients that ask the service without a pause, and what they were answered."""
+
+    url: str
+    answers: Counter[str] = field(default_factory=Counter)
+    slowest: float = 0.0
+
+    @contextlib.contextmanager
+    def applied(self, *, anew: int, kept: int) -> Iterator[None]:
+        """Some clients with a connection per request, some that keep theirs; ended at the end of the block."""
+        end, image = threading.Event(), picture(128)
+
+        def ask(keep: bool) -> None:
+            session = requests.Session()
+            session.trust_env = False
+            while not end.is_set():
+                began = time.monotonic()
+                try:
+                    headers = {} if keep else {"Connection": "close"}
+                    files = {"image": ("i.png", image, "image/png")}
+                    answer = session.post(f"{self.url}/predict_image", files=files, headers=headers, timeout=30)
+                    said = str(answer.status_code)
+                except requests.RequestException as error:
+                    said = f"{type(error).__name__}, {'kept' if keep else 'new'} connection: {error}"
+                self.answers[said] += 1
+                self.slowest = max(self.slowest, time.monotonic() - began)
+                end.wait(0.02)
+
+        threads = [threading.Thread(target=ask, args=(number < kept,)) for number in range(anew + kept)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            end.set()
+            for thread in threads:
+                thread.join()
