@@ -151,6 +151,14 @@ kubernetes-airflow: setup ## Airflow by its Helm chart: OVERLAY= GIT_REPOSITORY=
 kubernetes-verify: setup ## workloads, MLflow's login, the model of every serving pod; changes nothing
 	@$(PYTHON) -m deploy.kubernetes.verify --namespace $(NAMESPACE)
 
+.PHONY: kubernetes-backup
+kubernetes-backup: ## save databases and bucket of OVERLAY=local to one file, while everything runs (FILE=)
+	@$(PYTHON) -m deploy.kubernetes.backup save --namespace $(NAMESPACE) $(if $(FILE),--file "$$FILE")
+
+.PHONY: kubernetes-restore
+kubernetes-restore: ## put the state of FILE= into the cluster (FORCE=1: also over one that holds work)
+	@$(PYTHON) -m deploy.kubernetes.backup restore --namespace $(NAMESPACE) $(if $(FILE),--file "$$FILE") $(if $(filter 1,$(FORCE)),--force)
+
 ## Development
 
 $(INSTALLED): requirements/dev.txt requirements/uv.txt

@@ -11,13 +11,14 @@ and no program rewrites them, so whatever the databases call finished is in the 
 A restore checks the whole file before it touches anything, loads it beside the present state, and then puts it in
 place in one transaction; when a step before that fails, the present databases were not changed.
 
-Standard library only; pg_dump runs in the service `postgres`, the S3 client in the image of MLflow.
+The same on Docker and on Kubernetes (deploy/kubernetes/backup.py); where the programs run is the stack's business.
+Standard library only; pg_dump runs beside Postgres, the S3 client in the image of MLflow.
 """
 
 from __future__ import annotations
 
 import argparse
-import shlex
+import io
 import subprocess
 import sys
 import tarfile
@@ -25,74 +26,15 @@ import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
 
 from deploy import backup_file
+from deploy.backup_stack import ROOT, BackupError, ComposeStack, Stack, last_line
 
-ROOT = Path(__file__).resolve().parent.parent
 DATABASES = ("airflow", "mlflow_auth", "mlflow")  # what refers comes first
-BUCKET_CLIENT = ROOT / "deploy" / "bucket.py"
 # Rows that exist only after somebody worked; a database without the table has none.
 WORK_DONE = {"mlflow": ("runs", "registered_models"), "airflow": ("dag_run",)}
-DAMAGED, UNAVAILABLE, REFUSED = 65, 69, 73  # sysexits.h
-
-
-class BackupError(Exception):
-    """One line that says what is wrong and what to do, and an exit code."""
-
-    def __init__(self, text: str, code: int = UNAVAILABLE) -> None:
-        super().__init__(text)
-        self.code = code
-
-
-class Stack:
-    """The running stack of one `.env`."""
-
-    def __init__(self, env_file: Path) -> None:
-        self._env_file = env_file
-
-    def _compose(self, *arguments: str, work: bool = False) -> list[str]:
-        file = ROOT / ("docker-compose-mlops.yml" if work else "docker-compose.yml")
-        return ["docker", "compose", "--file", str(file), "--env-file", str(self._env_file), *arguments]
-
-    def run(
-        self, *arguments: str, work: bool = False, stdin: IO[bytes] | None = None, stdout: IO[bytes] | None = None
-    ) -> str:
-        """Run a compose command to its end and return what it printed.
-
-        Raises:
-            BackupError: it failed; carries the last line it wrote.
-        """
-        command = self._compose(*arguments, work=work)
-        done = subprocess.run(  # noqa: S603  # compose, with arguments of ours
-            command, stdin=stdin or subprocess.DEVNULL, stdout=stdout or subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        if done.returncode != 0:
-            raise BackupError(_last_line(done.stderr) or f"`{' '.join(command[-3:])}` failed")
-        return "" if stdout else done.stdout.decode()
-
-    def running(self, *, work: bool = False) -> set[str]:
-        """Names of the services that run."""
-        return set(self.run("ps", "--services", "--status", "running", work=work).split())
-
-    def postgres(self, command: str, *, stdin: IO[bytes] | None = None, stdout: IO[bytes] | None = None) -> str:
-        """Run a shell command in the Postgres container, its password at hand."""
-        script = f"export PGPASSWORD=$POSTGRES_PASSWORD PGUSER=postgres; {command}"
-        return self.run("exec", "--no-TTY", "postgres", "sh", "-c", script, stdin=stdin, stdout=stdout)
-
-    def sql(self, statement: str, database: str = "postgres", **variables: str) -> str:
-        """Run SQL as the superuser and return the rows, without decoration; `variables` are psql's."""
-        given = " ".join(f"-v {shlex.quote(f'{name}={value}')}" for name, value in variables.items())
-        with tempfile.TemporaryFile() as text:
-            text.write(statement.encode())
-            text.seek(0)
-            return self.postgres(f"psql -qAtX -v ON_ERROR_STOP=1 {given} -d {database} -f -", stdin=text).strip()
-
-    def bucket(self, action: str) -> list[str]:
-        """Command that runs `deploy/bucket.py` in the image of MLflow, with the environment of the service `bucket`."""
-        program = BUCKET_CLIENT.read_text(encoding="utf-8")
-        options = ("--rm", "--no-deps", "--no-TTY", "--entrypoint", "python")
-        return self._compose("run", *options, "bucket", "-c", program, action)
+END = b"end of the dump"  # written after each: a stream that broke off on its way has none
+USAGE, DAMAGED, NO_INPUT, REFUSED = 64, 65, 66, 73  # sysexits.h
 
 
 def save(stack: Stack, path: Path) -> str:
@@ -101,15 +43,11 @@ def save(stack: Stack, path: Path) -> str:
     Raises:
         BackupError: the stack is not up, or a program failed; no file is left.
     """
-    _require_running(stack)
+    stack.require_running()
     try:
         with backup_file.create(path) as writer:
             for database in DATABASES:
-                with tempfile.TemporaryFile(dir=path.parent) as dump:
-                    stack.postgres(f"pg_dump --format custom --dbname {database}", stdout=dump)
-                    size = dump.tell()
-                    dump.seek(0)
-                    writer.add(f"databases/{database}.dump", dump, size)
+                _save_database(stack, database, path.parent, writer)
             _save_bucket(stack, writer)
     except FileExistsError:
         raise BackupError(f"{path} is there already; name another FILE", REFUSED) from None
@@ -130,8 +68,10 @@ def restore(stack: Stack, path: Path, *, force: bool) -> str:
     except backup_file.DamagedBackupError as error:
         raise BackupError(f"{path}: {error}; nothing was changed", DAMAGED) from None
     except OSError as error:
-        raise BackupError(f"{path}: {error.strerror}; give FILE=, a file that `make backup` wrote", 66) from None
-    _require_running(stack)
+        raise BackupError(
+            f"{path}: {error.strerror}; give FILE=, a file that `{stack.save_target}` wrote", NO_INPUT
+        ) from None
+    stack.require_running()
     work = _work_done(stack)
     if work and not force:
         raise BackupError(f"the stack holds {work}; FORCE=1 replaces it with the file's state", REFUSED)
@@ -148,25 +88,10 @@ def restore(stack: Stack, path: Path, *, force: bool) -> str:
             stack.sql(f"DROP DATABASE IF EXISTS {database}_restored")
         raise
 
-    workers = stack.running(work=True)
-    if workers:
-        stack.run("stop", *sorted(workers), work=True)
-    stack.run("stop", "mlflow")
-    try:
+    with stack.stopped():
         _put_in_place(stack)
-    finally:
-        stack.run("up", "--detach", "--wait", "--no-recreate")
-        if workers:
-            stack.run("up", "--detach", "--no-recreate", *sorted(workers), work=True)
     objects = len(members) - len(DATABASES)
     return f"{path}: {len(DATABASES)} databases and {objects} objects restored; log in with the passwords of its time"
-
-
-def _require_running(stack: Stack) -> None:
-    services = set(stack.run("config", "--services").split())  # without s3 where the store is outside
-    missing = ({"postgres", "s3", "mlflow"} & services) - stack.running()
-    if missing:
-        raise BackupError(f"{', '.join(sorted(missing))} not running; start the stack with make up")
 
 
 def _work_done(stack: Stack) -> str:
@@ -180,14 +105,26 @@ def _work_done(stack: Stack) -> str:
     command = stack.bucket("count")
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)  # noqa: S603  # ours
     if done.returncode != 0:
-        raise BackupError(_last_line(done.stderr))
+        raise BackupError(last_line(done.stderr))
     objects = int(done.stdout)
     return f"{objects} objects in the bucket" if objects else ""
 
 
+def _save_database(stack: Stack, database: str, folder: Path, writer: backup_file.BackupWriter) -> None:
+    with tempfile.TemporaryFile(dir=folder) as dump:
+        stack.postgres(f"pg_dump --format custom --dbname {database} && printf '{END.decode()}'", stdout=dump)
+        size = dump.seek(0, io.SEEK_END) - len(END)
+        dump.seek(max(size, 0))
+        if dump.read() != END:
+            raise BackupError(f"the dump of database {database} broke off on its way; run it again")
+        dump.seek(0)
+        writer.add(f"databases/{database}.dump", dump, size)
+
+
 def _save_bucket(stack: Stack, writer: backup_file.BackupWriter) -> None:
+    before = len(writer.members)
     with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(  # noqa: S603  # compose, with arguments of ours
+        process = subprocess.Popen(  # noqa: S603  # ours
             stack.bucket("save"), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said
         )
         assert process.stdout is not None  # noqa: S101  # a pipe was asked for
@@ -201,8 +138,10 @@ def _save_bucket(stack: Stack, writer: backup_file.BackupWriter) -> None:
             process.stdout.close()
             process.wait()
         said.seek(0)
+        words = said.read()
         if process.returncode != 0 or broken is not None:
-            raise BackupError(_last_line(said.read()) or f"the bucket could not be read ({broken})")
+            raise BackupError(last_line(words) or f"the bucket could not be read ({broken})")
+        _require_all(words, len(writer.members) - before)
 
 
 def _load_database(stack: Stack, path: Path, database: str) -> None:
@@ -216,8 +155,9 @@ def _load_database(stack: Stack, path: Path, database: str) -> None:
 
 
 def _load_bucket(stack: Stack, path: Path) -> None:
+    sent = 0
     with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(  # noqa: S603  # compose, with arguments of ours
+        process = subprocess.Popen(  # noqa: S603  # ours
             stack.bucket("load"), stdin=subprocess.PIPE, stdout=said, stderr=said
         )
         assert process.stdin is not None  # noqa: S101  # a pipe was asked for
@@ -225,13 +165,26 @@ def _load_bucket(stack: Stack, path: Path) -> None:
             with tarfile.open(fileobj=process.stdin, mode="w|") as outgoing:
                 for info, content in backup_file.members(path, "bucket/"):
                     outgoing.addfile(info, content)
+                    sent += 1
             process.stdin.close()
         except BrokenPipeError:
             pass  # the client ended first; what it said is read below
         process.wait()
         said.seek(0)
+        words = said.read()
         if process.returncode != 0:
-            raise BackupError(_last_line(said.read()) or "the bucket could not be written")
+            raise BackupError(last_line(words) or "the bucket could not be written")
+        _require_all(words, sent)
+
+
+def _require_all(words: bytes, count: int) -> None:
+    """Compare what went through here with what the client of the bucket says at its end."""
+    told = [line for line in words.decode(errors="replace").splitlines() if line.endswith(" objects")]
+    if f"{count} objects" not in told:
+        raise BackupError(
+            f"{count} objects came through, and the bucket's client says {' '.join(told) or 'nothing'}: "
+            "the stream broke off on its way; run it again"
+        )
 
 
 def _put_in_place(stack: Stack) -> None:
@@ -250,32 +203,38 @@ def _put_in_place(stack: Stack) -> None:
         stack.sql(f"DROP DATABASE {database}_replaced")
 
 
-def _last_line(text: bytes) -> str:
-    return next((line.strip() for line in reversed(text.decode(errors="replace").splitlines()) if line.strip()), "")
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Save or restore, as the arguments say; one line either way."""
-    parser = argparse.ArgumentParser(prog="deploy.backup", description="Save or restore the stack's state.")
+def arguments_of(prog: str, description: str) -> argparse.ArgumentParser:
+    """The arguments that every stack's backup takes."""
+    parser = argparse.ArgumentParser(prog=prog, description=description)
     parser.add_argument("action", choices=["save", "restore"])
     parser.add_argument("--file", type=Path)
-    parser.add_argument("--env-file", type=Path, default=ROOT / ".env")
     parser.add_argument("--force", action="store_true", help="replace the state of a stack that holds work")
-    given = parser.parse_args(arguments)
-    stack = Stack(given.env_file)
+    return parser
+
+
+def run(stack: Stack, given: argparse.Namespace) -> int:
+    """Save or restore, as the arguments say; one line either way, and an exit code."""
     try:
         if given.action == "save":
             path = given.file or ROOT / "backups" / f"{datetime.now(UTC):vision-mlops-%Y%m%dT%H%M%SZ}.tar"
             path.parent.mkdir(parents=True, exist_ok=True)
             print(save(stack, path))
         elif given.file is None:
-            raise BackupError("name the file: make restore FILE=backups/NAME.tar", 64)
+            raise BackupError(f"name the file: {stack.restore_target} FILE=backups/NAME.tar", USAGE)
         else:
             print(restore(stack, given.file, force=given.force))
     except BackupError as error:
         print(f"backup: {error}", file=sys.stderr)
         return error.code
     return 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Save or restore the stack on Docker."""
+    parser = arguments_of("deploy.backup", "Save or restore the stack's state.")
+    parser.add_argument("--env-file", type=Path, default=ROOT / ".env")
+    given = parser.parse_args(arguments)
+    return run(ComposeStack(given.env_file), given)
 
 
 if __name__ == "__main__":

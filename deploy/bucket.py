@@ -4,6 +4,7 @@
     python bucket.py load <objects.tar       puts them back; objects that are there already stay
     python bucket.py count                   how many objects there are
 
+`save` and `load` end with their count on standard error: a tar that was cut between two members looks whole.
 Reads S3_BUCKET, MLFLOW_S3_ENDPOINT_URL and AWS_*, as the service `bucket` of docker-compose.yml has them.
 """
 
@@ -35,8 +36,9 @@ def keys(client: Any, bucket: str) -> Iterator[str]:
             yield found["Key"]
 
 
-def save(client: Any, bucket: str, output: BinaryIO) -> None:
-    """Write every object to `output` as a tar stream; no object is held in memory whole."""
+def save(client: Any, bucket: str, output: BinaryIO) -> int:
+    """Write every object to `output` as a tar stream and count them; no object is held in memory whole."""
+    count = 0
     with tarfile.open(fileobj=output, mode="w|") as archive:
         for key in keys(client, bucket):
             try:
@@ -49,15 +51,20 @@ def save(client: Any, bucket: str, output: BinaryIO) -> None:
             info.size = answer["ContentLength"]
             info.mtime = int(answer["LastModified"].timestamp())
             archive.addfile(info, answer["Body"])
+            count += 1
+    return count
 
 
-def load(client: Any, bucket: str, stream: BinaryIO) -> None:
-    """Put every member of the tar stream into the bucket."""
+def load(client: Any, bucket: str, stream: BinaryIO) -> int:
+    """Put every member of the tar stream into the bucket and count them."""
+    count = 0
     with tarfile.open(fileobj=stream, mode="r|") as archive:
         for info in archive:
             content = archive.extractfile(info)
             if content is not None:
                 client.upload_fileobj(_ReadOnly(content), bucket, info.name)
+                count += 1
+    return count
 
 
 def main() -> None:
@@ -66,9 +73,9 @@ def main() -> None:
     client = boto3.client("s3", endpoint_url=endpoint)
     try:
         if sys.argv[1] == "save":
-            save(client, bucket, sys.stdout.buffer)
+            print(save(client, bucket, sys.stdout.buffer), "objects", file=sys.stderr)
         elif sys.argv[1] == "load":
-            load(client, bucket, sys.stdin.buffer)
+            print(load(client, bucket, sys.stdin.buffer), "objects", file=sys.stderr)
         else:
             print(sum(1 for _ in keys(client, bucket)))
     except (BotoCoreError, ClientError) as error:

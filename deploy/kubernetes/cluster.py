@@ -6,6 +6,8 @@ import json
 import subprocess
 from typing import IO, Any
 
+from deploy.backup_stack import last_line
+
 NAMESPACE = "vision-mlops"
 UNAVAILABLE, REFUSED = 69, 78  # sysexits.h
 
@@ -50,8 +52,7 @@ class Cluster:
         except FileNotFoundError:
             raise ClusterError("kubectl is not installed; install it, version 1.32 or later") from None
         if done.returncode != 0:
-            lines = [line.strip() for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
-            raise ClusterError(lines[-1] if lines else f"kubectl {' '.join(arguments[:3])} failed")
+            raise ClusterError(last_line(done.stderr) or f"kubectl {' '.join(arguments[:3])} failed")
         return "" if stdout else done.stdout.decode()
 
     def objects(self, kinds: str, selector: str = "") -> list[dict[str, Any]]:

@@ -1,0 +1,138 @@
+"""What a backup asks of a running stack, and the answer of the one on Docker; Kubernetes': deploy/kubernetes/backup.py.
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import IO
+
+ROOT = Path(__file__).resolve().parent.parent
+BUCKET_CLIENT = ROOT / "deploy" / "bucket.py"
+UNAVAILABLE = 69  # sysexits.h
+
+
+class BackupError(Exception):
+    """One line that says what is wrong and what to do, and an exit code."""
+
+    def __init__(self, text: str, code: int = UNAVAILABLE) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Stack(ABC):
+    """A running stack."""
+
+    save_target: str
+    restore_target: str  # of the Makefile, for messages
+
+    @abstractmethod
+    def require_running(self) -> None:
+        """Ask for Postgres, the S3 store and MLflow.
+
+        Raises:
+            BackupError: naming what does not run, and what starts it.
+        """
+
+    @abstractmethod
+    def postgres(self, command: str, *, stdin: IO[bytes] | None = None, stdout: IO[bytes] | None = None) -> str:
+        """Run a shell command beside Postgres, as the superuser and with the password at hand.
+
+        Raises:
+            BackupError: it failed; carries the last line it wrote.
+        """
+
+    @abstractmethod
+    def bucket(self, action: str) -> list[str]:
+        """Command that runs `deploy/bucket.py` in the image of MLflow, with the store's address and keys."""
+
+    @abstractmethod
+    def stopped(self) -> AbstractContextManager[None]:
+        """Without MLflow and what works on it, inside; as it was, afterwards."""
+
+    def sql(self, statement: str, database: str = "postgres", **variables: str) -> str:
+        """Run SQL as the superuser and return the rows, without decoration; `variables` are psql's."""
+        given = " ".join(f"-v {shlex.quote(f'{name}={value}')}" for name, value in variables.items())
+        with tempfile.TemporaryFile() as text:
+            text.write(statement.encode())
+            text.seek(0)
+            return self.postgres(f"psql -qAtX -v ON_ERROR_STOP=1 {given} -d {database} -f -", stdin=text).strip()
+
+
+class ComposeStack(Stack):
+    """The stack of one `.env` on Docker."""
+
+    save_target, restore_target = "make backup", "make restore"
+
+    def __init__(self, env_file: Path) -> None:
+        self._env_file = env_file
+
+    def require_running(self) -> None:
+        """See Stack."""
+        services = set(self._run("config", "--services").split())  # without s3 where the store is outside
+        missing = ({"postgres", "s3", "mlflow"} & services) - self._running()
+        if missing:
+            raise BackupError(f"{', '.join(sorted(missing))} not running; start the stack with make up")
+
+    def postgres(self, command: str, *, stdin: IO[bytes] | None = None, stdout: IO[bytes] | None = None) -> str:
+        """See Stack."""
+        return self._run("exec", "--no-TTY", "postgres", "sh", "-c", as_superuser(command), stdin=stdin, stdout=stdout)
+
+    def bucket(self, action: str) -> list[str]:
+        """See Stack; with the environment of the service `bucket`."""
+        program = BUCKET_CLIENT.read_text(encoding="utf-8")
+        options = ("--rm", "--no-deps", "--no-TTY", "--entrypoint", "python")
+        return self._compose("run", *options, "bucket", "-c", program, action)
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """See Stack."""
+        workers = sorted(self._running(work=True))
+        if workers:
+            self._run("stop", *workers, work=True)
+        self._run("stop", "mlflow")
+        try:
+            yield
+        finally:
+            self._run("up", "--detach", "--wait", "--no-recreate")
+            if workers:
+                self._run("up", "--detach", "--no-recreate", *workers, work=True)
+
+    def _running(self, *, work: bool = False) -> set[str]:
+        """Names of the services that run."""
+        return set(self._run("ps", "--services", "--status", "running", work=work).split())
+
+    def _compose(self, *arguments: str, work: bool = False) -> list[str]:
+        file = ROOT / ("docker-compose-mlops.yml" if work else "docker-compose.yml")
+        return ["docker", "compose", "--file", str(file), "--env-file", str(self._env_file), *arguments]
+
+    def _run(
+        self, *arguments: str, work: bool = False, stdin: IO[bytes] | None = None, stdout: IO[bytes] | None = None
+    ) -> str:
+        """Run a compose command to its end and return what it printed."""
+        command = self._compose(*arguments, work=work)
+        done = subprocess.run(  # noqa: S603  # compose, with arguments of ours
+            command, stdin=stdin or subprocess.DEVNULL, stdout=stdout or subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        if done.returncode != 0:
+            raise BackupError(last_line(done.stderr) or f"`{' '.join(command[-3:])}` failed")
+        return "" if stdout else done.stdout.decode()
+
+
+def as_superuser(command: str) -> str:
+    """A shell command for the Postgres container, whose environment has the superuser's password."""
+    return f"export PGPASSWORD=$POSTGRES_PASSWORD PGUSER=postgres; {command}"
+
+
+def last_line(text: bytes) -> str:
+    """What a program said last; kubectl's word that it failed comes after the program's own, and says less."""
+    lines = [line.strip() for line in text.decode(errors="replace").splitlines() if line.strip()]
+    said = [line for line in lines if not line.startswith("command terminated with exit code")]
+    return (said or lines or [""])[-1]

@@ -1,0 +1,139 @@
+"""Save the state in a cluster to one file, and put it back, where Postgres and the S3 store are in the cluster.
+
+    python -m deploy.kubernetes.backup save [--file FILE] [--namespace NAME]
+    python -m deploy.kubernetes.backup restore --file FILE [--force] [--namespace NAME]
+
+The file and the way are those of `deploy/backup.py`; a backup of one is a restore of the other. pg_dump runs in the pod
+postgres-0, the S3 client in a pod of MLflow, both by `kubectl exec`. Standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO, Any
+
+from deploy import backup
+from deploy.backup_stack import BUCKET_CLIENT, BackupError, Stack, as_superuser
+from deploy.kubernetes.cluster import NAMESPACE, Cluster, ClusterError
+from deploy.kubernetes.up import AIRFLOW, OURS, PATIENCE
+
+REFUSED = 73  # as in deploy/backup.py
+# How many pods there were before a restore. In the cluster: whoever restores may die, and the next one goes on.
+BEFORE = "vision-mlops/replicas-before-restore"
+
+
+class ClusterStack(Stack):
+    """What is in one namespace."""
+
+    save_target, restore_target = "make kubernetes-backup", "make kubernetes-restore"
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    def require_running(self) -> None:
+        """See Stack; starts what an earlier restore stopped and did not start again."""
+        found = {one["metadata"]["name"]: one for one in self._objects("deployments,statefulsets", OURS)}
+        if not found:
+            raise BackupError(f"namespace {self._cluster.namespace} holds nothing of ours; run make kubernetes-up")
+        if "postgres" not in found:
+            raise BackupError(
+                f"namespace {self._cluster.namespace} has no Postgres of its own, its state lies outside the cluster: "
+                "RDS' snapshots and S3's versions are the backup there (docs/kubernetes.md)",
+                REFUSED,
+            )
+        self._start()
+        state = ({"postgres", "s3", "mlflow"} & found.keys()) | {"mlflow"}  # without s3 where the store is outside
+        ready = {
+            one["metadata"]["name"]
+            for one in self._objects("deployments,statefulsets", OURS)
+            if one["status"].get("readyReplicas")
+        }
+        if missing := state - ready:
+            raise BackupError(
+                f"{', '.join(sorted(missing))} not ready in namespace {self._cluster.namespace}; run make "
+                "kubernetes-up, and make kubernetes-verify for the reason"
+            )
+
+    def postgres(self, command: str, *, stdin: IO[bytes] | None = None, stdout: IO[bytes] | None = None) -> str:
+        """See Stack."""
+        there = ("exec", "--stdin", "postgres-0", "--container", "postgres", "--")
+        return self._run(*there, "sh", "-c", as_superuser(command), stdin=stdin, stdout=stdout)
+
+    def bucket(self, action: str) -> list[str]:
+        """See Stack."""
+        program = BUCKET_CLIENT.read_text(encoding="utf-8")
+        there = ("exec", "--stdin", "deployment/mlflow", "--container", "mlflow", "--")
+        return self._cluster.command(*there, "python", "-c", program, action)
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """See Stack. The service answers on, with the model it has, and looks for its champion anew afterwards.
+
+        It is a matter of two patches per workload; autoscalers leave alone what has no replicas.
+        """
+        try:
+            for one in self._workers():
+                self._stop(one)
+            yield
+        finally:
+            self._start()
+            # Version 1 of the file may be another model than version 1 of before; a new pod asks.
+            self._run("rollout", "restart", "deployment/serving")
+
+    def _workers(self) -> list[dict[str, Any]]:
+        """MLflow and Airflow's parts."""
+        ours = [one for one in self._objects("deployments", OURS) if one["metadata"]["name"] == "mlflow"]
+        return ours + self._objects("deployments,statefulsets", AIRFLOW)
+
+    def _stop(self, workload: dict[str, Any]) -> None:
+        replicas = workload["spec"].get("replicas", 1)
+        if replicas == 0:
+            return
+        self._patch(workload, str(replicas), 0)
+        labels = workload["spec"]["selector"]["matchLabels"]
+        selector = ",".join(f"{name}={value}" for name, value in labels.items())
+        # Until the last connection of theirs is closed: a database in use cannot be renamed.
+        self._run("wait", "--for=delete", "pods", "--selector", selector, f"--timeout={PATIENCE}")
+
+    def _start(self) -> None:
+        stopped = [one for one in self._workers() if BEFORE in one["metadata"].get("annotations", {})]
+        for one in stopped:
+            self._patch(one, None, int(one["metadata"]["annotations"][BEFORE]))
+        for one in stopped:
+            if one["metadata"]["name"] == "mlflow":
+                self._run("rollout", "status", _name(one), f"--timeout={PATIENCE}")
+
+    def _patch(self, workload: dict[str, Any], before: str | None, replicas: int) -> None:
+        patch = {"metadata": {"annotations": {BEFORE: before}}, "spec": {"replicas": replicas}}
+        self._run("patch", _name(workload), "--type", "merge", "--patch", json.dumps(patch))
+
+    def _objects(self, kinds: str, selector: str) -> list[dict[str, Any]]:
+        try:
+            return self._cluster.objects(kinds, selector)
+        except ClusterError as error:
+            raise BackupError(str(error), error.code) from None
+
+    def _run(self, *arguments: str, stdin: IO[bytes] | None = None, stdout: IO[bytes] | None = None) -> str:
+        try:
+            return self._cluster.run(*arguments, stdin=stdin, stdout=stdout)
+        except ClusterError as error:
+            raise BackupError(str(error), error.code) from None
+
+
+def _name(workload: dict[str, Any]) -> str:
+    return f"{workload['kind'].lower()}/{workload['metadata']['name']}"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Save or restore the state in a namespace."""
+    parser = backup.arguments_of("deploy.kubernetes.backup", "Save or restore the state in a cluster.")
+    parser.add_argument("--namespace", default=NAMESPACE)
+    given = parser.parse_args(arguments)
+    return backup.run(ClusterStack(Cluster(given.namespace)), given)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,189 @@
+"""`make kubernetes-up` and what goes with it on a real cluster: `local` from nothing to a restored champion."""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from tests.tasks.serving.samples import picture
+
+from .state import Load, State, running
+
+pytestmark = pytest.mark.kubernetes
+Rules = set[tuple[str, str, str]]
+REGISTER = ("python", "-m", "tests.stack.kubernetes.champion")
+REMOVE_OBJECTS = """
+import os, boto3
+s3 = boto3.client("s3", endpoint_url=os.environ["MLFLOW_S3_ENDPOINT_URL"])
+for found in s3.list_objects_v2(Bucket=os.environ["S3_BUCKET"])["Contents"]:
+    s3.delete_object(Bucket=os.environ["S3_BUCKET"], Key=found["Key"])
+"""
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[State]:
+    with running(f"vm-test-manifests-{secrets.token_hex(3)}", tmp_path_factory.mktemp("state")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def champion(state: State) -> dict[str, Any]:
+    """The first champion, registered from this machine, in service in every pod."""
+    told = dict(json.loads(state.forwarded(*REGISTER, "012").splitlines()[-1]))
+    assert told["version"] == "1"
+    state.kubectl("rollout", "status", "deployment/serving", "--timeout=300s")
+    return told
+
+
+def pods(state: State) -> dict[str, tuple[str, int]]:
+    """UID and restarts of each pod that serves; Jobs' are made anew."""
+    return {
+        pod["metadata"]["name"]: (pod["metadata"]["uid"], pod["status"]["containerStatuses"][0]["restartCount"])
+        for pod in state.objects("pods", "--selector", "app.kubernetes.io/name!=bucket")
+    }
+
+
+def answer(state: State) -> dict[str, Any]:
+    """What the service says of a bright picture."""
+    session = requests.Session()
+    session.trust_env = False
+    response = session.post(f"{state.service}/predict_image", files={"image": picture(255)}, timeout=30)
+    assert response.status_code == 200, response.text
+    return dict(response.json())
+
+
+def test_without_a_champion_all_is_well_and_the_service_waits(state: State) -> None:
+    done = state.verify()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "takes the login of .env; there is no champion yet" in done.stdout
+    assert done.stdout.count("has no model") == 2, "the autoscaler's least, without a metrics server too"
+    said = " ".join(done.stdout.split())
+    for line in ("statefulset/postgres 1 of 1", "statefulset/s3 1 of 1", "deployment/mlflow 2 of 2", "job/bucket done"):
+        assert f"ok {line}" in said
+
+
+def test_a_second_time_restarts_nothing(state: State) -> None:
+    before = pods(state)
+    done = state.up()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "restarting" not in done.stdout
+    assert pods(state) == before
+
+
+def test_verify_finds_a_login_that_mlflow_refuses(state: State, tmp_path: Path) -> None:
+    other = tmp_path / ".env"
+    other.write_text(state.env_file.read_text() + "MLFLOW_TRACKING_PASSWORD=another-than-before\n")
+    done = state.verify(other)
+    assert done.returncode == 1
+    assert "refuses the login of .env" in done.stdout
+
+
+def test_no_secret_stands_in_clear(state: State) -> None:
+    stored = state.objects("secrets", "--selector", "app.kubernetes.io/part-of=vision-mlops")
+    values = {base64.b64decode(value).decode() for secret in stored for value in secret["data"].values()}
+    # A user name is none, and the address of a database holds one of the others.
+    values -= {state.variables["MLFLOW_TRACKING_USERNAME"]}
+    assert len(values) > 10
+    kinds = "pods,deployments,replicasets,statefulsets,jobs,configmaps,services,serviceaccounts,events"
+    seen = state.kubectl("get", kinds, "--output", "json", "--show-managed-fields")
+    seen += json.dumps([secret["metadata"] for secret in stored])
+    assert [value for value in values if value in seen] == []
+    assert [value for value in values if base64.b64encode(value.encode()).decode() in seen] == []
+
+
+def rules(state: State, account: str) -> Rules:
+    """Everything that the API server lets an account do in the namespace: group, resource, verb."""
+    kind = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview"}
+    review = kind | {"spec": {"namespace": state.name}}
+    who = f"--as=system:serviceaccount:{state.name}:{account}"
+    told = json.loads(state.kubectl("create", who, "--filename", "-", "--output", "json", text=json.dumps(review)))
+    assert not told["status"]["incomplete"]
+    return {
+        (group, resource, verb)
+        for rule in told["status"]["resourceRules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def test_the_account_of_airflows_tasks_may_do_what_the_role_lists_and_that_of_stages_nothing(state: State) -> None:
+    anyone = rules(state, "nobody-made-this-one")  # may ask what it may do
+    assert {group for group, _, _ in anyone} == {"authorization.k8s.io"}
+    assert rules(state, "stage") == anyone
+    assert rules(state, "airflow-worker") - anyone == {
+        *(("", "pods", verb) for verb in ("create", "get", "list", "delete")),
+        ("", "pods/log", "get"),
+        *(("", "pods/exec", verb) for verb in ("get", "create")),
+        ("", "events", "list"),
+    }
+    worker = f"--as=system:serviceaccount:{state.name}:airflow-worker"
+    assert state.kubectl("auth", "can-i", "create", "pods", worker).strip() == "yes"
+
+
+def test_the_champion_reaches_every_pod(state: State, champion: dict[str, Any]) -> None:
+    done = state.verify()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "champion is version 1" in done.stdout
+    assert done.stdout.count("serves version 1") == 2
+    assert "deployment/serving 2 of 2 ready" in " ".join(done.stdout.split())
+    assert (answer(state)["class"], str(answer(state)["model_version"])) == ("bright", "1")
+
+
+def test_a_rolling_update_under_load_fails_no_request(state: State, champion: dict[str, Any]) -> None:
+    before = pods(state)
+    load = Load(state.service)
+    with load.applied(anew=2, kept=2):
+        state.kubectl("rollout", "restart", "deployment/serving")
+        state.kubectl("rollout", "status", "deployment/serving", "--timeout=600s")
+        # The last of the old ones is still leaving.
+        old = [f"pod/{name}" for name in before if name.startswith("serving-")]
+        state.kubectl("wait", "--for=delete", *old, "--timeout=120s")
+    print(f"{dict(load.answers)}, slowest {load.slowest:.1f} s")
+    assert set(load.answers) == {"200"}, load.answers
+    assert load.answers["200"] > 500
+    assert {name for name in pods(state) if name.startswith("serving-")}.isdisjoint(before)
+
+
+def test_a_backup_brings_back_champion_and_artifact(state: State, champion: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "saved.tar"
+    saved = state.python("backup", "save", "--file", file)
+    assert saved.returncode == 0, saved.stdout + saved.stderr
+    assert file.stat().st_mode & 0o777 == 0o600
+
+    # Another champion, and nothing left of the first one's files.
+    state.kubectl("exec", "deployment/mlflow", "--container", "mlflow", "--", "python", "-c", REMOVE_OBJECTS)
+    assert json.loads(state.forwarded(*REGISTER, "210").splitlines()[-1])["version"] == "2"
+
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "changed.tar").write_bytes(content)
+    changed = state.python("backup", "restore", "--file", tmp_path / "changed.tar", "--force")
+    assert (changed.returncode, changed.stdout, changed.stderr.count("\n")) == (65, "", 1)
+    refused = state.python("backup", "restore", "--file", file)
+    assert (refused.returncode, refused.stderr.count("\n")) == (73, 1)
+    assert "FORCE=1 replaces it" in refused.stderr
+
+    load = Load(state.service)
+    with load.applied(anew=1, kept=1):
+        restored = state.python("backup", "restore", "--file", file, "--force")
+        assert restored.returncode == 0, restored.stdout + restored.stderr
+        state.kubectl("rollout", "status", "deployment/serving", "--timeout=600s")
+    print(f"{dict(load.answers)}, slowest {load.slowest:.1f} s")
+    assert set(load.answers) == {"200"}, "the service answers on, with the model it has"
+
+    assert json.loads(state.forwarded(*REGISTER).splitlines()[-1]) == champion
+    assert (answer(state)["class"], str(answer(state)["model_version"])) == ("bright", "1")
+    done = state.verify()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("serves version 1") == 2
+    [mlflow] = [one for one in state.objects("deployments") if one["metadata"]["name"] == "mlflow"]
+    assert mlflow["spec"]["replicas"] == 2
+    assert not [name for name in mlflow["metadata"]["annotations"] if "restore" in name]
