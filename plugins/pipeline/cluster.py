@@ -192,6 +192,11 @@ class Cluster:
             )  # fmt: skip
         except WebSocketException as error:
             raise ConnectionError(str(error)) from error
+        except AttributeError as error:
+            # The client stumbles over a websocket that was refused, since it has no body; the refusal is the context.
+            if not isinstance(error.__context__, ApiException):
+                raise
+            raise reasons.of_handshake(error.__context__) from error
 
     def _ask(self, doing: str, call: Callable[[], Answer], *, gone: bool = False) -> Answer:
         """Ask the API server, again while it is away.
@@ -211,9 +216,8 @@ class Cluster:
             except ApiException as error:
                 if gone and error.status == 404:
                     raise
-                # 0 is a websocket that was not let in, for a reason that is in its text only.
-                busy = error.status in BUSY or (error.status == 0 and not _spoke(error))
-                if not busy or time.monotonic() > limit:
+                # 0: there was no answer at all.
+                if error.status not in (0, *BUSY) or time.monotonic() > limit:
                     raise reasons.refused(error, doing, self.namespace) from error
             except AWAY as error:
                 if time.monotonic() > limit:
@@ -231,7 +235,3 @@ def _abandoned(pod: k8s.V1Pod) -> bool:
     """Tell whether a pod was deleted so long ago that its node will not say any more how it ended."""
     deletion = pod.metadata.deletion_timestamp
     return deletion is not None and (datetime.now(UTC) - deletion).total_seconds() > REMOVAL
-
-
-def _spoke(error: ApiException) -> bool:
-    return "403" in str(error.reason) or "404" in str(error.reason)

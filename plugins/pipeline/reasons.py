@@ -15,6 +15,7 @@ from tasks.errors import PipelineError, SettingsError, UnavailableError
 NEVER = ("InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError")
 PULLING = ("ErrImagePull", "ImagePullBackOff", "RegistryUnavailable", "ErrImageInspect")
 NOT_THERE = re.compile(r"not found|manifest unknown|does not exist|no such image|pull access denied", re.IGNORECASE)
+HANDSHAKE = re.compile(r"Handshake status (?P<status>\d+)(?:.*b'(?P<body>\{.*\})')?", re.DOTALL)
 ROLE = "give its account the Role `stage-launcher` (make kubernetes-up)"
 
 
@@ -127,6 +128,16 @@ def refused(error: ApiException, doing: str, namespace: str) -> PipelineError:
     if error.status in (400, 403, 404, 422):
         return SettingsError(f"the cluster did not {doing}: {text}")
     return UnavailableError(f"the cluster did not {doing} (status {error.status}): {text}")
+
+
+def of_handshake(error: ApiException) -> ApiException:
+    """A refused websocket's answer as that of any other request: its status and body are in the text only."""
+    found = HANDSHAKE.search(str(error.reason))
+    if found is None:
+        return error
+    answer = ApiException(status=int(found["status"]), reason=error.reason)
+    answer.body = found["body"].encode().decode("unicode_escape") if found["body"] else None
+    return answer
 
 
 def _message(error: ApiException) -> str:

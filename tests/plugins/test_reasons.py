@@ -129,6 +129,16 @@ def test_a_refusal_is_one_line_with_the_fix(status: int, message: str, kind: typ
     assert text in str(failure)
 
 
+def test_a_refused_websocket_has_its_answer_in_its_text() -> None:
+    body = {"message": 'pods "x" is forbidden: User "u" cannot get resource "pods/exec"'}
+    text = f"Handshake status 403 Forbidden -+-+- {{'audit-id': 'a'}} -+-+- {json.dumps(body).encode()!r}"
+    error = reasons.of_handshake(ApiException(status=0, reason=text))
+    failure = reasons.refused(error, "run a command in a pod", "n")
+    assert str(failure).startswith("may not run a command in a pod in namespace 'n': pods \"x\" is forbidden")
+    assert reasons.of_handshake(ApiException(status=0, reason="Handshake status 502 Bad Gateway")).status == 502
+    assert reasons.of_handshake(ApiException(status=0, reason="timed out")).status == 0
+
+
 def test_a_refusal_without_words_of_the_api_has_those_of_the_connection() -> None:
     error = ApiException(status=0, reason="Handshake status 403 Forbidden")
     assert "Handshake status 403" in str(reasons.refused(error, "run a command in a pod", "n"))
