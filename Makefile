@@ -229,6 +229,12 @@ bench-serving: install ## latency and throughput of the service beside `mlflow m
 bench-tuning: install ## cost of a trial, ASHA beside random search, tuned beside default (SOURCE=archive of CIFAR-10)
 	@. deploy/env.sh local && python -m benchmarks.tuning $${SOURCE:+--source "$$SOURCE"} $(ARGS)
 
+RUNTIMES ?= local docker kubernetes
+.PHONY: bench-runtimes
+bench-runtimes: install ## seconds per stage under each runtime that is up: RUNTIMES="local docker kubernetes" (NAMESPACE=)
+	@. deploy/env.sh local && mkdir -p "$$AIRFLOW_HOME" && airflow db migrate >/dev/null 2>&1
+	@. deploy/env.sh local && env -u PIPELINE_RUNTIME python -m benchmarks.runtimes --runtimes $(RUNTIMES) $(ARGS)
+
 .PHONY: bench-gate
 bench-gate: install ## how often the gate promotes a model that is no better: simulated
 	@. deploy/env.sh local && python -m benchmarks.false_promotions $(ARGS)
