@@ -3,8 +3,8 @@
     python -m deploy.kubernetes.backup save [--file FILE] [--namespace NAME]
     python -m deploy.kubernetes.backup restore --file FILE [--force] [--namespace NAME]
 
-The file and the way are those of `deploy/backup.py`; a backup of one is a restore of the other. pg_dump runs in the pod
-postgres-0, the S3 client in a pod of MLflow, both by `kubectl exec`. Standard library only.
+The file and the flow are those of `deploy/backup.py`. pg_dump runs in the pod postgres-0, the S3 client in a pod of
+MLflow, both by `kubectl exec`. Standard library only.
 """
 
 from __future__ import annotations
