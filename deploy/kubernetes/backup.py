@@ -17,12 +17,10 @@ from typing import IO, Any
 
 from deploy import backup
 from deploy.backup_stack import BUCKET_CLIENT, BackupError, Stack, as_superuser
-from deploy.kubernetes.cluster import NAMESPACE, Cluster, ClusterError
+from deploy.kubernetes.cluster import BEFORE, NAMESPACE, Cluster, ClusterError
 from deploy.kubernetes.up import AIRFLOW, OURS, PATIENCE
 
 REFUSED = 73  # as in deploy/backup.py
-# How many pods there were before a restore. In the cluster: whoever restores may die, and the next one goes on.
-BEFORE = "vision-mlops/replicas-before-restore"
 
 
 class ClusterStack(Stack):

@@ -11,8 +11,8 @@ import pytest
 
 from deploy import backup
 from deploy.backup_stack import BackupError
-from deploy.kubernetes.backup import BEFORE, ClusterStack
-from deploy.kubernetes.cluster import Cluster
+from deploy.kubernetes.backup import ClusterStack
+from deploy.kubernetes.cluster import BEFORE, Cluster
 from deploy.kubernetes.up import AIRFLOW, OURS
 
 
