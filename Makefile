@@ -19,12 +19,14 @@ DAYS ?=
 APPLY ?=
 SOURCE ?= ../shared/data/cifar10.tar.gz
 
-export CONF DAG TRIALS NAME ROLE REASON VERSION SOURCE  # reach the shell as they are, whatever quotes they hold
+export CONF DAG TRIALS NAME ROLE REASON VERSION SOURCE KUBECONFIG  # reach the shell as they are, whatever quotes they hold
 
 INSTALLED := .venv/.installed
 ENV = . deploy/env.sh $(RUNTIME)
+# MLflow and the service of a cluster, as if they were here.
+FORWARD = $(if $(filter kubernetes,$(RUNTIME)),python -m deploy.kubernetes.forward --namespace "$$PIPELINE_KUBERNETES_NAMESPACE" --)
 GC = $(if $(DAYS),--days $(DAYS)) $(if $(filter 1,$(APPLY)),--apply)
-RUN_DAG = python -m pipeline.run $(if $(filter 1,$(ANEW)),--anew)
+RUN_DAG = $(FORWARD) python -m pipeline.run $(if $(filter 1,$(ANEW)),--anew)
 WORK := docker compose -f docker-compose-mlops.yml
 STATE := docker compose -f docker-compose.yml
 
@@ -35,32 +37,32 @@ help: ## list the targets
 ## The pipeline
 
 .PHONY: demo
-demo: ready ## train, evaluate, register and serve digits, start to end (RUNTIME=local or docker)
-	@$(ENV) && $(RUN_DAG) daily_training && deploy/curl_line.sh daily_training
+demo: ready ## train, evaluate, register and serve digits, start to end (RUNTIME=local, docker or kubernetes)
+	@$(ENV) && $(RUN_DAG) daily_training && $(FORWARD) deploy/curl_line.sh daily_training
 
 .PHONY: run
-run: ready ## one DAG run: DAG=daily_training CONF='{"dataset":"digits","epochs":5}' RUNTIME=local|docker; ANEW=1
+run: ready ## one DAG run: DAG=daily_training CONF='{"dataset":"digits","epochs":5}' RUNTIME=local|docker|kubernetes; ANEW=1
 	@$(ENV) && $(RUN_DAG) "$$DAG" "$$CONF"
 
 .PHONY: tune
-tune: ready ## search hyperparameters, train with the best: TRIALS=20 CONF='{"dataset":"digits"}' RUNTIME=local|docker
+tune: ready ## search hyperparameters, train with the best: TRIALS=20 CONF='{"dataset":"digits"}' RUNTIME=local|docker|kubernetes
 	@$(ENV) && $(RUN_DAG) weekly_tuning "$$CONF" $(if $(TRIALS),--param "trials=$$TRIALS")
 
 .PHONY: tune-results
 tune-results: ready ## the newest search's trials, best first (ARGS="--run-id ... --limit 10 --json"), also while it runs
-	@$(ENV) && python -m tasks.tune_results $(ARGS)
+	@$(ENV) && $(FORWARD) python -m tasks.tune_results $(ARGS)
 
 .PHONY: history
 history: ready ## the ledger: who or what promoted, refused or rolled back which version, and why
-	@$(ENV) && python -m tasks history
+	@$(ENV) && $(FORWARD) python -m tasks history
 
 .PHONY: rollback
 rollback: ready ## the champion before is champion again: REASON="..." (VERSION=3 for another)
-	@$(ENV) && python -m tasks.rollback --reason "$$REASON" --version "$$VERSION"
+	@$(ENV) && $(FORWARD) python -m tasks.rollback --reason "$$REASON" --version "$$VERSION"
 
 .PHONY: gc
 gc: ready ## list what lost and given-up runs left behind; APPLY=1 removes it (DAYS=7 without a sign of life; RUNTIME=)
-	@$(ENV) && $(if $(filter docker,$(RUNTIME)),python -m deploy.leftover_containers $(GC) && S3_ENDPOINT_URL="$${S3_ENDPOINT_URL:-http://127.0.0.1:$${S3_PORT:-9000}}" )python -m tasks.leftovers $(GC)
+	@$(ENV) && $(if $(filter docker,$(RUNTIME)),python -m deploy.leftover_containers $(GC) && S3_ENDPOINT_URL="$${S3_ENDPOINT_URL:-http://127.0.0.1:$${S3_PORT:-9000}}" )$(if $(filter kubernetes,$(RUNTIME)),python -m deploy.kubernetes.leftover_pods $(GC) && $(FORWARD) )python -m tasks.leftovers $(GC)
 
 .PHONY: ui
 ui: ready ## Airflow and MLflow in the browser: prints addresses and login
@@ -173,6 +175,11 @@ install: $(INSTALLED) ## make .venv from the pinned, hashed requirements
 test: install ## all tests; those that need Docker where an engine answers (REQUIRE_DOCKER=1: fail without)
 	@. deploy/env.sh local && $(if $(ARGS),pytest --cov $(ARGS),tests/all.sh)
 
+.PHONY: test-kubernetes
+test-kubernetes: install ## the tests of the kubernetes runtime and manifests on a real cluster: KUBECONFIG=file (ARGS=)
+	@[ -f "$$KUBECONFIG" ] || { echo "KUBECONFIG='$$KUBECONFIG' is no file; name the kubeconfig of a cluster that may be tested on" >&2; exit 64; }
+	@. deploy/env.sh local && TEST_KUBECONFIG="$$KUBECONFIG" pytest -m kubernetes --durations=10 $(if $(ARGS),$(ARGS),tests/stack/kubernetes)
+
 .PHONY: chaos
 chaos: install ## kill every stage at every external write; the retry must end the same (ARGS="--stage train --sample 20")
 	@. deploy/env.sh local && python -m tests.chaos --jobs 2 $(ARGS)
@@ -222,12 +229,18 @@ bench-serving: install ## latency and throughput of the service beside `mlflow m
 bench-tuning: install ## cost of a trial, ASHA beside random search, tuned beside default (SOURCE=archive of CIFAR-10)
 	@. deploy/env.sh local && python -m benchmarks.tuning $${SOURCE:+--source "$$SOURCE"} $(ARGS)
 
+RUNTIMES ?= local docker kubernetes
+.PHONY: bench-runtimes
+bench-runtimes: install ## seconds per stage under each runtime that is up: RUNTIMES="local docker kubernetes" (NAMESPACE=)
+	@. deploy/env.sh local && mkdir -p "$$AIRFLOW_HOME" && airflow db migrate >/dev/null 2>&1
+	@. deploy/env.sh local && env -u PIPELINE_RUNTIME python -m benchmarks.runtimes --runtimes $(RUNTIMES) $(ARGS)
+
 .PHONY: bench-gate
 bench-gate: install ## how often the gate promotes a model that is no better: simulated
 	@. deploy/env.sh local && python -m benchmarks.false_promotions $(ARGS)
 
 # What a run needs first: the packages, Airflow's database, and for Docker the images and the stack.
-.PHONY: ready ready-local ready-docker
+.PHONY: ready ready-local ready-docker ready-kubernetes
 ready: install ready-$(RUNTIME)
 	@$(ENV) && mkdir -p "$$PIPELINE_HOME" && [ -e "$$AIRFLOW_HOME/.migrated" ] || { echo "Preparing Airflow's database ..."; airflow db migrate >"$$PIPELINE_HOME/airflow-migrate.log" 2>&1 && touch "$$AIRFLOW_HOME/.migrated"; }
 
@@ -239,5 +252,8 @@ ready-docker: setup
 	@$(MAKE) images
 	@$(MAKE) up S="serving $$(grep -Eq '^COMPOSE_PROFILES=(.*,)? *(ray|\*) *(,.*)?$$' .env && echo ray-worker)"
 
+ready-kubernetes: setup
+	@mkdir -p .local
+
 ready-%:
-	@echo "RUNTIME='$*' is unknown; choose local or docker" >&2; exit 64
+	@echo "RUNTIME='$*' is unknown; choose local, docker or kubernetes" >&2; exit 64

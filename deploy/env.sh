@@ -1,10 +1,23 @@
 # Environment of commands on this machine, sourced by the Makefile:  . deploy/env.sh RUNTIME
-# Airflow keeps its state under .local/; with RUNTIME=docker the secrets and ports come from .env.
+# Airflow keeps its state under .local/; with RUNTIME=docker and kubernetes the secrets and ports come from .env, and with
+# kubernetes what the cluster's own Airflow is told comes from its ConfigMap.
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 export PATH="$root/.venv/bin:$PATH" PYTHONPATH="$root:$root/plugins" PYTHONUNBUFFERED=1
 unset PYTHONDONTWRITEBYTECODE  # every stage is a process of its own, and compiling torch and mlflow takes 10 s each time
 
-if [ "$1" = docker ]; then
+if [ "$1" = kubernetes ]; then
+  export PIPELINE_KUBERNETES_NAMESPACE="${PIPELINE_KUBERNETES_NAMESPACE:-${NAMESPACE:-vision-mlops}}"
+  while IFS= read -r line; do
+    case $line in
+      MLFLOW_TRACKING_URI=* | MLFLOW_PUBLIC_URL=*) ;;  # here they are those of forward.py
+      PIPELINE_*=?* | S3_*=?* | TUNE_*=?* | RAY_*=?* | SERVING_*=?*) [[ -v ${line%%=*} ]] || export "${line?}" ;;
+    esac
+  done < <(kubectl --namespace "$PIPELINE_KUBERNETES_NAMESPACE" get configmap settings \
+    --output 'go-template={{range $name, $value := .data}}{{$name}}={{$value}}{{"\n"}}{{end}}')
+  [[ -v PIPELINE_STAGE_SERVING_URL ]] || { echo "env.sh: namespace $PIPELINE_KUBERNETES_NAMESPACE has no settings; run make kubernetes-up" >&2; exit 78; }
+fi
+
+if [ "$1" = docker ] || [ "$1" = kubernetes ]; then
   [ -f "$root/.env" ] || { echo "env.sh: there is no .env; run make setup" >&2; exit 78; }
   while IFS= read -r line; do  # an empty value means the default, so it is not set at all
     [[ $line = [A-Z]*=?* ]] || continue

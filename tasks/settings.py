@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, Json, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from tasks.errors import SettingsError
 
 PLACEHOLDER = re.compile(r"^(change[-_ ]?me.*|<.*>|todo|xxx+|password|secret)$", re.IGNORECASE)
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 RAY_HEAD = "ray-head:6379"  # of the profile ray
 WEB_URL = re.compile(r"https?://[^/\s]+/\S*$")
 MAIL_URL = re.compile(r"smtps?://[^/?\s]+/?\?(?=\S*\bfrom=[^&\s]+)(?=\S*\bto=[^&\s]+)\S+$")
@@ -27,6 +28,7 @@ class Runtime(StrEnum):
 
     LOCAL = "local"
     DOCKER = "docker"
+    KUBERNETES = "kubernetes"
 
 
 class Settings(BaseSettings):
@@ -34,7 +36,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True)
 
-    pipeline_runtime: Runtime = Field(Runtime.LOCAL, description="Where stages run: local or docker.")
+    pipeline_runtime: Runtime = Field(Runtime.LOCAL, description="Where stages run: local, docker or kubernetes.")
     pipeline_home: Path = Field(
         Path(".local"), description="Folder of everything disposable: databases, artifacts, downloads, logs."
     )
@@ -58,8 +60,25 @@ class Settings(BaseSettings):
         description="Stage images are called PIPELINE_IMAGE_PREFIX/STAGE:PIPELINE_IMAGE_TAG.",
     )
     pipeline_image_tag: str = Field("dev", min_length=1, description="Tag of the stage images.")
+    pipeline_image_digests: Annotated[dict[str, Digest], NoDecode, Json()] = Field(
+        {},
+        validate_default=False,
+        description='Digests of the stage images, in place of the tag, as JSON: {"train": "sha256:..."}.',
+    )
     pipeline_docker_network: str = Field("vision-mlops", min_length=1, description="Docker network of the stages.")
-    pipeline_resources: Annotated[dict[str, dict[str, int | float | str]], NoDecode, Json()] = Field(
+    pipeline_kubernetes_namespace: str = Field(
+        "vision-mlops", min_length=1, description="Kubernetes namespace of the stages' pods."
+    )
+    pipeline_kubernetes_service_account: str = Field(
+        "stage", min_length=1, description="Account that the stages' pods run as."
+    )
+    pipeline_kubernetes_secret: str = Field(
+        "stages", min_length=1, description="Kubernetes Secret that a stage's secret variables come from."
+    )
+    pipeline_kubernetes_start_seconds: Annotated[int, Field(gt=0)] = Field(
+        600, description="How long a pod may wait for a node and its image, before its task is tried again."
+    )
+    pipeline_resources: Annotated[dict[str, dict[str, Any]], NoDecode, Json()] = Field(
         {},
         validate_default=False,
         description='Limits per stage, as JSON: {"train": {"cpus": 4, "memory": "8g", "shm_size": "1g", "gpus": 1}}.',

@@ -14,7 +14,7 @@ from pipeline.job import StageJob, container_environment, container_secrets, ima
 from pipeline.links import MlflowRunLink, ReusedFromLink, TunedByLink, run_url
 from pipeline.outcome import StageOutcome, result_of
 from pipeline.params import require_known
-from pipeline.resources import resources_for
+from pipeline.resources import StageResources, resources_for
 from tasks.contract import STAGES
 from tasks.errors import PermanentError, PipelineError, RequestError
 from tasks.messages import ReusableRequest, StageRequest, StageResult, TaskIdentity
@@ -124,7 +124,7 @@ class StageOperator(BaseOperator):
             image=image_of(self.stage, settings),
             environment={**container_environment(self.stage, settings), **self.environment},
             private_environment=container_secrets(self.stage, settings),
-            resources=resources_for(self.stage, settings, self.stage_resources),
+            resources=self.limits(context["params"]),
             timeout=self.execution_timeout,
         )
 
@@ -152,6 +152,15 @@ class StageOperator(BaseOperator):
         task = TaskIdentity(dag_id=self.dag_id, dag_run_id="check", task_id=self.task_id)
         asked = {name: value for name, value in self._asked(params).items() if name not in self.request_fields}
         contract.parse_request({**contract.batons, **asked, **given, "task": task})
+        self.limits(params)
+
+    def limits(self, params: Mapping[str, Any]) -> StageResources:
+        """What the stage may use in a DAG run with these Params.
+
+        Raises:
+            SettingsError: naming the stage and the field that cannot be used.
+        """
+        return resources_for(self.stage, load_settings(), self.stage_resources, params.get("resources"))
 
     def _asked(self, params: Mapping[str, Any]) -> dict[str, Any]:
         return {name: params[name] for name in STAGES[self.stage].request.model_fields if name in params}

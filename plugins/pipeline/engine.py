@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
-import time
 from collections.abc import Iterator
-from datetime import datetime
 from typing import Any
 
 import requests
@@ -14,11 +12,11 @@ import urllib3
 from docker import APIClient
 from docker.errors import APIError, ImageNotFound, NotFound
 
+from pipeline import stream
 from tasks.errors import PipelineError, RequestError, ResultError, SettingsError
 
 RESULT_PATH = "/airflow/xcom/return.json"
 LARGEST_RESULT = 1 << 20  # bytes; results are IDs and numbers
-PAUSE = 0.5  # seconds before a cut log stream is opened again
 STREAM_CUT = (requests.RequestException, urllib3.exceptions.HTTPError)
 
 
@@ -59,25 +57,18 @@ def remove_leftovers(engine: APIClient, key: str) -> list[str]:
 
 
 def follow_logs(engine: APIClient, container: str) -> Iterator[str]:
-    """Yield a container's output, line by line, until it has ended.
+    """Yield a container's output, line by line, until it has ended."""
 
-    A stream that is cut, by a proxy's idle timeout or a client's, is opened again where it stopped.
-    """
-    last = ""
-    while True:
-        # Asked before reading: what a container wrote before it ended is then read to the end.
-        running = engine.inspect_container(container)["State"]["Running"]
-        after = last
-        try:
-            for stamp, line in _stamped(engine, container, after):
-                if stamp > after:
-                    last = stamp
-                    yield line
-        except STREAM_CUT:
-            time.sleep(PAUSE)  # an engine that is really away fails the next inspection
-        else:
-            if not running:
-                return
+    def opened(after: stream.Moment) -> Iterator[bytes]:
+        options: dict[str, Any] = {"stream": True, "follow": True, "timestamps": True}
+        if after != stream.BEGINNING:
+            options["since"] = after[0]
+        return iter(engine.logs(container, **options))
+
+    def running() -> bool:
+        return bool(engine.inspect_container(container)["State"]["Running"])
+
+    return stream.follow(opened, running, STREAM_CUT)
 
 
 def fetch_result(engine: APIClient, container: str) -> bytes | None:
@@ -118,23 +109,3 @@ def explain(error: APIError, job_image: str, network: str, source: str | None) -
     if "Range of CPUs" in text or "could not select device driver" in text or "Minimum memory limit" in text:
         return SettingsError(f"the Docker engine cannot give what PIPELINE_RESOURCES asks for: {text}")
     return PipelineError(f"the Docker engine did not start {job_image!r}: {text}")
-
-
-def _stamped(engine: APIClient, container: str, after: str) -> Iterator[tuple[str, str]]:
-    """Yield (timestamp, line) from the second of `after` on; timestamps have one width and sort as text."""
-    options: dict[str, Any] = {"stream": True, "follow": True, "timestamps": True}
-    if after:
-        options["since"] = _seconds(after)
-    rest = b""
-    for chunk in engine.logs(container, **options):
-        *whole, rest = (rest + chunk).split(b"\n")
-        for raw in whole:
-            stamp, _, line = raw.decode("utf-8", errors="replace").partition(" ")
-            yield stamp, line.rstrip()
-    if rest:
-        stamp, _, line = rest.decode("utf-8", errors="replace").partition(" ")
-        yield stamp, line.rstrip()
-
-
-def _seconds(stamp: str) -> int:
-    return int(datetime.fromisoformat(stamp[:19] + "+00:00").timestamp())

@@ -48,8 +48,9 @@ class StageJob:
 
 
 def image_of(stage: str, settings: Settings) -> str:
-    """Name the image of a stage."""
-    return f"{settings.pipeline_image_prefix}/{stage}:{settings.pipeline_image_tag}"
+    """Name the image of a stage: by its digest where one is set, else by the tag."""
+    name, digest = f"{settings.pipeline_image_prefix}/{stage}", settings.pipeline_image_digests.get(stage)
+    return f"{name}@{digest}" if digest else f"{name}:{settings.pipeline_image_tag}"
 
 
 def container_environment(stage: str, settings: Settings) -> dict[str, str]:

@@ -11,6 +11,13 @@ from airflow.sdk import Param
 from tasks.contract import STAGES, parameters
 from tasks.errors import RequestError
 
+MACHINE = "Machine"
+OBJECT = {"type": "object"}
+RESOURCES = (
+    'Limits of this run\'s stages, over those of PIPELINE_RESOURCES: {"train": {"memory": "8g", "gpus": 1}}. '
+    "The local runtime has none."
+)
+
 
 def stage_params(*stages: str, without: Collection[str] = ()) -> dict[str, Param]:
     """Make the Params of `stages`, by name; a parameter that several stages share is asked for once.
@@ -31,6 +38,7 @@ def stage_params(*stages: str, without: Collection[str] = ()) -> dict[str, Param
         for name, schema in parameters(request).items():
             of = shared if "section" in schema else params
             of.setdefault(name, _param(schema, request.section))
+    params["resources"] = Param({}, description=RESOURCES, type="object", section=MACHINE, additionalProperties=OBJECT)
     params |= shared
     require_known(without, params)
     return {name: param for name, param in params.items() if name not in without}

@@ -24,7 +24,20 @@ class StageResources(BaseModel):
     shm_size: Annotated[Size, Field(description="Shared memory; Ray keeps the images there that its trials share.")] = (
         "64m"
     )
-    gpus: Annotated[int, Field(ge=-1, description="Number of GPUs; -1 is all.")] = 0
+    gpus: Annotated[int, Field(ge=-1, description="Number of GPUs; -1 is all, on Docker.")] = 0
+
+    # What only a cluster has.
+    cpu_request: Annotated[
+        float | None, Field(gt=0, description="Cores that its node keeps free for it; null: as many as cpus, or 0.1.")
+    ] = None
+    gpu_kind: Annotated[str, Field(description="Kubernetes' name of such a GPU.")] = "nvidia.com/gpu"
+    ephemeral_storage: Annotated[
+        Size | None, Field(description="Disk of the node that a pod may fill; null: the node's own limits.")
+    ] = None
+    node_selector: Annotated[dict[str, str], Field(description="Labels that the pod's node must have.")] = {}
+    tolerations: Annotated[
+        tuple[dict[str, str | int], ...], Field(description="Taints of nodes that the pod may go to, as in its spec.")
+    ] = ()
 
 
 DEFAULTS: Mapping[str, StageResources] = {
@@ -32,23 +45,35 @@ DEFAULTS: Mapping[str, StageResources] = {
     "tune": StageResources(memory="16g", shm_size="4g"),
     "train": StageResources(memory="16g", shm_size="1g"),
     "evaluate": StageResources(memory="8g", shm_size="1g"),
-    "register": StageResources(cpus=1, memory="1g"),
-    "rollback": StageResources(cpus=1, memory="1g"),
-    "deploy": StageResources(cpus=1, memory="1g"),
+    "register": StageResources(cpus=1, memory="1g", cpu_request=0.1),
+    "rollback": StageResources(cpus=1, memory="1g", cpu_request=0.1),
+    "deploy": StageResources(cpus=1, memory="1g", cpu_request=0.1),
 }
 
 
-def resources_for(stage: str, settings: Settings, in_dag: Mapping[str, Any] | None = None) -> StageResources:
-    """Merge a stage's default, `PIPELINE_RESOURCES` and the DAG's own wish; the later one wins, field by field.
+def resources_for(
+    stage: str,
+    settings: Settings,
+    in_dag: Mapping[str, Any] | None = None,
+    in_run: Mapping[str, Mapping[str, Any]] | None = None,
+) -> StageResources:
+    """Merge a stage's limits; the later ones win, field by field.
+
+    Args:
+        stage: whose.
+        settings: hold `PIPELINE_RESOURCES`, which goes over the stage's default.
+        in_dag: the DAG's own wish.
+        in_run: the DAG run's Param `resources`: per stage, as in `PIPELINE_RESOURCES`.
 
     Raises:
         SettingsError: naming the stage and the field that cannot be used.
     """
-    unknown = sorted(set(settings.pipeline_resources) - set(STAGES))
-    if unknown:
-        raise SettingsError(f"PIPELINE_RESOURCES: stage {unknown[0]!r} is unknown; choose one of {', '.join(STAGES)}")
+    for source, given in (("PIPELINE_RESOURCES", settings.pipeline_resources), ("resources", in_run or {})):
+        if unknown := sorted(set(given) - set(STAGES)):
+            raise SettingsError(f"{source}: stage {unknown[0]!r} is unknown; choose one of {', '.join(STAGES)}")
     default = DEFAULTS.get(stage, StageResources())
-    wanted = {**default.model_dump(), **settings.pipeline_resources.get(stage, {}), **(in_dag or {})}
+    asked = (settings.pipeline_resources.get(stage, {}), in_dag or {}, (in_run or {}).get(stage, {}))
+    wanted = default.model_dump() | {name: value for one in asked for name, value in one.items()}
     try:
         return StageResources.model_validate(wanted)
     except ValidationError as invalid:

@@ -11,10 +11,11 @@ from pipeline.base import StageOperator
 from pipeline.notifications import failure
 from tasks.settings import Runtime, load_settings
 
-# Imported when chosen: a machine without the Docker provider runs the local runtime.
+# Imported when chosen: a machine without the providers runs the local runtime.
 RUNTIMES: Mapping[Runtime, str] = {
     Runtime.LOCAL: "pipeline.local:LocalStageOperator",
     Runtime.DOCKER: "pipeline.docker:DockerStageOperator",
+    Runtime.KUBERNETES: "pipeline.kubernetes:KubernetesStageOperator",
 }
 
 # `default_args` of a DAG of stages: how often a task is tried again, and for how long one try may go on.

@@ -40,7 +40,7 @@ def test_an_optional_value_is_a_type_the_form_knows() -> None:
 
 def test_the_sections_are_there() -> None:
     sections = {param.schema["section"] for param in stage_params(*ALL).values()}
-    assert sections == {"Data", "Tuning", "Training", "Promotion", "Rollback", "Deployment", "Reuse"}
+    assert sections == {"Data", "Tuning", "Training", "Promotion", "Rollback", "Deployment", "Reuse", "Machine"}
 
 
 def test_the_baton_is_not_asked_for() -> None:

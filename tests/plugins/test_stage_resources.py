@@ -17,7 +17,24 @@ def test_every_stage_has_a_default() -> None:
 def test_later_wishes_win_field_by_field(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIPELINE_RESOURCES", json.dumps({"train": {"cpus": 4, "memory": "32g"}}))
     resources = resources_for("train", load_settings(), {"memory": "48g", "gpus": 1})
-    assert resources.model_dump() == {"cpus": 4.0, "memory": "48g", "shm_size": "1g", "gpus": 1}
+    assert resources.model_dump(exclude_defaults=True) == {"cpus": 4.0, "memory": "48g", "shm_size": "1g", "gpus": 1}
+
+
+def test_the_dag_runs_own_wish_is_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIPELINE_RESOURCES", json.dumps({"train": {"cpus": 4}}))
+    asked = {"train": {"memory": "1g", "node_selector": {"pool": "gpu"}}, "tune": {"gpus": 2}}
+    resources = resources_for("train", load_settings(), {"memory": "48g"}, asked)
+    assert resources.model_dump(exclude_defaults=True) == {
+        "cpus": 4.0,
+        "memory": "1g",
+        "shm_size": "1g",
+        "node_selector": {"pool": "gpu"},
+    }
+
+
+def test_a_stage_that_a_run_names_wrong_is_named() -> None:
+    with pytest.raises(SettingsError, match="resources: stage 'training' is unknown"):
+        resources_for("train", load_settings(), None, {"training": {"cpus": 1}})
 
 
 @pytest.mark.parametrize(

@@ -24,29 +24,11 @@ from pipeline import engine
 from pipeline.docker import DockerStageOperator
 from tasks.errors import PermanentError, PipelineError, ResultError, SettingsError, UnavailableError
 
+from .stub_stage import RUN_ID, TaskLog, build_image, context, until
+
 pytestmark = pytest.mark.docker
 
-RUN_ID = "12e45678901234567890123456789012"
 PROXY_IMAGE = "tecnativa/docker-socket-proxy:v0.4.2"
-DOCKERFILE = """
-FROM python:3.11-slim-bookworm
-RUN useradd --uid 10001 pipeline && install -d -o pipeline /airflow /airflow/xcom
-COPY stub.py /stub.py
-USER 10001:10001
-ENTRYPOINT ["python", "-u", "/stub.py"]
-"""
-STUB = """
-import json, os, signal, sys, time
-stage, _, request = sys.argv[1:]
-request = json.loads(request)
-def answer(**more):
-    fields = {"run_id": "12e45678901234567890123456789012", "experiment_id": "7", "seconds": 0.5,
-              "registered_model": "m", "version": 3, "created": True, "promoted": True, "previous_champion": None,
-              "reason": "first"}
-    with open("/airflow/xcom/return.json", "w") as file:
-        json.dump(fields | more, file)
-exec(os.environ["STUB"])
-"""
 
 
 @pytest.fixture(scope="module")
@@ -57,13 +39,10 @@ def client() -> docker.DockerClient:
 @pytest.fixture(scope="module")
 def names(client: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
     """An image and a network of this module's own."""
-    folder = tmp_path_factory.mktemp("image")
-    (folder / "Dockerfile").write_text(DOCKERFILE)
-    (folder / "stub.py").write_text(STUB)
     token = secrets.token_hex(4)
     found = SimpleNamespace(prefix=f"vm-test-{token}", network=f"vm-test-{token}")
     for stage in ("register", "prepare"):
-        client.images.build(path=str(folder), tag=f"{found.prefix}/{stage}:dev", rm=True)
+        build_image(tmp_path_factory.mktemp("image"), f"{found.prefix}/{stage}:dev")
     network = client.networks.create(found.network)
     yield found
     for container in client.containers.list(all=True, filters={"name": f"vm-test-{token}"}):
@@ -116,29 +95,6 @@ def left(client: docker.DockerClient) -> Callable[[DockerStageOperator], list[An
         return client.api.containers(all=True, filters={"label": f"pipeline.dag_id={task.dag_id}"})
 
     return list_left
-
-
-def context(conf: dict[str, Any] | None = None) -> Any:
-    return {
-        "ti": SimpleNamespace(run_id="manual__1", map_index=-1),
-        "dag_run": SimpleNamespace(conf=None),
-        "params": conf or {},
-    }
-
-
-def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
-    limit = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < limit, "it did not happen"
-        time.sleep(0.05)
-    return value
-
-
-class TaskLog(list[str]):
-    def info(self, text: str, *values: object) -> None:
-        self.append(text % values)
-
-    warning = info
 
 
 def test_success_gives_the_result_and_leaves_nothing(make: Make, left: Any) -> None:

@@ -1,0 +1,152 @@
+"""The kubernetes runtime on a real cluster: results, walls, logs."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+import pytest
+
+from pipeline.kubernetes import KubernetesStageOperator
+from tasks.errors import PermanentError, PipelineError, RequestError, ResultError
+from tests.stack.stub_stage import RUN_ID, TaskLog, context, until
+
+from .conftest import PASSWORD, Make, Namespace
+
+pytestmark = pytest.mark.kubernetes
+
+
+@pytest.fixture
+def task_log(monkeypatch: pytest.MonkeyPatch) -> TaskLog:
+    lines = TaskLog()
+    monkeypatch.setattr(KubernetesStageOperator, "log", lines)
+    return lines
+
+
+def test_success_gives_the_result_and_leaves_nothing(make: Make, left: Any, task_log: TaskLog) -> None:
+    task = make(
+        "print('one'); time.sleep(1); print('two'); answer(version=len(request['evaluate_run_id']), reason='Ä'*150000)"
+    )
+    result = task.run_stage(context())
+    assert (result["run_id"], result["version"], result["promoted"]) == (RUN_ID, 32, True)
+    assert result["reason"] == "Ä" * 150000  # as large as a result gets, and in no way torn
+    assert [line for line in task_log if line in ("one", "two")] == ["one", "two"]
+    assert left(task) == []
+
+
+@pytest.mark.parametrize("code", [64, 65, 70, 76, 78])
+def test_permanent_codes_are_permanent(make: Make, left: Any, code: int) -> None:
+    task = make(f"print('2026-01-31 06:00:00,000 ERROR tasks: DataError: empty'); sys.exit({code})")
+    with pytest.raises(PermanentError, match=f"exit code {code}: DataError: empty"):
+        task.run_stage(context())
+    assert left(task) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("raise ValueError('odd')", "exit code 1: ValueError: odd"),
+        ("print('2026-01-31 06:00:00,000 ERROR tasks: UnavailableError: gone'); sys.exit(69)", "exit code 69: Unavail"),
+        ("x = bytearray(1 << 30)", "exit code 137: out of memory, killed at its limit of 96m"),
+    ],
+)
+def test_other_failures_may_be_tried_again(make: Make, left: Any, code: str, text: str) -> None:
+    task = make(code)
+    with pytest.raises(PipelineError) as failure:
+        task.run_stage(context())
+    assert not isinstance(failure.value, PermanentError)
+    assert text in str(failure.value)
+    assert left(task) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("pass", "left no result file"),
+        ("open('/airflow/xcom/return.json', 'w').write('{')", "is not JSON"),
+        ("answer(version='three')", "version='three'"),
+        ("os.mkdir('/airflow/xcom/return.json')", "is not a file"),
+        ("open('/airflow/xcom/return.json', 'w').write(' ' * (1 << 21))", "2097152 bytes"),
+    ],
+)
+def test_a_missing_or_malformed_result_is_permanent(make: Make, left: Any, code: str, text: str) -> None:
+    task = make(code)
+    with pytest.raises(ResultError, match=text):
+        task.run_stage(context())
+    assert left(task) == []
+
+
+def test_walls_and_labels_are_really_there(make: Make, left: Any, namespace: Namespace) -> None:
+    task = make("time.sleep(60)")
+    found: dict[str, Any] = {}
+
+    def look_and_kill() -> None:
+        (pod,) = until(lambda: [one for one in left(task) if one["status"]["phase"] == "Running"])
+        name = pod["metadata"]["name"]
+        found.update(pod)
+        said = namespace.kubectl("exec", name, "--container", "base", "--", "cat", "/proc/1/status", "/proc/1/environ")
+        found["process"] = said
+        task.on_kill()
+
+    killer = threading.Thread(target=look_and_kill)
+    killer.start()
+    with pytest.raises(PipelineError, match="deleted while it ran"):
+        task.run_stage(context())
+    killer.join()
+    spec, said = found["spec"], found["process"]
+    stage, sidecar = spec["containers"]
+    assert stage["resources"]["limits"] == stage["resources"]["requests"] == {"cpu": "500m", "memory": "96Mi"}
+    assert (spec["serviceAccountName"], spec["automountServiceAccountToken"]) == ("stage", False)
+    assert all(one["securityContext"]["readOnlyRootFilesystem"] for one in (stage, sidecar))
+    assert "CapEff:\t0000000000000000" in said
+    assert "NoNewPrivs:\t1" in said
+    assert "Uid:\t10001" in said
+    # The value comes from the cluster's Secret, and only its name is in the pod.
+    assert f"MLFLOW_TRACKING_PASSWORD={PASSWORD}" in said
+    assert PASSWORD not in json.dumps(spec)
+    assert "of-airflow-not-of-the-cluster" not in json.dumps({name: found[name] for name in ("spec", "metadata")})
+    assert "MLFLOW_TRACKING_URI=http://mlflow:5000" in said
+    assert found["metadata"]["annotations"]["pipeline.key"] == f"{task.dag_id}/manual__1/t/-1"
+    assert left(task) == []
+
+
+def test_only_the_places_meant_for_it_can_be_written(make: Make) -> None:
+    code = """
+for folder in ("/", "/usr", "/home", "/airflow"):
+    try:
+        open(folder + "/x", "w")
+    except OSError:
+        continue
+    sys.exit(f"{folder} can be written")
+assert not os.path.exists("/var/run/secrets/kubernetes.io"), "it has a token"
+for folder in ("/tmp", "/dev/shm"):
+    open(folder + "/x", "w").write("ok")
+answer()
+"""
+    assert make(code).run_stage(context())["version"] == 3
+
+
+def test_a_quiet_stage_outlasts_the_log_streams_timeout(
+    make: Make, task_log: TaskLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.cluster.QUIET", 1.0)
+    make("print('one'); time.sleep(4); print('two'); answer()").run_stage(context())
+    assert [line for line in task_log if line in ("one", "two")] == ["one", "two"]
+
+
+def test_lines_come_as_they_are_written(make: Make, task_log: TaskLog) -> None:
+    task = make("print('early'); time.sleep(20); answer()")
+    thread = threading.Thread(target=lambda: task.run_stage(context()))
+    thread.start()
+    until(lambda: "early" in task_log, 30)
+    assert thread.is_alive()
+    assert not [line for line in task_log if "done in" in line]
+    thread.join(60)
+
+
+def test_a_folder_of_this_machine_is_no_source_there(make: Make, left: Any) -> None:
+    task = make("answer()", stage="prepare", request_fields={"dataset": "image_folder", "source": "/data"})
+    with pytest.raises(RequestError, match=r"source='/data' is a path.*s3://"):
+        task.run_stage(context())
+    assert left(task) == []
