@@ -3,8 +3,8 @@
     python -m deploy.kubernetes.backup save [--file FILE] [--namespace NAME]
     python -m deploy.kubernetes.backup restore --file FILE [--force] [--namespace NAME]
 
-The file and the way are those of `deploy/backup.py`; a backup of one is a restore of the other. pg_dump runs in the pod
-postgres-0, the S3 client in a pod of MLflow, both by `kubectl exec`. Standard library only.
+The file and the flow are those of `deploy/backup.py`. pg_dump runs in the pod postgres-0, the S3 client in a pod of
+MLflow, both by `kubectl exec`. Standard library only.
 """
 
 from __future__ import annotations
@@ -17,12 +17,10 @@ from typing import IO, Any
 
 from deploy import backup
 from deploy.backup_stack import BUCKET_CLIENT, BackupError, Stack, as_superuser
-from deploy.kubernetes.cluster import NAMESPACE, Cluster, ClusterError
+from deploy.kubernetes.cluster import BEFORE, NAMESPACE, Cluster, ClusterError
 from deploy.kubernetes.up import AIRFLOW, OURS, PATIENCE
 
 REFUSED = 73  # as in deploy/backup.py
-# How many pods there were before a restore. In the cluster: whoever restores may die, and the next one goes on.
-BEFORE = "vision-mlops/replicas-before-restore"
 
 
 class ClusterStack(Stack):

@@ -10,6 +10,9 @@ from deploy.backup_stack import last_line
 
 NAMESPACE = "vision-mlops"
 UNAVAILABLE, REFUSED = 69, 78  # sysexits.h
+# Annotation of a workload that a restore stopped: how many pods it had. In the cluster, because whoever restores may
+# die, and the next one goes on.
+BEFORE = "vision-mlops/replicas-before-restore"
 
 
 class ClusterError(Exception):

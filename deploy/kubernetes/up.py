@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 
-from deploy.kubernetes.cluster import NAMESPACE, Cluster, ClusterError
+from deploy.kubernetes.cluster import BEFORE, NAMESPACE, Cluster, ClusterError
 from deploy.kubernetes.render import render
 from deploy.kubernetes.secret_manifests import ROOT, manifest, secrets_of, settings_of, values_of
 
@@ -50,6 +50,8 @@ def up(cluster: Cluster, overlay: str, values: Mapping[str, str]) -> None:
         print(f"waiting for {workload}", flush=True)
         cluster.run("rollout", "status", workload, f"--timeout={PATIENCE}")
     cluster.run("wait", "--for=condition=complete", "job/bucket", f"--timeout={PATIENCE}")
+    if any(BEFORE in one["metadata"].get("annotations", {}) for one in cluster.objects("deployments", OURS)):
+        raise ClusterError("a restore stopped MLflow and did not end; run make kubernetes-restore again")
 
 
 def _namespace(manifests: str) -> str:

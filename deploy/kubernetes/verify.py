@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.kubernetes.cluster import NAMESPACE, Cluster, ClusterError
+from deploy.kubernetes.cluster import BEFORE, NAMESPACE, Cluster, ClusterError
 from deploy.kubernetes.secret_manifests import ROOT, values_of
 from deploy.kubernetes.up import AIRFLOW, OURS
 
@@ -57,6 +57,9 @@ def workload(found: Mapping[str, Any]) -> Line:
     if kind == "Job":
         done = bool(status.get("succeeded"))
         return Line(subject, "done" if done else f"not done, {status.get('failed', 0)} tries failed", done)
+    if before := found["metadata"].get("annotations", {}).get(BEFORE):
+        text = f"had {before}, stopped by a restore that did not end; run make kubernetes-restore again"
+        return Line(subject, text, False)
     ready, wanted = status.get("readyReplicas", 0), found["spec"].get("replicas", 1)
     behind = wanted - status.get("updatedReplicas", 0)
     text = f"{ready} of {wanted} ready" + (f", {behind} of them not updated yet" if behind > 0 else "")

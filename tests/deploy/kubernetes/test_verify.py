@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from deploy.kubernetes.cluster import BEFORE
 from deploy.kubernetes.verify import Line, champion, replica, workload
 
 
@@ -28,6 +29,13 @@ def deployment(replicas: int, **status: int) -> dict[str, Any]:
 )
 def test_a_workload_is_well_when_all_of_it_is_ready_and_new(found: dict[str, Any], line: Line) -> None:
     assert workload(found) == line
+
+
+def test_what_a_restore_stopped_and_did_not_start_is_not_well() -> None:
+    found = deployment(0) | {"metadata": {"name": "mlflow", "annotations": {BEFORE: "2"}}}
+    line = workload(found)
+    assert not line.well
+    assert line.state == "had 2, stopped by a restore that did not end; run make kubernetes-restore again"
 
 
 @pytest.mark.parametrize(
