@@ -88,6 +88,10 @@ setup: ## write .env with fresh random secrets; an existing one keeps its values
 images: ## build the images (S="train deploy" for some)
 	@images/build.sh $(S)
 
+.PHONY: image-digests
+image-digests: ## PIPELINE_IMAGE_DIGESTS for .env, once the stage images are pushed
+	@images/digests.sh
+
 .PHONY: image-table
 image-table: ## the images as a Markdown table: size, start, user, what is in them (docs/how-to/images.md)
 	@$(PYTHON) -m images.table
