@@ -75,7 +75,6 @@ def test_times_are_compared_whatever_their_form(stamp: str, moment: Moment | Non
 def test_what_is_no_cut_is_not_hidden() -> None:
     def opened(after: Moment) -> Iterator[bytes]:
         raise ValueError("odd")
-        yield b""
 
     with pytest.raises(ValueError, match="odd"):
         list(follow(opened, lambda: False, (CutError,)))

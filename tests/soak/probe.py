@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Mapping
-from datetime import UTC, datetime
 
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
-from deploy.leftover_containers import find
+from deploy.leftover_containers import stages
 from tests.stack.conftest import PROJECT, Stack
 
 from .growth import LEFT, TOLD
@@ -36,7 +35,7 @@ def counts(stack: Stack, client: MlflowClient, experiment: str) -> dict[str, int
         client: of its MLflow.
         experiment: whose runs are looked at; none yet is fine.
     """
-    found = {f"{LEFT}containers of stages": len(find(PROJECT, datetime.now(UTC)))}
+    found = {f"{LEFT}containers of stages": len(stages(PROJECT))}
     found[f"{LEFT}volumes without a container"] = len(
         _docker("volume", "ls", "--quiet", "--filter=dangling=true").split()
     )

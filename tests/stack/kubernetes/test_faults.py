@@ -69,7 +69,8 @@ def run(stage: str, fields: dict[str, Any], fault: dict[str, str] | None = None)
         task = KubernetesStageOperator(task_id=stage, stage=stage, request_fields=fields, environment=environment)
     given = {**dag.params.dump(), **PARAMS}
     instance = SimpleNamespace(run_id="manual__faults", map_index=-1)
-    return task.run_stage({"ti": instance, "dag_run": SimpleNamespace(conf=None), "params": given})
+    context: Any = {"ti": instance, "dag_run": SimpleNamespace(conf=None), "params": given}
+    return task.run_stage(context)
 
 
 def test_killed_at_an_external_write_the_next_try_ends_as_if_nothing_happened(

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import os
+import subprocess
+import sys
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -12,7 +17,7 @@ from pipeline.pod import stage_pod
 from tasks.settings import load_settings
 from tests.stack.stub_stage import TaskLog, context, until
 
-from .conftest import Make, Namespace
+from .conftest import KUBECONFIG, ROOT, Make, Namespace
 
 pytestmark = pytest.mark.kubernetes
 
@@ -58,8 +63,6 @@ def test_a_pod_that_failed_meanwhile_is_removed_and_the_stage_starts_anew(
     make: Make, left: Any, task_log: TaskLog
 ) -> None:
     task = make("sys.exit(69) if time.time() < float(os.environ['UNTIL']) else answer()")
-    import time
-
     task.environment["UNTIL"] = str(time.time() + 8)
     name = lose(task, left)
     until(lambda: time.time() > float(task.environment["UNTIL"]) + 1)
@@ -80,8 +83,6 @@ def test_a_pod_of_another_request_is_ended_before_the_new_one_starts(
 
 def make_same(task: KubernetesStageOperator, code: str) -> KubernetesStageOperator:
     """The same task in an earlier version of its DAG, in which the stage does something else."""
-    import copy
-
     other = copy.copy(task)
     other.environment = {"STUB": code}
     return other
@@ -93,6 +94,31 @@ def test_the_pod_of_another_task_stays(make: Make, left: Any) -> None:
     assert task.run_stage(context())["version"] == 3
     assert [pod["metadata"]["name"] for pod in left(other)] == [name]
     other._cluster().delete(name)
+
+
+def test_what_no_try_comes_back_for_is_listed_and_removed_by_gc(make: Make, left: Any, namespace: Namespace) -> None:
+    task = make("time.sleep(300)")
+    name = lose(task, left)
+    environment = {
+        "PATH": os.environ["PATH"],
+        "KUBECONFIG": KUBECONFIG,
+        "PIPELINE_KUBERNETES_NAMESPACE": namespace.name,
+    }
+    command = [sys.executable, "-m", "deploy.kubernetes.leftover_pods"]
+
+    def gc(*arguments: str) -> str:
+        done = subprocess.run([*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert f"none is left over in namespace {namespace.name}" in gc()  # too young
+    time.sleep(1.1)  # the cluster's times are whole seconds
+    said = gc("--days", "0")
+    assert f"{name}  Running since" in said
+    assert f"{task.dag_id}/manual__1/t/-1" in said
+    assert [pod["metadata"]["name"] for pod in left(task)] == [name]
+    assert "removed" in gc("--days", "0", "--apply")
+    until(lambda: left(task) == [])
 
 
 def test_on_kill_ends_the_pod_and_the_stage_is_asked_first(make: Make, left: Any, task_log: TaskLog) -> None:
