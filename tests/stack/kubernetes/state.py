@@ -74,9 +74,9 @@ class State:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def remove(self) -> None:
+    def remove(self, *, wait: bool = True) -> None:
         """Remove the namespace, and with it everything."""
-        command = ["kubectl", "delete", "namespace", self.name, "--ignore-not-found", "--wait", "--timeout=300s"]
+        command = ["kubectl", "delete", "namespace", self.name, "--ignore-not-found", f"--wait={str(wait).lower()}"]
         subprocess.run(command, env=self.environment(), check=True, capture_output=True, text=True)
 
     @property
@@ -102,7 +102,7 @@ def running(name: str, folder: Path) -> Iterator[State]:
         assert done.returncode == 0, done.stdout + done.stderr
         yield found
     finally:
-        found.remove()
+        found.remove(wait=False)
 
 
 @dataclass

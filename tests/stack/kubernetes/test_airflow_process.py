@@ -24,11 +24,14 @@ import pendulum
 from airflow.sdk import DAG
 from pipeline.runtimes import stage_task
 
-with DAG("pods", schedule=None, start_date=pendulum.datetime(2026, 1, 1, tz="UTC")):
+with DAG(
+    "pods", schedule=None, start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
+    default_args={{"retries": {retries}, "retry_delay": timedelta(seconds=1)}},
+):
     stage_task(
         "register", evaluate_run_id="0" * 32, approval={{}},
         environment={{"STUB": {code!r}}},
-    ).retry_delay = timedelta(seconds=1)
+    )
 """
 Airflow = Callable[..., subprocess.Popen[str]]
 
@@ -49,7 +52,7 @@ def airflow(home: Path, namespace: Namespace, image: str, worker: Path, tmp_path
     started: list[subprocess.Popen[str]] = []
 
     def start(code: str, retries: int = 0) -> subprocess.Popen[str]:
-        (tmp_path / "pods.py").write_text(DAG.format(code=code))
+        (tmp_path / "pods.py").write_text(DAG.format(code=code, retries=retries))
         environment = {
             **{name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ},
             **stage_settings(namespace, image),
@@ -60,7 +63,6 @@ def airflow(home: Path, namespace: Namespace, image: str, worker: Path, tmp_path
             "AIRFLOW__CORE__DAGS_FOLDER": str(tmp_path),
             "AIRFLOW__CORE__PLUGINS_FOLDER": f"{ROOT}/plugins",
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-            "AIRFLOW__CORE__DEFAULT_TASK_RETRIES": str(retries),
             "KUBECONFIG": str(worker),
         }
         command = [sys.executable, "-m", "pipeline.run", "pods"]

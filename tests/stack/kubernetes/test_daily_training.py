@@ -17,9 +17,9 @@ pytestmark = pytest.mark.kubernetes
 
 # Run with MLflow at this machine's port: one JSON object per run, and the champion.
 LOOK = """
-import json
+import json, os
 from mlflow import MlflowClient
-client = MlflowClient()
+client = MlflowClient("http://127.0.0.1:" + os.environ["MLFLOW_PORT"])
 runs = client.search_runs([client.get_experiment_by_name("vision-mlops").experiment_id])
 champion = client.get_model_version_by_alias("vision-classifier", "champion")
 print(json.dumps({

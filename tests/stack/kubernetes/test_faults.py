@@ -37,9 +37,9 @@ PARAMS = {
     "resources": {stage: {"memory": "2g"} for stage in ("prepare", "train", "evaluate")},
 }
 LOOK = f"""
-import json
+import json, os
 from mlflow import MlflowClient
-client = MlflowClient()
+client = MlflowClient("http://127.0.0.1:" + os.environ["MLFLOW_PORT"])
 runs = client.search_runs([client.get_experiment_by_name("faults").experiment_id])
 versions = [str(one.version) for one in client.search_model_versions("name='{MODEL}'")]
 champion = client.get_model_version_by_alias("{MODEL}", "champion")
