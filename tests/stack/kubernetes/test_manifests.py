@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import requests
 
+from deploy.kubernetes.cluster import BEFORE
 from tests.tasks.serving.samples import picture
 
 from .state import Load, State, running
@@ -187,3 +188,17 @@ def test_a_backup_brings_back_champion_and_artifact(state: State, champion: dict
     [mlflow] = [one for one in state.objects("deployments") if one["metadata"]["name"] == "mlflow"]
     assert mlflow["spec"]["replicas"] == 2
     assert not [name for name in mlflow["metadata"]["annotations"] if "restore" in name]
+
+
+def test_a_restore_that_was_killed_is_told_and_the_next_one_goes_on(state: State, tmp_path: Path) -> None:
+    stopped = {"metadata": {"annotations": {BEFORE: "2"}}, "spec": {"replicas": 0}}  # as far as it came
+    state.kubectl("patch", "deployment", "mlflow", "--type", "merge", "--patch", json.dumps(stopped))
+    up, verified = state.up(), state.verify()
+    assert (up.returncode, up.stderr.count("\n")) == (69, 1)
+    assert "a restore stopped MLflow and did not end; run make kubernetes-restore again" in up.stderr
+    assert verified.returncode == 1
+    assert "had 2, stopped by a restore that did not end" in verified.stdout
+    saved = state.python("backup", "save", "--file", tmp_path / "saved.tar")
+    assert saved.returncode == 0, saved.stdout + saved.stderr
+    assert state.up().returncode == 0
+    assert state.verify().returncode == 0
