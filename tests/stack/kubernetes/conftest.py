@@ -28,7 +28,7 @@ from pipeline.kubernetes import KubernetesStageOperator
 from tests.stack.conftest import STAGES, TAG, build_images
 from tests.stack.stub_stage import RUN_ID, build_image
 
-from .state import State, running
+from .state import State, load_image, running
 
 ROOT = Path(__file__).resolve().parents[3]
 KUBECONFIG = os.environ.get("TEST_KUBECONFIG", "")
@@ -65,12 +65,6 @@ class Namespace:
         of = [pod for pod in found if not pod["metadata"].get("deletionTimestamp")]
         noted = "pipeline.dag_id"
         return [pod for pod in of if dag_id in (None, pod["metadata"].get("annotations", {}).get(noted))]
-
-
-def load_image(name: str) -> None:
-    """Bring an image of this machine's engine to the cluster's nodes, where they have another."""
-    if command := os.environ.get("TEST_LOAD_IMAGE"):
-        subprocess.run(["bash", "-c", command], env={**os.environ, "IMAGE": name}, check=True)
 
 
 @pytest.fixture(scope="session")

@@ -23,9 +23,22 @@ from tests.tasks.serving.samples import picture
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
-OVERLAY = HERE / "old-cluster"
 IMAGES = ("mlflow", "serving")
+STAND_INS = ("vm-test/postgres:rootless", "vm-test/s3:rootless")
 PORTS = {"MLFLOW_PORT": str(FIRST_PORT + 20), "SERVING_PORT": str(FIRST_PORT + 21)}
+
+
+def minor_version() -> int:
+    """Of the cluster: 20 of 1.20."""
+    command = ["kubectl", "--kubeconfig", os.environ["TEST_KUBECONFIG"], "version", "--output", "json"]
+    said = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return int(said["serverVersion"]["minor"].rstrip("+"))
+
+
+def load_image(name: str) -> None:
+    """Bring an image of this machine's engine to the cluster's nodes, where they have another."""
+    if command := os.environ.get("TEST_LOAD_IMAGE"):
+        subprocess.run(["bash", "-c", command], env={**os.environ, "IMAGE": name}, check=True)
 
 
 @dataclass(frozen=True)
@@ -63,7 +76,8 @@ class State:
         )  # fmt: skip
 
     def up(self) -> subprocess.CompletedProcess[str]:
-        return self.python("up", "--overlay", OVERLAY, "--env-file", self.env_file)
+        overlay = HERE / ("current-cluster" if minor_version() >= 23 else "old-cluster")
+        return self.python("up", "--overlay", overlay, "--env-file", self.env_file)
 
     def verify(self, env_file: Path | None = None) -> subprocess.CompletedProcess[str]:
         return self.python("verify", "--env-file", env_file or self.env_file)
@@ -90,6 +104,8 @@ def running(name: str, folder: Path) -> Iterator[State]:
     """The overlay in an empty namespace with fresh secrets, up; nothing is left of it afterwards."""
     build_images(*IMAGES)
     subprocess.run([str(HERE / "stand_ins.sh")], check=True, capture_output=True)
+    for image in (*(f"vision-mlops/{name}:{TAG}" for name in IMAGES), *STAND_INS):
+        load_image(image)
     prefix = "vision-mlops"
     own = {"PIPELINE_IMAGE_PREFIX": prefix, "PIPELINE_IMAGE_TAG": TAG}
     variables = parse(complete("", (ROOT / ".env.example").read_text())[0]) | own

@@ -14,7 +14,8 @@ from pipeline.kubernetes import KubernetesStageOperator
 from tasks.errors import PermanentError, PipelineError, SettingsError, UnavailableError
 from tests.stack.stub_stage import context, until
 
-from .conftest import Make, Namespace, become, kubeconfig_of
+from .conftest import KUBECONFIG, Make, Namespace, become, kubeconfig_of
+from .state import minor_version
 
 pytestmark = pytest.mark.kubernetes
 
@@ -51,9 +52,8 @@ def test_a_pod_that_is_drained_from_its_node_may_be_tried_again(make: Make, left
 
     def drain() -> None:
         name = running(left, task)
-        eviction = {"apiVersion": "policy/v1beta1", "kind": "Eviction", "metadata": {"name": name}}
-        if int(json.loads(namespace.kubectl("version", "--output", "json"))["serverVersion"]["minor"].rstrip("+")) > 21:
-            eviction["apiVersion"] = "policy/v1"
+        version = "policy/v1" if minor_version() > 21 else "policy/v1beta1"
+        eviction = {"apiVersion": version, "kind": "Eviction", "metadata": {"name": name}}
         path = f"/api/v1/namespaces/{namespace.name}/pods/{name}/eviction"
         namespace.kubectl("create", "--raw", path, "--filename", "-", text=json.dumps(eviction))
 
@@ -167,8 +167,6 @@ def test_an_account_with_too_few_rights_is_told_which(
 
 
 def test_a_namespace_that_is_not_there_is_named(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    from .conftest import KUBECONFIG
-
     become(Path(KUBECONFIG), monkeypatch)
     monkeypatch.setenv("PIPELINE_KUBERNETES_NAMESPACE", "vm-test-none")
     failure = failure_of(make("answer()"))

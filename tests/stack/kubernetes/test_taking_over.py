@@ -104,7 +104,6 @@ def test_what_no_try_comes_back_for_is_listed_and_removed_by_gc(make: Make, left
         "KUBECONFIG": KUBECONFIG,
         "PIPELINE_KUBERNETES_NAMESPACE": namespace.name,
     }
-    environment = {"PATH": os.environ["PATH"], **cluster}
     command = [sys.executable, "-m", "deploy.kubernetes.leftover_pods"]
 
     def gc(*arguments: str) -> str:
