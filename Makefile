@@ -62,7 +62,7 @@ rollback: ready ## the champion before is champion again: REASON="..." (VERSION=
 
 .PHONY: gc
 gc: ready ## list what lost and given-up runs left behind; APPLY=1 removes it (DAYS=7 without a sign of life; RUNTIME=)
-	@$(ENV) && $(if $(filter docker,$(RUNTIME)),python -m deploy.leftover_containers $(GC) && S3_ENDPOINT_URL="$${S3_ENDPOINT_URL:-http://127.0.0.1:$${S3_PORT:-9000}}" )$(if $(filter kubernetes,$(RUNTIME)),python -m deploy.kubernetes.leftover_pods $(GC) && $(FORWARD) )python -m tasks.leftovers $(GC)
+	@$(ENV) && $(if $(filter docker,$(RUNTIME)),python -m deploy.leftover_containers $(GC) && S3_ENDPOINT_URL="$${S3_ENDPOINT_URL:-http://127.0.0.1:$${S3_PORT:-9000}}" )$(if $(filter kubernetes,$(RUNTIME)),python -m deploy.kubernetes.leftover_pods $(GC) && $(FORWARD:--=--store --) )python -m tasks.leftovers $(GC)
 
 .PHONY: ui
 ui: ready ## Airflow and MLflow in the browser: prints addresses and login

@@ -1,6 +1,6 @@
 """Run a command on this machine with the cluster's MLflow and service at 127.0.0.1, as long as it runs.
 
-    python -m deploy.kubernetes.forward [--namespace NAME] -- COMMAND ...
+    python -m deploy.kubernetes.forward [--namespace NAME] [--store] -- COMMAND ...
 
 MLflow is at MLFLOW_PORT of the environment (5000), the service at SERVING_PORT (3000). A way that ends, because its
 pod was replaced, is opened again to another pod; one that cannot be opened ends the command. The exit code is the
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import FrameType
@@ -65,6 +65,7 @@ class Way:
 
 
 MLFLOW, SERVING = Way("mlflow", 5000, "MLFLOW_PORT"), Way("serving", 3000, "SERVING_PORT")
+STORE = Way("s3", 9000, "S3_PORT")
 
 
 class Forward:
@@ -126,6 +127,27 @@ class Forward:
                     self._words = line.strip()
 
 
+class Signals:
+    """What this program is sent is for the command; what comes while that starts is kept for it."""
+
+    def __init__(self) -> None:
+        self._kept: list[int] = []
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def take(self, number: int, _: FrameType | None) -> None:
+        """Handle a signal."""
+        if self._child is None:
+            self._kept.append(number)
+        elif number != signal.SIGINT or not sys.stdin.isatty():  # of Ctrl-C the terminal tells the command itself
+            self._child.send_signal(number)
+
+    def pass_on_to(self, child: subprocess.Popen[bytes]) -> None:
+        """Name the command; it gets what was kept."""
+        self._child = child
+        for number in self._kept:
+            child.send_signal(number)
+
+
 def require_free(port: int, variable: str) -> None:
     """Look for another program on a port.
 
@@ -159,13 +181,25 @@ def require_allowed(cluster: Cluster, port: int) -> None:
         )
 
 
-def forward(cluster: Cluster, command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Run a command with both ways open and return its exit code; 128 and the signal's number when one ended it.
+def forward(cluster: Cluster, command: Sequence[str], environment: Mapping[str, str], *, store: bool = False) -> int:
+    """Run a command with the ways open and return its exit code; 128 and the signal's number when one ended it.
+
+    Args:
+        cluster: where they lead.
+        command: what is run.
+        environment: with ports of this machine that are not the usual ones.
+        store: open one to the S3 store, too, where it is in the cluster; S3_ENDPOINT_URL is then its end here.
 
     Raises:
         ClusterError: a port is taken, or a way cannot be opened; the command was ended.
     """
-    ports = {way: way.local(environment) for way in (MLFLOW, SERVING)}
+    ways = [MLFLOW, SERVING]
+    if store and cluster.run("get", "service", STORE.service, "--ignore-not-found"):
+        ways.append(STORE)
+    ports = {way: way.local(environment) for way in ways}
+    told = dict(environment)
+    if STORE in ports:
+        told["S3_ENDPOINT_URL"] = f"http://127.0.0.1:{ports[STORE]}"
     for way, port in ports.items():
         require_free(port, way.variable)
     require_allowed(cluster, ports[MLFLOW])
@@ -176,10 +210,12 @@ def forward(cluster: Cluster, command: Sequence[str], environment: Mapping[str, 
             one.open()
         while not all(one.tend() for one in forwards):
             time.sleep(PAUSE)
-        child = _start(command)
-        ended.callback(_end, child)
+        signals = Signals()
         for name in PASSED_ON:
-            ended.callback(signal.signal, name, signal.signal(name, _passing_on(child)))
+            ended.callback(signal.signal, name, signal.signal(name, signals.take))
+        child = _start(command, told)
+        ended.callback(_end, child)
+        signals.pass_on_to(child)
         while True:
             try:
                 code = child.wait(PAUSE)
@@ -190,20 +226,11 @@ def forward(cluster: Cluster, command: Sequence[str], environment: Mapping[str, 
                 return code if code >= 0 else 128 - code
 
 
-def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
+def _start(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     try:
-        return subprocess.Popen(command)  # noqa: S603  # the command that was asked for
+        return subprocess.Popen(command, env=environment)  # noqa: S603  # the command that was asked for
     except OSError as error:
         raise ClusterError(f"{command[0]!r} cannot be started ({error.strerror}); correct COMMAND", NOT_FOUND) from None
-
-
-def _passing_on(child: subprocess.Popen[bytes]) -> Callable[[int, FrameType | None], None]:
-    def pass_on(number: int, _: FrameType | None) -> None:
-        if number == signal.SIGINT and sys.stdin.isatty():
-            return  # Ctrl-C: the terminal sends it to the command as well
-        child.send_signal(number)
-
-    return pass_on
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
@@ -222,10 +249,11 @@ def main(arguments: Sequence[str]) -> int:
         prog="deploy.kubernetes.forward", description="Run a command with MLflow and the service at 127.0.0.1."
     )
     parser.add_argument("--namespace", default=NAMESPACE)
+    parser.add_argument("--store", action="store_true", help="the S3 store, too, where it is in the cluster")
     parser.add_argument("command", nargs="+", metavar="COMMAND")
     given = parser.parse_args(arguments)
     try:
-        return forward(Cluster(given.namespace), given.command, os.environ)
+        return forward(Cluster(given.namespace), given.command, os.environ, store=given.store)
     except ClusterError as error:
         print(f"kubernetes-forward: {error}", file=sys.stderr)
         return error.code

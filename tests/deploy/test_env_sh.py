@@ -18,3 +18,22 @@ def test_docker_takes_the_variables_of_env_and_those_of_the_shell_first(tmp_path
     environment = {"PATH": "/usr/bin:/bin", "STACK_NAME": "of-the-shell"}
     done = subprocess.run(shell, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.stdout == "of-the-shell http://127.0.0.1:5001 http://127.0.0.1:3000 unset\n", done.stderr
+
+
+def test_kubernetes_takes_what_the_clusters_airflow_is_told_and_not_its_addresses(tmp_path: Path) -> None:
+    (tmp_path / "deploy").mkdir()
+    shutil.copy(ROOT / "deploy/env.sh", tmp_path / "deploy")
+    (tmp_path / ".env").write_text("MLFLOW_PORT=5001\nS3_BUCKET=of-the-file\nSTACK_NAME=of-the-file\n")
+    kubectl = tmp_path / "kubectl"  # what `kubectl get configmap` prints by the template
+    told = "MLFLOW_TRACKING_URI=http://mlflow:5000\\nPIPELINE_STAGE_SERVING_URL=http://serving-pods:3000\\nS3_BUCKET=told\\n"
+    kubectl.write_text(f"#!/bin/sh\n[ \"$2\" = mine ] && printf '{told}'\n")
+    kubectl.chmod(0o755)
+    shown = "$PIPELINE_RUNTIME $MLFLOW_TRACKING_URI $PIPELINE_STAGE_SERVING_URL $S3_BUCKET $STACK_NAME"
+    shell = ["bash", "-euo", "pipefail", "-c", f'. deploy/env.sh kubernetes && echo "{shown}"']
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "NAMESPACE": "mine"}
+    done = subprocess.run(shell, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    said = "kubernetes http://127.0.0.1:5001 http://serving-pods:3000 told of-the-file\n"
+    assert done.stdout == said, done.stderr
+    done = subprocess.run(shell, cwd=tmp_path, env=environment | {"NAMESPACE": "no"}, capture_output=True, text=True)
+    assert done.returncode == 78
+    assert "namespace no has no settings; run make kubernetes-up" in done.stderr
