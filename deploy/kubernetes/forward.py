@@ -19,10 +19,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from types import FrameType
 
 from deploy.kubernetes.cluster import NAMESPACE, REFUSED, Cluster, ClusterError
 
@@ -169,21 +168,25 @@ def forward(cluster: Cluster, command: Sequence[str], environment: Mapping[str, 
     for way, port in ports.items():
         require_free(port, way.variable)
     require_allowed(cluster, ports[MLFLOW])
+    got: list[int] = []  # signals; noted first and passed on later, so that none finds us between two steps
     with ExitStack() as ended:
+        for name in PASSED_ON:
+            ended.callback(signal.signal, name, signal.signal(name, lambda number, _: got.append(number)))
         forwards = [Forward(cluster, way, port) for way, port in ports.items()]
         for one in forwards:
             ended.callback(one.close)
             one.open()
         while not all(one.tend() for one in forwards):
+            if got:
+                return 128 + got[0]
             time.sleep(PAUSE)
         child = _start(command)
         ended.callback(_end, child)
-        for name in PASSED_ON:
-            ended.callback(signal.signal, name, signal.signal(name, _passing_on(child)))
         while True:
             try:
                 code = child.wait(PAUSE)
             except subprocess.TimeoutExpired:
+                _pass_on(got, child)
                 for one in forwards:
                     one.tend()
             else:
@@ -197,13 +200,11 @@ def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
         raise ClusterError(f"{command[0]!r} cannot be started ({error.strerror}); correct COMMAND", NOT_FOUND) from None
 
 
-def _passing_on(child: subprocess.Popen[bytes]) -> Callable[[int, FrameType | None], None]:
-    def pass_on(number: int, _: FrameType | None) -> None:
-        if number == signal.SIGINT and sys.stdin.isatty():
-            return  # Ctrl-C: the terminal sends it to the command as well
-        child.send_signal(number)
-
-    return pass_on
+def _pass_on(got: list[int], child: subprocess.Popen[bytes]) -> None:
+    while got:
+        number = got.pop(0)
+        if number != signal.SIGINT or not sys.stdin.isatty():  # Ctrl-C: the terminal sends it to the command as well
+            child.send_signal(number)
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
