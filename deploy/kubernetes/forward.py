@@ -22,7 +22,6 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from types import FrameType
 
 from deploy.kubernetes.cluster import NAMESPACE, REFUSED, Cluster, ClusterError
 
@@ -127,27 +126,6 @@ class Forward:
                     self._words = line.strip()
 
 
-class Signals:
-    """What this program is sent is for the command; what comes while that starts is kept for it."""
-
-    def __init__(self) -> None:
-        self._kept: list[int] = []
-        self._child: subprocess.Popen[bytes] | None = None
-
-    def take(self, number: int, _: FrameType | None) -> None:
-        """Handle a signal."""
-        if self._child is None:
-            self._kept.append(number)
-        elif number != signal.SIGINT or not sys.stdin.isatty():  # of Ctrl-C the terminal tells the command itself
-            self._child.send_signal(number)
-
-    def pass_on_to(self, child: subprocess.Popen[bytes]) -> None:
-        """Name the command; it gets what was kept."""
-        self._child = child
-        for number in self._kept:
-            child.send_signal(number)
-
-
 def require_free(port: int, variable: str) -> None:
     """Look for another program on a port.
 
@@ -203,23 +181,25 @@ def forward(cluster: Cluster, command: Sequence[str], environment: Mapping[str, 
     for way, port in ports.items():
         require_free(port, way.variable)
     require_allowed(cluster, ports[MLFLOW])
+    got: list[int] = []  # signals; noted first and passed on later, so that none finds us between two steps
     with ExitStack() as ended:
+        for name in PASSED_ON:
+            ended.callback(signal.signal, name, signal.signal(name, lambda number, _: got.append(number)))
         forwards = [Forward(cluster, way, port) for way, port in ports.items()]
         for one in forwards:
             ended.callback(one.close)
             one.open()
         while not all(one.tend() for one in forwards):
+            if got:
+                return 128 + got[0]
             time.sleep(PAUSE)
-        signals = Signals()
-        for name in PASSED_ON:
-            ended.callback(signal.signal, name, signal.signal(name, signals.take))
         child = _start(command, told)
         ended.callback(_end, child)
-        signals.pass_on_to(child)
         while True:
             try:
                 code = child.wait(PAUSE)
             except subprocess.TimeoutExpired:
+                _pass_on(got, child)
                 for one in forwards:
                     one.tend()
             else:
@@ -231,6 +211,13 @@ def _start(command: Sequence[str], environment: Mapping[str, str]) -> subprocess
         return subprocess.Popen(command, env=environment)  # noqa: S603  # the command that was asked for
     except OSError as error:
         raise ClusterError(f"{command[0]!r} cannot be started ({error.strerror}); correct COMMAND", NOT_FOUND) from None
+
+
+def _pass_on(got: list[int], child: subprocess.Popen[bytes]) -> None:
+    while got:
+        number = got.pop(0)
+        if number != signal.SIGINT or not sys.stdin.isatty():  # Ctrl-C: the terminal sends it to the command as well
+            child.send_signal(number)
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

@@ -23,11 +23,11 @@ if "get" in sys.argv:
     hosts = "mlflow:5000,127.0.0.1:" + os.environ["MLFLOW_PORT"]
     print(json.dumps({{"data": {{"MLFLOW_SERVER_ALLOWED_HOSTS": os.environ.get("HOSTS", hosts)}}}}))
     sys.exit()
+pathlib.Path(os.environ["PIDS"], str(os.getpid())).write_text(sys.argv[-2])
 if "REFUSES" in os.environ:
     sys.exit("error: unable to forward port because pod is not running. Current status=Pending")
 port = int(sys.argv[-1].split(":")[0])
 server = socket.create_server(("127.0.0.1", port))
-pathlib.Path(os.environ["PIDS"], str(os.getpid())).write_text(sys.argv[-2])
 print(f"Forwarding from 127.0.0.1:{{port}} -> 1", flush=True)
 time.sleep(60)
 """
@@ -109,6 +109,14 @@ def test_the_command_gets_the_signal(environment: dict[str, str], number: signal
     out, _ = process.communicate(timeout=20)
     assert (process.returncode, out) == (5, "got it\n")
     wait_until(lambda: kubectls(environment) == [])
+
+
+def test_a_signal_before_the_ways_are_open_ends_it_and_the_command_is_not_started(environment: dict[str, str]) -> None:
+    process = start(environment | {"REFUSES": "1"}, "echo", "ran")
+    wait_until(lambda: any(Path(environment["PIDS"]).iterdir()))
+    process.terminate()
+    out, _ = process.communicate(timeout=20)
+    assert (process.returncode, out) == (128 + signal.SIGTERM, "")
 
 
 def test_a_command_that_a_signal_ended_has_the_code_that_a_shell_gives(environment: dict[str, str]) -> None:
