@@ -182,7 +182,7 @@ test: install ## all tests; those that need Docker where an engine answers (REQU
 .PHONY: test-kubernetes
 test-kubernetes: install ## the tests of the kubernetes runtime and manifests on a real cluster: KUBECONFIG=file (ARGS=)
 	@[ -f "$$KUBECONFIG" ] || { echo "KUBECONFIG='$$KUBECONFIG' is no file; name the kubeconfig of a cluster that may be tested on" >&2; exit 64; }
-	@. deploy/env.sh local && TEST_KUBECONFIG="$$KUBECONFIG" pytest -m kubernetes --durations=10 $(if $(ARGS),$(ARGS),tests/stack/kubernetes)
+	@. deploy/env.sh local && TEST_KUBECONFIG="$$KUBECONFIG" $(if $(ARGS),pytest -m kubernetes $(ARGS),tests/kubernetes.sh)
 
 .PHONY: chaos
 chaos: install ## kill every stage at every external write; the retry must end the same (ARGS="--stage train --sample 20")

@@ -20,7 +20,7 @@ STAGES = "app.kubernetes.io/name=stage"
 
 
 def stages(cluster: Cluster) -> list[Leftover]:
-    """List the stages' pods of a namespace, running or not.
+    """List the stages' pods of a namespace, running or not; not those that are being removed.
 
     Raises:
         OSError: the cluster does not answer.
@@ -38,6 +38,7 @@ def stages(cluster: Cluster) -> list[Leftover]:
             created=datetime.fromisoformat(pod["metadata"]["creationTimestamp"].replace("Z", "+00:00")),
         )
         for pod in found
+        if "deletionTimestamp" not in pod["metadata"]
     ]
 
 
