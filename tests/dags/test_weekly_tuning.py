@@ -83,11 +83,11 @@ print(Pool.get_pool(CHAMPION).slots)
 
 def test_the_form_has_every_parameter_but_those_that_the_search_gives(facts: dict[str, Any]) -> None:
     wanted = {name for stage in STAGE_TASKS for name in parameters(STAGES[stage].request)}
-    assert set(facts["params"]) == wanted - {"tuned_by", "hyperparameters"}
+    assert set(facts["params"]) == wanted - {"tuned_by", "hyperparameters"} | {"resources"}
 
 
 def test_the_form_asks_in_a_sensible_order(facts: dict[str, Any]) -> None:
-    assert facts["sections"] == ["Data", "Training", "Tuning", "Promotion", "Deployment", "Reuse"]
+    assert facts["sections"] == ["Data", "Training", "Tuning", "Promotion", "Deployment", "Machine", "Reuse"]
     sections = {name: param["section"] for name, param in facts["params"].items()}
     assert sections["learning_rate"] == sections["epochs"] == "Training"
     assert sections["trials"] == sections["search_space"] == "Tuning"
