@@ -13,6 +13,8 @@ _FULL = re.compile(
     r"|\b(?:QuotaExceeded|XMinioAdminBucketQuotaExceeded|XMinioStorageFull)\b"
     r"|\b507 Server Error\b(?!.*store is full)"
 )
+# MLflow says in JSON what it does not have; its client words another's answer so: a proxy's, a wrong address's.
+_NOT_MLFLOW = re.compile(r"^API request to endpoint \S+ failed with error code (?:400|404) != \d+\. Response body:")
 _STORES_WORDS = {"HTTPError", "ClientError", "S3UploadFailedError", "MlflowException", "RestException"}
 
 
@@ -28,10 +30,17 @@ def as_unavailable(error: BaseException) -> UnavailableError | None:
             )
         if isinstance(seen, ConnectionError | TimeoutError) or name in _AWAY:
             return UnavailableError(f"a server is away: {seen}"[:500])
+        if answered_by_another(seen):
+            return UnavailableError(f"what answers at MLflow's address is not MLflow: {seen}"[:500])
         if status is not None and (status() in {429, 502, 503, 504} or "Max retries exceeded" in str(seen)):
             return UnavailableError(f"MLflow or its store is away: {seen}"[:500])
         seen = seen.__cause__ or seen.__context__
     return None
+
+
+def answered_by_another(error: BaseException) -> bool:
+    """Tell whether something else than MLflow said that there is no such thing: a proxy, a wrong address."""
+    return type(error).__name__ == "MlflowException" and bool(_NOT_MLFLOW.match(str(error)))
 
 
 _AWAY = {

@@ -23,7 +23,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from tasks.errors import DataError, SettingsError, UnavailableError
 from tasks.messages import StageRequest, StageResult, TaskIdentity
-from tasks.outages import as_unavailable
+from tasks.outages import answered_by_another, as_unavailable
 from tasks.settings import Settings
 from tasks.termination import sigterm_waits
 
@@ -199,7 +199,9 @@ def use_datasets(run: StageRun, prepare_run_id: str, *contexts: str) -> None:
 
 
 def http_status(error: MlflowException) -> int:
-    """Return the HTTP status that MLflow's error stands for, also where no server was asked."""
+    """Return the HTTP status that MLflow's error stands for, also without a server; 502 for another's answer."""
+    if answered_by_another(error):
+        return 502
     return int(error.get_http_status_code())  # type: ignore[no-untyped-call]
 
 

@@ -4,9 +4,11 @@ import pytest
 import requests
 from boto3.exceptions import S3UploadFailedError
 from botocore.exceptions import ClientError
-from mlflow.exceptions import MlflowException
+from mlflow.exceptions import MlflowException, RestException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, UNAUTHENTICATED
 
-from tasks.outages import as_unavailable
+from tasks.outages import answered_by_another, as_unavailable
+from tasks.tracking import http_status
 
 
 @pytest.mark.parametrize(
@@ -56,3 +58,26 @@ def test_a_word_about_quotas_is_not_a_full_store(error: Exception) -> None:
 @pytest.mark.parametrize("error", [MlflowException("RESOURCE_DOES_NOT_EXIST"), ValueError("shape"), KeyError("bug")])
 def test_a_bug_is_not_taken_for_one(error: Exception) -> None:
     assert as_unavailable(error) is None
+
+
+@pytest.mark.parametrize("status", [400, 404])
+def test_an_answer_that_is_not_mlflows_is_no_word_about_what_mlflow_has(status: int) -> None:
+    error = MlflowException(
+        f"API request to endpoint /api/2.0/runs/get failed with error code {status} != 200. Response body: '<html>'",
+        error_code=RESOURCE_DOES_NOT_EXIST,
+    )
+    assert answered_by_another(error)
+    assert http_status(error) == 502
+    assert "is not MLflow" in str(as_unavailable(error))
+
+
+def test_mlflows_own_word_is_its_word() -> None:
+    error = RestException({"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "failed with error code 404 != 200"})
+    assert not answered_by_another(error)
+    assert http_status(error) == 404
+    refused = MlflowException(
+        "API request to endpoint /api failed with error code 401 != 200. Response body: 'You are not authenticated'",
+        error_code=UNAUTHENTICATED,
+    )
+    assert not answered_by_another(refused)
+    assert http_status(refused) == 401

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from tasks.errors import ModelError
+from tasks.errors import ModelError, UnavailableError
 from tasks.serving.model import load
 from tasks.serving.reference import Target, parse
 from tasks.serving.resolution import resolve
@@ -63,3 +67,45 @@ def test_does_not_make_a_database(store: Store, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no MLflow database"):
         resolve(parse(None, MODEL))
     assert not list(tmp_path.iterdir())
+
+
+class Misled(BaseHTTPRequestHandler):
+    """A connection that led elsewhere if it is the first: nobody there knows MLflow's paths. Others reach MLflow."""
+
+    protocol_version = "HTTP/1.1"
+    connections = 0
+
+    def setup(self) -> None:
+        type(self).connections += 1
+        self.first = self.connections == 1
+        super().setup()
+
+    def do_GET(self) -> None:
+        version = {"model_version": {"name": MODEL, "version": "3", "run_id": "a" * 32}}
+        body = b"" if self.first else json.dumps(version).encode()
+        self.send_response(404 if self.first else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def misled() -> Iterator[str]:
+    """Address of a server whose first connection is to something else."""
+    Misled.connections = 0
+    with ThreadingHTTPServer(("127.0.0.1", 0), Misled) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_connection_that_led_to_something_else_is_not_kept(store: Store, misled: str) -> None:
+    mlflow.set_tracking_uri(misled)
+    mlflow.set_registry_uri(misled)
+    with pytest.raises(UnavailableError, match=r"is not MLflow: .* error code 404"):
+        resolve(parse(None, MODEL))
+    assert resolve(parse(None, MODEL)).version == 3
+    assert Misled.connections == 2
