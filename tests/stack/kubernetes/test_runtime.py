@@ -96,7 +96,8 @@ def test_walls_and_labels_are_really_there(make: Make, left: Any, namespace: Nam
     killer.join()
     spec, said = found["spec"], found["process"]
     stage, sidecar = spec["containers"]
-    assert stage["resources"]["limits"] == stage["resources"]["requests"] == {"cpu": "500m", "memory": "96Mi"}
+    assert stage["resources"]["limits"] == {"cpu": "500m", "memory": "96Mi"}
+    assert stage["resources"]["requests"] == {"cpu": "100m", "memory": "96Mi"}
     assert (spec["serviceAccountName"], spec["automountServiceAccountToken"]) == ("stage", False)
     assert all(one["securityContext"]["readOnlyRootFilesystem"] for one in (stage, sidecar))
     assert "CapEff:\t0000000000000000" in said
