@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -80,6 +81,17 @@ def variables(airflow: dict[str, str], tmp_path_factory: pytest.TempPathFactory)
     subprocess.run([sys.executable, "-m", "tasks.serving", "--stop"], env=own, capture_output=True)
 
 
+def until_recorded(home: str, trial: int) -> None:
+    """Wait until a trial's end is in MLflow: a thread writes it, after the log has told of it."""
+    client = MlflowClient(f"sqlite:///{home}/mlflow.db")
+    limit = time.monotonic() + 60
+    while time.monotonic() < limit:
+        if client.search_runs(["1"], f"tags.`tune.trial` = '{trial}' and attributes.status = 'FINISHED'"):
+            return
+        time.sleep(0.1)
+    pytest.fail(f"the run of trial {trial} did not end within 60 s")
+
+
 @pytest.fixture(scope="module")
 def tuned(variables: dict[str, str]) -> Tuned:
     """What `make tune` left that was killed after its first trial, and started again with the same command."""
@@ -93,6 +105,7 @@ def tuned(variables: dict[str, str]) -> Tuned:
         for line in first.stdout:
             lines.append(line)
             if "tasks.tune: trial 0 finished" in line:
+                until_recorded(variables["PIPELINE_HOME"], trial=0)
                 os.killpg(first.pid, signal.SIGKILL)
                 break
     assert first.returncode == -signal.SIGKILL, "".join(lines)
