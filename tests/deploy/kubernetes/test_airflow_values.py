@@ -1,8 +1,8 @@
 """The values of Airflow's chart: what its schema says of the keys that are used here, and what the project asks.
 
 The chart's schema is not kept here: helm finds it in the chart and checks the values before it changes anything.
-What follows are its statements about the keys in use, and stricter ones of ours: the chart takes unknown keys at its top
-level and in a few objects, and ignores them; here a misspelt key is an error everywhere, and an option is a text.
+What follows are its statements about the keys in use, and stricter ones of ours: the chart takes unknown keys at its
+top level and in a few objects, and ignores them; here a misspelt key is an error everywhere, and an option is a text.
 """
 
 from __future__ import annotations
