@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -96,11 +97,14 @@ def test_the_pod_of_another_task_stays(make: Make, left: Any) -> None:
     other._cluster().delete(name)
 
 
-def test_what_no_try_comes_back_for_is_listed_and_removed_by_gc(make: Make, left: Any, namespace: Namespace) -> None:
+def test_what_no_try_comes_back_for_is_listed_and_removed_by_gc(
+    make: Make, left: Any, namespace: Namespace, tmp_path: Path
+) -> None:
     task = make("time.sleep(300)")
     name = lose(task, left)
     environment = {
         "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),  # kubectl's cache is there, or in the working folder
         "KUBECONFIG": KUBECONFIG,
         "PIPELINE_KUBERNETES_NAMESPACE": namespace.name,
     }
