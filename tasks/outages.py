@@ -30,17 +30,19 @@ def as_unavailable(error: BaseException) -> UnavailableError | None:
             )
         if isinstance(seen, ConnectionError | TimeoutError) or name in _AWAY:
             return UnavailableError(f"a server is away: {seen}"[:500])
-        if answered_by_another(seen):
-            return UnavailableError(f"what answers at MLflow's address is not MLflow: {seen}"[:500])
+        if (another := answered_by_another(seen)) is not None:
+            return another
         if status is not None and (status() in {429, 502, 503, 504} or "Max retries exceeded" in str(seen)):
             return UnavailableError(f"MLflow or its store is away: {seen}"[:500])
         seen = seen.__cause__ or seen.__context__
     return None
 
 
-def answered_by_another(error: BaseException) -> bool:
-    """Tell whether something else than MLflow said that there is no such thing: a proxy, a wrong address."""
-    return type(error).__name__ == "MlflowException" and bool(_NOT_MLFLOW.match(str(error)))
+def answered_by_another(error: BaseException) -> UnavailableError | None:
+    """Recognise that something else than MLflow said that there is no such thing: a proxy, a wrong address."""
+    if type(error).__name__ == "MlflowException" and _NOT_MLFLOW.match(str(error)):
+        return UnavailableError(f"what answers at MLflow's address is not MLflow: {error}"[:500])
+    return None
 
 
 _AWAY = {

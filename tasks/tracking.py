@@ -200,7 +200,7 @@ def use_datasets(run: StageRun, prepare_run_id: str, *contexts: str) -> None:
 
 def http_status(error: MlflowException) -> int:
     """Return the HTTP status that MLflow's error stands for, also without a server; 502 for another's answer."""
-    if answered_by_another(error):
+    if answered_by_another(error) is not None:
         return 502
     return int(error.get_http_status_code())  # type: ignore[no-untyped-call]
 

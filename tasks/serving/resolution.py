@@ -11,7 +11,7 @@ from mlflow.utils.request_utils import _cached_get_request_session
 
 from tasks import artifact_digest, registry
 from tasks.errors import ModelError
-from tasks.outages import answered_by_another, as_unavailable
+from tasks.outages import answered_by_another
 from tasks.serving.reference import Kind, Reference, Target
 from tasks.tracking import http_status
 
@@ -28,12 +28,12 @@ def resolve(reference: Reference) -> Target:
     try:
         return _ask(reference)
     except MlflowException as error:
-        if (away := as_unavailable(error)) is None or not answered_by_another(error):
+        if (another := answered_by_another(error)) is None:
             raise
         # The connection leads to whatever that is for as long as it is kept: in a cluster, to the world outside when it
         # was opened before the Service's rules were there. MLflow's client has no public way to drop it.
         _cached_get_request_session.cache_clear()
-        raise away from error
+        raise another from error
 
 
 def _ask(reference: Reference) -> Target:

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from mlflow.entities import Run
 
 from tasks.contract import STAGES
 from tasks.recipe import Hyperparameters
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 TRIALS = 4
@@ -81,15 +81,10 @@ def variables(airflow: dict[str, str], tmp_path_factory: pytest.TempPathFactory)
     subprocess.run([sys.executable, "-m", "tasks.serving", "--stop"], env=own, capture_output=True)
 
 
-def until_recorded(home: str, trial: int) -> None:
-    """Wait until a trial's end is in MLflow: a thread writes it, after the log has told of it."""
+def recorded(home: str, trial: int) -> bool:
+    """Whether MLflow has the end of a trial."""
     client = MlflowClient(f"sqlite:///{home}/mlflow.db")
-    limit = time.monotonic() + 60
-    while time.monotonic() < limit:
-        if client.search_runs(["1"], f"tags.`tune.trial` = '{trial}' and attributes.status = 'FINISHED'"):
-            return
-        time.sleep(0.1)
-    pytest.fail(f"the run of trial {trial} did not end within 60 s")
+    return bool(client.search_runs(["1"], f"tags.`tune.trial` = '{trial}' and attributes.status = 'FINISHED'"))
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +100,8 @@ def tuned(variables: dict[str, str]) -> Tuned:
         for line in first.stdout:
             lines.append(line)
             if "tasks.tune: trial 0 finished" in line:
-                until_recorded(variables["PIPELINE_HOME"], trial=0)
+                # A thread writes it down, after the log has told of it.
+                until(lambda: recorded(variables["PIPELINE_HOME"], trial=0), pause=0.1)
                 os.killpg(first.pid, signal.SIGKILL)
                 break
     assert first.returncode == -signal.SIGKILL, "".join(lines)

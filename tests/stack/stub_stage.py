@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,14 +42,6 @@ def context(conf: dict[str, Any] | None = None) -> Any:
         "dag_run": SimpleNamespace(conf=None),
         "params": conf or {},
     }
-
-
-def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
-    limit = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < limit, "it did not happen"
-        time.sleep(0.05)
-    return value
 
 
 class TaskLog(list[str]):

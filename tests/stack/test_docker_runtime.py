@@ -23,8 +23,9 @@ from airflow.sdk import DAG
 from pipeline import engine
 from pipeline.docker import DockerStageOperator
 from tasks.errors import PermanentError, PipelineError, ResultError, SettingsError, UnavailableError
+from tests.waiting import until
 
-from .stub_stage import RUN_ID, TaskLog, build_image, context, until
+from .stub_stage import RUN_ID, TaskLog, build_image, context
 
 pytestmark = pytest.mark.docker
 

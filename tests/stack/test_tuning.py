@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from mlflow.entities import Run
 
 from tasks.search.journal import MACHINE
 from tasks.search.table import TRIAL
+from tests.waiting import until
 
 from .conftest import PROJECT, ROOT, Stack, build_images
 
@@ -115,19 +115,12 @@ def search(environment: Mapping[str, str], experiment: str, in_the_middle: Calla
     return said
 
 
-def wait_until(true: Callable[[], object], seconds: float = 300) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.3)
-
-
 @pytest.fixture(scope="module")
 def killed(airflow: dict[str, str], client: MlflowClient) -> str:
     """Output of a DAG run whose search was killed when a few of its trials had ended."""
 
     def kill_the_search() -> None:
-        wait_until(lambda: len(done(client, "killed-search")) >= 3)
+        until(lambda: len(done(client, "killed-search")) >= 3, seconds=300, pause=0.3)
         [container] = containers("pipeline.stage=tune")
         kill(container)
 
@@ -191,7 +184,11 @@ def survived(cluster: Stack, workers: list[str], airflow: dict[str, str], client
     """Output of a DAG run that lost a worker when both had trained; the worker does not come back."""
 
     def kill_a_worker() -> None:
-        wait_until(lambda: {run.data.tags[MACHINE] for run in done(client, "search-on-cluster")} == set(workers))
+        until(
+            lambda: {run.data.tags[MACHINE] for run in done(client, "search-on-cluster")} == set(workers),
+            seconds=300,
+            pause=0.3,
+        )
         kill(workers[0])
 
     return search(airflow | {"COMPOSE_PROFILES": "ray"}, "search-on-cluster", kill_a_worker)
@@ -227,7 +224,7 @@ def test_the_search_has_left_the_cluster(survived: str, cluster: Stack) -> None:
     def nodes() -> str:
         return subprocess.run(head, capture_output=True, text=True, check=True).stdout.strip()
 
-    wait_until(lambda: nodes() == "2", 40)  # the head and the worker that is left
+    until(lambda: nodes() == "2", 40, pause=0.3)  # the head and the worker that is left
 
 
 def test_who_has_no_token_is_not_let_in(cluster: Stack) -> None:

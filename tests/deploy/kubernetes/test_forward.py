@@ -8,12 +8,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from deploy.kubernetes import forward
+from tests.waiting import until
 
 from .conftest import ROOT
 
@@ -65,13 +65,6 @@ def run(environment: dict[str, str], *command: str) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
-def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not true():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
-
-
 def kubectls(environment: dict[str, str]) -> list[int]:
     """Processes of the other kubectl that are alive."""
     pids = [int(path.name) for path in Path(environment["PIDS"]).iterdir()]
@@ -95,7 +88,7 @@ sys.exit(7)
 
 def test_both_ways_are_open_while_the_command_runs_whose_code_comes_back(environment: dict[str, str]) -> None:
     assert run(environment, sys.executable, "-c", ASKS) == (7, "", "")
-    wait_until(lambda: kubectls(environment) == [])
+    until(lambda: kubectls(environment) == [], seconds=20)
     assert {path.read_text() for path in Path(environment["PIDS"]).iterdir()} == {"service/mlflow", "service/serving"}
 
 
@@ -108,12 +101,12 @@ def test_the_command_gets_the_signal(environment: dict[str, str], number: signal
     process.send_signal(number)
     out, _ = process.communicate(timeout=20)
     assert (process.returncode, out) == (5, "got it\n")
-    wait_until(lambda: kubectls(environment) == [])
+    until(lambda: kubectls(environment) == [], seconds=20)
 
 
 def test_a_signal_before_the_ways_are_open_ends_it_and_the_command_is_not_started(environment: dict[str, str]) -> None:
     process = start(environment | {"REFUSES": "1"}, "echo", "ran")
-    wait_until(lambda: any(Path(environment["PIDS"]).iterdir()))
+    until(lambda: any(Path(environment["PIDS"]).iterdir()), seconds=20)
     process.terminate()
     out, _ = process.communicate(timeout=20)
     assert (process.returncode, out) == (128 + signal.SIGTERM, "")
@@ -129,7 +122,7 @@ def test_nothing_is_left_of_one_that_is_killed(environment: dict[str, str]) -> N
     assert process.stdout.readline() == "ready\n"
     assert len(kubectls(environment)) == 2
     process.kill()
-    wait_until(lambda: kubectls(environment) == [])
+    until(lambda: kubectls(environment) == [], seconds=20)
     process.communicate(timeout=20)
 
 
@@ -139,7 +132,7 @@ def test_a_way_that_ends_is_opened_again(environment: dict[str, str]) -> None:
     assert process.stdout.readline() == "ready\n"
     first = kubectls(environment)
     os.kill(first[0], signal.SIGKILL)
-    wait_until(lambda: len(kubectls(environment)) == 2 and kubectls(environment) != first)
+    until(lambda: len(kubectls(environment)) == 2 and kubectls(environment) != first, seconds=20)
     assert process.poll() is None
     process.terminate()
     process.communicate(timeout=20)
@@ -208,4 +201,4 @@ def test_a_command_that_is_not_there_is_one_line(environment: dict[str, str]) ->
     code, _, err = run(environment, "no-such-command")
     assert (code, err.count("\n")) == (127, 1)
     assert "'no-such-command' cannot be started" in err
-    wait_until(lambda: kubectls(environment) == [])
+    until(lambda: kubectls(environment) == [], seconds=20)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.stack.stub_stage import until
+from tests.waiting import until
 
 from .conftest import ROOT, Namespace, stage_settings
 

@@ -12,7 +12,8 @@ import pytest
 
 from pipeline.kubernetes import KubernetesStageOperator
 from tasks.errors import PermanentError, PipelineError, SettingsError, UnavailableError
-from tests.stack.stub_stage import context, until
+from tests.stack.stub_stage import context
+from tests.waiting import until
 
 from .conftest import KUBECONFIG, Make, Namespace, become, kubeconfig_of
 from .state import minor_version

@@ -10,7 +10,8 @@ import pytest
 
 from pipeline.kubernetes import KubernetesStageOperator
 from tasks.errors import PermanentError, PipelineError, RequestError, ResultError
-from tests.stack.stub_stage import RUN_ID, TaskLog, context, until
+from tests.stack.stub_stage import RUN_ID, TaskLog, context
+from tests.waiting import until
 
 from .conftest import PASSWORD, Make, Namespace
 

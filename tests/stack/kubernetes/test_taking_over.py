@@ -16,7 +16,8 @@ import pytest
 from pipeline.kubernetes import KubernetesStageOperator
 from pipeline.pod import stage_pod
 from tasks.settings import load_settings
-from tests.stack.stub_stage import TaskLog, context, until
+from tests.stack.stub_stage import TaskLog, context
+from tests.waiting import until
 
 from .conftest import KUBECONFIG, ROOT, Make, Namespace
 

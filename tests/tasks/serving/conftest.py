@@ -27,8 +27,8 @@ from tests.tasks.serving.samples import (
     free_port,
     log_model,
     picture,
-    wait_until,
 )  # fmt: skip
+from tests.waiting import until
 
 
 @pytest.fixture(scope="session")
@@ -86,7 +86,7 @@ def _ready(child: subprocess.Popen[bytes], settings: Settings, store: Store) -> 
         except requests.ConnectionError:
             return 0
 
-    wait_until(lambda: answers("livez") == 200)
+    until(lambda: answers("livez") == 200, seconds=180)
     fresh = {
         "readyz": answers("readyz"),
         "info": requests.post(f"{settings.serving_url}/get_model_info", timeout=30).json(),
@@ -97,12 +97,12 @@ def _ready(child: subprocess.Popen[bytes], settings: Settings, store: Store) -> 
     }
     (settings.pipeline_home / "fresh.json").write_text(json.dumps(fresh))
     store.promote(1)
-    wait_until(lambda: answers("readyz") == 200)
+    until(lambda: answers("readyz") == 200, seconds=180)
     return Service(settings.serving_url, child.pid, time.monotonic() - began)
 
 
 @pytest.fixture
 def service(session_service: Service, store: Store) -> Service:
     """The running service with version 1 in it."""
-    wait_until(lambda: session_service.info()["model_version"] == 1)
+    until(lambda: session_service.info()["model_version"] == 1, seconds=180)
     return session_service

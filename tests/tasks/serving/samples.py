@@ -7,7 +7,6 @@ import io
 import os
 import socket
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -130,13 +129,6 @@ def environment(settings: Settings, **more: str) -> dict[str, str]:
         "SERVING_MAX_UPLOAD_MB": "2",
         **more,
     }
-
-
-def wait_until(true: Callable[[], bool], seconds: float = 180) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from tasks.errors import ModelError
 from tasks.serving.follower import Follower
 from tasks.serving.model import ServedModel
 from tasks.serving.reference import Target, parse
-from tests.tasks.serving.samples import wait_until
+from tests.waiting import until
 
 
 def target(version: int) -> Target:
@@ -45,10 +45,10 @@ def test_woken_it_looks_at_once_also_at_what_it_refused(registry: Registry) -> N
     follower = Follower(parse(None, "cats"), 3600, registry.resolve, registry.load)
     registry.champion, registry.broken[1] = target(1), ModelError("bad file")
     follower.start()
-    wait_until(lambda: follower.problem is not None)
+    until(lambda: follower.problem is not None, seconds=180)
     registry.broken.clear()
     follower.wake()
-    wait_until(lambda: follower.current is not None)
+    until(lambda: follower.current is not None, seconds=180)
     follower.stop()
     follower.join()
     assert registry.loads == [1, 1]

@@ -31,8 +31,8 @@ from tests.tasks.serving.samples import (
     log_probes,
     move,
     picture,
-    wait_until,
 )
+from tests.waiting import until
 
 URL = f"http://127.0.0.1:{free_port()}"
 
@@ -128,7 +128,7 @@ def test_a_model_broken_in_the_store_is_undone_and_the_old_one_answers_all_the_t
     assert told.finished
     assert "are not those that were registered" in told.entry.reason
     assert not deployed(local, MODEL, 1, "back").started  # and the service has nothing left to complain of
-    wait_until(lambda: requests.post(f"{URL}/get_model_info", timeout=30).json()["problem"] is None)
+    until(lambda: requests.post(f"{URL}/get_model_info", timeout=30).json()["problem"] is None, seconds=180)
 
 
 def test_a_service_with_a_key(store: Store, local: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

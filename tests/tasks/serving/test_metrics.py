@@ -13,7 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from tasks.serving.metrics import BUCKETS, PredictionCounter, describe
 from tasks.serving.model import ServedModel
 from tasks.serving.reference import Target
-from tests.tasks.serving.samples import CLASSES, MODEL, Service, Store, picture, wait_until
+from tests.tasks.serving.samples import CLASSES, MODEL, Service, Store, picture
+from tests.waiting import until
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -124,7 +125,7 @@ def test_after_a_swap_the_info_is_the_new_models_only_and_its_classes_start_at_z
 ) -> None:
     old = total(scraped(service), "serving_predictions_total", model_version="1")
     store.promote(2)
-    wait_until(lambda: service.info()["model_version"] == 2)
+    until(lambda: service.info()["model_version"] == 2, seconds=180)
     found = scraped(service)
     [labels] = matching(found, "serving_model_info")
     assert dict(labels)["model_version"] == "2"

@@ -26,8 +26,8 @@ from tests.tasks.serving.samples import (
     log_probes,
     move,
     picture,
-    wait_until,
 )  # fmt: skip
+from tests.waiting import until
 
 RATE = 50  # requests a second
 MOVES = 10
@@ -79,7 +79,7 @@ def test_a_stream_of_requests_through_promotions_and_rollbacks(service: Service,
                 else:
                     move(ledger.Kind.PROMOTION, 1, version := 2)
                 service.post("refresh")
-                wait_until(lambda: service.info()["model_version"] == version)  # noqa: B023
+                until(lambda: service.info()["model_version"] == version, seconds=180)  # noqa: B023
         finally:
             seconds = time.monotonic() - began
             done.set()

@@ -18,7 +18,8 @@ from PIL import Image
 
 from tasks import registry
 from tasks.serving.admission import REQUESTS
-from tests.tasks.serving.samples import CLASSES, MODEL, Service, Store, new_run, picture, wait_until
+from tests.tasks.serving.samples import CLASSES, MODEL, Service, Store, new_run, picture
+from tests.waiting import until
 
 MEBIBYTE = 2**20
 
@@ -87,8 +88,8 @@ def test_follows_the_alias_without_dropping_a_request(service: Service, store: S
     with ThreadPoolExecutor(3) as pool:
         asking = [pool.submit(ask) for _ in range(3)]
         store.promote(2)
-        wait_until(lambda: service.info()["model_version"] == 2)
-        wait_until(lambda: bool(answers) and answers[-1][2] == 2)
+        until(lambda: service.info()["model_version"] == 2, seconds=180)
+        until(lambda: bool(answers) and answers[-1][2] == 2, seconds=180)
         stop.set()
         for one in asking:
             one.result()
@@ -100,11 +101,11 @@ def test_keeps_the_model_when_the_new_one_cannot_be_served(service: Service, sto
         mlflow.log_dict({"no": "model"}, "model/MLmodel")
     version = registry.create_version(MODEL, f"runs:/{run.info.run_id}/model", run.info.run_id, {}, "")
     store.promote(int(version.version))
-    wait_until(lambda: service.info()["problem"] is not None)
+    until(lambda: service.info()["problem"] is not None, seconds=180)
     assert f"version {version.version} cannot be served" in str(service.info()["problem"])
     assert service.post("predict_image", files=upload(picture(0))).json()["model_version"] == 1
     store.promote(1)
-    wait_until(lambda: service.info()["problem"] is None)
+    until(lambda: service.info()["problem"] is None, seconds=180)
 
 
 def cut(data: bytes) -> bytes:
@@ -270,7 +271,7 @@ def test_slow_clients_keep_nobody_waiting_and_one_that_goes_is_no_fault_of_ours(
         lines = requests.get(f"{service.url}/metrics", timeout=30).text.splitlines()
         return all(float(line.rpartition(" ")[2]) == 0 for line in lines if line.startswith(in_progress))
 
-    wait_until(over)
+    until(over, seconds=180)
     lines = requests.get(f"{service.url}/metrics", timeout=30).text.splitlines()
     failed = [line for line in lines if line.startswith("serving_request_total") and 'code="500"' in line]
     assert sum(float(line.rpartition(" ")[2]) for line in failed) == 0

@@ -1,0 +1,18 @@
+"""Waits for what another process or thread does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+Value = TypeVar("Value")
+
+
+def until(condition: Callable[[], Value], seconds: float = 60, pause: float = 0.05) -> Value:
+    """Ask until the answer is true, and return it; fail after `seconds`. `pause` is the time between two questions."""
+    limit = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < limit, f"it did not happen within {seconds:g} s"
+        time.sleep(pause)
+    return value
