@@ -3,7 +3,7 @@
 # MLflow and the service in the cluster, and what a small stand-in of a stage shows.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-stand_in=(tests/stack/kubernetes/test_{airflow_process,failures,runtime,taking_over}.py)
+stand_in=(tests/stack/kubernetes/test_{airflow_process,failures,rollout,runtime,taking_over}.py)
 log=$(mktemp) && trap 'rm -f "$log"' EXIT
 
 session() { pytest -m kubernetes --durations=10 "$@"; }

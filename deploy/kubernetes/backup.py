@@ -18,7 +18,8 @@ from typing import IO, Any
 from deploy import backup
 from deploy.backup_stack import BUCKET_CLIENT, BackupError, Stack, as_superuser
 from deploy.kubernetes.cluster import BEFORE, NAMESPACE, Cluster, ClusterError
-from deploy.kubernetes.up import AIRFLOW, OURS, PATIENCE
+from deploy.kubernetes.rollout import PATIENCE, await_ready
+from deploy.kubernetes.up import AIRFLOW, OURS
 
 REFUSED = 73  # as in deploy/backup.py
 
@@ -94,7 +95,7 @@ class ClusterStack(Stack):
         labels = workload["spec"]["selector"]["matchLabels"]
         selector = ",".join(f"{name}={value}" for name, value in labels.items())
         # Until the last connection of theirs is closed: a database in use cannot be renamed.
-        self._run("wait", "--for=delete", "pods", "--selector", selector, f"--timeout={PATIENCE}")
+        self._run("wait", "--for=delete", "pods", "--selector", selector, f"--timeout={PATIENCE}s")
 
     def _start(self) -> None:
         stopped = [one for one in self._workers() if BEFORE in one["metadata"].get("annotations", {})]
@@ -102,7 +103,10 @@ class ClusterStack(Stack):
             self._patch(one, None, int(one["metadata"]["annotations"][BEFORE]))
         for one in stopped:
             if one["metadata"]["name"] == "mlflow":
-                self._run("rollout", "status", _name(one), f"--timeout={PATIENCE}")
+                try:
+                    await_ready(self._cluster, _name(one))
+                except ClusterError as error:
+                    raise BackupError(str(error), error.code) from None
 
     def _patch(self, workload: dict[str, Any], before: str | None, replicas: int) -> None:
         patch = {"metadata": {"annotations": {BEFORE: before}}, "spec": {"replicas": replicas}}

@@ -2,8 +2,9 @@
 
     python -m deploy.kubernetes.up --overlay local [--namespace NAME] [--env-file FILE]
 
-Order: namespace, Secrets, the rest. What reads a setting or a Secret that changed is restarted, pod by pod. The service
-is not waited for: it is ready when there is a champion. Standard library only.
+Order: namespace, Secrets, the rest, and when the store is there the Job that makes the bucket. What reads a setting or
+a Secret that changed is restarted, pod by pod. The service is not waited for: it is ready when there is a champion.
+Standard library only.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from pathlib import Path
 
 from deploy.kubernetes.cluster import BEFORE, NAMESPACE, Cluster, ClusterError
 from deploy.kubernetes.render import render
+from deploy.kubernetes.rollout import await_ready
 from deploy.kubernetes.secret_manifests import ROOT, manifest, secrets_of, settings_of, values_of
 
 OURS = "app.kubernetes.io/part-of=vision-mlops"
 AIRFLOW = "release=airflow"  # by its chart's label
-PATIENCE = "600s"  # pulled images take longest
 KUBERAY = "rayclusters.ray.io"
 
 
@@ -35,28 +36,34 @@ def up(cluster: Cluster, overlay: str, values: Mapping[str, str]) -> None:
     secrets = manifest(secrets_of(values, settings_of(overlay)))
     manifests = render(overlay, values, cluster.namespace)
     _require_kuberay(cluster, manifests)
-    cluster.apply(_namespace(manifests))
+    namespace, bucket = _of_kind(manifests, "Namespace"), _of_kind(manifests, "Job")
+    cluster.apply(namespace)
     before = _digests(cluster)
     cluster.apply(secrets)
     # A Job's template cannot be edited, and making a bucket that is there changes nothing.
     cluster.run("delete", "job", "bucket", "--ignore-not-found")
-    cluster.apply(manifests)
+    cluster.apply(manifests.replace(bucket, ""))
     after = _digests(cluster)
     if changed := sorted(name for name in before if after.get(name) != before[name]):
         print(f"changed: {', '.join(changed)}; restarting what reads them", flush=True)
         readers = _workloads(cluster, "deployments", OURS) + _workloads(cluster, "deployments,statefulsets", AIRFLOW)
         cluster.run("rollout", "restart", *readers)
-    for workload in (*_workloads(cluster, "statefulsets", OURS), "deployment/mlflow"):
-        print(f"waiting for {workload}", flush=True)
-        cluster.run("rollout", "status", workload, f"--timeout={PATIENCE}")
-    cluster.run("wait", "--for=condition=complete", "job/bucket", f"--timeout={PATIENCE}")
+    _await(cluster, *_workloads(cluster, "statefulsets", OURS))
+    cluster.apply(bucket)
+    _await(cluster, "job/bucket", "deployment/mlflow")
     if any(BEFORE in one["metadata"].get("annotations", {}) for one in cluster.objects("deployments", OURS)):
         raise ClusterError("a restore stopped MLflow and did not end; run make kubernetes-restore again")
 
 
-def _namespace(manifests: str) -> str:
-    """The manifest of the namespace itself, which the Secrets need before the rest."""
-    return next(part for part in manifests.split("\n---\n") if "\nkind: Namespace\n" in f"\n{part}")
+def _await(cluster: Cluster, *workloads: str) -> None:
+    for workload in workloads:
+        print(f"waiting for {workload}", flush=True)
+        await_ready(cluster, workload)
+
+
+def _of_kind(manifests: str, kind: str) -> str:
+    """The one manifest of a kind that does not go with the rest."""
+    return next(part for part in manifests.split("\n---\n") if f"\nkind: {kind}\n" in f"\n{part}")
 
 
 def _require_kuberay(cluster: Cluster, manifests: str) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.kubernetes.cluster import BEFORE, NAMESPACE, Cluster, ClusterError
+from deploy.kubernetes.rollout import keeps
 from deploy.kubernetes.secret_manifests import ROOT, values_of
 from deploy.kubernetes.up import AIRFLOW, OURS
 
@@ -118,8 +119,11 @@ def verify(cluster: Cluster, values: Mapping[str, str]) -> list[Line]:
             lines.append(Line(f"pod/{name}", f"does not answer ({error})", False))
     # Without a champion no serving pod is ready, and none is to blame.
     waiting = {"deployment/serving"} if version is None else set()
-    workloads = [workload(one) for one in [*found, *cluster.objects(kinds, AIRFLOW)]]
-    judged = [Line(one.subject, one.state, one.well or one.subject in waiting) for one in workloads]
+    judged = []
+    for line in (workload(one) for one in [*found, *cluster.objects(kinds, AIRFLOW)]):
+        well = line.well or line.subject in waiting
+        why = "" if well else keeps(cluster, line.subject)
+        judged.append(Line(line.subject, f"{line.state}; {why}" if why else line.state, well))
     return [*judged, *lines]
 
 

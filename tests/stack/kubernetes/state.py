@@ -75,9 +75,9 @@ class State:
             capture_output=True, text=True, cwd=ROOT, env=self.environment(), timeout=900,
         )  # fmt: skip
 
-    def up(self) -> subprocess.CompletedProcess[str]:
+    def up(self, env_file: Path | None = None) -> subprocess.CompletedProcess[str]:
         overlay = HERE / ("current-cluster" if minor_version() >= 23 else "old-cluster")
-        return self.python("up", "--overlay", overlay, "--env-file", self.env_file)
+        return self.python("up", "--overlay", overlay, "--env-file", env_file or self.env_file)
 
     def verify(self, env_file: Path | None = None) -> subprocess.CompletedProcess[str]:
         return self.python("verify", "--env-file", env_file or self.env_file)

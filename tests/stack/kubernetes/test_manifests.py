@@ -78,6 +78,20 @@ def test_a_second_time_restarts_nothing(state: State) -> None:
     assert pods(state) == before
 
 
+def test_keys_that_the_store_was_not_started_with_are_told_in_one_line(state: State, tmp_path: Path) -> None:
+    other = tmp_path / ".env"
+    other.write_text(state.env_file.read_text() + "S3_SECRET_KEY=another-than-before\n")
+    done = state.up(other)
+    assert (done.returncode, done.stderr.count("\n")) == (69, 1)
+    assert "kubernetes-up: job/bucket is not ready: pod bucket-" in done.stderr
+    assert "refuses S3_ACCESS_KEY and S3_SECRET_KEY for bucket 'mlflow' (" in done.stderr
+    verified = state.verify(other)
+    assert "refuses S3_ACCESS_KEY" in next(line for line in verified.stdout.splitlines() if "job/bucket" in line)
+    done = state.up()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "changed: Secret" in done.stdout
+
+
 def test_verify_finds_a_login_that_mlflow_refuses(state: State, tmp_path: Path) -> None:
     other = tmp_path / ".env"
     other.write_text(state.env_file.read_text() + "MLFLOW_TRACKING_PASSWORD=another-than-before\n")
