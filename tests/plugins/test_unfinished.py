@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,8 @@ def settings(tmp_path: Path) -> Settings:
 
 def test_a_killed_run_is_gone_on_with_by_the_same_configuration_only(settings: Settings) -> None:
     command = [sys.executable, "-c", KILLED, str(settings.pipeline_home)]
-    killed = subprocess.run(command, capture_output=True, text=True)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    killed = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert killed.returncode == -9, killed.stderr
     for other in ({"epochs": 4, "dataset": "digits"}, {}):
         with claim("d", other, settings) as taken:
