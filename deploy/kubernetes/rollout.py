@@ -17,7 +17,7 @@ Object = Mapping[str, Any]
 
 
 def await_ready(cluster: Cluster, workload: str, patience: float = PATIENCE) -> None:
-    """Wait until a workload is as it was applied; print what keeps it whenever that is another thing.
+    """Wait until a workload is as it was applied; print what keeps it, each thing once.
 
     Args:
         cluster: seen through the workload's namespace.
@@ -29,25 +29,54 @@ def await_ready(cluster: Cluster, workload: str, patience: float = PATIENCE) -> 
     """
     job = workload.startswith("job/")
     asked = ["wait", "--for=condition=complete"] if job else ["rollout", "status"]
-    deadline, told = time.monotonic() + patience, ""
+    deadline = time.monotonic() + patience
+    told = {""}  # an image that does not come is two things by turns
     while True:
         try:
             cluster.run(*asked, workload, f"--timeout={LOOK}s")
             return
         except ClusterError as error:
             pods = _pods(cluster, workload)
-            why = obstacle(pods)
+            # A pod that nothing keeps is only starting; warnings on it would be those of its first seconds.
+            why = obstacle(pods) if unready(pods) else _warning(cluster, workload)
             given_up = job and sum(pod["status"].get("phase") == "Failed" for pod in pods) >= TRIES
             if given_up or "timed out" not in str(error) or time.monotonic() >= deadline:
                 raise ClusterError(f"{workload} is not ready: {why or _warning(cluster, workload) or error}") from None
-        if why and why != told:
+        if why not in told:
             print(f"  {why}", flush=True)
-            told = why
+            told.add(why)
 
 
 def keeps(cluster: Cluster, workload: str) -> str:
     """What keeps a workload (KIND/NAME) from being ready, in one line; or nothing."""
     return obstacle(_pods(cluster, workload)) or _warning(cluster, workload)
+
+
+def unready(pods: Sequence[Object]) -> list[Object]:
+    """Those of some pods that are to become ready and are not, the newest first."""
+
+    def is_ready(pod: Object) -> bool:
+        conditions = {one["type"]: one["status"] for one in pod["status"].get("conditions", ())}
+        return conditions.get("Ready") == "True"
+
+    found = [
+        pod
+        for pod in pods
+        if not (pod["metadata"].get("deletionTimestamp") or pod["status"].get("phase") == "Succeeded" or is_ready(pod))
+    ]
+    return sorted(found, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), reverse=True)
+
+
+def obstacle(pods: Sequence[Object]) -> str:
+    """What keeps the newest of some pods that is not ready, in the cluster's words or the pod's own; or nothing."""
+    for pod in unready(pods):
+        for condition in pod["status"].get("conditions", ()):
+            if (condition["type"], condition["status"]) == ("PodScheduled", "False"):
+                return f"pod {pod['metadata']['name']}: {_words(condition)}"
+        for status in pod["status"].get("containerStatuses", ()):
+            if text := _container(status):
+                return f"pod {pod['metadata']['name']}: {text}"
+    return ""
 
 
 def _pods(cluster: Cluster, workload: str) -> list[dict[str, Any]]:
@@ -56,22 +85,6 @@ def _pods(cluster: Cluster, workload: str) -> list[dict[str, Any]]:
 
 def _name(workload: str) -> str:
     return workload.split("/")[1]
-
-
-def obstacle(pods: Sequence[Object]) -> str:
-    """What keeps the newest of some pods that is not ready, in the cluster's words or the pod's own; or nothing."""
-    for pod in sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), reverse=True):
-        conditions = {one["type"]: one for one in pod["status"].get("conditions", ())}
-        leaves = pod["metadata"].get("deletionTimestamp") or pod["status"].get("phase") == "Succeeded"
-        if leaves or conditions.get("Ready", {}).get("status") == "True":
-            continue
-        scheduled = conditions.get("PodScheduled", {})
-        if scheduled.get("status") == "False":
-            return f"pod {pod['metadata']['name']}: {_words(scheduled)}"
-        for status in pod["status"].get("containerStatuses", ()):
-            if text := _container(status):
-                return f"pod {pod['metadata']['name']}: {text}"
-    return ""
 
 
 def _container(status: Object) -> str:

@@ -25,7 +25,7 @@ def cluster(namespace: Namespace, monkeypatch: pytest.MonkeyPatch) -> Cluster:
 
 
 def pod(prefix: str, code: str, **fields: Any) -> dict[str, Any]:
-    """Spec of a pod whose container runs some Python; `image` and `resources` are the container's own."""
+    """Spec of a pod whose container runs some Python; some fields are the container's own."""
     container = {
         "name": "main",
         "image": f"{prefix}/register:dev",
@@ -33,7 +33,7 @@ def pod(prefix: str, code: str, **fields: Any) -> dict[str, Any]:
         "command": ["python", "-c", code],
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
-    own = {key: fields.pop(key) for key in ("image", "resources") if key in fields}
+    own = {key: fields.pop(key) for key in ("image", "imagePullPolicy", "resources") if key in fields}
     return {"containers": [container | own], "terminationGracePeriodSeconds": 0, **fields}
 
 
@@ -62,22 +62,32 @@ def apply(cluster: Cluster, name: str, spec: dict[str, Any]) -> str:
     ],
 )
 def test_a_workload_that_is_not_ready_in_time_is_told_with_what_keeps_it(
-    cluster: Cluster, image: str, name: str, code: str, fields: dict[str, Any], words: str
+    cluster: Cluster,
+    image: str,
+    name: str,
+    code: str,
+    fields: dict[str, Any],
+    words: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     workload = apply(cluster, name, pod(image, code, **fields))
     with pytest.raises(ClusterError) as failure:
-        await_ready(cluster, workload, patience=15)
+        await_ready(cluster, workload, patience=25)
     assert re.fullmatch(f"{workload} is not ready: {words}", str(failure.value))
+    assert re.search(words, capsys.readouterr().out), "it is told before the end, too"
     cluster.run("delete", workload)
 
 
 def test_what_keeps_a_workload_is_printed_once_while_it_is_waited_for(
     cluster: Cluster, image: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    workload = apply(cluster, "waits", pod(image, "", image="vm-test/none:0"))
+    """An image that no registry gives is ErrImagePull and ImagePullBackOff by turns."""
+    workload = apply(cluster, "waits", pod(image, "", image="vm-test.invalid/none:0", imagePullPolicy="IfNotPresent"))
     with pytest.raises(ClusterError):
-        await_ready(cluster, workload, patience=25)
-    assert capsys.readouterr().out.count("ErrImageNeverPull") == 1
+        await_ready(cluster, workload, patience=60)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(set(lines)) >= 2, lines
+    assert any("ErrImagePull: " in line for line in lines)
     cluster.run("delete", workload)
 
 
