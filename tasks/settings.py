@@ -129,6 +129,9 @@ class Settings(BaseSettings):
     serving_poll_seconds: Annotated[float, Field(gt=0)] = Field(
         5.0, description="How often the service looks whether its alias names another version."
     )
+    serving_drain_seconds: Annotated[float, Field(ge=0, le=300)] = Field(
+        0.0, description="How long the service answers on after SIGTERM, for clients and load balancers to move on."
+    )
     serving_api_key: SecretStr | None = Field(
         None, description="Key that the service asks for and deploy sends; unset: everyone may ask."
     )

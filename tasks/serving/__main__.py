@@ -7,6 +7,7 @@ python -m tasks.serving --stop
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ipaddress
 import logging
 import os
@@ -23,6 +24,7 @@ from tasks.serving.reference import parse
 from tasks.settings import Settings, load_settings
 
 GRACE_SECONDS = 10
+NOT_STARTED = 3  # as uvicorn's own command ends; it has said why
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -66,7 +68,10 @@ def prepare(settings: Settings, host: str | None, port: int | None) -> tuple[str
 
 
 def serve(settings: Settings, address: str, port: int) -> None:
-    """Serve on an IP address and port until SIGTERM or SIGINT, then finish the requests under way."""
+    """Serve on an IP address and port until SIGTERM or SIGINT, then finish the requests under way.
+
+    Between SIGTERM and the end are SERVING_DRAIN_SECONDS.
+    """
     home = settings.pipeline_home.resolve() / "bentoml"  # what BentoML and its metrics keep on disk
     shutil.rmtree(home, ignore_errors=True)
     (home / "metrics").mkdir(parents=True)
@@ -83,18 +88,21 @@ def serve(settings: Settings, address: str, port: int) -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # After the environment is set: BentoML and Prometheus read it when they are imported.
-    import uvicorn
-
+    from tasks.serving.draining import DrainingServer
     from tasks.serving.refusal import KnownPaths
     from tasks.serving.service import service
 
     # One process, without BentoML's supervisor: it would import all of BentoML a second time before the model can
     # load, and give the service several processes to find and end. More workers are more containers.
     app = KnownPaths(service.to_asgi(is_main=True))
-    uvicorn.run(
-        app, host=address, port=port, ws="none", log_config=None, access_log=False, server_header=False,
-        timeout_graceful_shutdown=GRACE_SECONDS,
+    server = DrainingServer(
+        app, settings.serving_drain_seconds, host=address, port=port, ws="none", log_config=None, access_log=False,
+        server_header=False, timeout_graceful_shutdown=GRACE_SECONDS,
     )  # fmt: skip
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again when it is done
+        server.run()
+    if not server.started:
+        sys.exit(NOT_STARTED)
 
 
 def _address(settings: Settings, host: str | None, port: int | None) -> tuple[str, int]:

@@ -1,0 +1,134 @@
+"""Clients that keep their connection, while a server of a small application ends."""
+
+from __future__ import annotations
+
+import http.client
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.tasks.serving.samples import free_port
+from tests.waiting import until
+
+# As an answer is made the whole server is held up, as it is where processors are few: requests wait unread meanwhile.
+PROGRAM = """
+import sys, time
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from tasks.serving.draining import DrainingServer
+
+async def answer(request):
+    time.sleep(0.02)
+    return PlainTextResponse("here")
+
+port, seconds, http = sys.argv[1:]
+app = Starlette(routes=[Route("/", answer)])
+DrainingServer(app, float(seconds), host="127.0.0.1", port=int(port), http=http).run()
+"""
+Server = tuple[subprocess.Popen[bytes], int]
+
+
+def answers(connection: http.client.HTTPConnection) -> str | None:
+    """Ask once; what the server says of the connection."""
+    connection.request("GET", "/")
+    response = connection.getresponse()
+    assert response.read() == b"here"
+    return response.headers["connection"]
+
+
+@pytest.fixture(params=["h11", "httptools"])
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A server with a drain of 1 s, by both of uvicorn's readers of HTTP: the image has the first one only."""
+    yield from _serve("1", request.param)
+
+
+@pytest.fixture(params=["h11", "httptools"])
+def abrupt(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """One without."""
+    yield from _serve("0", request.param)
+
+
+def _serve(seconds: str, reader: str) -> Iterator[Server]:
+    port = free_port()
+    child = subprocess.Popen([sys.executable, "-c", PROGRAM, str(port), seconds, reader], stderr=subprocess.DEVNULL)
+
+    def up() -> bool:
+        try:
+            return answers(http.client.HTTPConnection("127.0.0.1", port)) is None
+        except ConnectionRefusedError:
+            return False
+
+    try:
+        until(up)
+        yield child, port
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_from_the_signal_on_each_answer_is_its_connections_last(server: Server) -> None:
+    child, port = server
+    kept = http.client.HTTPConnection("127.0.0.1", port)
+    assert [answers(kept), answers(kept)] == [None, None]
+    child.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    time.sleep(0.2)
+    assert answers(kept) == "close"
+    assert answers(http.client.HTTPConnection("127.0.0.1", port)) == "close", "who comes anew is answered too"
+    assert child.wait(10) == -signal.SIGTERM
+    assert 0.9 < time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_another_signal_ends_the_wait(number: signal.Signals) -> None:
+    for child, _ in _serve("60", "h11"):
+        child.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        assert child.poll() is None
+        child.send_signal(number)
+        assert child.wait(10) in (-number, 1)  # Python ends with 1 where it is not told what KeyboardInterrupt is
+
+
+def lost(server: Server, clients: int = 8) -> list[str]:
+    """End a server while clients ask as fast as they can on connections that they keep; what went wrong.
+
+    A client that is told to go goes: the next connection of its would be another server's.
+    """
+    child, port = server
+    failures: list[str] = []
+    busy = threading.Barrier(clients + 1)
+
+    def ask() -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        answers(connection)
+        busy.wait()
+        try:
+            while answers(connection) != "close":
+                pass
+        except (OSError, http.client.HTTPException) as error:
+            failures.append(repr(error))
+
+    threads = [threading.Thread(target=ask) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    busy.wait()
+    time.sleep(0.3)
+    child.send_signal(signal.SIGTERM)
+    for thread in threads:
+        thread.join()
+    return failures
+
+
+def test_no_request_is_lost(server: Server) -> None:
+    assert lost(server) == []
+
+
+def test_without_the_wait_requests_are_lost(abrupt: Server) -> None:
+    """What the wait is for: were this to pass without it, the test above would show nothing."""
+    assert lost(abrupt)
