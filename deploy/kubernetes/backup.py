@@ -103,26 +103,29 @@ class ClusterStack(Stack):
             self._patch(one, None, int(one["metadata"]["annotations"][BEFORE]))
         for one in stopped:
             if one["metadata"]["name"] == "mlflow":
-                try:
+                with _told():
                     await_ready(self._cluster, _name(one))
-                except ClusterError as error:
-                    raise BackupError(str(error), error.code) from None
 
     def _patch(self, workload: dict[str, Any], before: str | None, replicas: int) -> None:
         patch = {"metadata": {"annotations": {BEFORE: before}}, "spec": {"replicas": replicas}}
         self._run("patch", _name(workload), "--type", "merge", "--patch", json.dumps(patch))
 
     def _objects(self, kinds: str, selector: str) -> list[dict[str, Any]]:
-        try:
+        with _told():
             return self._cluster.objects(kinds, selector)
-        except ClusterError as error:
-            raise BackupError(str(error), error.code) from None
 
     def _run(self, *arguments: str, stdin: IO[bytes] | None = None, stdout: IO[bytes] | None = None) -> str:
-        try:
+        with _told():
             return self._cluster.run(*arguments, stdin=stdin, stdout=stdout)
-        except ClusterError as error:
-            raise BackupError(str(error), error.code) from None
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Tell the cluster's failures as a backup's."""
+    try:
+        yield
+    except ClusterError as error:
+        raise BackupError(str(error), error.code) from None
 
 
 def _name(workload: dict[str, Any]) -> str:

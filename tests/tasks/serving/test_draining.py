@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import select
 import signal
@@ -46,16 +47,20 @@ def answers(connection: http.client.HTTPConnection) -> str | None:
 @pytest.fixture(params=["h11", "httptools"])
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server with a drain of 3 s, by both of uvicorn's readers of HTTP: the image has the first one only."""
-    yield from _serve("3", request.param)
+    with serving("3", request.param) as found:
+        yield found
 
 
 @pytest.fixture(params=["h11", "httptools"])
 def abrupt(request: pytest.FixtureRequest) -> Iterator[Server]:
     """One without."""
-    yield from _serve("0", request.param)
+    with serving("0", request.param) as found:
+        yield found
 
 
-def _serve(seconds: str, reader: str) -> Iterator[Server]:
+@contextlib.contextmanager
+def serving(seconds: str, reader: str) -> Iterator[Server]:
+    """The server, up; its process and port."""
     port = free_port()
     child = subprocess.Popen([sys.executable, "-c", PROGRAM, str(port), seconds, reader], stderr=subprocess.DEVNULL)
 
@@ -87,7 +92,7 @@ def test_from_the_signal_on_each_answer_is_its_connections_last(server: Server) 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_another_signal_ends_the_wait(number: signal.Signals) -> None:
-    for child, _ in _serve("60", "h11"):
+    with serving("60", "h11") as (child, _):
         child.send_signal(signal.SIGTERM)
         time.sleep(0.3)
         assert child.poll() is None
