@@ -26,7 +26,7 @@ ENV = . deploy/env.sh $(RUNTIME)
 # MLflow and the service of a cluster, as if they were here.
 FORWARD = $(if $(filter kubernetes,$(RUNTIME)),python -m deploy.kubernetes.forward --namespace "$$PIPELINE_KUBERNETES_NAMESPACE" --)
 GC = $(if $(DAYS),--days $(DAYS)) $(if $(filter 1,$(APPLY)),--apply)
-RUN_DAG = $(FORWARD) python -m pipeline.run $(if $(filter 1,$(ANEW)),--anew)
+RUN_DAG = $(FORWARD) python -m pipeline.command.run $(if $(filter 1,$(ANEW)),--anew)
 WORK := docker compose -f docker-compose-mlops.yml
 STATE := docker compose -f docker-compose.yml
 
@@ -50,7 +50,7 @@ tune: ready ## search hyperparameters, train with the best: TRIALS=20 CONF='{"da
 
 .PHONY: tune-results
 tune-results: ready ## the newest search's trials, best first (ARGS="--run-id ... --limit 10 --json"), also while it runs
-	@$(ENV) && $(FORWARD) python -m tasks.tune_results $(ARGS)
+	@$(ENV) && $(FORWARD) python -m tasks.cli.tune_results $(ARGS)
 
 .PHONY: history
 history: ready ## the ledger: who or what promoted, refused or rolled back which version, and why
@@ -58,11 +58,11 @@ history: ready ## the ledger: who or what promoted, refused or rolled back which
 
 .PHONY: rollback
 rollback: ready ## the champion before is champion again: REASON="..." (VERSION=3 for another)
-	@$(ENV) && $(FORWARD) python -m tasks.rollback --reason "$$REASON" --version "$$VERSION"
+	@$(ENV) && $(FORWARD) python -m tasks.cli.rollback --reason "$$REASON" --version "$$VERSION"
 
 .PHONY: gc
 gc: ready ## list what lost and given-up runs left behind; APPLY=1 removes it (DAYS=7 without a sign of life; RUNTIME=)
-	@$(ENV) && $(if $(filter docker,$(RUNTIME)),python -m deploy.leftover_containers $(GC) && S3_ENDPOINT_URL="$${S3_ENDPOINT_URL:-http://127.0.0.1:$${S3_PORT:-9000}}" )$(if $(filter kubernetes,$(RUNTIME)),python -m deploy.kubernetes.leftover_pods $(GC) && $(FORWARD:--=--store --) )python -m tasks.leftovers $(GC)
+	@$(ENV) && $(if $(filter docker,$(RUNTIME)),python -m deploy.leftover_containers $(GC) && S3_ENDPOINT_URL="$${S3_ENDPOINT_URL:-http://127.0.0.1:$${S3_PORT:-9000}}" )$(if $(filter kubernetes,$(RUNTIME)),python -m deploy.kubernetes.leftover_pods $(GC) && $(FORWARD:--=--store --) )python -m tasks.cli.leftovers $(GC)
 
 .PHONY: ui
 ui: ready ## Airflow and MLflow in the browser: prints addresses and login

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.contract.gate_policy import GatePolicy
 from tasks.gate.decision import decide
 from tasks.gate.evidence import Champion, Cost, Evidence, Loading, Scores, Slice
-from tasks.gate.policy import GatePolicy
-from tasks.vision.comparison import compare
+from tasks.vision.evaluation.comparison import compare
 
 COST = Cost(p50_ms=1, p95_ms=1, memory_mb=1, size_mb=1)
 

@@ -39,14 +39,14 @@ from PIL import Image
 
 from benchmarks.http_load import Load, Report, http_request
 from benchmarks.machine import cpu_model
-from tasks import artifact_digest, model_store, registry
-from tasks.contract import TrainRequest
-from tasks.messages import TaskIdentity
+from tasks.contract.messages import TaskIdentity
+from tasks.contract.stages import TrainRequest
+from tasks.records import artifact_digest, model_store, registry
+from tasks.records.tracking import stage_run
 from tasks.settings import Settings
-from tasks.tracking import stage_run
+from tasks.vision.data.gold import Gold, Split
 from tasks.vision.devices import available_cpus
-from tasks.vision.gold import Gold, Split
-from tasks.vision.models import Classifier, build, digest
+from tasks.vision.models.networks import Classifier, build, digest
 
 NOTES = "\n## How far to rely on it\n"  # kept when the figures above it are written anew
 CLASSES = tuple(f"class {number}" for number in range(10))

@@ -5,8 +5,9 @@
 Both sides train the same network with Nesterov SGD on the same JPEG files at the same batch size, on the CPU, with as
 many threads as there are cores. Only the way of doing it differs:
 
-    ours        `tasks.vision.training`: images decoded once and kept as uint8, augmentation on whole batches,
-                channels_last, fused optimiser, gradients of `tasks.vision.kernels`, an allocator that keeps its memory
+    ours        `tasks.vision.training.loop`: images decoded once and kept as uint8, augmentation on whole batches,
+                channels_last, fused optimiser, gradients of `tasks.vision.training.kernels`, an allocator that keeps
+                its memory
     plain       `ImageFolder` and `DataLoader`, PIL transforms (RandomCrop with padding, flip, ToTensor, Normalize),
                 NCHW, shuffled, torch.optim.SGD as it comes, the textbook loop; with 0 workers and with 2
 
@@ -39,12 +40,12 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from benchmarks.machine import cpu_model
-from tasks.recipe import Recipe
+from tasks.contract.recipe import Recipe
+from tasks.vision.data.gold import Gold, Split
+from tasks.vision.data.images import decode
 from tasks.vision.devices import available_cpus, prepare_cpu
-from tasks.vision.gold import Gold, Split
-from tasks.vision.images import decode
-from tasks.vision.models import build
-from tasks.vision.training import EpochEnd, Training
+from tasks.vision.models.networks import build
+from tasks.vision.training.loop import EpochEnd, Training
 
 WANTED_RATIO = 3.0
 

@@ -33,16 +33,16 @@ from mlflow import MlflowClient
 from numpy.typing import NDArray
 
 from benchmarks.machine import cpu_model
-from tasks import gold_store
-from tasks.contract import TuneRequest, TuneResult
-from tasks.recipe import Recipe
-from tasks.runner import execute
+from tasks.contract.recipe import Recipe
+from tasks.contract.stages import TuneRequest, TuneResult
+from tasks.records import gold_store
+from tasks.runner.stage_process import execute
 from tasks.search import table
-from tasks.vision.comparison import compare
+from tasks.vision.data.gold import Gold, Split
 from tasks.vision.devices import available_cpus, prepare_cpu
-from tasks.vision.gold import Gold, Split
-from tasks.vision.scoring import predict
-from tasks.vision.training import EpochEnd, Training
+from tasks.vision.evaluation.comparison import compare
+from tasks.vision.evaluation.scoring import predict
+from tasks.vision.training.loop import EpochEnd, Training
 
 SEEDS = range(5)
 LEVEL = 0.025  # of each side of an interval

@@ -7,9 +7,9 @@ from datetime import timedelta
 import pendulum
 from airflow.sdk import DAG
 
-from pipeline.notifications import failure
-from pipeline.params import stage_params
-from pipeline.pool import CHAMPION
+from pipeline.dag_parts.notifications import failure
+from pipeline.dag_parts.pool import CHAMPION
+from pipeline.operator.params import stage_params
 from pipeline.runtimes import stage_task
 
 with DAG(

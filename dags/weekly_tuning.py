@@ -7,8 +7,8 @@ from datetime import timedelta
 import pendulum
 from airflow.sdk import DAG
 
-from pipeline.params import stage_params
-from pipeline.promotion import evaluate_and_register, promoted
+from pipeline.dag_parts.promotion import evaluate_and_register, promoted
+from pipeline.operator.params import stage_params
 from pipeline.runtimes import STAGE_DEFAULTS, stage_task
 
 with DAG(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from airflow.sdk.plugins_manager import AirflowPlugin
 
-from pipeline.links import MlflowRunLink, ReusedFromLink, TunedByLink
+from pipeline.operator.links import MlflowRunLink, ReusedFromLink, TunedByLink
 
 
 class VisionMlopsPlugin(AirflowPlugin):

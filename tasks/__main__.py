@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 from tasks import GC_THRESHOLDS
-from tasks.contract import STAGES
-from tasks.runner import RESULT_PATH, run_stage
-from tasks.standby import read_request
+from tasks.contract.stages import STAGES
+from tasks.runner.prewarmed import read_request
+from tasks.runner.stage_process import RESULT_PATH, run_stage
 
 # They tell at INFO what a task's log need not: credentials found, fonts made, migrations run.
 LIBRARIES = ("alembic", "botocore", "matplotlib", "mlflow.store.db.utils")
@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse the command line, run the stage, return its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["history"]:
-        from tasks import history  # MLflow takes seconds to import, and no stage needs this
+        from tasks.cli import history  # MLflow takes seconds to import, and no stage needs this
 
         return history.main(arguments[1:])
     parser = argparse.ArgumentParser(prog="python -m tasks", description=__doc__)

@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 
-from pipeline.pool import make_pools
+from pipeline.dag_parts.pool import make_pools
 
 ADMINISTRATOR = "admin"
 

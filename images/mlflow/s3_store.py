@@ -2,7 +2,7 @@
 
 A store that is full is HTTP 507 and one line. MLflow answers 500 without a reason to everything the store refuses, and
 its clients try again for a minute and then know no more than that; 507 (Insufficient Storage) they take for an answer,
-and `tasks/outages.py` knows it.
+and `tasks/records/transient_errors.py` knows it.
 
 Old clients of the store are closed. MLflow makes one every five minutes (`_MAX_CACHE_SECONDS`), keeps the last 64, and
 with each the connections that the store has long closed: some hundred sockets after a few hours (`make soak` found it).

@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from pipeline.base import StageOperator
-from pipeline.notifications import failure
+from pipeline.dag_parts.notifications import failure
+from pipeline.operator.stage_operator import StageOperator
 from tasks.settings import Runtime, load_settings
 
 # Imported when chosen: a machine without the providers runs the local runtime.
 RUNTIMES: Mapping[Runtime, str] = {
-    Runtime.LOCAL: "pipeline.local:LocalStageOperator",
-    Runtime.DOCKER: "pipeline.docker:DockerStageOperator",
-    Runtime.KUBERNETES: "pipeline.kubernetes:KubernetesStageOperator",
+    Runtime.LOCAL: "pipeline.local.operator:LocalStageOperator",
+    Runtime.DOCKER: "pipeline.docker.operator:DockerStageOperator",
+    Runtime.KUBERNETES: "pipeline.kubernetes.operator:KubernetesStageOperator",
 }
 
 # `default_args` of a DAG of stages: how often a task is tried again, and for how long one try may go on.
@@ -42,7 +42,7 @@ def stage_task(
     """Make the task that runs `stage` under the runtime that `PIPELINE_RUNTIME` names.
 
     Args:
-        stage: a stage of `tasks.contract.STAGES`; also the task's ID when `task_id` is not given.
+        stage: a stage of `tasks.contract.stages.STAGES`; also the task's ID when `task_id` is not given.
         task_id: for a DAG that runs a stage twice.
         execution_timeout: after this the stage is stopped; the task may be retried.
         pool: the Airflow pool that the task takes a slot of.

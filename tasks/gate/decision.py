@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tasks.contract.gate_policy import GatePolicy
 from tasks.gate.evidence import Champion, Comparison, Cost, Evidence, Slice
-from tasks.gate.policy import GatePolicy
 from tasks.gate.verdict import Check, Verdict
 
 CLASS = "class"

@@ -1,1 +1,1 @@
-"""The search of the tune stage: trials on Ray, a run for each in MLflow, gone on with after a crash."""
+"""The search for hyperparameters on Ray. May import records and everything below it."""

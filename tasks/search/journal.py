@@ -20,15 +20,15 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial as RayTrial
 from ray.tune.result import HOSTNAME
 
-from tasks.contract import TuneRequest
-from tasks.metric_log import MetricLog
-from tasks.recipe import Recipe
+from tasks.contract.recipe import Recipe
+from tasks.contract.stages import TuneRequest
+from tasks.records.metric_log import MetricLog
+from tasks.records.tracking import ERROR_TAG, StageRun
 from tasks.search.memory import EPOCH_METRICS, Remembered
 from tasks.search.schedulers import EPOCH, REPLAYED, rungs
 from tasks.search.searchers import NUMBER
 from tasks.search.table import CONFIG_SHA256, RUNG, SECONDS, STATE, TRIAL, VALUES, State, run_status
 from tasks.search.trial import BATCHES, FINISHED, recipe_of, sha256_of
-from tasks.tracking import ERROR_TAG, StageRun
 
 STAGE = "trial"
 MACHINE = "pipeline.machine"  # tag: name of the machine that a trial ended on

@@ -20,9 +20,9 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.entities import Run, RunStatus
 
+from tasks.records.tracking import ERROR_TAG
 from tasks.search.table import CONFIG_SHA256, STATE, TRIAL, VALUES, State, run_status, trial_runs
-from tasks.tracking import ERROR_TAG
-from tasks.vision.training import EpochEnd
+from tasks.vision.training.loop import EpochEnd
 
 EPOCH_METRICS = tuple(item.name for item in fields(EpochEnd) if item.name != "epoch")
 

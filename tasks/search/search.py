@@ -9,7 +9,8 @@ from ray import tune
 from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 
-from tasks.contract import TuneRequest
+from tasks.contract.stages import TuneRequest
+from tasks.records.tracking import StageRun
 from tasks.search.cluster import SLOT, ray_for
 from tasks.search.journal import Journal
 from tasks.search.memory import recall
@@ -19,8 +20,7 @@ from tasks.search.searchers import NUMBER, combinations, make_searcher
 from tasks.search.storage import SearchStorage, credentials
 from tasks.search.trial import Plan, Trial
 from tasks.settings import Settings
-from tasks.tracking import StageRun
-from tasks.vision.gold import Gold
+from tasks.vision.data.gold import Gold
 
 # A trial whose machine was lost goes on elsewhere. Ray does not tell that from a failure of its own, which on a cluster
 # is so often repeated too.

@@ -17,10 +17,10 @@ from ray.tune.search import Searcher
 from ray.tune.search.hyperopt import HyperOptSearch
 from ray.tune.search.optuna import OptunaSearch
 
-from tasks.contract import TuneRequest
+from tasks.contract.search_space import Dimension, Interval
+from tasks.contract.stages import TuneRequest
 from tasks.search.memory import Remembered
 from tasks.search.table import mode
-from tasks.search_space import Dimension, Interval
 
 NUMBER = "number"  # in a trial's config, beside the values chosen
 SEED_STRIDE = 1_000_003  # more than the trials of any request, so that no two (seed, number) share a seed

@@ -21,18 +21,18 @@ import torch
 from ray.tune import Trainable
 from ray.tune.result import DONE, SHOULD_CHECKPOINT
 
-from tasks.cadence import Cadence
-from tasks.contract import TuneRequest
+from tasks.contract.recipe import Recipe
+from tasks.contract.stages import TuneRequest
 from tasks.errors import DataError, ModelError
-from tasks.recipe import Recipe
 from tasks.search import storage
 from tasks.search.memory import Remembered
 from tasks.search.schedulers import EPOCH, REPLAYED
 from tasks.search.searchers import NUMBER
-from tasks.vision import checkpoints
+from tasks.vision.data.gold import Gold
 from tasks.vision.devices import prepare_cpu
-from tasks.vision.gold import Gold
-from tasks.vision.training import BatchEnd, EpochEnd, Training
+from tasks.vision.training import checkpoints
+from tasks.vision.training.cadence import Cadence
+from tasks.vision.training.loop import BatchEnd, EpochEnd, Training
 
 BATCHES = "batches"  # in a result: the batches logged of its epoch; in a checkpoint: of all epochs, by epoch
 FINISHED = "finished"  # in a result: whether nothing is left to train

@@ -1,1 +1,1 @@
-"""The service that answers with the champion, and what starts it, finds it and asks it."""
+"""The service, and what starts, asks and checks it. May import records and everything below it."""

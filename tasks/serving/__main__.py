@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from tasks.errors import PipelineError, SettingsError
 from tasks.serving import process
-from tasks.serving.reference import parse
+from tasks.serving.model_reference import parse
 from tasks.settings import Settings, load_settings
 
 GRACE_SECONDS = 10

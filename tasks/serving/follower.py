@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 
 from tasks.errors import ModelError, PipelineError
-from tasks.outages import as_unavailable
+from tasks.records.transient_errors import as_unavailable
 from tasks.serving.model import ServedModel
-from tasks.serving.reference import Reference, Target
+from tasks.serving.model_reference import Reference, Target
 
 log = logging.getLogger("tasks.serving")
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks import artifact_digest
 from tasks.errors import ModelError
-from tasks.serving.reference import Target
+from tasks.records import artifact_digest
+from tasks.serving.model_reference import Target
 
 # Images per forward pass: bounds the memory that activations take, whatever the request's size.
 CHUNK = 32

@@ -9,11 +9,11 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.utils.request_utils import _cached_get_request_session
 
-from tasks import artifact_digest, registry
 from tasks.errors import ModelError
-from tasks.outages import answered_by_another
-from tasks.serving.reference import Kind, Reference, Target
-from tasks.tracking import http_status
+from tasks.records import artifact_digest, registry
+from tasks.records.tracking import http_status
+from tasks.records.transient_errors import answered_by_another
+from tasks.serving.model_reference import Kind, Reference, Target
 
 
 def resolve(reference: Reference) -> Target:

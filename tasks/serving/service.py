@@ -19,14 +19,14 @@ from tasks.serving.admission import Admission
 from tasks.serving.answers import BatchPrediction, Classification, Health, ModelInfo, Prediction
 from tasks.serving.batching import Batcher
 from tasks.serving.follower import Follower
-from tasks.serving.golden import load_proven
 from tasks.serving.metrics import BUCKETS, NAMESPACE, PredictionCounter, describe
 from tasks.serving.model import ServedModel
-from tasks.serving.reference import Reference, Target, parse
+from tasks.serving.model_reference import Reference, Target, parse
+from tasks.serving.reference_check import load_proven
 from tasks.serving.refusal import Refusal, RefusalMiddleware
 from tasks.serving.uploads import BatchUpload, ImageUpload, NoInput
 from tasks.settings import load_settings
-from tasks.vision.images import decode
+from tasks.vision.data.images import decode
 
 DECODERS = 2
 

@@ -68,7 +68,7 @@ def load_and_answer(folder: Path) -> Trial:
     from mlflow.models import Model
 
     from tasks.serving.model import CHUNK, load
-    from tasks.serving.reference import Target
+    from tasks.serving.model_reference import Target
 
     before = _peak(reset=True)
     try:

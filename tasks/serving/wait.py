@@ -10,7 +10,7 @@ from typing import Any
 from tasks.errors import UnavailableError
 from tasks.serving.client import ServiceClient
 from tasks.serving.launch import Launcher
-from tasks.serving.reference import DEFAULT
+from tasks.serving.model_reference import DEFAULT
 
 log = logging.getLogger("tasks.deploy")
 

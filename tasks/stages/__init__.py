@@ -1,1 +1,1 @@
-"""The stages: each module has `run(request, run, settings) -> result`."""
+"""The stages, one module each with `run`. May import everything below: search, serving, records, gate, vision."""

@@ -13,16 +13,16 @@ from typing import Any
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
 
-from tasks import ledger, registry
-from tasks.contract import DeployRequest, DeployResult
+from tasks.contract.stages import DeployRequest, DeployResult
 from tasks.errors import ModelError, PipelineError, UnavailableError
-from tasks.metric_log import log_values
-from tasks.probes import Probes, read_probes
+from tasks.records import ledger, registry
+from tasks.records.metric_log import log_values
+from tasks.records.reference_predictions import Probes, read_probes
+from tasks.records.tracking import StageRun
 from tasks.serving.client import ServiceClient, replicas
 from tasks.serving.launch import Launcher
 from tasks.serving.wait import POLL_SECONDS, wait_for_version
 from tasks.settings import Settings
-from tasks.tracking import StageRun
 
 log = logging.getLogger("tasks.deploy")
 

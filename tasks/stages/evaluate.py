@@ -15,21 +15,21 @@ import torch
 from mlflow.entities.model_registry import ModelVersion
 from numpy.typing import NDArray
 
-from tasks import artifact_digest, evidence_log, gold_store, ledger, registry
-from tasks.contract import EvaluateRequest, EvaluateResult
+from tasks.contract.stages import EvaluateRequest, EvaluateResult
 from tasks.errors import ModelError
 from tasks.gate.decision import CLASS, decide
 from tasks.gate.evidence import Champion, Cost, Evidence, Loading, Scores, Slice
-from tasks.metric_log import log_values
+from tasks.records import artifact_digest, evidence_log, gold_store, ledger, registry
+from tasks.records.metric_log import log_values
+from tasks.records.tracking import StageRun, tag_of, use_datasets
+from tasks.records.verdict_log import log_verdict
 from tasks.serving.trial import MEGABYTE, Trial, attempt
 from tasks.settings import Settings
-from tasks.tracking import StageRun, tag_of, use_datasets
-from tasks.verdict_log import log_verdict
-from tasks.vision.comparison import compare
+from tasks.vision.data.gold import Gold
 from tasks.vision.devices import prepare_cpu
-from tasks.vision.gold import Gold
-from tasks.vision.report import Answers
-from tasks.vision.scoring import BATCH, ClassScores, Latency, calibration_error, latencies, predict, score
+from tasks.vision.evaluation.comparison import compare
+from tasks.vision.evaluation.report import Answers
+from tasks.vision.evaluation.scoring import BATCH, ClassScores, Latency, calibration_error, latencies, predict, score
 
 NO_VALUE = "(none)"
 MAX_VALUES = 100  # of a metadata column; with more it tells images from each other (a name, a time), not groups

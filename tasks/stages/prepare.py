@@ -21,19 +21,19 @@ from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.numpy_dataset import from_numpy
 from mlflow.environment_variables import MLFLOW_S3_ENDPOINT_URL
 
-from tasks import gold_store, registry, tracking
-from tasks.contract import PrepareRequest, PrepareResult
+from tasks.contract.stages import PrepareRequest, PrepareResult
 from tasks.errors import DataError
-from tasks.metric_log import log_values
+from tasks.records import gold_store, registry, tracking
+from tasks.records.metric_log import log_values
+from tasks.records.tracking import StageRun
 from tasks.settings import Settings
-from tasks.tracking import StageRun
-from tasks.vision import bronze, silver, splits
-from tasks.vision.data_plots import grid_figure, histogram_figure
-from tasks.vision.fingerprint import Shaping, fingerprint
-from tasks.vision.gold import Gold
-from tasks.vision.licences import licence_of
-from tasks.vision.records import Record, Removal
-from tasks.vision.sources import Source, open_source
+from tasks.vision.data import bronze, silver, splits
+from tasks.vision.data.fingerprint import Shaping, fingerprint
+from tasks.vision.data.gold import Gold
+from tasks.vision.data.licences import licence_of
+from tasks.vision.data.plots import grid_figure, histogram_figure
+from tasks.vision.data.records import Record, Removal
+from tasks.vision.data.sources import Source, open_source
 
 FINGERPRINT = "pipeline.fingerprint"
 REMOVED = "images.removed"

@@ -6,12 +6,12 @@ import logging
 
 import mlflow
 
-from tasks import artifact_digest, ledger, model_card, registry, tuned_sets
-from tasks.contract import RegisterRequest, RegisterResult
+from tasks.contract.stages import RegisterRequest, RegisterResult
 from tasks.errors import ModelError, RequestError
 from tasks.gate.verdict import Verdict
+from tasks.records import artifact_digest, ledger, model_card, registry, tuned_sets
+from tasks.records.tracking import StageRun, tag_of
 from tasks.settings import Settings
-from tasks.tracking import StageRun, tag_of
 
 log = logging.getLogger("tasks.register")
 

@@ -6,11 +6,11 @@ import logging
 
 import mlflow
 
-from tasks import ledger, registry
-from tasks.contract import RollbackRequest, RollbackResult
+from tasks.contract.stages import RollbackRequest, RollbackResult
 from tasks.errors import ModelError
+from tasks.records import ledger, registry
+from tasks.records.tracking import StageRun
 from tasks.settings import Settings
-from tasks.tracking import StageRun
 
 log = logging.getLogger("tasks.rollback")
 

@@ -13,18 +13,18 @@ from typing import Any
 import mlflow
 import torch
 
-from tasks import artifact_digest, gold_store, model_store, registry, tuned_sets
-from tasks.checkpoint_store import CheckpointStore
-from tasks.contract import TrainRequest, TrainResult
-from tasks.metric_log import MetricLog
-from tasks.recipe import Hyperparameters
+from tasks.contract.recipe import Hyperparameters
+from tasks.contract.stages import TrainRequest, TrainResult
+from tasks.records import artifact_digest, gold_store, model_store, registry, tuned_sets
+from tasks.records.checkpoint_store import CheckpointStore
+from tasks.records.metric_log import MetricLog
+from tasks.records.tracking import StageRun, tag_of, use_datasets
 from tasks.settings import Settings
-from tasks.tracking import StageRun, tag_of, use_datasets
-from tasks.vision.curves import curves_figure
+from tasks.vision.data.gold import Gold
 from tasks.vision.devices import prepare_cpu
-from tasks.vision.gold import Gold
-from tasks.vision.models import digest, parameter_counts
-from tasks.vision.training import BatchEnd, EpochEnd, Training
+from tasks.vision.models.networks import digest, parameter_counts
+from tasks.vision.training.curves import curves_figure
+from tasks.vision.training.loop import BatchEnd, EpochEnd, Training
 
 QUIET_SECONDS = 20.0  # a line at least this often: a log stream that is silent for 60 s gets cut off
 

@@ -9,18 +9,18 @@ import logging
 import mlflow
 from mlflow import MlflowClient
 
-from tasks import gold_store, tuned_sets
-from tasks.contract import TuneRequest, TuneResult
+from tasks.contract.recipe import Hyperparameters
+from tasks.contract.stages import TuneRequest, TuneResult
 from tasks.errors import RequestError
-from tasks.metric_log import log_values
-from tasks.recipe import Hyperparameters
+from tasks.records import gold_store, tuned_sets
+from tasks.records.metric_log import log_values
+from tasks.records.tracking import ERROR_TAG, StageRun, tag_of, use_datasets
+from tasks.records.tuned_sets import TunedSet
 from tasks.search import table
 from tasks.search.plots import figures
 from tasks.search.search import remove_state, run_search
 from tasks.search.table import State, TrialRow
 from tasks.settings import Settings
-from tasks.tracking import ERROR_TAG, StageRun, tag_of, use_datasets
-from tasks.tuned_sets import TunedSet
 
 BEST_TRIAL = "pipeline.best_trial"  # tag of the best trial's run; on the tune run, its number
 BEST_RUN = "pipeline.best_trial_run_id"  # tag of the tune run

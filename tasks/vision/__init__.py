@@ -1,1 +1,1 @@
-"""Images, models and training: plain numpy and torch, neither MLflow nor Airflow."""
+"""Images in, classifiers out, in plain numpy and torch. May import the contract; neither MLflow nor Airflow."""

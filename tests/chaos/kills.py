@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tasks import faults
+from tasks.runner import faults
 
 from . import state
 from .forks import in_child
@@ -221,7 +221,7 @@ def _short(value: str) -> str:
 
 
 def _migrate() -> None:
+    from tasks.records.tracking import connect
     from tasks.settings import load_settings
-    from tasks.tracking import connect
 
     connect(load_settings())

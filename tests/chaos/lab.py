@@ -1,8 +1,9 @@
 """A place to run stages in: a home with a store of its own, put back to how it was after any step, and cheap processes.
 
 Every stage runs in a process of its own, forked from one that has done the imports: the code that ships, from
-`tasks.runner.run_stage` to the result file, without the ten seconds that importing torch and mlflow takes. This process
-must therefore never use torch or MLflow itself: threads do not survive a fork. Whoever needs them asks in a child.
+`tasks.runner.stage_process.run_stage` to the result file, without the ten seconds that importing torch and mlflow
+takes. This process must therefore never use torch or MLflow itself: threads do not survive a fork. Whoever needs them
+asks in a child.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from typing import Any
 
 import requests
 
-from tasks import faults
+from tasks.runner import faults
 
 from .forks import in_child, wait
 from .steps import MODEL, Step
@@ -141,7 +142,7 @@ class Lab:
                 os.environ[faults.VARIABLE] = json.dumps(fault)
             _fork_trials()
             _save_every_epoch()
-            from tasks.runner import run_stage
+            from tasks.runner.stage_process import run_stage
 
             code = run_stage(step.stage, request, self._result)
         finally:
@@ -253,7 +254,7 @@ def _fork_trials() -> None:
 
 def _save_every_epoch() -> None:
     """Make the points of a training the same in every try: by default a checkpoint is saved as often as time allows."""
-    from tasks import cadence
+    from tasks.vision.training import cadence
 
     cadence.TIME_SHARE = 1e9
 

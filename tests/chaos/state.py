@@ -50,7 +50,8 @@ ALLOWED: tuple[tuple[str, str | None, str], ...] = (
         "over a file with the model's ID and time; the weights' digest is compared",
     ),
 )
-# What a retry measures again is a further step of the metric, not the same one twice (`tasks.metric_log.log_values`).
+# What a retry measures again is a further step of the metric, not the same one twice
+# (`tasks.records.metric_log.log_values`).
 AGAIN = re.compile(
     r"(run .* (prepare|evaluate|deploy)|model of .*) \| metric "
     r"(.*seconds|.*latency.*|batch_images_per_second|peak_memory_mb|deploy/(request_milliseconds|largest_difference))"

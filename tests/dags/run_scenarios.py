@@ -17,7 +17,7 @@ from typing import Any
 from airflow.dag_processing.dagbag import DagBag
 from airflow.utils.session import create_session
 
-from pipeline.local import LocalStageOperator
+from pipeline.local.operator import LocalStageOperator
 
 STUB = """
 import json, os, sys, time

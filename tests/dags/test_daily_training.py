@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tasks.contract import STAGES, parameters
+from tasks.contract.stages import STAGES, parameters
 
 Parse = Callable[..., dict[str, Any]]
 DAGS = sorted(file.stem for file in (Path(__file__).resolve().parents[2] / "dags").glob("*.py"))

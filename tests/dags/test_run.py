@@ -1,4 +1,4 @@
-"""`python -m pipeline.run`, what `make run` is: a run that did not end well, ended for good, or was stopped."""
+"""`python -m pipeline.command.run`, what `make run` is: a run that did not end well, ended for good, or was stopped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline.conf import parse_conf
+from pipeline.command.conf import parse_conf
 from tasks.errors import RequestError
 
 # The command with a stub for the stages, and without pauses between tries where they fail.
@@ -22,19 +22,19 @@ COMMAND = """
 import json, os, sys
 from datetime import timedelta
 import pipeline.run
-from pipeline.local import LocalStageOperator
+from pipeline.local.operator import LocalStageOperator
 from run_scenarios import STUB
 folder = sys.argv.pop(1)
 open(folder + "/stub.py", "w").write(STUB)
 LocalStageOperator.command = (sys.executable, folder + "/stub.py")
-find = pipeline.run.find_dag
+find = pipeline.command.run.find_dag
 def impatient(dag_id):
     dag = find(dag_id)
     for task in dag.tasks if "fail" in os.environ["STUB"] else []:
         task.retry_delay = task.max_retry_delay = timedelta(0)
     return dag
-pipeline.run.find_dag = impatient
-sys.exit(pipeline.run.main())
+pipeline.command.run.find_dag = impatient
+sys.exit(pipeline.command.run.main())
 """
 GOES_ON = "the same command goes on where it stopped; with ANEW=1 it starts from the beginning"
 
@@ -104,7 +104,7 @@ def test_a_run_that_is_stopped_ends_its_stage_and_tries_nothing_again(machine: M
         time.sleep(0.1)
     children = psutil.Process(process.pid).children(recursive=True)
     stages = [child for child in children if "stub.py" in _line(child)]
-    table = [child for child in children if "tasks.summary" in _line(child)]
+    table = [child for child in children if "tasks.cli.summary" in _line(child)]
     started = {line.split("stub.py ")[1].split()[0] for line in map(_line, stages)}
     assert started == {"train", "evaluate", "register"}  # two wait for their turn
     assert len(table) == 1

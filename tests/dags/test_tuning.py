@@ -19,8 +19,8 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from tasks.contract import STAGES
-from tasks.recipe import Hyperparameters
+from tasks.contract.recipe import Hyperparameters
+from tasks.contract.stages import STAGES
 from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]

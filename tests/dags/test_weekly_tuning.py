@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tasks.contract import STAGES, parameters
+from tasks.contract.stages import STAGES, parameters
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGE_TASKS = ["prepare", "tune", "train", "evaluate", "register", "deploy"]
@@ -71,7 +71,7 @@ def test_what_moves_the_champion_shares_one_pool(parse: Parse, dag: str, task: s
 def test_the_pool_has_one_slot_again_whatever_somebody_made_of_it(airflow: dict[str, str]) -> None:
     code = """
 from airflow.models.pool import Pool
-from pipeline.pool import CHAMPION, make_pools
+from pipeline.dag_parts.pool import CHAMPION, make_pools
 make_pools()
 Pool.create_or_update_pool(CHAMPION, slots=7, description="", include_deferred=False)
 make_pools()

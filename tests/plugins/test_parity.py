@@ -15,12 +15,12 @@ import pytest
 from airflow.sdk import DAG
 from kubernetes.client import ApiClient
 
-from pipeline.docker import WRITABLE, DockerStageOperator
-from pipeline.job import StageJob
-from pipeline.params import stage_params
-from pipeline.pod import RESULT_PATH, stage_pod
+from pipeline.docker.operator import WRITABLE, DockerStageOperator
+from pipeline.kubernetes.pod import RESULT_PATH, stage_pod
+from pipeline.operator.job import StageJob
+from pipeline.operator.params import stage_params
 from pipeline.runtimes import stage_task
-from tasks.contract import STAGES
+from tasks.contract.stages import STAGES
 from tasks.settings import load_settings
 from tests.deploy.kubernetes.pods import Pod
 from tests.deploy.kubernetes.restricted import problems

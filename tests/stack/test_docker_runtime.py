@@ -20,8 +20,8 @@ os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-home-"))
 import docker
 from airflow.sdk import DAG
 
-from pipeline import engine
-from pipeline.docker import DockerStageOperator
+from pipeline.docker import engine
+from pipeline.docker.operator import DockerStageOperator
 from tasks.errors import PermanentError, PipelineError, ResultError, SettingsError, UnavailableError
 from tests.waiting import until
 

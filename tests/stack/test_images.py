@@ -104,7 +104,7 @@ def test_ray_starts_where_nothing_but_two_folders_is_writable() -> None:
 import os
 import ray
 from pathlib import Path
-from tasks.contract import TuneRequest
+from tasks.contract.stages import TuneRequest
 from tasks.search.cluster import ray_for
 from tasks.settings import load_settings
 

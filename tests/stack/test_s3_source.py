@@ -19,9 +19,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from PIL import Image
 
 from tasks.errors import DataError, SettingsError, UnavailableError
-from tasks.vision import bronze
-from tasks.vision.fingerprint import Shaping
-from tasks.vision.sources import open_source
+from tasks.vision.data import bronze
+from tasks.vision.data.fingerprint import Shaping
+from tasks.vision.data.sources import open_source
 
 pytestmark = pytest.mark.docker
 IMAGE = "quay.io/minio/minio:RELEASE.2025-09-07T16-13-09Z"

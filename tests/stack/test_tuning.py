@@ -26,7 +26,7 @@ FILE = "docker-compose-mlops.yml"
 DAG = """
 from datetime import timedelta
 from airflow.sdk import DAG
-from pipeline.params import stage_params
+from pipeline.operator.params import stage_params
 from pipeline.runtimes import stage_task
 
 with DAG(

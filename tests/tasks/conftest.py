@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.messages import TaskIdentity
+from tasks.contract.messages import TaskIdentity
+from tasks.records.tracking import connect
 from tasks.settings import Settings
-from tasks.tracking import connect
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import requests
 
-from tasks import ledger, tracking
-from tasks.ledger import Kind, Record
+from tasks.records import ledger, tracking
+from tasks.records.ledger import Kind, Record
 from tasks.settings import Settings
 from tests.stack.airflow_stack.conftest import DAG, MODEL, ROLLBACK_DAG, User, ended, trigger
 from tests.stack.conftest import Stack

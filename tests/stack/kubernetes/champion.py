@@ -16,7 +16,7 @@ from pathlib import Path
 import mlflow
 from mlflow import MlflowClient
 
-from tasks import registry
+from tasks.records import registry
 from tests.tasks.serving.samples import MODEL, Brightness, log_model
 
 

@@ -24,7 +24,7 @@ from airflow.sdk import DAG
 from kubernetes.config import kube_config
 
 from deploy.kubernetes.render import in_namespace
-from pipeline.kubernetes import KubernetesStageOperator
+from pipeline.kubernetes.operator import KubernetesStageOperator
 from tests.stack.conftest import STAGES, TAG, build_images
 from tests.stack.stub_stage import RUN_ID, build_image
 

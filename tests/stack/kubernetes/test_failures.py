@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.kubernetes import KubernetesStageOperator
+from pipeline.kubernetes.operator import KubernetesStageOperator
 from tasks.errors import PermanentError, PipelineError, SettingsError, UnavailableError
 from tests.stack.stub_stage import context
 from tests.waiting import until
@@ -120,7 +120,7 @@ def test_a_stage_that_takes_longer_than_its_task_is_ended_by_the_cluster(
     make: Make, left: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Airflow does it first, unless it is not there any more."""
-    monkeypatch.setattr("pipeline.pod._deadline", lambda timeout, settings: 5)
+    monkeypatch.setattr("pipeline.kubernetes.pod._deadline", lambda timeout, settings: 5)
     task = make("time.sleep(300)")
     failure = failure_of(task)
     assert not isinstance(failure, PermanentError)
@@ -182,7 +182,7 @@ def test_a_cluster_that_is_away_may_be_back_later(
     config["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:9"
     (tmp_path / "config").write_text(json.dumps(config))
     become(tmp_path / "config", monkeypatch)
-    monkeypatch.setattr("pipeline.cluster.PATIENCE", 1.0)
+    monkeypatch.setattr("pipeline.kubernetes.cluster.PATIENCE", 1.0)
     failure = failure_of(make("answer()"))
     assert isinstance(failure, UnavailableError)
     assert "no Kubernetes API answers at https://127.0.0.1:9" in str(failure)

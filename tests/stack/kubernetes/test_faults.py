@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG
 
-from pipeline.kubernetes import KubernetesStageOperator
-from pipeline.params import stage_params
+from pipeline.kubernetes.operator import KubernetesStageOperator
+from pipeline.operator.params import stage_params
 from tasks.errors import PermanentError, PipelineError
 from tests.stack.conftest import STAGES
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.kubernetes import KubernetesStageOperator
+from pipeline.kubernetes.operator import KubernetesStageOperator
 from tasks.errors import PermanentError, PipelineError, RequestError, ResultError
 from tests.stack.stub_stage import RUN_ID, TaskLog, context
 from tests.waiting import until
@@ -135,7 +135,7 @@ answer()
 def test_a_quiet_stage_outlasts_the_log_streams_timeout(
     make: Make, task_log: TaskLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.cluster.QUIET", 1.0)
+    monkeypatch.setattr("pipeline.kubernetes.cluster.QUIET", 1.0)
     make("print('one'); time.sleep(4); print('two'); answer()").run_stage(context())
     assert [line for line in task_log if line in ("one", "two")] == ["one", "two"]
 

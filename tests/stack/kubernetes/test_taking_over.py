@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.kubernetes import KubernetesStageOperator
-from pipeline.pod import stage_pod
+from pipeline.kubernetes.operator import KubernetesStageOperator
+from pipeline.kubernetes.pod import stage_pod
 from tasks.settings import load_settings
 from tests.stack.stub_stage import TaskLog, context
 from tests.waiting import until

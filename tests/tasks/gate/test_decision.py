@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
+from tasks.contract.gate_policy import GatePolicy
 from tasks.gate.decision import decide
 from tasks.gate.evidence import Champion, Comparison, Cost, Evidence, Loading, Scores, Slice
-from tasks.gate.policy import GatePolicy
 
 POLICY = GatePolicy(min_accuracy=0.8, min_macro_f1=0.7)
 COST = Cost(p50_ms=2, p95_ms=3, memory_mb=50, size_mb=1)

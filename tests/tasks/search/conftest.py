@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from tasks import gold_store, tracking
+from tasks.records import gold_store, tracking
 from tasks.settings import Settings
-from tasks.vision.gold import Gold, Split
+from tasks.vision.data.gold import Gold, Split
 
 
 @pytest.fixture(scope="session")

@@ -15,14 +15,15 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from tasks import faults, tracking
-from tasks.recipe import Recipe
+from tasks.contract.recipe import Recipe
+from tasks.records import tracking
+from tasks.runner import faults
 from tasks.search import guard, table
 from tasks.search.table import State, TrialRow
 from tasks.settings import Settings
+from tasks.vision.data.gold import Gold
 from tasks.vision.devices import prepare_cpu
-from tasks.vision.gold import Gold
-from tasks.vision.training import Training
+from tasks.vision.training.loop import Training
 
 TRIALS, EPOCHS = 5, 25
 ROOT = Path(__file__).parents[3]

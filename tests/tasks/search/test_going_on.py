@@ -13,18 +13,18 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from ray.tune.experiment import Trial as RayTrial
 
-from tasks import tracking
-from tasks.contract import TuneRequest
-from tasks.messages import TaskIdentity
+from tasks.contract.messages import TaskIdentity
+from tasks.contract.stages import TuneRequest
+from tasks.records import tracking
+from tasks.records.tracking import StageRun
 from tasks.search.journal import Journal
 from tasks.search.memory import Remembered, recall
 from tasks.search.searchers import NUMBER
 from tasks.search.table import State, trial_runs
 from tasks.search.trial import BATCHES, Plan, Trial, recipe_of
 from tasks.settings import Settings
-from tasks.tracking import StageRun
-from tasks.vision import checkpoints
-from tasks.vision.gold import Gold
+from tasks.vision.data.gold import Gold
+from tasks.vision.training import checkpoints
 
 CONFIG = {NUMBER: 0, "learning_rate": 0.01, "batch_size": 50}
 

@@ -8,7 +8,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from tasks import tracking
+from tasks.records import tracking
 from tasks.search.memory import EPOCH_METRICS, recall
 from tasks.search.table import CONFIG_SHA256, STATE, TRIAL, VALUES, State
 from tasks.settings import Settings

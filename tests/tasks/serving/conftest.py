@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import requests
 
-from tasks import registry
+from tasks.records import registry
+from tasks.records.tracking import connect
 from tasks.serving import process
 from tasks.settings import Settings
-from tasks.tracking import connect
 from tests.tasks.serving.samples import (
     MODEL,
     Brightness,

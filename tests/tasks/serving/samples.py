@@ -18,12 +18,12 @@ import torch
 from mlflow import MlflowClient
 from PIL import Image
 
-from tasks import ledger, registry
+from tasks.records import ledger, registry
 from tasks.serving.model import load
-from tasks.serving.reference import parse
+from tasks.serving.model_reference import parse
 from tasks.serving.resolution import resolve
 from tasks.settings import Settings
-from tasks.vision.images import decode
+from tasks.vision.data.images import decode
 
 CLASSES = ["dark", "grey", "bright"]
 MODEL = "vision-classifier"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tasks.serving.batching import Batcher
 from tasks.serving.model import CHUNK, ServedModel
-from tasks.serving.reference import Target
+from tasks.serving.model_reference import Target
 
 Pixels = NDArray[np.uint8]
 Run = Callable[[Callable[[Batcher], Awaitable[Any]]], Any]

@@ -9,7 +9,7 @@ import pytest
 from tasks.errors import ModelError
 from tasks.serving.follower import Follower
 from tasks.serving.model import ServedModel
-from tasks.serving.reference import Target, parse
+from tasks.serving.model_reference import Target, parse
 from tests.waiting import until
 
 

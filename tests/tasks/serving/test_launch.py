@@ -13,14 +13,14 @@ import pytest
 import requests
 from pydantic import SecretStr
 
-from tasks import artifact_digest, ledger, model_store, registry
-from tasks.contract import DeployRequest, DeployResult
+from tasks.contract.messages import TaskIdentity
+from tasks.contract.stages import DeployRequest, DeployResult
 from tasks.errors import ModelError
-from tasks.messages import TaskIdentity
+from tasks.records import artifact_digest, ledger, model_store, registry
+from tasks.records.tracking import stage_run
 from tasks.serving import process
 from tasks.settings import Settings
 from tasks.stages import deploy
-from tasks.tracking import stage_run
 from tests.tasks.serving.samples import (
     MODEL,
     Brightness,

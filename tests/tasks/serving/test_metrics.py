@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tasks.serving.metrics import BUCKETS, PredictionCounter, describe
 from tasks.serving.model import ServedModel
-from tasks.serving.reference import Target
+from tasks.serving.model_reference import Target
 from tests.tasks.serving.samples import CLASSES, MODEL, Service, Store, picture
 from tests.waiting import until
 

@@ -9,7 +9,7 @@ import torch
 
 from tasks.errors import ModelError
 from tasks.serving.model import CHUNK, load
-from tasks.serving.reference import Target
+from tasks.serving.model_reference import Target
 from tests.tasks.serving.samples import CLASSES, MODEL, Brightness, Store, log_model
 
 

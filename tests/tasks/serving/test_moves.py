@@ -12,11 +12,11 @@ import pytest
 import requests
 import torch
 
-from tasks import ledger
-from tasks.contract import RollbackRequest
-from tasks.messages import TaskIdentity
+from tasks.contract.messages import TaskIdentity
+from tasks.contract.stages import RollbackRequest
+from tasks.records import ledger
+from tasks.records.tracking import stage_run
 from tasks.stages import rollback
-from tasks.tracking import stage_run
 from tests.tasks.serving.samples import (
     CLASSES,
     MODEL,

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 
 from tasks.errors import ModelError, UnavailableError
 from tasks.serving.model import load
-from tasks.serving.reference import Target, parse
+from tasks.serving.model_reference import Target, parse
 from tasks.serving.resolution import resolve
 from tests.tasks.serving.samples import MODEL, Store
 

@@ -16,7 +16,7 @@ import pytest
 import requests
 from PIL import Image
 
-from tasks import registry
+from tasks.records import registry
 from tasks.serving.admission import REQUESTS
 from tests.tasks.serving.samples import CLASSES, MODEL, Service, Store, new_run, picture
 from tests.waiting import until

@@ -16,13 +16,13 @@ import torch
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
-from tasks import artifact_digest, gold_store, model_store, tracking
-from tasks.messages import TaskIdentity
+from tasks.contract.messages import TaskIdentity
+from tasks.records import artifact_digest, gold_store, model_store, tracking
 from tasks.serving.trial import Trial, load_and_answer
 from tasks.settings import Settings
 from tasks.stages import evaluate
-from tasks.vision.gold import Gold, Split
-from tasks.vision.scoring import Latency
+from tasks.vision.data.gold import Gold, Split
+from tasks.vision.evaluation.scoring import Latency
 
 CLASSES = ("ant", "bee", "cat", "dog")
 SHAPE = (1, 8, 8)

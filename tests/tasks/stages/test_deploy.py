@@ -19,14 +19,14 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from tasks import ledger, registry
-from tasks.contract import DeployRequest, DeployResult
+from tasks.contract.messages import TaskIdentity
+from tasks.contract.stages import DeployRequest, DeployResult
 from tasks.errors import DataError, ModelError, SettingsError
-from tasks.messages import TaskIdentity
+from tasks.records import ledger, registry
+from tasks.records.tracking import connect, stage_run
 from tasks.serving import process
 from tasks.settings import Runtime, Settings
 from tasks.stages import deploy
-from tasks.tracking import connect, stage_run
 
 MODEL = "cats"
 PNG = b"\x89PNG, as far as deploy is concerned"

@@ -15,10 +15,10 @@ import torch
 from mlflow import MlflowClient
 from PIL import Image
 
-from tasks import artifact_digest, registry, tracking
-from tasks.contract import EvaluateRequest, EvaluateResult
+from tasks.contract.messages import TaskIdentity
+from tasks.contract.stages import EvaluateRequest, EvaluateResult
 from tasks.errors import DataError, ModelError
-from tasks.messages import TaskIdentity
+from tasks.records import artifact_digest, registry, tracking
 from tasks.settings import Settings
 from tasks.stages import evaluate
 

@@ -19,14 +19,14 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from PIL import Image
 
-from tasks import gold_store
-from tasks.contract import PrepareRequest, PrepareResult
+from tasks.contract.messages import TaskIdentity
+from tasks.contract.stages import PrepareRequest, PrepareResult
 from tasks.errors import DataError, ModelError, PipelineError
-from tasks.messages import TaskIdentity
-from tasks.runner import execute
+from tasks.records import gold_store
+from tasks.runner.stage_process import execute
 from tasks.settings import Settings
-from tasks.vision import bronze
-from tasks.vision.gold import TENSORS
+from tasks.vision.data import bronze
+from tasks.vision.data.gold import TENSORS
 
 Prepare = Callable[..., PrepareResult]
 

@@ -6,10 +6,10 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from tasks import registry, tracking, tuned_sets
-from tasks.contract import EvaluateRequest, RegisterRequest, RegisterResult
+from tasks.contract.messages import TaskIdentity
+from tasks.contract.stages import EvaluateRequest, RegisterRequest, RegisterResult
 from tasks.errors import DataError, ModelError
-from tasks.messages import TaskIdentity
+from tasks.records import registry, tracking, tuned_sets
 from tasks.settings import Settings
 from tasks.stages import evaluate, register
 

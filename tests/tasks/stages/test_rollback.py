@@ -5,10 +5,10 @@ from collections.abc import Callable
 import pytest
 from mlflow import MlflowClient
 
-from tasks import ledger, registry, tracking
-from tasks.contract import STAGES, RollbackRequest, RollbackResult
+from tasks.contract.messages import TaskIdentity
+from tasks.contract.stages import STAGES, RollbackRequest, RollbackResult
 from tasks.errors import ModelError, RequestError
-from tasks.messages import TaskIdentity
+from tasks.records import ledger, registry, tracking
 from tasks.settings import Settings
 from tasks.stages import rollback
 

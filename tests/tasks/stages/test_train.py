@@ -16,18 +16,18 @@ from mlflow import MlflowClient
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from tasks import gold_store, tracking, tuned_sets
-from tasks.checkpoint_store import CheckpointStore
-from tasks.contract import TrainRequest, TrainResult
+from tasks.contract.messages import TaskIdentity
+from tasks.contract.recipe import Hyperparameters
+from tasks.contract.stages import TrainRequest, TrainResult
 from tasks.errors import DataError, RequestError
-from tasks.messages import TaskIdentity
-from tasks.recipe import Hyperparameters
+from tasks.records import gold_store, tracking, tuned_sets
+from tasks.records.checkpoint_store import CheckpointStore
+from tasks.records.tuned_sets import TunedSet
 from tasks.settings import Settings
 from tasks.stages import train
-from tasks.tuned_sets import TunedSet
-from tasks.vision.gold import Gold, Split
-from tasks.vision.models import digest
-from tasks.vision.training import Training
+from tasks.vision.data.gold import Gold, Split
+from tasks.vision.models.networks import digest
+from tasks.vision.training.loop import Training
 
 Train = Callable[..., TrainResult]
 EPOCH_METRICS = {
@@ -179,7 +179,7 @@ def test_the_logged_model_takes_pixels_in_any_number_and_holds_no_pickle(
 def test_a_killed_training_goes_on_from_its_checkpoint_and_ends_with_the_same_bits(
     train_stage: Train, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("tasks.cadence.TIME_SHARE", 1e9)
+    monkeypatch.setattr("tasks.vision.training.cadence.TIME_SHARE", 1e9)
     undisturbed = train_stage("undisturbed", epochs=4)
     _kill_after_epoch(3, monkeypatch)  # its metrics are logged, its checkpoint is not
     with pytest.raises(KilledError):
@@ -245,7 +245,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     caplog: pytest.LogCaptureFixture,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr("tasks.cadence.TIME_SHARE", 1e9)
+    monkeypatch.setattr("tasks.vision.training.cadence.TIME_SHARE", 1e9)
     _kill_after_epoch(3, monkeypatch)
     with pytest.raises(KilledError):
         train_stage("killed", epochs=3)

@@ -15,15 +15,15 @@ import pytest
 from mlflow import MlflowClient
 from sklearn.datasets import load_digits
 
-from tasks import gold_store, tracking, tuned_sets
-from tasks.contract import TuneRequest, TuneResult
+from tasks.contract.messages import TaskIdentity
+from tasks.contract.search_space import SearchSpace
+from tasks.contract.stages import TuneRequest, TuneResult
 from tasks.errors import RequestError, UnavailableError
-from tasks.messages import TaskIdentity
+from tasks.records import gold_store, tracking, tuned_sets
 from tasks.search import table
-from tasks.search_space import SearchSpace
 from tasks.settings import Settings
 from tasks.stages import tune
-from tasks.vision.gold import Gold, Split
+from tasks.vision.data.gold import Gold, Split
 
 Tune = Callable[..., TuneResult]
 NOTHING_ELSE = dict.fromkeys(SearchSpace.model_fields)

@@ -8,9 +8,9 @@ import mlflow
 import pytest
 import torch
 
-from tasks import ledger, registry, tracking
-from tasks.contract import EvaluateRequest, EvaluateResult, RegisterRequest, RegisterResult
-from tasks.messages import TaskIdentity
+from tasks.contract.messages import TaskIdentity
+from tasks.contract.stages import EvaluateRequest, EvaluateResult, RegisterRequest, RegisterResult
+from tasks.records import ledger, registry, tracking
 from tasks.settings import Settings
 from tasks.stages import evaluate, register
 from tests.tasks.stages.conftest import PixelReader

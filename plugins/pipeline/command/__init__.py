@@ -1,0 +1,1 @@
+"""One DAG run from a shell, without a scheduler: what `make run` calls."""

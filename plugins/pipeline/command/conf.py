@@ -1,0 +1,59 @@
+"""Checks the configuration of a DAG run before it starts.
+
+Airflow takes unknown keys silently and answers a wrong value with a page of traceback; here it is one line.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from jsonschema import Draft202012Validator
+
+from pipeline.operator.params import require_known
+from pipeline.operator.stage_operator import check_stages
+from tasks.errors import RequestError
+
+if TYPE_CHECKING:
+    from airflow.sdk import DAG
+
+EXAMPLE = """write CONF='{"dataset": "digits"}'"""
+
+
+def parse_conf(text: str, given: Iterable[str] = ()) -> dict[str, Any]:
+    """Read a configuration, a JSON object, and put each of `given`, written NAME=VALUE, over it.
+
+    Raises:
+        RequestError: it is no JSON object, or one of `given` is not NAME=VALUE.
+    """
+    try:
+        conf = json.loads(text or "{}")
+    except json.JSONDecodeError as error:
+        raise RequestError(f"{text[:80]!r} is not JSON ({error}); {EXAMPLE}") from error
+    if not isinstance(conf, dict):
+        raise RequestError(f"{text[:80]!r} is not a JSON object; {EXAMPLE}")
+    return conf | dict(_pair(one) for one in given)
+
+
+def check_conf(dag: DAG, conf: Mapping[str, Any]) -> None:
+    """Check a DAG run's configuration against the DAG's Params and the requests of all its stages.
+
+    Raises:
+        RequestError: in one line, naming the key, its value and what would do.
+    """
+    require_known(conf, dag.params)
+    for name, value in conf.items():
+        for problem in Draft202012Validator(dag.params.get_param(name).schema).iter_errors(value):
+            raise RequestError(f"{name}={value!r}: {problem.message}")
+    check_stages(dag, {**dag.params.dump(), **conf})
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise RequestError(f"{text!r} is not NAME=VALUE; write trials=20")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value  # a word: quotes around it would not outlast a shell

@@ -1,0 +1,1 @@
+"""Tasks, pools and notifications that several DAGs share."""

@@ -1,0 +1,68 @@
+"""The task that asks a person before a model becomes champion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.standard.operators.hitl import HITLOperator
+from airflow.sdk import Param
+from airflow.sdk.definitions.param import ParamsDict
+
+from pipeline.dag_parts.notifications import question
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+APPROVE, REJECT = "Approve", "Reject"
+NOBODY = "nobody (no answer in time)"
+
+
+class PromotionApproval(HITLOperator):
+    """Shows the evidence and waits for a word, where the Param `require_approval` asks for one.
+
+    Its XCom is the `approval` of register's request: empty where nobody had to be asked, because the Param is not set
+    or the gate refused the model already. Who does not answer in time has rejected.
+    """
+
+    template_fields: Sequence[str] = (*HITLOperator.template_fields, "promote", "table")
+
+    def __init__(self, *, promote: Any, table: Any, **kwargs: Any) -> None:
+        """Take the gate's word and its table of evidence, both outputs of evaluate."""
+        params = ParamsDict(kwargs.pop("params", None) or {})  # Airflow hands the DAG's own over
+        params["comment"] = Param("", type="string", description="Kept in the ledger.", source="task")
+        super().__init__(
+            subject="Shall this model become champion of {{ params.registered_model }}?",
+            body="",
+            options=[APPROVE, REJECT],
+            defaults=REJECT,
+            notifiers=question,
+            params=params,
+            response_timeout=kwargs.pop("response_timeout", timedelta(days=3)),
+            **kwargs,
+        )
+        self.promote = promote
+        self.table = table
+
+    def execute(self, context: Context) -> Any:
+        """Ask, or return at once where there is nothing to ask."""
+        if not context["params"]["require_approval"]:
+            self.log.info("require_approval is not set: nobody is asked")
+            return {}
+        if not self.promote:
+            self.log.info("the gate refused the model: nobody is asked")
+            return {}
+        self.body = self.table
+        return super().execute(context)
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        """Turn the answer into what register is told."""
+        answer = super().execute_complete(context, event)
+        user = answer["responded_by_user"]
+        return {
+            "approved": answer["chosen_options"] == [APPROVE],
+            "by": (user["name"] or user["id"]) if user else NOBODY,
+            "at": answer["responded_at"].isoformat(),
+            "comment": answer["params_input"].get("comment") or "",
+        }

@@ -1,0 +1,154 @@
+"""Tells people of a failure, a promotion, a refused one or a question to them, through Slack and by mail.
+
+Each channel is one variable (NOTIFY_SLACK_WEBHOOK_URL, NOTIFY_SMTP_URL), silent when it is unset. A channel that does
+not answer is an error line in the task's log and nothing more: the run is what it was without it.
+"""
+
+from __future__ import annotations
+
+import json
+import smtplib
+import ssl
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from email.message import EmailMessage
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from airflow.providers.standard.operators.hitl import HITLOperator
+from airflow.sdk import BaseNotifier
+
+from pipeline.operator.links import run_url
+from tasks.settings import load_settings
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+PATIENCE = 10.0  # seconds; a callback is part of the task, which must not wait for a mail server
+
+
+@dataclass(frozen=True)
+class Message:
+    """What happened in one line, then why and where to look."""
+
+    subject: str
+    reason: str
+    link: str
+    dag_run: str
+
+    @property
+    def text(self) -> str:
+        """The whole message."""
+        return "\n".join([self.subject, self.reason, f"Run: {self.dag_run}", self.link])
+
+
+def describe_failure(context: Context) -> Message:
+    """A task failed for good: its tries are used up, or trying again cannot help."""
+    instance = context["ti"]
+    said = str(context.get("exception") or "").strip() or "the task ended without a word; see its log"
+    return Message(
+        subject=f"{instance.dag_id}: {instance.task_id} failed",
+        reason=said.splitlines()[0],
+        link=instance.log_url,
+        dag_run=instance.run_id,
+    )
+
+
+def describe_promotion(context: Context) -> Message:
+    """A model was registered: it is champion now, or the champion stays."""
+    instance = context["ti"]
+    result: Mapping[str, Any] = instance.xcom_pull(task_ids=instance.task_id)
+    outcome = "is champion" if result["promoted"] else "was refused, the champion stays"
+    return Message(
+        subject=f"{instance.dag_id}: {result['registered_model']} version {result['version']} {outcome}",
+        reason=result["reason"],
+        link=run_url(result, load_settings()),
+        dag_run=instance.run_id,
+    )
+
+
+def describe_question(context: Context) -> Message:
+    """A model passed the gate, and a person is asked whether it shall be champion."""
+    instance = context["ti"]
+    return Message(
+        subject=f"{instance.dag_id}: approve or reject a model that passed the gate",
+        reason=f"for {context['params']['registered_model']}; the evidence is on the page",
+        link=HITLOperator.generate_link_to_ui_from_context(context=context),
+        dag_run=instance.run_id,
+    )
+
+
+def post_to_slack(url: str, message: Message) -> None:
+    """Post to an incoming webhook.
+
+    Raises:
+        OSError: nobody answers, or the answer is not 2xx.
+    """
+    body = json.dumps({"text": message.text}).encode()
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310  # Settings: http(s)
+    with urllib.request.urlopen(request, timeout=PATIENCE):  # noqa: S310
+        pass
+
+
+def send_mail(url: str, message: Message) -> None:
+    """Send a mail through the server of an `smtp://` or `smtps://` address; a password never goes unencrypted.
+
+    Raises:
+        OSError: nobody answers, or the server refuses (`smtplib.SMTPException` is one).
+    """
+    server = urlsplit(url)
+    query = parse_qs(server.query)
+    mail = EmailMessage()
+    mail["Subject"], mail["From"], mail["To"] = message.subject, query["from"][0], ", ".join(query["to"])
+    mail.set_content(message.text)
+    host, secure = server.hostname or "", server.scheme == "smtps"
+    tls = ssl.create_default_context()
+    client = (
+        smtplib.SMTP_SSL(host, server.port or 465, timeout=PATIENCE, context=tls)
+        if secure
+        else smtplib.SMTP(host, server.port or 587, timeout=PATIENCE)
+    )
+    with client:
+        client.ehlo()
+        if not secure and client.has_extn("starttls"):
+            client.starttls(context=tls)
+            client.ehlo()
+            secure = True
+        if server.username:
+            if not secure:
+                raise smtplib.SMTPException("the server offers no encryption for the password; use smtps://")
+            client.login(unquote(server.username), unquote(server.password or ""))
+        client.send_message(mail)
+
+
+class PipelineNotifier(BaseNotifier):
+    """An Airflow callback that describes an event and sends it through every channel that is set up."""
+
+    def __init__(self, describe: Callable[[Context], Message]) -> None:
+        super().__init__()
+        self.describe = describe
+
+    def notify(self, context: Context) -> None:
+        """Send; what a channel refuses is said in the log, without its address, which holds a secret."""
+        settings = load_settings()
+        channels = {
+            "Slack": (post_to_slack, settings.notify_slack_webhook_url),
+            "mail": (send_mail, settings.notify_smtp_url),
+        }
+        used = {name: (send, url.get_secret_value()) for name, (send, url) in channels.items() if url is not None}
+        if not used:
+            return
+        message = self.describe(context)
+        for name, (send, url) in used.items():
+            try:
+                send(url, message)
+            except OSError as error:
+                self.log.error("notification through %s failed: %s", name, error)
+            else:
+                self.log.info("notification sent through %s: %s", name, message.subject)
+
+
+failure = PipelineNotifier(describe_failure)
+promotion = PipelineNotifier(describe_promotion)
+question = PipelineNotifier(describe_question)

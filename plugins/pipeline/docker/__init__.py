@@ -1,0 +1,1 @@
+"""Stages as containers on a Docker engine."""

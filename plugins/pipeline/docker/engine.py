@@ -1,0 +1,111 @@
+"""The few things a stage asks of a Docker engine, over its socket or a socket proxy that may cut long streams."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator
+from typing import Any
+
+import requests
+import urllib3
+from docker import APIClient
+from docker.errors import APIError, ImageNotFound, NotFound
+
+from pipeline.operator import log_stream
+from tasks.errors import PipelineError, RequestError, ResultError, SettingsError
+
+RESULT_PATH = "/airflow/xcom/return.json"
+LARGEST_RESULT = 1 << 20  # bytes; results are IDs and numbers
+STREAM_CUT = (requests.RequestException, urllib3.exceptions.HTTPError)
+
+
+def resolve_image(engine: APIClient, name: str) -> tuple[str, str]:
+    """Return an image's ID and the reference that says for ever which image it was: its digest, or its ID.
+
+    Raises:
+        SettingsError: the engine does not have it.
+    """
+    try:
+        image = engine.inspect_image(name)
+    except ImageNotFound as error:
+        raise SettingsError(
+            f"the Docker engine has no image {name!r}; run `make images`, or correct PIPELINE_IMAGE_PREFIX and "
+            "PIPELINE_IMAGE_TAG"
+        ) from error
+    digests = image.get("RepoDigests") or [f"{name}@{image['Id']}"]
+    return str(image["Id"]), str(digests[0])
+
+
+def remove(engine: APIClient, container: str) -> None:
+    """Remove a container, running or not, with its own volumes; one that is gone already is fine."""
+    try:
+        engine.remove_container(container, force=True, v=True)
+    except NotFound:
+        return
+    except APIError as error:
+        if error.status_code != 409:  # someone else is removing it
+            raise
+
+
+def remove_leftovers(engine: APIClient, key: str) -> list[str]:
+    """Remove what an earlier try of the same task left behind and return the containers' names."""
+    found = engine.containers(all=True, filters={"label": f"pipeline.key={key}"})
+    for container in found:
+        remove(engine, container["Id"])
+    return [container["Names"][0].lstrip("/") for container in found]
+
+
+def follow_logs(engine: APIClient, container: str) -> Iterator[str]:
+    """Yield a container's output, line by line, until it has ended."""
+
+    def opened(after: log_stream.Moment) -> Iterator[bytes]:
+        options: dict[str, Any] = {"stream": True, "follow": True, "timestamps": True}
+        if after != log_stream.BEGINNING:
+            options["since"] = after[0]
+        return iter(engine.logs(container, **options))
+
+    def running() -> bool:
+        return bool(engine.inspect_container(container)["State"]["Running"])
+
+    return log_stream.follow(opened, running, STREAM_CUT)
+
+
+def fetch_result(engine: APIClient, container: str) -> bytes | None:
+    """Read the result file out of a container that has ended; None when it left none.
+
+    Raises:
+        ResultError: it is not a file, or larger than any result.
+    """
+    try:
+        chunks, about = engine.get_archive(container, RESULT_PATH)
+    except NotFound:
+        return None
+    # Read to the end in any case: the engine holds the container, and its removal, until the archive is taken.
+    small = about["size"] <= LARGEST_RESULT
+    taken = b"".join(chunk for chunk in chunks if small)
+    if not small:
+        raise ResultError(f"{RESULT_PATH} has {about['size']} bytes; a result has at most {LARGEST_RESULT}")
+    with tarfile.open(fileobj=io.BytesIO(taken)) as archive:
+        member = archive.next()
+        file = archive.extractfile(member) if member is not None and member.isfile() else None
+        if file is None:
+            raise ResultError(f"{RESULT_PATH} is not a file; the stage must write its JSON result there")
+        return file.read()
+
+
+def explain(error: APIError, job_image: str, network: str, source: str | None) -> PipelineError:
+    """Turn the engine's refusal to create or start a container into one line with the fix."""
+    text = str(error.explanation or error)
+    if "bind source path does not exist" in text:
+        return RequestError(
+            f"source={source!r} does not exist on the Docker engine's machine; give a path there, or an s3:// URL"
+        )
+    if f"network {network}" in text:
+        return SettingsError(
+            f"the Docker engine has no network {network!r}; start the stack (docker compose up), "
+            "or correct PIPELINE_DOCKER_NETWORK"
+        )
+    if "Range of CPUs" in text or "could not select device driver" in text or "Minimum memory limit" in text:
+        return SettingsError(f"the Docker engine cannot give what PIPELINE_RESOURCES asks for: {text}")
+    return PipelineError(f"the Docker engine did not start {job_image!r}: {text}")

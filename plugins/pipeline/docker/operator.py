@@ -1,0 +1,132 @@
+"""Stages as containers on a Docker engine, reached through its socket or a socket proxy (DOCKER_HOST)."""
+
+from __future__ import annotations
+
+import secrets
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from airflow.providers.docker.operators.docker import DockerOperator
+from airflow.sdk.exceptions import AirflowException
+from docker import APIClient
+from docker.errors import APIError, NotFound
+from docker.types import DeviceRequest, LogConfig, Mount
+
+from pipeline.docker import engine
+from pipeline.operator.job import StageJob, image_of
+from pipeline.operator.outcome import LINES_KEPT, StageOutcome
+from pipeline.operator.stage_operator import StageOperator
+from tasks.errors import UnavailableError
+from tasks.settings import load_settings
+
+# A stage writes here and nowhere else. Volumes of the container's own, not tmpfs: a download into /tmp must not count
+# as memory, and a tmpfs is gone before its result can be read.
+WRITABLE = ("/tmp", "/airflow/xcom")  # noqa: S108
+
+
+class DockerStageOperator(StageOperator, DockerOperator):  # type: ignore[misc]  # execute: ours returns the result
+    """Runs a stage's image; the container is gone when the task is, however it ended.
+
+    Connection, TLS and API version are DockerOperator's. Its way of running is not: it reads no exit state, takes the
+    last log line for a result, knows no CPU limit, and ends with the log stream of a quiet container.
+    """
+
+    template_fields: Sequence[str] = ("request_fields", "environment", "image")
+    template_ext: Sequence[str] = ()
+    grace: ClassVar[int] = 3  # seconds from SIGTERM to SIGKILL; Airflow kills the task itself after five
+    name_prefix: ClassVar[str] = "stage"
+
+    def __init__(self, *, stage: str, timeout: int = 600, **kwargs: Any) -> None:
+        image = image_of(stage, load_settings())
+        super().__init__(stage=stage, image=image, timeout=timeout, mount_tmp_dir=False, **kwargs)
+        self._container: str | None = None
+
+    def carry_out(self, job: StageJob) -> StageOutcome:
+        """Run the stage's container, its output streamed into the task's log."""
+        cli = self._connect()
+        try:
+            return self._run(cli, job)
+        except engine.STREAM_CUT as error:
+            raise UnavailableError(f"the Docker engine at {self.docker_url} went away: {error}") from error
+
+    def on_kill(self) -> None:
+        """Ask the stage to stop, then remove its container."""
+        if self._container is None:
+            return
+        cli = self._connect()
+        try:
+            cli.stop(self._container, timeout=self.grace)
+        except NotFound:
+            return
+        engine.remove(cli, self._container)
+
+    def _run(self, cli: APIClient, job: StageJob) -> StageOutcome:
+        for name in engine.remove_leftovers(cli, job.key):
+            self.log.warning("removed container %s, left by an earlier try", name)
+        image, digest = engine.resolve_image(cli, job.image)
+        network = load_settings().pipeline_docker_network
+        lines: deque[str] = deque(maxlen=LINES_KEPT)
+        try:
+            try:
+                self._container = self._create(cli, job, image, digest, network)
+                cli.start(self._container)
+            except APIError as error:
+                raise engine.explain(error, job.image, network, job.local_source) from error
+            self.log.info("%s: container %s of %s", job.stage, self._container[:12], digest)
+            for line in engine.follow_logs(cli, self._container):
+                lines.append(line)
+                self.log.info("%s", line)
+            state = cli.inspect_container(self._container)["State"]
+            answer = engine.fetch_result(cli, self._container) if state["ExitCode"] == 0 else None
+            return StageOutcome(state["ExitCode"], answer, tuple(lines), state["OOMKilled"])
+        except NotFound as error:
+            raise UnavailableError(f"the container of {job.stage} was removed while it ran; try again") from error
+        finally:
+            if self._container is not None:
+                engine.remove(cli, self._container)
+
+    def _connect(self) -> APIClient:
+        try:
+            return self.cli
+        except (AirflowException, APIError) as error:
+            raise UnavailableError(
+                f"no Docker engine answers at {self.docker_url} ({error}); start it, or correct DOCKER_HOST"
+            ) from error
+
+    def _create(self, cli: APIClient, job: StageJob, image: str, digest: str, network: str) -> str:
+        """Create the container and return its ID.
+
+        The name is random, so that a try never meets the name of another; the labels find it.
+        """
+        limits = job.resources
+        mounts = [Mount(target=path, source=None, type="volume") for path in WRITABLE]
+        request = job.request
+        if job.local_source is not None:
+            source = str(Path(job.local_source).expanduser().absolute())
+            mounts.append(Mount(target=source, source=source, type="bind", read_only=True))
+            request = request.model_copy(update={"source": source})
+        container = cli.create_container(
+            image=image,
+            name=f"{self.name_prefix}-{job.stage}-{secrets.token_hex(6)}",
+            command=[job.stage, "--request", request.model_dump_json()],
+            environment={**job.environment, **job.private_environment, "PIPELINE_IMAGE": digest},
+            labels=job.labels,
+            host_config=cli.create_host_config(
+                network_mode=network,
+                mounts=mounts,
+                read_only=True,
+                nano_cpus=None if limits.cpus is None else round(limits.cpus * 1e9),
+                mem_limit=limits.memory,
+                memswap_limit=limits.memory,
+                shm_size=limits.shm_size,
+                device_requests=[DeviceRequest(count=limits.gpus, capabilities=[["gpu"]])] if limits.gpus else None,
+                cap_drop=["ALL"],
+                security_opt=["no-new-privileges:true"],
+                # As PID 1, python would ignore SIGTERM until its own handler stands.
+                init=True,
+                log_config=LogConfig(type="json-file", config={"max-size": "20m", "max-file": "2"}),
+            ),
+        )
+        return str(container["Id"])

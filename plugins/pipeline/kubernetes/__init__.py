@@ -1,0 +1,1 @@
+"""Stages as pods of a Kubernetes cluster."""

@@ -1,0 +1,1 @@
+"""Stages as processes on this machine."""

@@ -1,0 +1,96 @@
+"""One stage job: all that a runtime needs to know to run a stage, built once, the same for every runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from pipeline.operator.resources import StageResources
+from tasks.contract.messages import StageRequest
+from tasks.settings import Settings
+
+
+@dataclass(frozen=True)
+class StageJob:
+    """What to run, with which request, and within which limits."""
+
+    stage: str
+    request: StageRequest
+    image: str
+    environment: Mapping[str, str]
+    private_environment: Mapping[str, str] = field(repr=False)
+    resources: StageResources
+    timeout: timedelta | None
+
+    @property
+    def key(self) -> str:
+        """`dag/dag run/task/map index`: the same for every try."""
+        return self.request.task.key
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """How the job is found again on an engine or a cluster."""
+        task = self.request.task
+        return {
+            "pipeline.key": self.key,
+            "pipeline.stage": self.stage,
+            "pipeline.dag_id": task.dag_id,
+            "pipeline.dag_run_id": task.dag_run_id,
+            "pipeline.task_id": task.task_id,
+        }
+
+    @property
+    def local_source(self) -> str | None:
+        """The request's `source` when it is a path on this machine, not a URL."""
+        source = getattr(self.request, "source", None)
+        return None if source is None or "://" in source else str(source)
+
+
+def image_of(stage: str, settings: Settings) -> str:
+    """Name the image of a stage: by its digest where one is set, else by the tag."""
+    name, digest = f"{settings.pipeline_image_prefix}/{stage}", settings.pipeline_image_digests.get(stage)
+    return f"{name}@{digest}" if digest else f"{name}:{settings.pipeline_image_tag}"
+
+
+def container_environment(stage: str, settings: Settings) -> dict[str, str]:
+    """Settings for a stage in a container, which sees servers at other addresses than Airflow may.
+
+    The git commit is not among them: the image knows which code it holds, Airflow's checkout may be another.
+    """
+    values = {
+        "PIPELINE_RUNTIME": settings.pipeline_runtime.value,
+        "PIPELINE_EXPERIMENT": settings.pipeline_experiment,
+        "PIPELINE_HOME": "/tmp/pipeline",  # noqa: S108  # a volume of the container's own; the rest is read-only
+        "MLFLOW_TRACKING_URI": settings.pipeline_stage_mlflow_tracking_uri,
+        "MLFLOW_TRACKING_USERNAME": settings.mlflow_tracking_username,
+        "SERVING_URL": settings.pipeline_stage_serving_url,
+        "AWS_ENDPOINT_URL": settings.pipeline_stage_aws_endpoint_url or settings.aws_endpoint_url,
+        "AWS_REGION": settings.aws_region,
+    }
+    if stage == "tune":
+        search = settings.with_the_stacks_ray()
+        values |= {
+            "RAY_ADDRESS": search.ray_address,
+            "TUNE_STORAGE_URI": search.tune_storage_uri,
+            "TUNE_STORAGE_REGION": search.tune_storage_region,
+            "TUNE_STORAGE_ENDPOINT_URL": search.tune_storage_endpoint_url,
+        }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def container_secrets(stage: str, settings: Settings) -> dict[str, str]:
+    """Settings that must show neither in Airflow's UI nor in a log; only `tune` gets those of searches."""
+    values = {
+        "MLFLOW_TRACKING_PASSWORD": settings.mlflow_tracking_password,
+        "AWS_SECRET_ACCESS_KEY": settings.aws_secret_access_key,
+        "SERVING_API_KEY": settings.serving_api_key,
+    }
+    users = {"AWS_ACCESS_KEY_ID": settings.aws_access_key_id}
+    if stage == "tune":
+        search = settings.with_the_stacks_ray()
+        values["TUNE_STORAGE_SECRET_ACCESS_KEY"] = search.tune_storage_secret_access_key
+        values["RAY_AUTH_TOKEN"] = search.ray_auth_token if search.ray_address else None
+        users["TUNE_STORAGE_ACCESS_KEY_ID"] = search.tune_storage_access_key_id
+    secrets = {name: value.get_secret_value() for name, value in values.items() if value is not None}
+    return secrets | {name: value for name, value in users.items() if value is not None}

@@ -1,0 +1,69 @@
+"""The DAG's form: one Param per parameter of the stages it runs, made from their request models."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from airflow.sdk import Param
+
+from tasks.contract.stages import STAGES, parameters
+from tasks.errors import RequestError
+
+MACHINE = "Machine"
+OBJECT = {"type": "object"}
+RESOURCES = (
+    'Limits of this run\'s stages, over those of PIPELINE_RESOURCES: {"train": {"memory": "8g", "gpus": 1}}. '
+    "The local runtime has none."
+)
+
+
+def stage_params(*stages: str, without: Collection[str] = ()) -> dict[str, Param]:
+    """Make the Params of `stages`, by name; a parameter that several stages share is asked for once.
+
+    The JSON schema does the checking: limits and choices come from the request models, and so does the text.
+
+    Args:
+        stages: in the order of the form's sections; a shared parameter is in the section of the first.
+        without: parameters that nobody is asked for, because the DAG gives them itself.
+
+    Raises:
+        RequestError: `without` names no parameter of these stages.
+    """
+    params: dict[str, Param] = {}
+    shared: dict[str, Param] = {}  # what is of no one stage has a section of its own, and comes last
+    for stage in stages:
+        request = STAGES[stage].request
+        for name, schema in parameters(request).items():
+            of = shared if "section" in schema else params
+            of.setdefault(name, _param(schema, request.section))
+    params["resources"] = Param({}, description=RESOURCES, type="object", section=MACHINE, additionalProperties=OBJECT)
+    params |= shared
+    require_known(without, params)
+    return {name: param for name, param in params.items() if name not in without}
+
+
+def require_known(asked: Iterable[str] | None, known: Iterable[str]) -> None:
+    """Refuse a name, as a key of a configuration, that no Param has.
+
+    Raises:
+        RequestError: naming the key and the Params that look like it.
+    """
+    names = sorted(known)
+    for key in asked or ():
+        if key not in names:
+            near = difflib.get_close_matches(key, names)
+            hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"choose from: {', '.join(names)}"
+            raise RequestError(f"unknown parameter {key!r}; {hint}")
+
+
+def _param(schema: dict[str, Any], section: str) -> Param:
+    rest = {key: value for key, value in schema.items() if key not in ("default", "description", "anyOf")}
+    if "anyOf" in schema:
+        # Airflow's form knows `type: [x, "null"]`, not pydantic's `anyOf`: an optional value has one other branch.
+        (value,) = (branch for branch in schema["anyOf"] if branch["type"] != "null")
+        rest |= {key: of for key, of in value.items() if key != "description"} | {"type": [value["type"], "null"]}
+        if "enum" in value:
+            rest["enum"] = [*value["enum"], None]
+    return Param(schema["default"], description=schema.get("description"), **{"section": section, **rest})

@@ -1,0 +1,1 @@
+"""The commands that a person calls. Nothing imports it."""

@@ -1,0 +1,98 @@
+"""Prints the trials of a search, best first: `python -m tasks.cli.tune_results [--run-id ID] [--limit N] [--json]`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from mlflow import MlflowClient
+
+from tasks.errors import DataError, exit_code_of
+from tasks.records import tracking
+from tasks.search.table import METRIC, State, TrialRow, mode, read
+from tasks.settings import load_settings
+from tasks.text_table import short, table
+
+
+def newest(experiment_id: str) -> str:
+    """Return the run of the newest search, which may be going on.
+
+    Raises:
+        DataError: there is none yet.
+    """
+    found = tracking.find_runs(experiment_id, {"pipeline.stage": "tune"})
+    if not found:
+        raise DataError("no search has run yet; start one with `make tune TRIALS=20`")
+    return str(found[0].info.run_id)
+
+
+def best_first(rows: Sequence[TrialRow], metric: str) -> list[TrialRow]:
+    """Order trials: those with a value from the best to the worst, then those without one, failed ones last."""
+    sign = 1.0 if mode(metric) == "min" else -1.0
+    return sorted(
+        rows,
+        key=lambda row: (
+            row.state == State.FAILED,
+            row.best_value is None,
+            sign * (row.best_value or 0.0),
+            row.number,
+        ),
+    )
+
+
+def lay_out(rows: Sequence[TrialRow], metric: str) -> str:
+    """Lay trials out as a table: a column for each hyperparameter that was searched."""
+    names = list(dict.fromkeys(name for row in rows for name in row.values))
+    header = ("trial", "state", "rung", "epochs", metric, *names, "seconds", "run ID")
+    return table(
+        header,
+        [
+            (
+                *(str(row.number), row.state, str(row.rung), str(row.epochs)),
+                "-" if row.best_value is None else f"{row.best_value:.4f}",
+                *(short(row.values.get(name)) for name in names),
+                *(f"{row.seconds:.1f}", row.run_id),
+            )
+            for row in rows
+        ],
+    )
+
+
+def show(run_id: str | None, limit: int | None, as_json: bool) -> None:
+    """Print the trials of a search, by default the newest one's, as a table or as one JSON object per line.
+
+    Raises:
+        DataError: there is no such search.
+    """
+    experiment_id = tracking.connect(load_settings())
+    run_id = run_id or newest(experiment_id)
+    metric = tracking.tag_of(run_id, METRIC)
+    found = read(run_id)
+    rows = best_first(found, metric)[:limit]
+    if as_json:
+        for row in rows:
+            print(json.dumps(asdict(row)))
+        return
+    run = MlflowClient().get_run(run_id)
+    states = ", ".join(f"{count} {state}" for state in State if (count := sum(row.state == state for row in found)))
+    dag_run = f"{run.data.tags['pipeline.dag_id']} {run.data.tags['pipeline.dag_run_id']}"
+    print(f"search {run_id} of {dag_run}, {run.info.status.lower()}: {states or 'no trial yet'}\n")
+    if rows:
+        print(lay_out(rows, metric))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the trials; exit code as in `tasks.errors`."""
+    parser = argparse.ArgumentParser(prog="python -m tasks.cli.tune_results", description=__doc__)
+    parser.add_argument("--run-id", help="of the tune stage in MLflow; default: the newest search's")
+    parser.add_argument("--limit", type=int, help="at most so many; default: all")
+    parser.add_argument("--json", action="store_true", help="one JSON object per line")
+    options = parser.parse_args(arguments)
+    return exit_code_of(lambda: show(options.run_id, options.limit, options.json))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

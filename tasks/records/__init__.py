@@ -1,0 +1,1 @@
+"""What MLflow keeps: runs, registry, ledger, gold, models, checkpoints. May import the contract, vision, gate."""

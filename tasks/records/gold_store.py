@@ -1,0 +1,63 @@
+"""Where gold lies between stages: the artifact folder `gold` of the prepare run that made it."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+
+from tasks.errors import DataError
+from tasks.records import tracking
+from tasks.vision.data import gold as gold_format
+from tasks.vision.data.gold import Gold
+
+ARTIFACT = "gold"
+GOLD_RUN = "pipeline.gold_run_id"
+
+
+def fetch(prepare_run_id: str) -> Gold:
+    """Download and load the gold that a prepare run made or used again.
+
+    Raises:
+        DataError: the run, its tag `pipeline.gold_run_id` or the gold does not exist, or the gold is damaged.
+    """
+    return fetch_made_by(tracking.tag_of(prepare_run_id, GOLD_RUN))
+
+
+def fetch_made_by(gold_run_id: str) -> Gold:
+    """Download and load the gold that lies in this very run.
+
+    Raises:
+        DataError: the gold is gone or damaged.
+    """
+    if not exists(gold_run_id):
+        raise DataError(f"run {gold_run_id!r} has no artifact {ARTIFACT!r} (any more); run prepare again")
+    with tempfile.TemporaryDirectory(prefix="gold-") as folder:
+        path = mlflow.artifacts.download_artifacts(run_id=gold_run_id, artifact_path=ARTIFACT, dst_path=folder)
+        return gold_format.load(Path(path))
+
+
+def exists(gold_run_id: str) -> bool:
+    """Tell whether a run is there, not deleted, and both files of its gold are."""
+    client = MlflowClient()
+    try:
+        run = client.get_run(gold_run_id)
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            raise
+        return False
+    if run.info.lifecycle_stage != "active":
+        return False
+    names = {Path(file.path).name for file in client.list_artifacts(gold_run_id, ARTIFACT)}
+    return {gold_format.TENSORS, gold_format.DESCRIPTION} <= names
+
+
+def store(gold: Gold) -> None:
+    """Log `gold` to the active run."""
+    with tempfile.TemporaryDirectory(prefix="gold-") as folder:
+        gold_format.save(gold, Path(folder))
+        mlflow.log_artifacts(folder, ARTIFACT)

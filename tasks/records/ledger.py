@@ -1,0 +1,186 @@
+"""The ledger: every promotion, refusal and rollback, one MLflow run each in the experiment `promotions`.
+
+Append-only: a record is made once, found again by its key, and never changed. It is RUNNING while the alias moves and
+FINISHED when it has; one that stays RUNNING shows a move that was cut short, and the retry of its task finishes both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+
+from mlflow import MlflowClient
+from mlflow.entities import Run, ViewType
+
+from tasks.records import registry
+from tasks.records.tracking import experiment
+from tasks.settings import load_settings
+
+EXPERIMENT = "promotions"
+PAGE = 1000
+
+
+class Kind(StrEnum):
+    """What happened."""
+
+    PROMOTION = "promotion"
+    REFUSAL = "refusal"
+    ROLLBACK = "rollback"
+    FAILED_DEPLOY = "failed_deploy"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a record says; versions are of `registered_model`."""
+
+    key: str  # of the task that made it; with `kind` and `candidate_sha256`, its identity
+    kind: Kind
+    registered_model: str
+    from_version: int | None  # the champion before
+    to_version: int | None  # the champion after; None when the alias is gone
+    candidate_version: int  # the version that was judged, rolled back to, or could not be deployed
+    candidate_sha256: str  # its `pipeline.model_sha256`
+    by: str  # a person, or the DAG run that acted
+    reason: str
+    evidence_run_id: str | None = None  # of evaluate
+    former_sha256: str | None = None  # `pipeline.model_sha256` of `from_version`
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The record as MLflow tags, `ledger.` before each field; what is None is left out."""
+        moves = {"ledger.moves": "false" if self.kind is Kind.REFUSAL else "true"}
+        return moves | {f"ledger.{name}": str(value) for name, value in vars(self).items() if value is not None}
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """The tags by which a retry finds its record."""
+        return {name: self.tags[name] for name in ("ledger.key", "ledger.kind", "ledger.candidate_sha256")}
+
+
+@dataclass(frozen=True)
+class Record:
+    """An entry as it lies in the ledger."""
+
+    entry: Entry
+    at: datetime  # UTC
+    run_id: str
+    finished: bool
+
+
+@contextmanager
+def recorded(entry: Entry) -> Iterator[None]:
+    """Record what is done inside: the record is there before it begins, and finished when it is done.
+
+    A retry finds its record and may repeat what is inside. What is done again after others moved the alias since (a
+    task that someone cleared) is a new record.
+    """
+    client = MlflowClient()
+    found = _search(entry.identity, limit=1)
+    if found and found[0].info.status == "FINISHED" and _moved_since(found[0], entry):
+        found = []
+    run = found[0] if found else client.create_run(_experiment(), tags=entry.tags, run_name=_name(entry))
+    yield
+    if run.info.status != "FINISHED":
+        client.set_terminated(run.info.run_id, "FINISHED")
+
+
+def move_champion(entry: Entry) -> None:
+    """Point `champion` at `entry.to_version`, or take it away where that is None, and record it."""
+    with recorded(entry):
+        if entry.to_version is None:
+            registry.delete_alias(entry.registered_model, registry.CHAMPION)
+        else:
+            registry.set_alias(entry.registered_model, registry.CHAMPION, entry.to_version)
+
+
+def history(registered_model: str | None = None, *, limit: int = PAGE) -> list[Record]:
+    """List the records, newest first: of one registered model, or of all."""
+    tags = {"ledger.registered_model": registered_model} if registered_model else {}
+    return [_record(run) for run in _search(tags, limit=limit)]
+
+
+def looks(registered_model: str, champion_version: int, candidate_sha256: str) -> int:
+    """Count the other candidates that this champion was compared with.
+
+    The same weights judged again are the same candidate: a retry, or a day on which training gave the same model.
+    """
+    judged = {Kind.REFUSAL, Kind.PROMOTION}
+    entries = [record.entry for record in history(registered_model)]
+    seen = {e.candidate_sha256 for e in entries if e.kind in judged and e.from_version == champion_version}
+    return len(seen - {candidate_sha256})
+
+
+def rolled_back(registered_model: str, candidate_sha256: str) -> str | None:
+    """Say who took these weights out of service, and why; None unless that is the last that was done with them."""
+    for record in history(registered_model):
+        entry = record.entry
+        if entry.kind is Kind.ROLLBACK and entry.former_sha256 == candidate_sha256:
+            return f"rolled back by {entry.by} on {record.at:%Y-%m-%d} ({entry.reason}), version {entry.from_version}"
+        if entry.kind in {Kind.PROMOTION, Kind.ROLLBACK} and entry.candidate_sha256 == candidate_sha256:
+            return None
+    return None
+
+
+def champion_before(registered_model: str, version: int) -> int | None:
+    """Return the version that was champion when `version` became it; None when there was none, or it never did."""
+    for record in history(registered_model):
+        entry = record.entry
+        if entry.kind is not Kind.REFUSAL and entry.to_version == version and entry.from_version != version:
+            return entry.from_version
+    return None
+
+
+def _experiment() -> str:
+    return experiment(EXPERIMENT, load_settings().artifact_root)
+
+
+def _search(tags: dict[str, str], *, limit: int) -> list[Run]:
+    conditions = [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
+    found: list[Run] = []
+    token: str | None = None
+    while len(found) < limit:
+        page = MlflowClient().search_runs(
+            [_experiment()],
+            " and ".join([*conditions, "tags.`ledger.key` != ''"]),
+            ViewType.ACTIVE_ONLY,
+            max_results=min(PAGE, limit - len(found)),
+            order_by=["attributes.start_time DESC"],
+            page_token=token,
+        )
+        found += page
+        token = page.token
+        if not token:
+            break
+    return found
+
+
+def _moved_since(run: Run, entry: Entry) -> bool:
+    newest = _search({"ledger.registered_model": entry.registered_model, "ledger.moves": "true"}, limit=1)
+    return bool(newest) and newest[0].info.run_id != run.info.run_id and entry.kind is not Kind.REFUSAL
+
+
+def _record(run: Run) -> Record:
+    tags = {name.removeprefix("ledger."): value for name, value in run.data.tags.items() if name.startswith("ledger.")}
+    numbers = {name: int(tags[name]) if name in tags else None for name in ("from_version", "to_version")}
+    entry = Entry(
+        key=tags["key"],
+        kind=Kind(tags["kind"]),
+        registered_model=tags["registered_model"],
+        from_version=numbers["from_version"],
+        to_version=numbers["to_version"],
+        candidate_version=int(tags["candidate_version"]),
+        candidate_sha256=tags["candidate_sha256"],
+        by=tags["by"],
+        reason=tags["reason"],
+        evidence_run_id=tags.get("evidence_run_id"),
+        former_sha256=tags.get("former_sha256"),
+    )
+    at = datetime.fromtimestamp(run.info.start_time / 1000, UTC)
+    return Record(entry, at, str(run.info.run_id), run.info.status == "FINISHED")
+
+
+def _name(entry: Entry) -> str:
+    return f"{entry.kind} {entry.registered_model} {entry.candidate_version}"

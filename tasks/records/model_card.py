@@ -1,0 +1,227 @@
+"""The model card of a registered version: what it is, what it was made of, how it was judged, and where that ends.
+
+After Mitchell et al., "Model Cards for Model Reporting" (2019). Everything is read from the runs of prepare, train and
+evaluate, so that a card can be written where neither the data nor torch are.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from tasks.gate.decision import CLASS
+from tasks.gate.evidence import Evidence
+from tasks.gate.verdict import Check, Verdict
+from tasks.records import registry
+from tasks.records.tracking import tag_of
+
+LIMIT = 5000  # characters; what MLflow's database has for a version's description
+UNKNOWN = "not recorded"
+ROWS = 20  # of the table of checks
+FEW = 30  # images, below which a recall says little
+# Tried in this order until the card fits: characters of a check's reason, and classes named.
+LEVELS = ((200, 30), (90, 12), (0, 6))
+HYPERPARAMETERS = (
+    ("optimizer", ""),
+    ("learning_rate", "learning rate"),
+    ("schedule", "schedule"),
+    ("batch_size", "batch size"),
+    ("weight_decay", "weight decay"),
+    ("augmentation", "augmentation"),
+    ("label_smoothing", "label smoothing"),
+    ("ema_decay", "weight averaging"),
+    ("seed", "seed"),
+)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """All that a card is written from."""
+
+    registered_model: str
+    prepare: Run
+    train: Run
+    evaluate: Run
+    classes: Sequence[str]
+    evidence: Evidence
+    verdict: Verdict
+
+
+def read(registered_model: str, evaluate_run_id: str, verdict: Verdict) -> Origin:
+    """Collect what is known of the model that `evaluate_run_id` judged.
+
+    Raises:
+        DataError: the evaluate or train run lacks the tag that leads to the run before it.
+    """
+    train_run_id = tag_of(evaluate_run_id, "pipeline.train_run_id")
+    prepare_run_id = tag_of(train_run_id, "pipeline.prepare_run_id")
+    client = MlflowClient()
+    return Origin(
+        registered_model=registered_model,
+        prepare=client.get_run(prepare_run_id),
+        train=client.get_run(train_run_id),
+        evaluate=client.get_run(evaluate_run_id),
+        classes=registry.classes_of_run(train_run_id),
+        evidence=Evidence.model_validate_json(mlflow.artifacts.load_text(f"runs:/{evaluate_run_id}/evidence.json")),
+        verdict=verdict,
+    )
+
+
+def write(origin: Origin) -> str:
+    """Write the card as Markdown, with fewer words where it would be longer than `LIMIT`."""
+    cards = (_card(origin, why, classes) for why, classes in LEVELS)
+    return next(card for card in cards if len(card) < LIMIT)
+
+
+def _card(origin: Origin, why: int, classes: int) -> str:
+    sections = {
+        "What it is": _what(origin),
+        "Data": _data(origin, classes),
+        "Training": _training(origin),
+        "Evidence": _evidence(origin, why),
+        "Limits": _limits(origin, min(classes, 5)),
+        "Runs": _runs(origin),
+    }
+    return "\n\n".join(f"### {name}\n{text}" for name, text in sections.items())
+
+
+def _what(origin: Origin) -> str:
+    params = origin.train.data.params
+    size = _number(params.get("parameters_total"))
+    return (
+        f"An image classifier for {_code(origin.registered_model)}: the network {_code(params.get('model', UNKNOWN))} "
+        f"({size} parameters) takes images of {_shape(params)} and answers with a probability for each of "
+        f"{len(origin.classes)} classes. Meant for images like those it was trained on."
+    )
+
+
+def _data(origin: Origin, classes: int) -> str:
+    params, tags, metrics = origin.prepare.data.params, origin.prepare.data.tags, origin.prepare.data.metrics
+    source = params.get("source", "None")
+    where = "" if source == "None" else f" from {_code(source, 200)}"
+    counts = ", ".join(f"{_number(metrics.get(f'images.{name}'))} {name}" for name in ("train", "validation", "test"))
+    return _list(
+        f"Data set {_code(params.get('dataset', UNKNOWN))}{where}; licence: "
+        f"{_plain(tags.get('pipeline.data_licence', UNKNOWN), 200)}",
+        f"Images: {counts}; {_number(metrics.get('images.removed'))} left out",
+        f"Classes: {_names(origin.classes, classes)}",
+        f"Fingerprint {_code(tags.get('pipeline.fingerprint', UNKNOWN), 64)}",
+    )
+
+
+def _training(origin: Origin) -> str:
+    data = origin.train.data
+    settings = [f"{label} {_code(data.params[name])}".strip() for name, label in HYPERPARAMETERS if name in data.params]
+    accuracy = data.metrics.get("best_validation_accuracy")
+    result = UNKNOWN if accuracy is None else f"{accuracy:.4f}"
+    return _list(
+        f"Validation accuracy {result} in epoch {_number(data.metrics.get('best_epoch'))} of "
+        f"{data.params.get('epochs', UNKNOWN)}, on {data.tags.get('pipeline.device', UNKNOWN)}",
+        ", ".join(settings) or UNKNOWN,
+        f"Code: commit {_code(data.tags.get('mlflow.source.git.commit', UNKNOWN))}",
+    )
+
+
+def _evidence(origin: Origin, why: int) -> str:
+    checks = origin.verdict.checks
+    kept = sorted(range(len(checks)), key=lambda index: (checks[index].passed, index))[:ROWS]  # what failed goes last
+    rows = dict(enumerate(origin.verdict.rows()))
+    lines = [
+        "| check | measured | limit | |" + (" why |" if why else ""),
+        "|---|---|---|---|" + ("---|" if why else ""),
+    ]
+    for index in sorted(kept):
+        name, measured, limit, mark, reason = rows[index]
+        cells = [_plain(name, 40), measured, limit, mark, *([_plain(reason, why)] if why else [])]
+        lines.append(f"| {' | '.join(cells)} |")
+    if len(checks) > ROWS:
+        lines.append(f"\n{len(checks) - ROWS} more in `verdict.json`.")
+    return "\n".join([_headline(origin.verdict, checks), "", *lines])
+
+
+def _headline(verdict: Verdict, checks: Sequence[Check]) -> str:
+    failed = sum(not check.passed for check in checks)
+    rival = "no champion yet" if verdict.champion_version is None else f"against version {verdict.champion_version}"
+    outcome = "passed the gate" if verdict.promote else f"refused by the gate, {failed} of {len(checks)} checks failed"
+    return f"When first registered: {outcome} ({rival})."
+
+
+def _limits(origin: Origin, names: int) -> str:
+    return _list(*_limit_lines(origin, names))
+
+
+def _limit_lines(origin: Origin, names: int) -> Iterator[str]:
+    evidence = origin.evidence
+    slices = [part for part in evidence.slices if part.column == CLASS]
+    tested = sum(part.images for part in slices)
+    yield (
+        f"Tested on {tested:,} images of the same source as its training images. Other cameras, places or times were "
+        "not tested, nor images made to deceive it."
+    )
+    yield f"An image of anything but its {len(origin.classes)} classes gets one of them all the same."
+    yield f"Images are cut to a square and brought to {_shape(origin.train.data.params)}; finer detail is lost."
+    worst = sorted((part.accuracy, part.value) for part in slices if part.accuracy is not None)[:names]
+    if worst:
+        yield "Weakest classes, by recall: " + ", ".join(f"{_code(value)} {recall:.3f}" for recall, value in worst)
+    few = [part.value for part in slices if part.images < FEW]
+    if few:
+        yield f"Under {FEW} test images, so that recall says little: {_names(few, names)}"
+    columns = list(dict.fromkeys(part.column for part in evidence.slices if part.column != CLASS))
+    yield (
+        f"Beyond classes, tested apart by: {_names(columns, names)}"
+        if columns
+        else "Not tested apart by anything but class: the data have no metadata columns to do so."
+    )
+    if evidence.scores is not None:
+        yield f"Confidence is off by {evidence.scores.calibration_error:.3f} on average (expected calibration error)."
+
+
+def _runs(origin: Origin) -> str:
+    runs = {"prepare": origin.prepare, "train": origin.train, "evaluate, with `report.html`": origin.evaluate}
+    return _list(
+        *(
+            f"{name}: [{run.info.run_id}](#/experiments/{run.info.experiment_id}/runs/{run.info.run_id})"
+            for name, run in runs.items()
+        )
+    )
+
+
+def _shape(params: Mapping[str, str]) -> str:
+    try:
+        channels, height, width = json.loads(params["input"])
+    except (KeyError, ValueError):
+        return f"a size {UNKNOWN}"
+    return f"{height} x {width} pixels, {'grey' if channels == 1 else 'RGB'}"
+
+
+def _number(value: str | float | None) -> str:
+    return UNKNOWN if value is None else f"{int(float(value)):,}"
+
+
+def _names(names: Sequence[str], limit: int) -> str:
+    listed = ", ".join(_code(name) for name in names[:limit])
+    return listed + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def _list(*lines: str) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _code(text: str, limit: int = 40) -> str:
+    """Show text from the data as it is: Markdown has no meaning between backticks."""
+    return f"`{_cut(text, limit).replace('`', chr(39))}`"
+
+
+def _plain(text: str, limit: int) -> str:
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", _cut(text, limit))
+
+
+def _cut(text: str, limit: int) -> str:
+    folded = " ".join(text.split())
+    return folded if len(folded) <= limit else f"{folded[: limit - 1]}…"

@@ -1,0 +1,110 @@
+"""Where a trained classifier lies: the logged model `model` of its train run, made once per run."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import tempfile
+from pathlib import Path
+
+import mlflow
+import mlflow.pytorch
+import numpy as np
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
+from mlflow.models import Model, ModelSignature
+from mlflow.types import Schema, TensorSpec
+
+from tasks.records import artifact_digest, registry
+from tasks.records.tracking import StageRun
+from tasks.vision.data.gold import Gold
+from tasks.vision.models.networks import Classifier, digest
+
+NAME = "model"
+# Said here, because MLflow would otherwise load the model in a process of its own to find out.
+REQUIREMENTS = ("mlflow-skinny", "torch", "numpy")
+# torch.export takes a batch of one for a model of batches of one.
+EXAMPLES = 4
+
+
+def log_once(classifier: Classifier, gold: Gold, architecture: str, run: StageRun) -> str:
+    """Log `classifier` (on the CPU, in evaluation mode) to the active run, as an exported graph without pickle.
+
+    It takes uint8 images [N, C, H, W] and returns float32 probabilities [N, classes]. An earlier try of the stage may
+    have logged it already, or have been killed while it did: a whole one with the same weights is used again, an
+    unfinished one of them is finished, anything else is deleted.
+
+    Returns:
+        Its address, `models:/m-...`.
+    """
+    sha256 = digest(classifier)
+    model = _keep_one(run, sha256) or _begin(run, sha256)
+    if model.status != LoggedModelStatus.READY:
+        _write(model, classifier, gold, {"architecture": architecture, "sha256": sha256})
+    return f"models:/{model.model_id}"
+
+
+def _begin(run: StageRun, sha256: str) -> LoggedModel:
+    """Make the logged model, without files yet."""
+    client = MlflowClient()
+    params = client.get_run(run.run_id).data.params
+    return client.create_logged_model(run.experiment_id, NAME, run.run_id, {registry.SHA256: sha256}, params)
+
+
+def _write(model: LoggedModel, classifier: Classifier, gold: Gold, about: dict[str, str]) -> None:
+    """Write the files of a model that is not ready, and make it so.
+
+    In steps of our own, because `mlflow.pytorch.log_model` cannot go on with a model that it left unfinished; another
+    one would leave the run with two outputs, of which one is gone.
+    """
+    client, run_id = MlflowClient(), str(model.source_run_id)
+    outputs = client.get_run(run_id).outputs
+    if model.model_id not in {output.model_id for output in (outputs.model_outputs if outputs else [])}:
+        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+    images = gold.validation.images
+    with tempfile.TemporaryDirectory(prefix="model-") as folder:
+        mlflow.pytorch.save_model(
+            classifier,
+            folder,
+            # A location of its own, and not the folder that is written here, is what MLflow's pages and loaders go by.
+            mlflow_model=Model(
+                model.artifact_location, run_id=run_id, model_uuid=model.model_id, model_id=model.model_id
+            ),
+            serialization_format="pt2",
+            input_example=images[np.arange(EXAMPLES) % len(images)],
+            signature=ModelSignature(
+                inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, *gold.shape))]),
+                outputs=Schema([TensorSpec(np.dtype("float32"), (-1, len(gold.classes)))]),
+            ),
+            metadata={
+                "classes": list(gold.classes),
+                "input": list(gold.shape),
+                "fingerprint": gold.fingerprint,
+                **about,
+            },
+            pip_requirements=[f"{name}=={_version(name)}" for name in REQUIREMENTS],
+        )
+        client.log_model_artifacts(model.model_id, folder)
+    client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+
+
+def _keep_one(run: StageRun, sha256: str) -> LoggedModel | None:
+    """Return the run's logged model with this digest, if any, a whole one rather than not; delete every other one."""
+    client = MlflowClient()
+    models = client.search_logged_models([run.experiment_id], f"source_run_id = '{run.run_id}'")
+    same = [model for model in models if model.tags.get(registry.SHA256) == sha256]
+    kept = min(same, key=lambda model: model.status != LoggedModelStatus.READY, default=None)
+    for model in models:
+        if kept is None or model.model_id != kept.model_id:
+            client.delete_logged_model(model.model_id)
+    return kept
+
+
+def _version(package: str) -> str:
+    """Version of an installed package, without the build (`+cu130`) that package indexes do not know."""
+    return importlib.metadata.version(package).partition("+")[0]
+
+
+def artifact_sha256(uri: str) -> str:
+    """Fetch a logged model back from its store and return the digest of its files."""
+    with tempfile.TemporaryDirectory() as folder:
+        return artifact_digest.digest(Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder)))

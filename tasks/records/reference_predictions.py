@@ -1,0 +1,60 @@
+"""The probe images of an evaluate run: test images with the answers that the model gave, and must give in service."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+
+import mlflow
+from mlflow.exceptions import MlflowException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tasks.errors import DataError
+from tasks.records.tracking import http_status
+
+
+class Probe(BaseModel):
+    """One test image and the answer that evaluate got for it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    png: str = Field(description="The image as PNG, in base64.")
+    probabilities: list[float] = Field(min_length=2, description="In the order of the model's classes.")
+    label: str = Field(alias="class")
+
+    @property
+    def image(self) -> bytes:
+        """The PNG file."""
+        return base64.b64decode(self.png, validate=True)
+
+
+class Probes(BaseModel):
+    """`probes.json` of an evaluate run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tolerance: float = Field(gt=0, description="Largest difference of a probability that counts as the same.")
+    probes: list[Probe] = Field(min_length=1)
+
+
+def read_probes(evaluate_run_id: str | None, what: str) -> Probes:
+    """Fetch the probe images of the evaluate run that judged a version.
+
+    Raises:
+        DataError: there is no such run, it has no probes, or they are damaged.
+    """
+    if evaluate_run_id is None:
+        raise DataError(f"{what} has no tag 'pipeline.evaluate_run_id'; register it through the pipeline")
+    try:
+        text = mlflow.artifacts.load_text(f"runs:/{evaluate_run_id}/probes.json")
+        probes = Probes.model_validate_json(text)
+        for probe in probes.probes:
+            probe.image  # noqa: B018  # decodes, so that damage shows before anything is started
+    except (ValidationError, binascii.Error) as error:
+        raise DataError(f"probes.json of run {evaluate_run_id} is damaged ({error}); run evaluate again") from error
+    except (MlflowException, OSError) as error:
+        if isinstance(error, MlflowException) and http_status(error) not in {400, 404}:
+            raise
+        raise DataError(f"{what}: run {evaluate_run_id} has no probes.json ({error}); run evaluate again") from error
+    return probes

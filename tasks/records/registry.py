@@ -1,0 +1,124 @@
+"""The model registry: versions of one registered model and the aliases `champion` and `challenger`.
+
+An alias is resolved to a version once, and the version is used from then on. (MLflow's version search returns
+versions without their aliases, so aliases are always asked for by name.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
+
+from tasks.errors import ModelError
+from tasks.records.tracking import http_status
+
+CHAMPION = "champion"
+CHALLENGER = "challenger"
+SHA256 = "pipeline.model_sha256"  # tag of a version and its runs: digest of architecture and weights
+
+
+def by_alias(registered_model: str, alias: str = CHAMPION) -> ModelVersion | None:
+    """Return the version an alias names, or None when the model or the alias does not exist."""
+    try:
+        return MlflowClient().get_model_version_by_alias(registered_model, alias)
+    except MlflowException as error:
+        # An unknown alias is answered with 400, an unknown model with 404.
+        if http_status(error) in {400, 404}:
+            return None
+        raise
+
+
+def by_number(registered_model: str, version: int) -> ModelVersion:
+    """Return one version.
+
+    Raises:
+        ModelError: there is no such version.
+    """
+    try:
+        return MlflowClient().get_model_version(registered_model, str(version))
+    except MlflowException as error:
+        if http_status(error) != 404:
+            raise
+        raise ModelError(
+            f"{registered_model!r} has no version {version}; see the Models page of MLflow for those it has"
+        ) from error
+
+
+def by_digest(registered_model: str, model_sha256: str) -> ModelVersion | None:
+    """Return the first version whose architecture and weights have this digest, or None."""
+    found = MlflowClient().search_model_versions(f"name = '{registered_model}' and tags.`{SHA256}` = '{model_sha256}'")
+    return min(found, key=lambda version: int(version.version), default=None)
+
+
+def create_version(
+    registered_model: str, source: str, train_run_id: str, tags: dict[str, str], description: str
+) -> ModelVersion:
+    """Make a version of a logged model, and the registered model itself when it is the first.
+
+    The tags go in with the version, in one request: a version is never seen without its digest.
+    """
+    client = MlflowClient()
+    try:
+        client.create_registered_model(registered_model)
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
+            raise
+    return client.create_model_version(
+        registered_model,
+        source=source,
+        run_id=train_run_id,
+        tags=tags,
+        description=description,
+        model_id=source.removeprefix("models:/") if source.startswith("models:/m-") else None,
+    )
+
+
+def set_alias(registered_model: str, alias: str, version: int) -> None:
+    """Point an alias at a version; nothing is written when it is there already."""
+    current = by_alias(registered_model, alias)
+    if current is None or int(current.version) != version:
+        MlflowClient().set_registered_model_alias(registered_model, alias, str(version))
+
+
+def delete_alias(registered_model: str, alias: str) -> None:
+    """Take an alias away; one that is not there is no error."""
+    if by_alias(registered_model, alias) is not None:
+        MlflowClient().delete_registered_model_alias(registered_model, alias)
+
+
+def require_same_classes(registered_model: str, classes: Sequence[str]) -> None:
+    """Refuse a candidate that does another task than the champion it would replace.
+
+    Raises:
+        ModelError: the champion of `registered_model` knows other classes than `classes`.
+    """
+    champion = by_alias(registered_model)
+    if champion is None:
+        return
+    if not champion.run_id:
+        raise ModelError(
+            f"champion of {registered_model!r}, version {champion.version}, has no run to read its classes from; "
+            "it was not made here: give this pipeline a registered_model of its own"
+        )
+    known = classes_of_run(champion.run_id)
+    if known == list(classes):
+        return
+    raise ModelError(
+        f"registered_model={registered_model!r} has a champion (version {champion.version}) for {_short(known)}, "
+        f"these data have {_short(classes)}; give this task a registered_model of its own"
+    )
+
+
+def classes_of_run(train_run_id: str) -> list[str]:
+    """Return the class names that the model of a train run answers with."""
+    return list(mlflow.artifacts.load_dict(f"runs:/{train_run_id}/classes.json"))
+
+
+def _short(classes: Sequence[str]) -> str:
+    names = ", ".join(list(classes)[:4]) + (", …" if len(classes) > 4 else "")
+    return f"{len(classes)} classes ({names})"

@@ -1,0 +1,113 @@
+"""Hyperparameters that a search found: kept with the tune run, used by trainings after they proved themselves.
+
+A set is proven when a model trained with it became champion: the version carries the tune run's ID, and the ledger says
+that it was promoted and not rolled back since.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import mlflow
+from mlflow import MlflowClient
+
+from tasks.contract.messages import parse
+from tasks.contract.recipe import Hyperparameters
+from tasks.contract.stages import TrainRequest
+from tasks.errors import DataError, ModelError
+from tasks.records import ledger, registry
+from tasks.records.tracking import tag_of
+
+HYPERPARAMETERS = "pipeline.hyperparameters"  # tag of a tune run: the best set, JSON
+MODEL = "pipeline.model"  # tag of a tune run: the network it is for
+DATASET = "pipeline.dataset"  # tag of a tune run
+TUNE_RUN = "pipeline.tune_run_id"  # tag of a train run and of its version: the search; `NONE` for the defaults
+NONE = "none"
+
+log = logging.getLogger("tasks.train")
+
+
+@dataclass(frozen=True)
+class TunedSet:
+    """The best hyperparameters of one search, and what they are for."""
+
+    run_id: str
+    dataset: str
+    model: str
+    hyperparameters: Hyperparameters
+
+
+def keep(tuned: TunedSet) -> None:
+    """Write a set to its tune run, as tags and as the artifact `hyperparameters.json`."""
+    values = tuned.hyperparameters.model_dump(mode="json")
+    client = MlflowClient()
+    client.log_dict(tuned.run_id, values, "hyperparameters.json")
+    client.set_tag(tuned.run_id, DATASET, tuned.dataset)
+    client.set_tag(tuned.run_id, MODEL, tuned.model)
+    client.set_tag(tuned.run_id, HYPERPARAMETERS, tuned.hyperparameters.model_dump_json())  # last: it completes the set
+
+
+def read(run_id: str) -> TunedSet:
+    """Read the set of a tune run.
+
+    Raises:
+        DataError: the run is not there, or is no finished search.
+    """
+    text = tag_of(run_id, HYPERPARAMETERS)
+    return TunedSet(
+        run_id=run_id,
+        dataset=tag_of(run_id, DATASET),
+        model=tag_of(run_id, MODEL),
+        hyperparameters=parse(Hyperparameters, text, DataError),
+    )
+
+
+def newest_proven(registered_model: str, dataset: str, model: str) -> TunedSet | None:
+    """Find the newest set for this data set and network with which a champion of `registered_model` was trained."""
+    for record in ledger.history(registered_model):
+        entry = record.entry
+        if entry.kind is not ledger.Kind.PROMOTION or not record.finished:
+            continue
+        try:
+            run_id = registry.by_number(registered_model, entry.candidate_version).tags.get(TUNE_RUN)
+            found = read(run_id) if run_id else None
+        except (DataError, ModelError) as gone:  # somebody deleted the version or the run
+            log.warning("the hyperparameters of version %d are passed over: %s", entry.candidate_version, gone)
+            continue
+        fits = found is not None and (found.dataset, found.model) == (dataset, model)
+        if fits and not ledger.rolled_back(registered_model, entry.candidate_sha256):
+            return found
+    return None
+
+
+def choose(request: TrainRequest, run_id: str, dataset: str) -> TunedSet | None:
+    """Choose the set that a training starts from, and write the choice to its run; None means the defaults.
+
+    A retry takes what the first try chose, whatever was promoted in between: it goes on from a checkpoint of that.
+
+    Raises:
+        DataError: `request.tuned_by` is not there, is no finished search, or is one of another data set or network.
+    """
+    chosen = MlflowClient().get_run(run_id).data.tags.get(TUNE_RUN)
+    if chosen == NONE:
+        return None
+    if chosen or request.tuned_by:
+        tuned: TunedSet | None = read(chosen or str(request.tuned_by))
+    elif request.hyperparameters == "tuned":
+        tuned = newest_proven(request.registered_model, dataset, request.model)
+    else:
+        tuned = None
+    if tuned and (tuned.dataset, tuned.model) != (dataset, request.model):
+        raise DataError(
+            f"tuned_by={tuned.run_id!r} searched for {tuned.model} on {tuned.dataset}, not for {request.model} on "
+            f"{dataset}; choose another search, or model={tuned.model!r}"
+        )
+    mlflow.set_tag(TUNE_RUN, tuned.run_id if tuned else NONE)
+    return tuned
+
+
+def tags_of(train_run_id: str) -> dict[str, str]:
+    """Return the tags of a version whose model was trained by this run: the search it comes from, if any."""
+    chosen = MlflowClient().get_run(train_run_id).data.tags.get(TUNE_RUN, NONE)
+    return {} if chosen == NONE else {TUNE_RUN: chosen}

@@ -1,0 +1,221 @@
+"""Faults on purpose, for the chaos test (docs/reliability.md); nothing at all unless PIPELINE_FAULT is set.
+
+Every external write of a stage is a point, `STAGE/FUNCTION#N` for the N-th call of that function: a write to MLflow's
+tracking store or registry, an artifact, the result file, what is done to the service. The variable holds JSON:
+
+    {"record": "FILE"}                                      append the name of each point that is reached
+    {"point": "train/log_batch#2", "when": "before", "action": "SIGKILL", "marker": "FILE"}
+
+A fault happens once: its marker is made first, and whoever finds it there does nothing, so the next try goes through.
+The variable is no setting: nothing that configures a pipeline may switch this on.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import model_validator
+
+from tasks.contract.messages import Message, parse
+from tasks.errors import SettingsError
+from tasks.runner import result_file
+
+VARIABLE = "PIPELINE_FAULT"
+# How methods of MLflow's stores begin that write; what only reads begins with get, list, search and the like.
+WRITES = (
+    *("copy_", "create_", "delete_", "finalize_", "link_", "log_", "record_", "rename_", "restore_", "set_"),
+    *("transition_", "update_"),
+)
+ARTIFACTS = ("log_artifact", "log_artifacts")
+
+
+class Fault(Message):
+    """What PIPELINE_FAULT says: either `record`, or a point with what happens there."""
+
+    record: Path | None = None
+    point: str | None = None
+    when: Literal["before", "during", "after"] = "before"
+    """Around the write; during: of an artifact, half has been written, or all of it with a wrong bit."""
+    action: Literal["SIGKILL", "SIGTERM", "away", "full", "damaged"] = "SIGKILL"
+    """A signal to this process; the store away from here on (ConnectionError); a disk full (ENOSPC); or, during a
+    write, a wrong bit in each file, and SIGKILL."""
+    marker: Path | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if (self.record is None) == (self.point is None):
+            raise ValueError("give either record, or point and marker")
+        if self.point is not None and self.marker is None:
+            raise ValueError("point without marker: the fault would hit every try; name a file that does not exist")
+        if self.when == "during" and (self.point is None or not _is_artifact(self.point)):
+            raise ValueError(f"when='during' is for {' and '.join(ARTIFACTS)} only")
+        if self.action == "damaged" and self.when != "during":
+            raise ValueError("action='damaged' is for when='during' only")
+        return self
+
+
+def arm(stage: str) -> None:
+    """Wrap the external writes of this process where PIPELINE_FAULT asks for it.
+
+    Raises:
+        SettingsError: the variable is set and its value cannot be used.
+    """
+    text = os.environ.get(VARIABLE)
+    if not text:
+        return
+    points = _Points(stage, parse(Fault, text, SettingsError))
+    # Only here: an unarmed process imports nothing for this.
+    from mlflow.store.artifact.artifact_repository_registry import ArtifactRepositoryRegistry
+    from mlflow.tracking._model_registry.registry import ModelRegistryStoreRegistry
+    from mlflow.tracking._tracking_service.registry import TrackingStoreRegistry
+
+    for registry in (TrackingStoreRegistry, ModelRegistryStoreRegistry):
+        _wrap_made(registry, "get_store", points, WRITES)
+    _wrap_made(ArtifactRepositoryRegistry, "get_artifact_repository", points, ARTIFACTS)
+    points.wrap(result_file, "write", "write_result")
+    if stage == "deploy":  # no other stage's image has these modules
+        from tasks.serving import process
+        from tasks.serving.client import ServiceClient
+
+        points.wrap(process, "start")
+        points.wrap(process, "stop")
+        points.wrap(ServiceClient, "refresh")
+
+
+class _Points:
+    """Counts the points that a process reaches, and lets the fault happen at its own."""
+
+    def __init__(self, stage: str, fault: Fault) -> None:
+        self._stage = stage
+        self._fault = fault
+        self._counts: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._inside = threading.local()
+        self._away = False
+
+    def wrap(self, owner: Any, name: str, point_name: str | None = None) -> None:
+        """Make a point of the function `name` of a module, class or object, called so unless `point_name` is given."""
+        write = getattr(owner, name)
+
+        @functools.wraps(write)
+        def point(*args: Any, **kwargs: Any) -> Any:
+            # A write that another write makes is part of it: a store's own business.
+            if getattr(self._inside, "write", False):
+                return write(*args, **kwargs)
+            self._inside.write = True
+            try:
+                return self._reach(point_name or name, write, args, kwargs)
+            finally:
+                self._inside.write = False
+
+        setattr(owner, name, point)
+
+    def _reach(self, name: str, write: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        with self._lock:
+            self._counts[name] += 1
+            point = f"{self._stage}/{name}#{self._counts[name]}"
+        fault = self._fault
+        if self._away:
+            self._stay_away(point)
+        if fault.record is not None:
+            with fault.record.open("a", encoding="utf-8") as file:
+                file.write(f"{point}\n")
+        if point != fault.point or not _first(fault.marker):
+            return write(*args, **kwargs)
+        if fault.when == "before":
+            self._strike(point)
+            return write(*args, **kwargs)
+        if fault.when == "during":
+            with tempfile.TemporaryDirectory(prefix="torn-") as folder:
+                spoil = _damaged if fault.action == "damaged" else _half
+                write(spoil(Path(args[0]), Path(folder)), *args[1:], **kwargs)
+                self._strike(point)
+            return write(*args, **kwargs)
+        try:
+            return write(*args, **kwargs)
+        finally:  # also where the answer is an error: a registered model that is there already
+            self._strike(point)
+
+    def _strike(self, point: str) -> None:
+        match self._fault.action:
+            case "away":
+                self._away = True
+                self._stay_away(point)
+            case "full":
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), point)
+            case "damaged":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case name:
+                os.kill(os.getpid(), signal.Signals[name])
+
+    def _stay_away(self, point: str) -> None:
+        raise ConnectionError(f"{VARIABLE}: no answer to {point}")
+
+
+def _wrap_made(registry: type, name: str, points: _Points, prefixes: tuple[str, ...]) -> None:
+    """Have every store that a registry of MLflow hands out wrapped, whatever its class, once."""
+    make = getattr(registry, name)
+
+    @functools.wraps(make)
+    def made(*args: Any, **kwargs: Any) -> Any:
+        store = make(*args, **kwargs)
+        if VARIABLE not in vars(store):
+            vars(store)[VARIABLE] = True
+            for method in [method for method in dir(type(store)) if method.startswith(prefixes)]:
+                points.wrap(store, method)
+        return store
+
+    setattr(registry, name, made)
+
+
+def _is_artifact(point: str) -> bool:
+    return point.partition("/")[2].partition("#")[0] in ARTIFACTS
+
+
+def _first(marker: Path | None) -> bool:
+    """Make the marker; False where it was there, because the fault has happened."""
+    assert marker is not None  # noqa: S101  # the model says so of every fault that names a point
+    try:
+        marker.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _half(whole: Path, folder: Path) -> str:
+    """Copy the first half of a file, or of a folder's files with the last one cut in half, under the same name."""
+    target = folder / whole.name
+    if whole.is_file():
+        target.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+        return str(target)
+    files = sorted(path for path in whole.rglob("*") if path.is_file())
+    kept = files[: (len(files) + 1) // 2]
+    for path in kept:
+        copy = target / path.relative_to(whole)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+    if kept:
+        os.truncate(copy, copy.stat().st_size // 2)
+    return str(target)
+
+
+def _damaged(whole: Path, folder: Path) -> str:
+    """Copy a file, or a folder, under the same name, with a wrong bit in the middle of each file."""
+    target = folder / whole.name
+    (shutil.copyfile if whole.is_file() else shutil.copytree)(whole, target)
+    for path in [target] if whole.is_file() else sorted(target.rglob("*")):
+        if path.is_file() and path.stat().st_size:
+            data = bytearray(path.read_bytes())
+            data[len(data) // 2] ^= 1
+            path.write_bytes(data)
+    return str(target)

@@ -1,0 +1,52 @@
+"""Golden answers: a model goes into service only if it answers evaluate's test images as it did there."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tasks.errors import DataError, ModelError
+from tasks.serving.model import ServedModel, load
+from tasks.serving.model_reference import Target
+from tasks.vision.data.images import decode
+
+
+def load_proven(target: Target) -> ServedModel:
+    """Load a model and compare its answers; one that no pipeline evaluated has none to compare.
+
+    Raises:
+        ModelError: it cannot be loaded, or answers otherwise.
+        MlflowException: it holds pickled objects, or MLflow or its store is away.
+    """
+    model = load(target)
+    if target.evaluate_run_id is not None:
+        compare(model, target.evaluate_run_id)
+    return model
+
+
+def compare(model: ServedModel, evaluate_run_id: str) -> None:
+    """Have `model` answer the probe images of an evaluate run.
+
+    Raises:
+        ModelError: there are no probe images, or an answer differs by more than their tolerance.
+    """
+    from tasks.records.reference_predictions import (
+        read_probes,  # MLflow takes seconds to import; the follower's thread has it by now
+    )
+
+    try:
+        probes = read_probes(evaluate_run_id, str(model.target))
+    except DataError as error:
+        raise ModelError(str(error)) from error
+    channels, size, _ = model.shape
+    images = np.stack([decode(probe.image, channels, size) for probe in probes.probes])
+    expected = np.array([probe.probabilities for probe in probes.probes], dtype=np.float32)
+    answers = model.predict(images)
+    if answers.shape != expected.shape:
+        raise ModelError(f"{model.target} answers {answers.shape}, evaluate got {expected.shape}; train it again")
+    differences = np.abs(answers - expected).max(1)
+    worst = int(differences.argmax())
+    if not differences[worst] <= probes.tolerance:  # also when it is NaN
+        raise ModelError(
+            f"{model.target} answers probe {probes.probes[worst].name!r} otherwise than in evaluate (a probability "
+            f"differs by {differences[worst]:.2g}, allowed {probes.tolerance:g}); the former model stays"
+        )

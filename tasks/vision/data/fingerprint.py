@@ -1,0 +1,51 @@
+"""What gold depends on, and the one number that stands for it.
+
+Gold is made in four layers, each a function of its input alone:
+
+    raw     what the source holds: files with their split and class (`sources`)
+    bronze  every image as read: content hash, declared size, pixels or what is wrong with it (`bronze`)
+    silver  the images fit to train on, and why the others are not (`silver`)
+    gold    stratified train, validation and test tensors, with the statistics of train (`splits`)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+from tasks.vision.data.records import Listing
+
+# Part of the fingerprint: raise it with every change of a layer that can change gold.
+LAYERS_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Shaping:
+    """The settings that shape gold; with the source's digest they are its fingerprint."""
+
+    dataset: str
+    channels: int
+    size: int
+    validation_fraction: float
+    test_fraction: float
+    seed: int
+
+
+def fingerprint(source_digest: str, shaping: Shaping, listing: Listing) -> str:
+    """Return the SHA-256 (hex) of everything gold depends on, as canonical JSON."""
+    content = {
+        "layers": LAYERS_VERSION,
+        "source": source_digest,
+        "dataset": shaping.dataset,
+        "channels": shaping.channels,
+        "size": shaping.size,
+        "validation_fraction": shaping.validation_fraction,
+        # Where the source brings a test set, none is split off and the fraction changes nothing.
+        "test_fraction": None if listing.has_test else shaping.test_fraction,
+        "seed": shaping.seed,
+    }
+    if listing.columns:  # of a folder the source's digest knows the images only
+        content["columns"] = listing.columns
+        content["metadata"] = sorted((entry.name, *entry.metadata) for entry in listing.entries.values())
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

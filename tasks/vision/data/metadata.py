@@ -1,0 +1,115 @@
+"""What a data set says of its images besides their class: the columns of `metadata.csv`.
+
+The file is Hugging Face's ImageFolder convention: the column `file_name` is the path of an image, relative to the
+folder that the file lies in; every other column is text about that image.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+
+from tasks.errors import DataError
+from tasks.gate.decision import CLASS
+from tasks.vision.data.records import Listing
+
+NAME = "metadata.csv"
+PLACES = (NAME, f"train/{NAME}", f"test/{NAME}")
+KEY = "file_name"
+
+
+@dataclass(frozen=True)
+class _Row:
+    place: str  # file and line, for messages
+    image: str
+    values: dict[str, str]
+
+
+def attach(listing: Listing, sheets: Mapping[str, bytes], where: str) -> Listing:
+    """Give the images of a listing the values of their rows; "" where there is none.
+
+    Args:
+        listing: what the source holds.
+        sheets: the content of each metadata file, by its path in the source, one of `PLACES`.
+        where: what the user called the source, for messages.
+
+    Raises:
+        DataError: a file is no UTF-8 or no CSV, has no column `file_name`, a column without a name, twice or named
+            `class`, a row of another length, or a row for a file that is not there or has one already.
+    """
+    if not sheets:
+        return listing
+    known = {entry.name for entry in listing.entries.values()} | {removal.name for removal in listing.removals}
+    columns: dict[str, None] = {}
+    rows: dict[str, _Row] = {}
+    for path in sorted(sheets, key=PLACES.index):
+        names, found = _read(path, sheets[path], where)
+        columns |= dict.fromkeys(names)
+        for row in found:
+            if row.image not in known:
+                raise DataError(
+                    f"{row.place}: {KEY} {row.image!r} (from the top of the data set) is no file of it; "
+                    f"correct the path, relative to the folder of {NAME}, or remove the line"
+                )
+            if row.image in rows:
+                raise DataError(f"{row.place}: {row.image!r} has a row in {rows[row.image].place} too; remove one")
+            rows[row.image] = row
+    nothing: dict[str, str] = {}
+    entries = {}
+    for source_name, entry in listing.entries.items():
+        values = rows[entry.name].values if entry.name in rows else nothing
+        entries[source_name] = replace(entry, metadata=tuple(values.get(name, "") for name in columns))
+    return replace(listing, entries=entries, columns=tuple(columns))
+
+
+def _read(path: str, data: bytes, where: str) -> tuple[list[str], Iterator[_Row]]:
+    """Return the columns of one file but `file_name`, and its rows."""
+    try:
+        text = data.decode("utf-8-sig")  # Excel writes a byte order mark
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise DataError(f"{where}: {path}, line {line}: no UTF-8; save the file as UTF-8") from error
+    lines = _lines(text, f"{where}: {path}")
+    place, header = next(lines, (f"{where}: {path}, line 1", []))
+    names = [cell.strip() for cell in header]
+    _check_header(names, place)
+    return [name for name in names if name != KEY], _rows(lines, names, PurePosixPath(path).parent)
+
+
+def _lines(text: str, file: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield file and line (the last of a row that has several), and the cells, of every line that has any."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        for cells in reader:
+            if cells:
+                yield f"{file}, line {reader.line_num}", cells
+    except csv.Error as error:
+        raise DataError(f"{file}, line {reader.line_num}: no CSV ({error}); save it as CSV again") from error
+
+
+def _check_header(names: Sequence[str], place: str) -> None:
+    if KEY not in names:
+        raise DataError(f"{place}: no column {KEY!r} among {', '.join(map(repr, names)) or 'none'}; add it")
+    if "" in names:
+        raise DataError(f"{place}: column {names.index('') + 1} has no name; name it or remove it")
+    if CLASS in names:
+        raise DataError(f"{place}: a column {CLASS!r} would be taken for the images' classes; give it another name")
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise DataError(f"{place}: the column {twice[0]!r} is there twice; remove one")
+
+
+def _rows(lines: Iterator[tuple[str, list[str]]], names: Sequence[str], folder: PurePosixPath) -> Iterator[_Row]:
+    for place, cells in lines:
+        if len(cells) != len(names):
+            raise DataError(
+                f"{place}: {len(cells)} cells, but {len(names)} columns; make them as many (quote cells with commas)"
+            )
+        values = {name: cell.strip() for name, cell in zip(names, cells, strict=True)}
+        image = values.pop(KEY)
+        if not image:
+            raise DataError(f"{place}: {KEY} is empty; fill it in or remove the line")
+        yield _Row(place, (folder / image).as_posix(), values)

@@ -1,0 +1,131 @@
+"""Data sets in an S3 store: `s3://bucket/data.tar.gz` (an archive) or `s3://bucket/data/` (a folder).
+
+They are downloaded whole before anything is read. The fingerprint is then made of the bytes themselves, as for local
+files: an object's ETag depends on the part size of its upload and on encryption, so that the same images would look
+new after every copy.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import boto3
+from boto3.exceptions import RetriesExceededError
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,  # botocore's own
+    HTTPClientError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+)
+
+from tasks.errors import DataError, SettingsError, UnavailableError
+from tasks.vision.data.archives import MIB, Limits
+from tasks.vision.data.layout import safe_name
+
+REFUSED = {"401", "403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
+MISSING = {"404", "NoSuchBucket", "NoSuchKey"}
+REPORT_SECONDS = 10.0
+
+log = logging.getLogger(__name__)
+
+
+def download(url: str, folder: Path, endpoint_url: str | None = None, limits: Limits | None = None) -> Path:
+    """Download an archive, or all objects under a prefix that ends in `/`, into `folder`.
+
+    Args:
+        url: `s3://bucket/key` or `s3://bucket/prefix/`.
+        folder: an empty folder to download into.
+        endpoint_url: address of the store; by default boto3's own AWS_ENDPOINT_URL, or Amazon.
+        limits: the most objects and bytes that are taken.
+
+    Returns:
+        The file, or the folder with the objects by their key without the prefix.
+
+    Raises:
+        DataError: no such bucket or object, nothing under the prefix, an unsafe key, or more than `limits`.
+        SettingsError: credentials are missing or refused.
+        UnavailableError: the store does not answer.
+    """
+    limits = limits or Limits()
+    parts = urlsplit(url)
+    bucket, key = parts.netloc, parts.path.lstrip("/")
+    if not bucket:
+        raise DataError(f"source {url!r} names no bucket; write s3://BUCKET/KEY or s3://BUCKET/PREFIX/")
+    config = Config(connect_timeout=5, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 4})
+    with _failures_named(url):
+        # A session of its own: boto3's default one keeps the credentials of its first use.
+        client = boto3.Session().client("s3", endpoint_url=endpoint_url, config=config)
+        if not key or key.endswith("/"):
+            return _download_prefix(client, url, bucket, key, folder, limits)
+        target = folder / "archive"
+        client.download_file(bucket, key, str(target))
+    log.info("downloaded %s: %.1f MiB", url, target.stat().st_size / MIB)
+    return target
+
+
+def _download_prefix(client: Any, url: str, bucket: str, prefix: str, folder: Path, limits: Limits) -> Path:
+    started = reported = time.monotonic()
+    count = total = 0
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+        for item in page.get("Contents", []):
+            key = item["Key"]
+            if key.endswith("/"):
+                continue  # a folder, as some tools mark them
+            count, total = count + 1, total + item["Size"]
+            if count > limits.entries or total > limits.total_bytes:
+                raise DataError(
+                    f"source {url!r} holds over {limits.entries} objects or {limits.total_bytes} bytes; "
+                    "give a narrower prefix"
+                )
+            # A key is free text: one with `..` in it must not be written outside the folder.
+            target = folder / safe_name(key.removeprefix(prefix), url)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            client.download_file(bucket, key, str(target))
+            if time.monotonic() - reported >= REPORT_SECONDS:
+                reported = time.monotonic()
+                log.info("downloaded %d objects of %s, %.0f per second", count, url, count / (reported - started))
+    if not count:
+        raise DataError(f"source {url!r} holds no objects; correct the prefix")
+    log.info("downloaded %s: %d objects, %.1f MiB", url, count, total / MIB)
+    return folder
+
+
+@contextmanager
+def _failures_named(url: str) -> Iterator[None]:
+    try:
+        yield
+    except (NoCredentialsError, PartialCredentialsError) as error:
+        raise SettingsError(
+            f"source {url!r} needs credentials ({error}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        ) from error
+    except (ConnectionError, HTTPClientError, RetriesExceededError) as error:
+        raise UnavailableError(
+            f"the store of source {url!r} does not answer ({error}); start it or correct AWS_ENDPOINT_URL"
+        ) from error
+    except ClientError as error:
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        if code in MISSING:
+            raise DataError(
+                f"source {url!r} does not exist ({code}); correct bucket and key, and end a folder with /"
+            ) from error
+        if code in REFUSED:
+            raise SettingsError(
+                f"source {url!r} is refused to this user ({code}); check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            ) from error
+        if int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) >= 500:
+            raise UnavailableError(f"the store of source {url!r} fails ({code}); try again later") from error
+        raise DataError(f"source {url!r} cannot be read ({error}); correct bucket and key") from error
+    except ParamValidationError as error:
+        raise DataError(f"source {url!r} is no address in S3 ({error}); write s3://BUCKET/KEY") from error
+    except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is no URL
+        raise SettingsError(f"source {url!r} cannot be opened ({error}); check AWS_* and the endpoint") from error

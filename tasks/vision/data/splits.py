@@ -1,0 +1,90 @@
+"""The gold layer: stratified splits as tensors, and the statistics of train."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.errors import DataError
+from tasks.vision.data.fingerprint import Shaping
+from tasks.vision.data.gold import Gold, Split
+from tasks.vision.data.records import Record
+
+
+def split(
+    records: Sequence[Record],
+    classes: Sequence[str],
+    shaping: Shaping,
+    fingerprint: str,
+    *,
+    has_test: bool,
+    columns: Sequence[str] = (),
+) -> Gold:
+    """Split the images class by class and stack them.
+
+    Which split an image goes to follows from its content hash and the seed, so that it stays there when others are
+    added or files are renamed. Of n training images of a class, round(n * fraction) but at least one go to
+    validation, and as many by their own fraction to test, unless the source has a test set (`has_test`).
+
+    The test images keep their metadata, by `columns` (as `Entry.metadata` has them): they are judged by it.
+
+    Raises:
+        DataError: a class has too few images left for one in each split.
+    """
+    parts: dict[str, list[Record]] = {"train": [], "validation": [], "test": []}
+    members: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for record in records:
+        members[record.entry.label, record.entry.split].append(record)
+    for label in classes:
+        tests = members[label, "test"]
+        given = sorted(
+            members[label, "train"],
+            key=lambda record: hashlib.sha256(f"{shaping.seed}:{record.sha256}".encode()).digest(),
+        )
+        validation = max(1, round(len(given) * shaping.validation_fraction))
+        split_off = 0 if has_test else max(1, round(len(given) * shaping.test_fraction))
+        if len(given) - validation - split_off < 1 or (has_test and not tests):
+            raise DataError(
+                f"class {label!r} has {len(given)} usable training and {len(tests)} test images, too few for one in "
+                "each of train, validation and test; add images (removed.csv says which were left out) or remove it"
+            )
+        parts["validation"] += given[:validation]
+        parts["test"] += tests or given[validation : validation + split_off]
+        parts["train"] += given[validation + split_off :]
+    splits = {name: _stack(part, classes, columns if name == "test" else ()) for name, part in parts.items()}
+    mean, std = statistics(splits["train"].images)
+    return Gold(**splits, classes=tuple(classes), mean=mean, std=std, fingerprint=fingerprint, dataset=shaping.dataset)
+
+
+def statistics(pixels: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation per channel of uint8 [N, C, H, W], of pixels scaled to 0..1.
+
+    They come from counts of the 256 values: exact, hence the same on every machine. A channel without contrast gets
+    one grey step as its deviation, as it will be divided by.
+    """
+    values = np.arange(256) / 255
+    means, stds = [], []
+    for channel in range(pixels.shape[1]):
+        counts = np.zeros(256, dtype=np.int64)
+        for start in range(0, len(pixels), 4096):  # bincount widens its input to 64 bits
+            counts += np.bincount(pixels[start : start + 4096, channel].ravel(), minlength=256)
+        mean = float(counts @ values / counts.sum())
+        variance = float(counts @ (values - mean) ** 2 / counts.sum())
+        means.append(mean)
+        stds.append(max(variance**0.5, 1 / 255))
+    return tuple(means), tuple(stds)
+
+
+def _stack(records: list[Record], classes: Sequence[str], columns: Sequence[str]) -> Split:
+    records = sorted(records, key=lambda record: record.entry.name)
+    index = {label: number for number, label in enumerate(classes)}
+    return Split(
+        images=np.stack([record.pixels for record in records if record.pixels is not None]),
+        labels=np.array([index[record.entry.label] for record in records], dtype=np.int64),
+        names=tuple(record.entry.name for record in records),
+        columns={name: tuple(r.entry.metadata[number] for r in records) for number, name in enumerate(columns)},
+    )

@@ -1,0 +1,1 @@
+"""Scores a classifier and compares two. May import `data`."""

@@ -1,0 +1,213 @@
+"""The report of a verdict: one HTML page that needs nothing beside itself, for people (`report.html` in MLflow).
+
+Names of classes, files and columns come with the data, so they are untrusted: the template escapes all text, and the
+page forbids itself to load or run anything.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from tasks.contract.gate_policy import GatePolicy
+from tasks.gate.decision import CLASS
+from tasks.gate.evidence import Evidence, Slice
+from tasks.gate.verdict import Verdict
+from tasks.vision.data import images
+from tasks.vision.data.gold import Gold
+from tasks.vision.evaluation import comparison_plots
+from tasks.vision.evaluation.evaluation_plots import confusion_figure, per_class_figure
+from tasks.vision.evaluation.scoring import ClassScores, calibration_bins
+
+TEMPLATE = "report.html.jinja"
+TILES = 12
+TILE_SIDE = 128  # pixels; larger images are averaged down to under twice that
+SLICES = 12  # shown per column, the worst first
+SCORES = {"accuracy": "accuracy", "macro_f1": "macro F1", "calibration_error": "calibration error"}
+COSTS = {
+    "p50_ms": "latency, median, ms",
+    "p95_ms": "latency, 95th percentile, ms",
+    "memory_mb": "peak memory, MB",
+    "size_mb": "size, MB",
+}
+CAPTIONS = {
+    "accuracy_gap": "How much better or worse the candidate is, and how sure that is: a bar made in this way holds the "
+    "true gap as often as the title says. In the red field the candidate is worse than the margin allows.",
+    "reliability": "Do answers given with 80 % confidence turn out right 8 times in 10? Points are bins of confidence, "
+    "larger with more images; below, the share of the images in each bin.",
+    "confusion_difference": "What the candidate does more (+) or less (-) often than the champion, in test images.",
+    "confusion_matrix": "What the candidate takes for what, in test images.",
+}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one model said to the test images: probabilities [N, K] and the figures that follow from them."""
+
+    probabilities: NDArray[np.float32]
+    scores: ClassScores
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        """Label of each answer, [N]."""
+        predicted: NDArray[np.int64] = self.probabilities.argmax(1)
+        return predicted
+
+    @property
+    def confidence(self) -> NDArray[np.float32]:
+        """Probability of each answer, [N]."""
+        confidence: NDArray[np.float32] = self.probabilities.max(1)
+        return confidence
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """One image of a gallery."""
+
+    picture: str
+    name: str
+    true: str
+    predicted: str
+    confidence: float
+    rival: float | None
+
+
+@dataclass(frozen=True)
+class _Plot:
+    """One figure as the page has it."""
+
+    name: str
+    picture: str
+    caption: str
+
+
+def plots(
+    gold: Gold, evidence: Evidence, policy: GatePolicy, candidate: Answers, champion: Answers | None
+) -> dict[str, Figure]:
+    """Draw the evidence, by name; `champion` is None where there is none, or it is the candidate itself."""
+    figures = {
+        "confusion_matrix": confusion_figure(candidate.scores, gold.classes),
+        "per_class": per_class_figure(candidate.scores, gold.classes),
+    }
+    models = {"candidate": candidate}
+    if champion is not None and evidence.champion is not None:
+        name = f"champion, version {evidence.champion.version}"
+        models[name] = champion
+        figures["confusion_difference"] = comparison_plots.confusion_difference_figure(
+            candidate.scores.confusion, champion.scores.confusion, gold.classes, f"the {name}"
+        )
+        if evidence.champion.comparison is not None:
+            figures["accuracy_gap"] = comparison_plots.gap_figure(evidence.champion.comparison, policy, name)
+    figures["reliability"] = comparison_plots.reliability_figure(
+        {name: calibration_bins(gold.test.labels, answers.probabilities) for name, answers in models.items()}
+    )
+    return figures
+
+
+def render(
+    title: str,
+    facts: Mapping[str, str],
+    gold: Gold,
+    evidence: Evidence,
+    verdict: Verdict,
+    pictures: Mapping[str, bytes],
+    candidate: Answers,
+    champion: Answers | None,
+) -> str:
+    """Write the page.
+
+    Args:
+        title: what was judged.
+        facts: where it came from, by name.
+        gold: the data, for the images that went wrong.
+        evidence: what was measured.
+        verdict: what came of it.
+        pictures: PNG files by the names of `plots`.
+        candidate: its answers to the test images.
+        champion: as for `plots`.
+    """
+    word, _, why = verdict.reason.partition(": ")
+    wrong = candidate.predicted != gold.test.labels
+    galleries = {"The candidate's most confident mistakes": wrong}
+    if champion is not None:
+        galleries["Lost: the champion has these right"] = wrong & (champion.predicted == gold.test.labels)
+    order = ("accuracy_gap", "reliability", "confusion_matrix" if champion is None else "confusion_difference")
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template(TEMPLATE).render(
+        title=title,
+        facts=facts,
+        word=word,
+        why=why,
+        rows=verdict.rows(),
+        figures=list(_figures(evidence)),
+        version=evidence.champion.version if evidence.champion is not None and not evidence.champion.same else None,
+        plots=[_Plot(name, _uri(pictures[name]), CAPTIONS[name]) for name in order if name in pictures],
+        galleries={
+            name: (int(chosen.sum()), list(_tiles(gold, chosen, candidate, champion)))
+            for name, chosen in galleries.items()
+        },
+        slices=_worst_slices(evidence),
+        images=len(gold.test),
+    )
+
+
+def _figures(evidence: Evidence) -> Iterator[tuple[str, str, str, str]]:
+    """Yield name, candidate's value, champion's and their difference, as text; "" where there is none."""
+    champion = evidence.champion
+    rivals = (champion.scores, champion.cost) if champion is not None else (None, None)
+    for mine, theirs, form, labels in (
+        (evidence.scores, rivals[0], ".4f", SCORES),
+        (evidence.cost, rivals[1], ".2f", COSTS),
+    ):
+        for field, label in labels.items():
+            values = [getattr(model, field) for model in (mine, theirs) if model is not None]
+            texts = [format(getattr(model, field), form) if model is not None else "" for model in (mine, theirs)]
+            yield label, texts[0], texts[1], format(values[0] - values[1], f"+{form}") if len(values) == 2 else ""
+
+
+def _tiles(gold: Gold, chosen: NDArray[np.bool_], candidate: Answers, champion: Answers | None) -> Iterator[_Tile]:
+    """Show the chosen test images of which the candidate is surest."""
+    indices = np.flatnonzero(chosen)
+    confidence = candidate.confidence
+    for index in indices[np.argsort(-confidence[indices], kind="stable")][:TILES].tolist():
+        yield _Tile(
+            picture=_uri(images.encode(_small(gold.test.images[index]))),
+            name=gold.test.names[index],
+            true=gold.classes[gold.test.labels[index]],
+            predicted=gold.classes[candidate.predicted[index]],
+            confidence=float(confidence[index]),
+            rival=float(champion.probabilities[index, gold.test.labels[index]]) if champion is not None else None,
+        )
+
+
+def _small(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    channels, height, width = pixels.shape
+    step = max(1, height // TILE_SIDE)
+    whole = pixels[:, : height // step * step, : width // step * step]
+    blocks = whole.reshape(channels, height // step, step, width // step, step)
+    averaged: NDArray[np.uint8] = blocks.mean((2, 4)).round().astype(np.uint8)
+    return averaged
+
+
+def _worst_slices(evidence: Evidence) -> dict[str, tuple[int, list[Slice]]]:
+    """Return, by column, how many slices it has and the worst of them; those without an image come first."""
+    columns: dict[str, list[Slice]] = {CLASS: []}
+    for part in evidence.slices:
+        columns.setdefault(part.column, []).append(part)
+    return {
+        column: (len(parts), sorted(parts, key=lambda part: -1 if part.accuracy is None else part.accuracy)[:SLICES])
+        for column, parts in columns.items()
+    }
+
+
+def _uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"

@@ -1,0 +1,1 @@
+"""The networks, and the classifier around them. May import nothing else of `tasks.vision`."""

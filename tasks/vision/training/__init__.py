@@ -1,0 +1,1 @@
+"""Fits a network to gold. May import `data` and `models`."""

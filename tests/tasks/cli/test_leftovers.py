@@ -1,0 +1,180 @@
+"""What `make gc` finds and removes, and what it never touches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from tasks.cli import leftovers
+from tasks.cli.leftovers import Kind, Leftover
+from tasks.records import ledger, registry, tracking
+from tasks.records.gold_store import GOLD_RUN
+from tasks.settings import Settings
+
+NOW = datetime.now(UTC)
+LONG_AGO = int((NOW - timedelta(days=30)).timestamp() * 1000)
+LIMIT = NOW - timedelta(days=7)
+Make = Callable[..., str]
+
+
+@pytest.fixture
+def experiment_id(settings: Settings) -> str:
+    return tracking.connect(settings)
+
+
+@pytest.fixture
+def make(experiment_id: str, tmp_path: Path) -> Make:
+    """Make a stage's run of long ago, with what it holds; returns its ID."""
+
+    def run(
+        stage: str, dag_run_id: str = "old", *, started: int = LONG_AGO, ended: int | None = LONG_AGO, **more: Any
+    ) -> str:
+        client = MlflowClient()
+        tags = {"pipeline.dag_id": "daily", "pipeline.dag_run_id": dag_run_id, "pipeline.stage": stage}
+        tags |= more.get("tags", {})
+        run_id = str(client.create_run(experiment_id, start_time=started, tags=tags).info.run_id)
+        for name, value in more.get("params", {}).items():
+            client.log_param(run_id, name, value)
+        for folder in more.get("holds", []):
+            file = tmp_path / "file.bin"
+            file.write_bytes(b"x" * 1000)
+            client.log_artifact(run_id, str(file), folder)
+            if folder == "gold":
+                client.set_tag(run_id, GOLD_RUN, run_id)
+        if ended is not None:
+            client.set_terminated(run_id, more.get("status", "FAILED"), end_time=ended)
+        return run_id
+
+    return run
+
+
+def found(settings: Settings) -> set[tuple[Kind, str]]:
+    return {(item.kind, item.run_id) for item in leftovers.find(settings, LIMIT)}
+
+
+def folders(run_id: str) -> list[str]:
+    return [file.path for file in MlflowClient().list_artifacts(run_id)]
+
+
+def collected(settings: Settings) -> list[Leftover]:
+    items = leftovers.find(settings, LIMIT)
+    for item in items:
+        leftovers.remove(item, settings)
+    return items
+
+
+# --- What is found
+
+
+def test_an_empty_store_has_no_leftovers(settings: Settings, experiment_id: str) -> None:
+    assert leftovers.find(settings, LIMIT) == []
+
+
+def test_runs_without_an_end_are_ended(settings: Settings, make: Make) -> None:
+    parent, train = make("pipeline", ended=None), make("train", ended=None)
+    assert {item.run_id for item in collected(settings)} == {parent, train}
+    for run_id in (parent, train):
+        run = MlflowClient().get_run(run_id)
+        assert run.info.status == "KILLED"
+        assert "no sign of life since" in run.data.tags[tracking.ERROR_TAG]
+    assert leftovers.find(settings, LIMIT) == []
+
+
+def test_gold_and_checkpoints_that_nothing_refers_to_are_removed_and_their_runs_stay(
+    settings: Settings, make: Make
+) -> None:
+    older = make("prepare", holds=["gold", "plots"], params={"dataset": "digits"})
+    newest = make("prepare", "later", started=LONG_AGO + 1, holds=["gold"], params={"dataset": "digits"})
+    train = make("train", holds=["checkpoints", "plots"])
+    items = collected(settings)
+    assert {(item.kind, item.run_id, item.size) for item in items} == {
+        (Kind.GOLD, older, 1000),
+        (Kind.CHECKPOINTS, train, 1000),
+    }
+    assert [folders(run_id) for run_id in (older, newest, train)] == [["plots"], ["gold"], ["plots"]]
+    assert leftovers.find(settings, LIMIT) == []
+
+
+def test_the_state_of_a_search_that_was_given_up_is_removed(settings: Settings, make: Make) -> None:
+    tune, deleted, anothers = make("tune"), make("tune", "deleted"), "0" * 32
+    running = make("tune", "new", started=int(NOW.timestamp() * 1000), ended=None)
+    MlflowClient().delete_run(deleted)
+    for run_id in (tune, deleted, anothers, running):
+        folder = settings.pipeline_home / "tune" / run_id / "try-000"
+        folder.mkdir(parents=True)
+        (folder / "checkpoint.json").write_text("{}")
+    assert {(item.kind, item.run_id) for item in collected(settings)} == {(Kind.SEARCH, tune), (Kind.SEARCH, deleted)}
+    assert {folder.name for folder in (settings.pipeline_home / "tune").iterdir()} == {anothers, running}
+
+
+# --- What is not
+
+
+def test_nothing_of_a_dag_run_that_shows_a_sign_of_life(settings: Settings, make: Make) -> None:
+    """Its first stages ended long ago; the last one began a month ago too, and logs metrics."""
+    make("prepare", holds=["gold"])
+    make("prepare", "other", started=LONG_AGO + 1, holds=["gold"])  # the newest, which is kept anyway
+    train = make("train", ended=None, holds=["checkpoints"])
+    assert len(found(settings)) == 3
+    MlflowClient().log_metric(train, "train_loss", 1.0, step=1, timestamp=int(NOW.timestamp() * 1000))
+    assert found(settings) == set()
+
+
+def test_nothing_that_a_living_dag_run_refers_to(settings: Settings, make: Make) -> None:
+    gold = make("prepare", holds=["gold"])
+    make("prepare", "other", started=LONG_AGO + 1, holds=["gold"])
+    today = int(NOW.timestamp() * 1000)
+    make("prepare", "today", started=today, ended=today, tags={GOLD_RUN: gold})
+    assert found(settings) == set()
+
+
+@pytest.mark.parametrize("by", ["version", "record", "reuse"])
+def test_nothing_that_a_version_or_a_record_refers_to(
+    settings: Settings, make: Make, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    gold = make("prepare", holds=["gold"])
+    make("prepare", "other", started=LONG_AGO + 1, holds=["gold"])
+    again = make("prepare", "third", tags={GOLD_RUN: gold})
+    train = make("train", holds=["checkpoints"], tags={"pipeline.prepare_run_id": again})
+    evaluate = make("evaluate", params={"train_run_id": train})
+    assert found(settings) == {(Kind.GOLD, gold), (Kind.CHECKPOINTS, train)}
+    if by == "version":
+        registry.create_version("cats", f"runs:/{train}/model", train, {}, "")
+    elif by == "record":
+        monkeypatch.setattr(ledger, "load_settings", lambda: settings)
+        entry = ledger.Entry("daily/old/register", ledger.Kind.REFUSAL, "cats", 1, 1, 2, "sha", "a test", "", evaluate)
+        with ledger.recorded(entry):
+            pass
+    else:
+        today = int(NOW.timestamp() * 1000)
+        make("evaluate", "today", started=today, ended=today, tags={tracking.REUSED_FROM: evaluate})
+    assert found(settings) == set()
+
+
+def test_a_dry_run_says_so_and_changes_nothing(
+    settings: Settings, make: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = make("train", ended=None, holds=["checkpoints"])
+    assert leftovers.main([]) == 0
+    assert "2 would be removed; nothing was" in capsys.readouterr().out
+    assert folders(train) == ["checkpoints"]
+    assert leftovers.main(["--apply"]) == 0
+    said = capsys.readouterr().out
+    assert f"checkpoints         daily/old train  {train}" in said
+    assert "2 removed" in said
+    assert folders(train) == []
+    assert leftovers.main(["--apply"]) == 0
+    assert "nothing is left over" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("days", ["-1", "x"])
+def test_days_that_are_none(days: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit:
+        leftovers.main(["--days", days])
+    assert exit.value.code == 2
+    assert days in capsys.readouterr().err

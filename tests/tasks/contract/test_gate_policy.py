@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from tasks.contract.gate_policy import GatePolicy
+from tasks.contract.stages import EvaluateRequest, parameters
+
+
+def test_the_rate_is_never_overspent_however_many_candidates_come() -> None:
+    policy = GatePolicy(false_promotion_rate=0.05)
+    spent = sum(policy.level(look) for look in range(1, 100_000))
+    assert 0.0499 < spent <= 0.05
+    assert policy.level(1) == 0.025
+
+
+def test_each_gate_alone_has_the_whole_rate() -> None:
+    policy = GatePolicy(false_promotion_rate=0.05, rate_holds_for="gate")
+    assert {policy.level(look) for look in (1, 2, 1000)} == {0.05}
+
+
+@pytest.mark.parametrize("look", [0, -1])
+def test_a_candidate_before_the_first_is_a_bug(look: int) -> None:
+    with pytest.raises(ValueError, match=f"look={look}"):
+        GatePolicy().level(look)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("min_accuracy", 1.1),
+        ("false_promotion_rate", 0),
+        ("false_promotion_rate", 0.5),
+        ("max_slowdown", 0.9),
+        ("max_latency_ms", 0),
+        ("min_gain", -0.1),
+        ("proof", "none"),
+        ("slice_columns", "a,,b"),
+        ("max_growth", float("inf")),
+    ],
+)
+def test_limits_that_make_no_sense_are_refused(field: str, value: object) -> None:
+    with pytest.raises(ValidationError, match=field):
+        GatePolicy.model_validate({field: value})
+
+
+def test_columns_are_read_from_one_line() -> None:
+    assert GatePolicy(slice_columns=" camera, light ").required_columns == ("camera", "light")
+    assert GatePolicy().required_columns == ()
+
+
+def test_every_limit_is_a_param_of_the_form() -> None:
+    assert set(GatePolicy.model_fields) <= set(parameters(EvaluateRequest))

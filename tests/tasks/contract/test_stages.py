@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tasks.contract.messages import TaskIdentity
+from tasks.contract.stages import STAGES, PrepareRequest, TrainRequest, parameters
+from tasks.errors import RequestError, ResultError
+
+TASK = {"dag_id": "daily", "dag_run_id": "scheduled__2026-01-01T00:00:00+00:00", "task_id": "t"}
+RUN_ID = "0" * 32
+
+
+def request(**fields: Any) -> str:
+    return json.dumps({"task": TASK, **fields})
+
+
+def test_defaults_make_a_digits_request() -> None:
+    parsed = STAGES["prepare"].parse_request(request())
+    assert isinstance(parsed, PrepareRequest)
+    assert (parsed.dataset, parsed.source, parsed.registered_model) == ("digits", None, "vision-classifier")
+
+
+def test_key_is_the_same_for_every_try() -> None:
+    assert TaskIdentity(**TASK).key == "daily/scheduled__2026-01-01T00:00:00+00:00/t/-1"
+
+
+@pytest.mark.parametrize("dag_run_id", ["", "a'b", "a b", 'a"b'])
+def test_identity_refuses_what_would_break_a_search(dag_run_id: str) -> None:
+    with pytest.raises(RequestError, match="dag_run_id"):
+        STAGES["prepare"].parse_request({"task": {**TASK, "dag_run_id": dag_run_id}})
+
+
+@pytest.mark.parametrize(
+    ("stage", "fields", "names"),
+    [
+        ("prepare", {"dataset": "imagenet"}, ["imagenet", "digits", "image_folder"]),
+        ("prepare", {"dataset": "image_folder"}, ["source"]),
+        ("prepare", {"source": "/data"}, ["/data", "image_folder"]),
+        ("prepare", {"validation_fraction": 0.6, "test_fraction": 0.5}, ["0.6", "0.5", "less than 1"]),
+        ("prepare", {"image_size": 4}, ["image_size=4", "8"]),
+        ("prepare", {"registered_model": "a/b"}, ["registered_model", "a/b"]),
+        ("train", {"prepare_run_id": RUN_ID, "model": "vgg"}, ["vgg", "fast_cnn", "resnet18"]),
+        ("train", {"prepare_run_id": RUN_ID, "learning_rate": 0}, ["learning_rate=0", "greater than 0"]),
+        ("train", {"prepare_run_id": RUN_ID, "epochs": "many"}, ["epochs='many'", "integer"]),
+        ("train", {"prepare_run_id": RUN_ID, "lerning_rate": 1}, ["lerning_rate", "unknown parameter"]),
+        ("train", {"prepare_run_id": "../etc"}, ["prepare_run_id", "../etc"]),
+        ("train", {}, ["prepare_run_id", "missing"]),
+        ("train", {"prepare_run_id": RUN_ID, "force": ["trian"]}, ["force.0='trian'", "'tune', 'train'", "'all'"]),
+        ("deploy", {"version": 0}, ["version=0"]),
+    ],
+)
+def test_bad_request_names_the_value_and_what_would_do(stage: str, fields: dict[str, Any], names: list[str]) -> None:
+    with pytest.raises(RequestError) as caught:
+        STAGES[stage].parse_request(request(**fields))
+    assert "\n" not in str(caught.value)
+    for name in names:
+        assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "null", "[]", "epochs: 3", "NaN"])
+def test_what_is_not_a_json_object_is_a_request_error(text: str) -> None:
+    with pytest.raises(RequestError):
+        STAGES["train"].parse_request(text)
+
+
+def test_not_a_number_is_refused() -> None:
+    with pytest.raises(RequestError, match="learning_rate"):
+        STAGES["train"].parse_request({"task": TASK, "prepare_run_id": RUN_ID, "learning_rate": float("nan")})
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"run_id": 1}'])
+def test_malformed_result_is_a_result_error(text: str) -> None:
+    with pytest.raises(ResultError):
+        STAGES["train"].parse_result(text)
+
+
+def test_parameters_are_the_fields_with_a_default() -> None:
+    names = parameters(TrainRequest)
+    assert "epochs" in names
+    assert not {"task", "prepare_run_id"} & set(names)
+    assert names["model"]["enum"][0] == "fast_cnn"
+
+
+def test_a_parameter_of_several_stages_is_the_same_everywhere() -> None:
+    """One field of the form feeds them all, so type, default and limits must agree."""
+    seen: dict[str, Any] = {}
+    for contract in STAGES.values():
+        for name, schema in parameters(contract.request).items():
+            assert seen.setdefault(name, schema) == schema, name
+
+
+def test_every_stage_result_begins_with_the_baton() -> None:
+    for contract in STAGES.values():
+        assert list(contract.result.model_fields)[:3] == ["run_id", "experiment_id", "seconds"]

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tasks.reuse import code_digest
+
+ROOT = Path(__file__).resolve().parents[2]
+REUSABLE = ("train", "tune", "evaluate")
+DOCKERFILE = (ROOT / "images/Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    """A copy of the package that a test may change."""
+    return Path(shutil.copytree(ROOT / "tasks", tmp_path / "tasks", ignore=shutil.ignore_patterns("__pycache__")))
+
+
+def appended(file: Path) -> None:
+    file.write_text(file.read_text(encoding="utf-8") + "\n# changed\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize("stage", REUSABLE)
+def test_it_is_the_same_wherever_the_package_lies(copied: Path, stage: str) -> None:
+    assert code_digest.of_stage(stage, copied) == code_digest.of_stage(stage)
+
+
+@pytest.mark.parametrize(
+    ("stage", "file"),
+    [
+        ("train", "stages/train.py"),
+        ("train", "vision/augment.py"),  # imported by an import
+        ("train", "vision/__init__.py"),  # run by every import below it
+        ("train", "contract.py"),
+        ("evaluate", "gate/decision.py"),
+        ("evaluate", "serving/model.py"),  # imported inside a function
+        ("evaluate", "vision/evaluation/report.html.jinja"),  # no source, but named by one
+        ("tune", "search/trial.py"),
+        ("tune", "vision/training.py"),
+    ],
+)
+def test_a_change_of_what_the_stage_imports_changes_it(copied: Path, stage: str, file: str) -> None:
+    before = code_digest.of_stage(stage, copied)
+    appended(copied / file)
+    assert code_digest.of_stage(stage, copied) != before
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["stages/prepare.py", "stages/evaluate.py", "stages/deploy.py", "serving/service.py", "gate/decision.py",
+     "vision/data/bronze.py", "vision/evaluation/report.html.jinja", "runner/stage_process.py",
+     "reuse/earlier_results.py"],
+)  # fmt: skip
+def test_a_change_of_what_it_does_not_import_leaves_it(copied: Path, file: str) -> None:
+    before = code_digest.of_stage("train", copied)
+    appended(copied / file)
+    (copied / "vision" / "notes.txt").write_text("of somebody")
+    (copied / "vision" / "__pycache__").mkdir()
+    assert code_digest.of_stage("train", copied) == before
+
+
+def test_another_version_of_a_package_changes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {stage: code_digest.of_stage(stage) for stage in ("train", "deploy")}
+    version = code_digest.version
+    monkeypatch.setattr(code_digest, "version", lambda name: "9.9.9" if name == "torch" else version(name))
+    assert code_digest.of_stage("train") != before["train"]
+    assert code_digest.of_stage("deploy") == before["deploy"]  # it imports no torch
+
+
+@pytest.mark.parametrize("stage", REUSABLE)
+def test_the_version_of_every_package_is_known(stage: str) -> None:
+    _, packages = code_digest.closure(f"tasks.stages.{stage}", ROOT / "tasks")
+    assert {"torch", "numpy"} <= packages or stage == "tune"
+    assert [name for name in packages if code_digest.version(name) == code_digest.ABSENT] == []
+
+
+@pytest.mark.parametrize("stage", [stage for stage in REUSABLE if f" AS {stage}\n" in DOCKERFILE])
+def test_the_image_holds_all_of_it(tmp_path: Path, stage: str) -> None:
+    """What an image's COPY lines bring gives the digest of the checkout: a run of one is found from the other."""
+    (target,) = re.findall(rf"^FROM \w+ AS {stage}\n(.*?)(?=^FROM |\Z)", DOCKERFILE, re.MULTILINE | re.DOTALL)
+    for *sources, destination in (line.split()[1:] for line in target.splitlines() if line.startswith("COPY ")):
+        into = tmp_path / destination
+        for source in sources:
+            for path in sorted(ROOT.glob(source)):
+                if path.is_dir():
+                    shutil.copytree(path, into, dirs_exist_ok=True)
+                else:
+                    into.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(path, into)
+    assert not (tmp_path / "tasks/stages/deploy.py").exists()
+    assert code_digest.of_stage(stage, tmp_path / "tasks") == code_digest.of_stage(stage)
+
+
+def test_a_stage_that_is_not_there_is_named_as_by_an_import(copied: Path) -> None:
+    (copied / "stages/train.py").unlink()
+    with pytest.raises(ModuleNotFoundError, match=r"^No module named 'tasks\.stages\.train'$"):
+        code_digest.of_stage("train", copied)
+
+
+def test_a_relative_import_is_refused_before_it_could_be_missed(copied: Path) -> None:
+    file = copied / "stages/train.py"
+    file.write_text(f"from .prepare import run\n{file.read_text(encoding='utf-8')}", encoding="utf-8")
+    with pytest.raises(ImportError, match="relative import of 'prepare'"):
+        code_digest.of_stage("train", copied)

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tasks.errors import DataError
+from tasks.vision.data import bronze
+from tasks.vision.data.fingerprint import Shaping
+from tasks.vision.data.layout import arrange
+from tasks.vision.data.records import Entry, Listing, Reason, Record
+from tasks.vision.data.sources import Content
+
+SHAPING = Shaping("pets", 3, 16, 0.2, 0.2, 0)
+
+
+def png(width: int = 20, height: int = 16, value: int = 0) -> bytes:
+    buffer = BytesIO()
+    Image.new("RGB", (width, height), (value, 0, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+class Files:
+    """A source of files in memory; a DataError in place of one is raised when it is read."""
+
+    dataset = "pets"
+    channels = 3
+    side = 32
+
+    def __init__(self, files: dict[str, Content | DataError]) -> None:
+        self.files = {"train/ant/0.png": png(), "train/bee/0.png": png(value=1)} | files
+
+    @property
+    def listing(self) -> Listing:
+        return arrange(list(self.files), "pets")
+
+    def digest(self) -> str:
+        return "0" * 64
+
+    def read(self) -> Iterator[tuple[Entry, Callable[[], Content]]]:
+        def reader(content: Content | DataError) -> Content:
+            if isinstance(content, DataError):
+                raise content
+            return content
+
+        for name, entry in self.listing.entries.items():
+            yield entry, lambda content=self.files[name]: reader(content)  # type: ignore[misc]
+
+
+def only(content: Content | DataError) -> Record:
+    return next(r for r in bronze.read(Files({"train/cat/1.png": content}), SHAPING) if r.entry.label == "cat")
+
+
+def test_an_image_is_recorded_as_read() -> None:
+    data = png(30, 20, 200)
+    record = only(data)
+    assert (record.sha256, record.size) == (hashlib.sha256(data).hexdigest(), len(data))
+    assert (record.width, record.height) == (30, 20)
+    assert record.pixels is not None
+    assert record.pixels.shape == (3, 16, 16)
+    assert record.pixels[0, 0, 0] == 200
+    assert record.fault is None
+
+
+def test_pixels_that_never_were_a_file_are_recorded_too() -> None:
+    array = np.full((16, 16, 3), 9, np.uint8)
+    record = only(array)
+    assert record.sha256 == hashlib.sha256(array.tobytes()).hexdigest()
+    assert record.pixels is not None
+    assert (record.pixels == 9).all()
+
+
+@pytest.mark.parametrize("data", [b"", b"garbage", png(64, 64)[:-30], png()[:40]])
+def test_an_unreadable_image_is_recorded_with_its_fault(data: bytes) -> None:
+    record = only(data)
+    assert record.fault is Reason.UNREADABLE
+    assert record.pixels is None
+    assert record.detail
+    assert record.sha256 == hashlib.sha256(data).hexdigest()
+
+
+def test_a_file_that_cannot_be_read_at_all_is_recorded() -> None:
+    record = only(DataError("the disk says no"))
+    assert (record.fault, record.detail, record.sha256) == (Reason.UNREADABLE, "the disk says no", "")
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "says"),
+    [
+        (7, 20, "7 x 20 pixels; a side is under 8"),
+        (20, 7, "a side is under 8"),
+        (8193, 2000, "a side is over 8192"),
+        (81, 10, "one side is over 8 times the other"),
+    ],
+)
+def test_a_wrong_size_is_recorded_with_its_numbers(width: int, height: int, says: str) -> None:
+    record = only(png(width, height))
+    assert record.fault is Reason.WRONG_SIZE
+    assert says in record.detail
+    assert record.pixels is None
+
+
+@pytest.mark.parametrize(("width", "height"), [(8, 8), (80, 10), (8192, 1024)])
+def test_sizes_at_the_limits_are_taken(width: int, height: int) -> None:
+    assert bronze.size_fault(width, height) == ""
+
+
+@pytest.mark.parametrize("workers", [1, 5])
+def test_the_order_is_that_of_the_names_whoever_decodes(workers: int) -> None:
+    files: dict[str, Content | DataError] = {
+        f"train/cat/{i:03d}.png": png(16, 16, i) for i in reversed(range(bronze.BATCH_IMAGES * 3 + 1))
+    }
+    records = bronze.read(Files(files), SHAPING, workers)
+    assert [r.entry.name for r in records] == sorted(Files(files).files)
+    cats = [r.pixels[0, 0, 0] for r in records if r.entry.label == "cat" and r.pixels is not None]
+    assert cats == [int(name[10:13]) for name in sorted(files)]
+
+
+def test_more_pixels_than_memory_are_refused_before_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bronze, "MAX_PIXEL_BYTES", 2 * 3 * 16 * 16)
+    assert len(bronze.read(Files({}), SHAPING)) == 2
+    with pytest.raises(DataError, match=r"3 images of 16 x 16 need .* choose a smaller image_size"):
+        bronze.read(Files({"train/cat/1.png": png()}), SHAPING)
+
+
+def test_a_mistake_in_the_code_is_not_taken_for_a_bad_image() -> None:
+    with pytest.raises(ValueError, match="channels=2"):
+        bronze.read(Files({}), Shaping("pets", 2, 16, 0.2, 0.2, 0))

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tasks.vision.data import fingerprint as module
+from tasks.vision.data.fingerprint import Shaping, fingerprint
+from tasks.vision.data.layout import arrange
+from tasks.vision.data.records import Listing
+
+SHAPING = Shaping("pets", 3, 32, 0.15, 0.2, 0)
+NAMES = ["train/a/1.png", "train/b/1.png"]
+
+
+@pytest.fixture
+def listing() -> Listing:
+    return arrange(NAMES, "pets")
+
+
+def test_the_same_gives_the_same(listing: Listing) -> None:
+    assert fingerprint("d", SHAPING, listing) == fingerprint("d", replace(SHAPING), listing)
+    assert len(fingerprint("d", SHAPING, listing)) == 64
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dataset": "x"},
+        {"channels": 1},
+        {"size": 64},
+        {"validation_fraction": 0.1},
+        {"test_fraction": 0.1},
+        {"seed": 1},
+    ],
+)
+def test_every_setting_that_shapes_gold_counts(listing: Listing, change: dict[str, Any]) -> None:
+    assert fingerprint("d", replace(SHAPING, **change), listing) != fingerprint("d", SHAPING, listing)
+
+
+def test_the_content_counts(listing: Listing) -> None:
+    assert fingerprint("other", SHAPING, listing) != fingerprint("d", SHAPING, listing)
+
+
+def test_the_test_fraction_does_not_count_where_the_source_has_a_test_set() -> None:
+    listing = arrange([*NAMES, "test/a/1.png", "test/b/1.png"], "pets")
+    assert fingerprint("d", replace(SHAPING, test_fraction=0.3), listing) == fingerprint("d", SHAPING, listing)
+
+
+def test_other_layers_give_another(listing: Listing, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = fingerprint("d", SHAPING, listing)
+    monkeypatch.setattr(module, "LAYERS_VERSION", 999)
+    assert fingerprint("d", SHAPING, listing) != before

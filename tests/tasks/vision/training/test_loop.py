@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+import dataclasses
+import io
+import itertools
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor
+
+from tasks.contract.recipe import Recipe
+from tasks.errors import DataError, RequestError
+from tasks.vision.data.gold import Gold, Split
+from tasks.vision.models.networks import digest
+from tasks.vision.training.loop import BatchEnd, EpochEnd, Training
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other make tests slow where cores are shared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def gold() -> Gold:
+    digits = load_digits()
+    images = (digits.images * 255 / 16).astype(np.uint8)[:, np.newaxis]
+    labels = digits.target.astype(np.int64)
+
+    def split(start: int, stop: int) -> Split:
+        return Split(images[start:stop], labels[start:stop], tuple(str(i) for i in range(start, stop)))
+
+    return Gold(
+        train=split(0, 300),
+        validation=split(300, 400),
+        test=split(400, 500),
+        classes=tuple("0123456789"),
+        mean=(float(images.mean() / 255),),
+        std=(float(images.std() / 255),),
+        fingerprint="f" * 64,
+        dataset="digits",
+    )
+
+
+def recipe(**changes: object) -> Recipe:
+    base = {"epochs": 2, "batch_size": 50, "device": "cpu", "log_every": 0}
+    return Recipe.model_validate(base | changes)
+
+
+def losses(training: Training) -> list[float]:
+    list(training.run())
+    return [value for end in training.history for value in (end.train_loss, end.validation_loss)]
+
+
+def through_a_file(state: dict[str, object]) -> dict[str, object]:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    loaded: dict[str, object] = torch.load(buffer, weights_only=True)
+    return loaded
+
+
+def test_a_few_epochs_learn_digits(gold: Gold) -> None:
+    training = Training(recipe(epochs=4, batch_size=20), gold)
+    list(training.run())
+    assert training.best.validation_accuracy > 0.8
+    assert training.history[-1].train_loss < training.history[0].train_loss / 2
+
+
+def test_the_best_classifier_scores_on_pixels_what_validation_said(gold: Gold) -> None:
+    training = Training(recipe(epochs=3), gold)
+    list(training.run())
+    classifier = training.best_classifier()
+    with torch.inference_mode():
+        answers = classifier(torch.from_numpy(gold.validation.images)).argmax(1)
+    assert not classifier.training
+    assert (answers.numpy() == gold.validation.labels).mean() == pytest.approx(training.best.validation_accuracy)
+
+
+def test_a_seed_gives_the_same_losses_and_weights_again(gold: Gold) -> None:
+    first, second = Training(recipe(), gold), Training(recipe(), gold)
+    assert losses(first) == losses(second)
+    assert digest(first.best_classifier()) == digest(second.best_classifier())
+
+
+def test_another_seed_gives_other_losses(gold: Gold) -> None:
+    assert losses(Training(recipe(epochs=1, seed=0), gold)) != losses(Training(recipe(epochs=1, seed=1), gold))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"optimizer": "adamw", "learning_rate": 0.003, "schedule": "plateau", "ema_decay": 0.9},
+        {"schedule": "cosine", "gradient_clip": 1.0, "label_smoothing": 0.1},
+    ],
+    ids=["sgd", "adamw, plateau, average", "cosine, clipped"],
+)
+def test_resumed_training_ends_with_the_same_bits_as_undisturbed_training(
+    gold: Gold, changes: dict[str, object]
+) -> None:
+    undisturbed = Training(recipe(epochs=4, **changes), gold)
+    expected = losses(undisturbed)
+
+    stopped = Training(recipe(epochs=4, **changes), gold)
+    events = stopped.run()
+    next(events), next(events)
+    state = through_a_file(stopped.state_dict())
+    next(events)  # an epoch that is lost
+    torch.rand(5)  # whatever else a new process does with torch's generator
+
+    resumed = Training(recipe(epochs=4, **changes), gold)
+    resumed.load_state_dict(state)
+    assert len(resumed.history) == 2
+    assert losses(resumed) == expected
+    assert digest(resumed.best_classifier()) == digest(undisturbed.best_classifier())
+    assert same(resumed.state_dict()["network"], undisturbed.state_dict()["network"])
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_finished_training_resumes_to_nothing(gold: Gold) -> None:
+    done = Training(recipe(epochs=1), gold)
+    list(done.run())
+    resumed = Training(recipe(epochs=1), gold)
+    resumed.load_state_dict(through_a_file(done.state_dict()))
+    assert list(resumed.run()) == []
+    assert digest(resumed.best_classifier()) == digest(done.best_classifier())
+
+
+def test_a_checkpoint_of_another_recipe_or_other_data_is_refused(gold: Gold) -> None:
+    state = Training(recipe(), gold).state_dict()
+    with pytest.raises(DataError, match="another recipe or other data"):
+        Training(recipe(learning_rate=0.05), gold).load_state_dict(state)
+    with pytest.raises(DataError, match="another recipe or other data"):
+        Training(recipe(), dataclasses.replace(gold, fingerprint="e" * 64)).load_state_dict(state)
+    with pytest.raises(DataError, match="format None is not 2"):
+        Training(recipe(), gold).load_state_dict({})
+
+
+def test_events_come_every_so_many_batches_and_after_each_epoch(gold: Gold) -> None:
+    training = Training(recipe(epochs=2, log_every=4), gold)
+    assert training.steps_per_epoch == 6
+    events = list(training.run())
+    marks = [event.step if isinstance(event, BatchEnd) else -event.epoch for event in events]
+    assert marks == [4, -1, 8, 12, -2]
+    assert all(math.isfinite(event.loss) for event in events if isinstance(event, BatchEnd))
+
+
+def test_time_the_consumer_takes_is_not_training_time(gold: Gold, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = itertools.count()
+    away = [0]
+    monkeypatch.setattr("tasks.vision.training.loop.time.perf_counter", lambda: next(now) + away[0])
+    training = Training(recipe(epochs=1, log_every=2), gold)
+    for event in training.run():
+        away[0] += 1000 if isinstance(event, BatchEnd) else 0
+    assert 0 < training.history[0].epoch_seconds < 20
+
+
+def test_every_image_is_trained_on_once_per_epoch_in_batches_of_nearly_equal_size(gold: Gold) -> None:
+    training = Training(recipe(epochs=1, batch_size=299), gold)
+    seen: list[Tensor] = []
+    original = training._train.batch
+
+    def recording(index: Tensor) -> tuple[Tensor, Tensor]:
+        seen.append(index)
+        return original(index)
+
+    training._train.batch = recording  # type: ignore[method-assign]
+    list(training.run())
+    assert sorted(len(index) for index in seen) == [150, 150]
+    assert torch.cat(seen).sort().values.tolist() == list(range(300))
+
+
+def test_training_stops_after_patience_epochs_without_gain(gold: Gold) -> None:
+    training = Training(recipe(epochs=50, patience=2, learning_rate=1e-9, schedule="plateau", min_delta=0.1), gold)
+    list(training.run())
+    assert len(training.history) == 3
+    assert training.finished
+
+
+def test_the_best_epoch_is_kept_when_later_ones_are_worse(gold: Gold) -> None:
+    training = Training(recipe(epochs=3), gold)
+    list(training.run())
+    accuracies = [end.validation_accuracy for end in training.history]
+    worse = dataclasses.replace(training.history[-1], epoch=4, validation_accuracy=0.0)
+    training.history.append(worse)
+    assert training.best.validation_accuracy == max(accuracies)
+
+
+def test_of_equally_good_epochs_the_last_is_best(gold: Gold) -> None:
+    training = Training(recipe(), gold)
+    end = EpochEnd(1, 1.0, 0.5, 0.1, 0.9, 0.1, 1.0, 1.0)
+    training.history = [end, dataclasses.replace(end, epoch=2, validation_loss=0.2)]
+    assert training.best.epoch == 2
+
+
+def test_plateau_lowers_the_learning_rate_of_the_next_epoch(gold: Gold) -> None:
+    training = Training(recipe(schedule="plateau", learning_rate=0.1), gold)
+    end = EpochEnd(1, 1.0, 0.5, 0.1, 0.9, 0.1, 1.0, 1.0)
+    assert training.learning_rate(0) == 0.1
+    training.history = [end] * 4
+    assert training.learning_rate(24) == pytest.approx(0.03)
+
+
+def test_a_loss_that_is_no_number_ends_training_with_the_fix(gold: Gold) -> None:
+    training = Training(recipe(learning_rate=10, momentum=0.99, warmup_fraction=0, weight_decay=0.9), gold)
+    message = (
+        r"the loss became (nan|inf) in epoch \d at a learning rate of [\d.]+; lower learning_rate, or set gradient_clip"
+    )
+    with torch.no_grad():
+        training.network.get_parameter("classifier.weight").fill_(1e38)  # diverged in one step
+    with pytest.raises(RequestError, match=message):
+        list(training.run())
+
+
+def test_bfloat16_trains_on_a_cpu_and_leaves_float32_weights(gold: Gold) -> None:
+    training = Training(recipe(precision="bf16", epochs=3), gold)
+    list(training.run())
+    assert training.precision is torch.bfloat16
+    assert training.history[-1].train_loss < training.history[0].train_loss
+    assert {p.dtype for p in training.best_classifier().parameters()} == {torch.float32}
+
+
+def test_digits_are_not_mirrored_unless_asked_for(gold: Gold) -> None:
+    photographs = dataclasses.replace(gold, dataset="image_folder")
+    assert not Training(recipe(), gold).augmentation.flip
+    assert Training(recipe(flip=True), gold).augmentation.flip
+    assert Training(recipe(), photographs).augmentation.flip
+    assert not Training(recipe(flip=False), photographs).augmentation.flip
+
+
+def test_one_training_image_is_too_few(gold: Gold) -> None:
+    one = dataclasses.replace(gold, train=Split(gold.train.images[:1], gold.train.labels[:1], ("0",)))
+    with pytest.raises(DataError, match="1 training image is too few"):
+        Training(recipe(), one)
+
+
+def test_fewer_images_than_a_batch_are_one_batch(gold: Gold) -> None:
+    training = Training(recipe(batch_size=8192, epochs=1), gold)
+    assert training.steps_per_epoch == 1
+    assert len(list(training.run())) == 1
+
+
+def test_the_best_classifier_has_ordinary_modules_whatever_it_was_trained_with(gold: Gold) -> None:
+    training = Training(recipe(model="mobilenet_v3_small", epochs=1, batch_size=150), gold)
+    list(training.run())
+    kernels = "tasks.vision.training.kernels"
+    assert kernels in {type(module).__module__ for module in training.network.modules()}
+    classifier = training.best_classifier()
+    assert kernels not in {type(module).__module__ for module in classifier.modules()}
+    assert all(t.device.type == "cpu" and t.is_contiguous() for t in classifier.state_dict().values())
