@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from pipeline.operator import log_stream
 from pipeline.operator.log_stream import BEGINNING, Moment, follow, moment_of
 
 

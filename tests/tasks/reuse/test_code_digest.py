@@ -8,7 +8,7 @@ import pytest
 
 from tasks.reuse import code_digest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 REUSABLE = ("train", "tune", "evaluate")
 DOCKERFILE = (ROOT / "images/Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
 

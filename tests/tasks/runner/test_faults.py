@@ -41,7 +41,7 @@ sys.exit(run_stage("register", json.dumps(request), Path("return.json")))
 
 
 def run(folder: Path, **fault: object) -> int:
-    environment = os.environ | {"PYTHONPATH": str(Path(faults.__file__).parents[1]), faults.VARIABLE: json.dumps(fault)}
+    environment = os.environ | {"PYTHONPATH": str(Path(faults.__file__).parents[2]), faults.VARIABLE: json.dumps(fault)}
     return subprocess.run([sys.executable, "-c", PROGRAM], cwd=folder, env=environment, timeout=120).returncode
 
 
@@ -70,7 +70,7 @@ print(sum(a is not b for a, b in zip(before, found())))
 @pytest.mark.parametrize(("value", "wrapped"), [(None, 0), ("", 0), ('{"record": "points"}', 7)])
 def test_nothing_is_wrapped_unless_asked_for(value: str | None, wrapped: int) -> None:
     environment = {name: text for name, text in os.environ.items() if name != faults.VARIABLE}
-    environment |= {"PYTHONPATH": str(Path(faults.__file__).parents[1])} | (
+    environment |= {"PYTHONPATH": str(Path(faults.__file__).parents[2])} | (
         {} if value is None else {faults.VARIABLE: value}
     )
     done = subprocess.run([sys.executable, "-c", WRAPPED], env=environment, capture_output=True, text=True, timeout=120)

@@ -29,7 +29,7 @@ def test_what_is_loaded_before_the_request_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, loaded: str
 ) -> None:
     monkeypatch.setenv("PIPELINE_HOME", str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     if uri:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
@@ -39,7 +39,7 @@ def test_what_is_loaded_before_the_request_is_read(
 
 
 def test_wrong_settings_are_left_to_the_stage_to_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
     said = subprocess.run([sys.executable, "-c", CODE], cwd=tmp_path, check=True, capture_output=True, text=True)
     assert said.stdout.splitlines() == ["mlflow", "the request"]
