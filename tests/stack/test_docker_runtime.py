@@ -105,44 +105,26 @@ def test_success_gives_the_result_and_leaves_nothing(make: Make, left: Any) -> N
     assert left(task) == []
 
 
-@pytest.mark.parametrize("code", [64, 65, 70, 76, 78])
-def test_permanent_codes_are_permanent(make: Make, left: Any, code: int) -> None:
-    task = make(f"print('2026-01-31 06:00:00,000 ERROR tasks: DataError: empty'); sys.exit({code})")
-    with pytest.raises(PermanentError, match=f"exit code {code}: DataError: empty"):
+# What each exit code and result file means is proven once for all runtimes (tests/plugins/operator/test_outcome.py); here
+# only that code, kill and file come back from where the stage ran.
+def test_an_exit_code_comes_back(make: Make, left: Any) -> None:
+    task = make("print('2026-01-31 06:00:00,000 ERROR tasks: DataError: empty'); sys.exit(65)")
+    with pytest.raises(PermanentError, match="exit code 65: DataError: empty"):
         task.run_stage(context())
     assert left(task) == []
 
 
-@pytest.mark.parametrize(
-    ("code", "text"),
-    [
-        ("raise ValueError('odd')", "exit code 1: ValueError: odd"),
-        ("x = bytearray(1 << 30)", "exit code 137: out of memory, killed at its limit of 96m"),
-        ("os.kill(os.getpid(), signal.SIGKILL)", "exit code 137: killed"),
-    ],
-)
-def test_other_failures_may_be_tried_again(make: Make, left: Any, code: str, text: str) -> None:
-    task = make(code)
-    with pytest.raises(PipelineError) as failure:
+def test_a_stage_out_of_memory_may_be_tried_again(make: Make, left: Any) -> None:
+    task = make("x = bytearray(1 << 30)")
+    with pytest.raises(PipelineError, match="exit code 137: out of memory, killed at its limit of 96m") as failure:
         task.run_stage(context())
     assert not isinstance(failure.value, PermanentError)
-    assert text in str(failure.value)
     assert left(task) == []
 
 
-@pytest.mark.parametrize(
-    ("code", "text"),
-    [
-        ("pass", "left no result file"),
-        ("open('/airflow/xcom/return.json', 'w').write('{')", "is not JSON"),
-        ("answer(version='three')", "version='three'"),
-        ("os.mkdir('/airflow/xcom/return.json')", "is not a file"),
-        ("open('/airflow/xcom/return.json', 'w').write(' ' * (1 << 21))", "2097152 bytes"),
-    ],
-)
-def test_a_missing_or_malformed_result_is_permanent(make: Make, left: Any, code: str, text: str) -> None:
-    task = make(code)
-    with pytest.raises(ResultError, match=text):
+def test_a_result_that_is_not_a_file_is_permanent(make: Make, left: Any) -> None:
+    task = make("os.mkdir('/airflow/xcom/return.json')")
+    with pytest.raises(ResultError, match="is not a file"):
         task.run_stage(context())
     assert left(task) == []
 
