@@ -36,8 +36,8 @@ def test_success_gives_the_result_and_leaves_nothing(make: Make, left: Any, task
     assert left(task) == []
 
 
-# What each exit code and result file means is proven once for all runtimes (tests/plugins/operator/test_outcome.py); here
-# only that code, kill and file come back from where the stage ran.
+# What each exit code and result file means is proven once for all runtimes (tests/plugins/operator/test_outcome.py);
+# here only that code, kill and file come back from where the stage ran.
 def test_an_exit_code_comes_back(make: Make, left: Any) -> None:
     task = make("print('2026-01-31 06:00:00,000 ERROR tasks: DataError: empty'); sys.exit(65)")
     with pytest.raises(PermanentError, match="exit code 65: DataError: empty"):
