@@ -96,6 +96,7 @@ def field(form: Locator, param: str) -> Locator:
     return form.locator(f"input[name=element_{param}]")
 
 
+@pytest.mark.long
 def test_from_the_form_to_the_metrics(desk: Desk, airflow: Stack, admin: User) -> None:
     page = desk.page
     # Alone on its stack, for the pictures, the run may have the model that the service follows; here others count it.

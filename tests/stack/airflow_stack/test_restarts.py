@@ -1,4 +1,7 @@
-"""Every service dies once while the scheduler runs the daily DAG; the runs end well, nothing is lost or doubled."""
+"""Services die while the scheduler runs the daily DAG; the runs end well, nothing is lost or doubled.
+
+`make test` kills one service of each kind in one run; the long tests kill every service once, in three runs.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,15 @@ from tests.stack.conftest import PROJECT, Stack
 
 pytestmark = pytest.mark.docker
 STATE = ("postgres", "s3", "mlflow")
-# Per run: when a stage has said this, these die. One is below MLflow, one beside Airflow, one in the way of the stages.
+# Per run: when a stage has said this, these die.
 PLANS: dict[str, list[tuple[str, str, list[str]]]] = {
+    "one-of-each-dies": [
+        ("prepare", "raw:", ["postgres"]),
+        ("train", "epoch 2/", ["airflow-scheduler"]),
+        ("evaluate", "", ["docker-socket-proxy"]),
+    ],
+}
+LONG_PLANS: dict[str, list[tuple[str, str, list[str]]]] = {
     "work-dies": [
         ("prepare", "", ["airflow-dag-processor", "airflow-triggerer"]),
         ("train", "epoch 2/", ["airflow-scheduler"]),
@@ -36,6 +46,8 @@ PLANS: dict[str, list[tuple[str, str, list[str]]]] = {
         ("register", "", ["serving"]),
     ],
 }
+
+EVERY_PLAN = PLANS | LONG_PLANS
 
 
 @dataclass(frozen=True)
@@ -97,14 +109,14 @@ def client(airflow: Stack) -> Any:
         yield MlflowClient(airflow.mlflow_url)
 
 
-@pytest.fixture(scope="module", params=PLANS)
+@pytest.fixture(scope="module", params=[*PLANS, *(pytest.param(name, marks=pytest.mark.long) for name in LONG_PLANS)])
 def survived(request: pytest.FixtureRequest, airflow: Stack, admin: User) -> Ended:
     """A DAG run during which services died; each run trains another model."""
     run_id = str(request.param)
     assert admin.ask("PATCH", DAG, {"is_paused": False}).status_code == 200
     # More epochs than the other tests, so that there is time to die in.
-    trigger(admin, run_id, epochs=10, seed=1 + list(PLANS).index(run_id))
-    for stage, text, services in PLANS[run_id]:
+    trigger(admin, run_id, epochs=10, seed=1 + list(EVERY_PLAN).index(run_id))
+    for stage, text, services in EVERY_PLAN[run_id]:
         wait_for(run_id, stage, text)
         for service in services:
             kill(service)
@@ -164,6 +176,6 @@ def test_everything_is_healthy_again_and_the_champion_answers(
 
 
 def test_every_service_died_once(survived: Ended) -> None:
-    for _, _, services in PLANS[survived.run_id]:
+    for _, _, services in EVERY_PLAN[survived.run_id]:
         for service in services:
             assert inspected(service)["RestartCount"] == 1, service

@@ -23,7 +23,7 @@ from PIL import Image
 from tests.stack.airflow_stack.conftest import DAG, FILE, UNSCHEDULED, User, ended, in_service, trigger
 from tests.stack.conftest import PROJECT, ROOT, Stack
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.long]
 MONITORING = ROOT / "deploy" / "monitoring"
 # Grafana is left out where its image cannot be pulled; tests/deploy/test_dashboards.py reads its files.
 SERVICES = ["prometheus", "alertmanager", "postgres-exporter", "node-exporter", "vmagent"]

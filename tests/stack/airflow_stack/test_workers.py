@@ -18,7 +18,7 @@ import requests
 from tests.stack.airflow_stack.conftest import DAG, FILE, MODEL, STAGES, UNSCHEDULED, User, ended, in_service, trigger
 from tests.stack.conftest import PROJECT, ROOT, Stack
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.long]
 RUN = "by-workers"
 # The scheduler misses a task after five minutes without a heartbeat; a test cannot wait. Tasks beat every five seconds.
 HEARTBEAT = {"AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20"}

@@ -1,0 +1,17 @@
+"""Which tests a session runs: those marked `long` only where TEST_LONG=1 asks for them, as `make test-long` does."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+LONG = os.environ.get("TEST_LONG") == "1"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the tests marked `long`, or those that are not."""
+    others = [item for item in items if (item.get_closest_marker("long") is not None) != LONG]
+    if others:
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in set(others)]
