@@ -1,31 +1,40 @@
 #!/usr/bin/env bash
-# Every test, in two lanes side by side that take about as long: what needs the Airflow stack mostly waits, the others
-# mostly compute. Each lane has a stack of its own. Without a Docker engine there is one, which says what it skips.
+# `make test`: every test but the long ones, side by side. Without a Docker engine the tests that need one are skipped
+# and named. With one there are three lanes: what computes has the cores, and what waits for containers waits beside it.
+#   REQUIRE_DOCKER=1   fail without an engine
+#   COVERAGE=1         measure coverage of what computes, and fail when it is too low
+#   TEST_WORKERS=4     processes for what computes (default: as many as cores, at most 4)
 set -euo pipefail
 cd "$(dirname "$0")/.."
-rm -f .coverage .coverage.*
-if ! docker info >/dev/null 2>&1; then
-  exec pytest --cov "$@"
+cores=$(python -c 'import os; print(min(4, os.cpu_count() or 1))')
+computing=(-n "${TEST_WORKERS:-$cores}" --dist loadscope --ignore=tests/stack)
+if [ -n "${COVERAGE:-}" ]; then
+  rm -f .coverage .coverage.*
+  computing+=(--cov --cov-report=term)
 fi
-beside=(tests/stack/test_tuning.py tests/stack/test_up.py)  # as many as make the lanes equal
-log=$(mktemp) && trap 'rm -f "$log"' EXIT
+finish() { printf '=== make test: %d s\n' "$SECONDS"; }
+trap finish EXIT
 
-session() {  # NAME PYTEST_ARGUMENTS...
-  COVERAGE_FILE=.coverage.$1 pytest --cov --cov-report= --cov-fail-under=0 --durations=10 "${@:2}"
+if ! docker info >/dev/null 2>&1; then
+  pytest --quiet tests/stack "$@"  # says which are skipped, or fails
+  pytest "${computing[@]}" "$@"
+  exit
+fi
+
+logs=$(mktemp -d) failed=0
+trap 'rm -rf "$logs"; finish' EXIT
+lane() {  # NAME PORT PATHS...: in the background, on a stack of its own
+  local name=$1 port=$2
+  shift 2
+  TEST_STACK=vm-test-$name TEST_STACK_PORT=$port pytest --durations=15 "$@" >"$logs/$name" 2>&1
 }
-waiting_lane() {
-  export TEST_STACK=vm-test-airflow TEST_STACK_PORT=21440
-  local failed=0
-  session airflow tests/stack/airflow_stack "$@" || failed=1
-  session beside "${beside[@]}" "$@" || failed=1
-  return $failed
-}
-waiting_lane "$@" >"$log" 2>&1 &
-waiting=$!
-failed=0
-session others --ignore=tests/stack/airflow_stack "${beside[@]/#/--ignore=}" "$@" || failed=1
-echo "--- tests/stack/airflow_stack, ${beside[*]}, which ran beside these; waiting for their end"
-wait "$waiting" || failed=1
-cat "$log"
-[ $failed = 0 ] || exit 1
-coverage combine --quiet && coverage report
+lane airflow 21440 tests/stack/airflow_stack "$@" &
+airflow=$!
+lane engine 21410 tests/stack --ignore=tests/stack/airflow_stack --ignore=tests/stack/kubernetes "$@" &
+engine=$!
+pytest "${computing[@]}" --durations=15 "$@" || failed=1
+printf '=== what computes took %d s; waiting for the two lanes on the engine\n' "$SECONDS"
+wait "$engine" || failed=1
+wait "$airflow" || failed=1
+cat "$logs/engine" "$logs/airflow"
+exit $failed
