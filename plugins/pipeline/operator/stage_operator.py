@@ -92,7 +92,7 @@ class StageOperator(BaseOperator):
         return result
 
     def run_stage(self, context: Context) -> dict[str, Any]:
-        """Build the job, have it carried out, check the result; failures are `tasks.errors`."""
+        """Build the job, run it, check the result; failures are `tasks.errors`."""
         job = self.job(context)
         self.log.info("%s: request %s", job.stage, job.request.model_dump_json(exclude={"task"}))
         checked = result_of(job, self.run_job(job))
@@ -183,7 +183,7 @@ def _comes_later(value: Any) -> bool:
 
 
 def require_fields(stage: str, fields: Mapping[str, Any]) -> None:
-    """Check what a DAG file asks for: the stage exists, its baton is given, every field is one of its request.
+    """Check what a DAG file asks for: the stage exists, required fields are given, every field is one of its request.
 
     Raises:
         RequestError: naming the stage or field, and what would do.
