@@ -2,11 +2,11 @@
 
     python -m benchmarks.runtimes [--runtimes local docker kubernetes] [--rounds 3] [--write FILE]
 
-Each round runs `daily_training` on digits once under each runtime, one after the other, every stage anew
-(`force=["all"]`). A stage's *work* is what it says of itself; its *start* is the rest of the time between its request
-and its result: process or container, Python, imports, reading the result, removal; *Airflow* is the time between one
-stage's result and the next one's request, and before the first and after the last. The stack of Docker and the cluster
-must be up: `make up S=serving`, `make kubernetes-up`.
+Each round runs `daily_training` on digits once under each runtime, one after the other, with nothing reused
+(`force=["all"]`). A stage's *work* is the time that it reports itself. Its *start* is the rest of the time between its
+request and its result: process or container, Python, imports, reading the result, removal. *Airflow* is the time
+between one stage's result and the next one's request, and before the first and after the last stage. The stack of
+Docker and the cluster must be up: `make up S=serving`, `make kubernetes-up`.
 """
 
 from __future__ import annotations

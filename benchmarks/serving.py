@@ -48,7 +48,7 @@ from tasks.vision.data.gold import Gold, Split
 from tasks.vision.devices import available_cpus
 from tasks.vision.models.networks import Classifier, build, digest
 
-NOTES = "\n## How far to rely on it\n"  # kept when the figures above it are written anew
+NOTES = "\n## How reliable it is\n"  # kept when the figures above it are rewritten
 CLASSES = tuple(f"class {number}" for number in range(10))
 SHAPE = (3, 32, 32)
 BATCH = 32
@@ -278,9 +278,11 @@ def report(found: Found, rounds: int, seconds: float, latency_seconds: float) ->
         [
             "# Serving",
             "",
-            "The service beside `mlflow models serve` on the same model, one process each, taking turns. Written by",
-            "`make bench-serving ARGS='--write docs/benchmarks/serving.md'`; what each side does is told at the top of",
-            "`benchmarks/serving.py`. Use an otherwise idle machine.",
+            "The service compared with `mlflow models serve` on the same model, one process each, "
+            "alternating. Written by",
+            "`make bench-serving ARGS='--write docs/benchmarks/serving.md'`; the top of `benchmarks/serving.py` "
+            "describes each side.",
+            "Use an otherwise idle machine.",
             "",
             "## Latency of /predict_image at 20 requests a second",
             "",
@@ -293,7 +295,7 @@ def report(found: Found, rounds: int, seconds: float, latency_seconds: float) ->
             f"| all | {1000 * together[len(together) // 2]:.1f} | {1000 * together[int(0.99 * len(together))]:.1f} | "
             f"{len(together)} |",
             "",
-            f"Wanted: p99 under {WANTED_P99:.0f} ms.",
+            f"Target: p99 under {WANTED_P99:.0f} ms.",
             "",
             "## Throughput",
             "",
@@ -302,7 +304,7 @@ def report(found: Found, rounds: int, seconds: float, latency_seconds: float) ->
             *lines,
             "",
             f"- `predict_batch`: {BATCH} images per request, {CLIENTS['predict_batch']} clients; `singles`: one image "
-            f"per request, {CLIENTS['singles']} clients; n = {rounds} rounds of {seconds:g} s after one to warm up",
+            f"per request, {CLIENTS['singles']} clients; n = {rounds} rounds of {seconds:g} s after one warm-up round",
             f"- mobilenet_v3_small, {'x'.join(map(str, SHAPE))}, {len(CLASSES)} classes, fresh weights",
             f"- the client takes {cost:.0f} microseconds of CPU time per single, on the same cores",
             f"- {available_cpus()} cores of {cpu_model()}; load average {os.getloadavg()[0]:.1f} at the end",

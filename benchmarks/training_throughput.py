@@ -253,18 +253,20 @@ def report(rates: dict[str, list[float]], ratio: float, recipe: Recipe, folder: 
         [
             "# Training throughput",
             "",
-            "The train stage's loop beside a plain torchvision `ImageFolder` + `DataLoader` loop: the same network,",
-            "Nesterov SGD and JPEG files; each side in a process of its own, taking turns. Written by",
+            "The train stage's loop compared with a plain torchvision `ImageFolder` + `DataLoader` loop: "
+            "the same network,",
+            "Nesterov SGD and JPEG files; each side in its own process, alternating. Written by",
             "`python -m benchmarks.training_throughput --source ../shared/data/cifar10.tar.gz "
             "--write docs/benchmarks/training.md`;",
-            "what each side does is told at the top of that program. Use an otherwise idle machine: two sides' threads",
-            "on two cores that others use as well measure the others.",
+            "the top of that program describes each side. Use an otherwise idle machine: with other load on the "
+            "same two cores,",
+            "you would measure that load.",
             "",
             "| images per second | min | median | max | ours / this |",
             "|---|---|---|---|---|",
             *rows,
             "",
-            f"Ratio of ours to the faster plain loop: **{ratio:.2f}** (wanted: {WANTED_RATIO:.0f}).",
+            f"Ratio of ours to the faster plain loop: **{ratio:.2f}** (target: {WANTED_RATIO:.0f}).",
             "",
             f"- `{recipe.model}`, batch {recipe.batch_size}, {len(files)} images of "
             f"{'x'.join(map(str, shape))}, float32; n = {len(rates['ours'])} epochs of each side after one to "
@@ -272,7 +274,7 @@ def report(rates: dict[str, list[float]], ratio: float, recipe: Recipe, folder: 
             f"- {available_cpus()} cores of {cpu_model()}; load average {os.getloadavg()[0]:.1f} at the end",
             f"- torch {version('torch')}, torchvision {version('torchvision')}, Pillow {version('pillow')}, "
             f"Python {platform.python_version()}",
-            f"- ours decoded all images once before, in {reading:.1f} s",
+            f"- ours decoded all images once beforehand, in {reading:.1f} s",
             "",
         ]
     )

@@ -65,8 +65,8 @@ def main() -> None:
     lines = [
         "# Tuning",
         "",
-        "Written by `make bench-tuning SOURCE=... ARGS='--write docs/benchmarks/tuning.md'`; what each side does is",
-        "told at the top of `benchmarks/tuning.py`.",
+        "Written by `make bench-tuning SOURCE=... ARGS='--write docs/benchmarks/tuning.md'`; the top of",
+        "`benchmarks/tuning.py` describes each side.",
         "",
     ]
     for part in parts:
@@ -97,19 +97,19 @@ def cost(_: Path | None) -> list[str]:
         train(recipe, gold)
     bare = time.perf_counter() - started
     return [
-        "## What a trial costs beyond its own training",
+        "## Overhead of a trial",
         "",
         f"{len(recipes)} trials of {request.epochs} epochs of `{request.model}` on digits, one at a time, one thread:",
         "",
-        "| | seconds | seconds per trial | beyond the bare loop |",
+        "| | seconds | seconds per trial | overhead |",
         "|---|---|---|---|",
         f"| bare loop | {bare:.1f} | {bare / len(recipes):.2f} | |",
-        f"| its trials, from the first one's start to the last one's end | {trials:.1f} "
+        f"| trials, from the first one's start to the last one's end | {trials:.1f} "
         f"| {trials / len(recipes):.2f} | {trials / bare - 1:+.1%} |",
-        f"| tune stage, all of it: {stage - trials:.0f} s more, however many trials | {stage:.1f} | "
+        f"| the whole tune stage: {stage - trials:.0f} s more, for any number of trials | {stage:.1f} | "
         f"{stage / len(recipes):.2f} | {stage / bare - 1:+.1%} |",
         "",
-        "Wanted: at most +15 % per trial.",
+        "Target: at most +15 % per trial.",
     ]
 
 
@@ -130,13 +130,14 @@ def asha(source: Path | None) -> list[str]:
     gap = statistics.mean(row[3] - row[1] for row in rows)
     reached = [row[5] / row[2] for row in rows if row[5] is not None]
     return [
-        "## ASHA beside random search",
+        "## ASHA compared with random search",
         "",
         f"CIFAR-10 at {SIDE}x{SIDE}, 60 images of each class for training and as many for validation, `fast_cnn`,",
-        f"{CONVERGED} epochs; random search tries 16 settings to the end, ASHA begins 24 and stops most of them.",
+        f"{CONVERGED} epochs; random search trains 16 settings to the end, ASHA starts 24 and stops most of them.",
         "Best validation accuracy and epochs trained:",
         "",
-        "| seed | random: best | epochs | ASHA: best | epochs | until it had random's best | of random's epochs |",
+        "| seed | random: best | epochs | ASHA: best | epochs | epochs until random's best "
+        "| share of random's epochs |",
         "|---|---|---|---|---|---|---|",
         *(
             f"| {s} | {a:.2%} | {n} | {b:.2%} | {m} | {u or 'never'} | {f'{u / n:.2f}' if u else ''} |"
@@ -144,9 +145,9 @@ def asha(source: Path | None) -> list[str]:
         ),
         "",
         f"ASHA reached random search's best in {len(reached)} of {len(rows)} searches, with "
-        f"{statistics.mean(reached or [math.nan]):.2f} of its epochs on average;",
-        f"it ended {100 * gap:+.2f} points beside it with {statistics.mean(row[4] / row[2] for row in rows):.2f}. "
-        "Wanted: as good, with at most a third.",
+        f"{statistics.mean(reached or [math.nan]):.2f} of its epochs on average.",
+        f"It ended {100 * gap:+.2f} points from it with {statistics.mean(row[4] / row[2] for row in rows):.2f} "
+        "of the epochs. Target: as good, with at most a third.",
     ]
 
 
@@ -176,12 +177,12 @@ def gain(source: Path | None) -> list[str]:
                 answers = predict(classifier, split.images, gold.shape).argmax(1)
                 right.setdefault((name, side), []).append(answers == split.labels)
     lines = [
-        "## What tuned hyperparameters bring",
+        "## Gain from tuned hyperparameters",
         "",
         f"CIFAR-10 at {SIDE}x{SIDE}, {len(gold.train)} training images, `{request.model}`, {request.epochs} epochs;",
         f"the search tried {request.trials} settings with {request.searcher} and {request.scheduler}, "
         f"{result.epochs} epochs in all.",
-        f"Then both were trained with {len(SEEDS)} other seeds.",
+        f"Then both settings were trained with {len(SEEDS)} other seeds.",
         "",
         f"Defaults: `{Recipe().model_dump_json(include=set(result.hyperparameters.model_dump()))}`",
         "",
@@ -192,7 +193,7 @@ def gain(source: Path | None) -> list[str]:
     ]
     for name, split in (("validation", gold.validation), ("test", gold.test)):
         lines.append(gap_row(name, split, right[name, "default"], right[name, "tuned"]))
-    return [*lines, "", "Wanted: both intervals above zero on both splits."]
+    return [*lines, "", "Target: both intervals above zero on both splits."]
 
 
 def gap_row(name: str, split: Split, default: list[NDArray[np.bool_]], tuned: list[NDArray[np.bool_]]) -> str:

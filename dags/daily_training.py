@@ -1,4 +1,4 @@
-"""Every day: make the data, train, evaluate, register, and put the new champion into service."""
+"""Every day: prepare the data, train, evaluate, register, and deploy the new champion."""
 
 from __future__ import annotations
 
@@ -19,17 +19,15 @@ with DAG(
 
 `prepare -> train -> evaluate -> approve -> register -> [promoted?] -> deploy`
 
-Each task is one stage: a process or a container, with a run of its own in MLflow (the button *MLflow run*). A task
-hands the next an MLflow run ID. `deploy` is skipped when the new model is not proven better than the champion, or when
-the service follows another registered model; with `require_approval` a person is asked before a model takes over.
-`train` starts from the newest hyperparameters of `weekly_tuning` that made a champion, and links to that search; what
-the form gives wins, and `hyperparameters=default` leaves them aside. Start it by hand with other values of the form, or
-with
+Each task is one stage: a process, a container or a pod, with its own run in MLflow (the button *MLflow run*). A task
+passes an MLflow run ID to the next one. `deploy` is skipped when the new model is not proven better than the champion,
+or when the service follows another registered model. With `require_approval`, a person must approve the promotion.
+`train` uses the newest hyperparameters of `weekly_tuning` that made a champion, and links to that search. Values set in
+the form override them; `hyperparameters=default` ignores them. Start it by hand with other values in the form, or with
 
     make run DAG=daily_training CONF='{"dataset": "cifar10", "model": "resnet18", "registered_model": "cifar"}'
 
-A task that failed for a reason that will repeat (bad data, bad request) is not retried; its last log line says what
-to do.
+A task that failed for a permanent reason (bad data, bad request) is not retried; its last log line says what to do.
 """,
     tags=["vision", "training"],
     schedule="@daily",

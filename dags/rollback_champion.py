@@ -1,4 +1,4 @@
-"""By hand: make an earlier version the champion again, and see that the service follows."""
+"""By hand: make an earlier version champion again, and check that the service follows."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ with DAG(
 
 `rollback -> deploy`
 
-Give a reason; it is kept in the ledger (`python -m tasks history`) with your name. Without a version it goes to the
-champion before this one. The weights that were rolled back are not promoted again by the daily run, until someone
-names their version here. The same from a shell:
+Give a reason; the ledger (`python -m tasks history`) records it with your name. Without a version, it restores the
+previous champion. The daily run does not promote the rolled-back weights again until someone names their version here.
+The same from a shell:
 
     make rollback REASON="sees cats everywhere"
 """,

@@ -1,4 +1,4 @@
-"""Every week: search the hyperparameters, train with the best, and let that model compete for the service."""
+"""Every week: search hyperparameters, train with the best ones, and promote that model if it is proven better."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from pipeline.runtimes import STAGE_DEFAULTS, stage_task
 
 with DAG(
     dag_id="weekly_tuning",
-    description="Makes the daily run better: searches hyperparameters, trains with the best, promotes what is proven.",
+    description="Improves the daily run: searches hyperparameters, trains with the best, promotes what is better.",
     doc_md=__doc__
     + """
 
 `prepare -> tune -> train -> evaluate -> approve -> register -> [promoted?] -> deploy`
 
-`tune` tries `trials` trainings with values from `search_space`, several at a time, and stops those that do not keep up;
-each has a run in MLflow below its own. `train` works with the best values found, for all epochs. When its model becomes
-champion, `daily_training` uses them too from then on. What the form gives by hand is fixed and not searched. Start it
-by hand with other values of the form, or with
+`tune` runs `trials` trainings with values from `search_space`, several at a time, and stops those that fall behind.
+Each has its own run in MLflow, below the run of `tune`. `train` trains for all epochs with the best values. When its
+model becomes champion, `daily_training` uses these values too. Values set in the form are fixed and not searched. Start
+it by hand with other values in the form, or with
 
     make tune TRIALS=20 CONF='{"dataset": "cifar10", "model": "resnet18", "registered_model": "cifar"}'
 
-A search that was killed goes on when the task is tried again: finished trials are not run a second time.
+A search that was killed resumes when the task is retried: finished trials are not run again.
 """,
     tags=["vision", "tuning"],
     schedule="@weekly",
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
-    dagrun_timeout=timedelta(days=6),  # of which an approval may take three; the next week's run never meets it
+    dagrun_timeout=timedelta(days=6),  # an approval may take three of them; ends before the next week's run
     default_args=STAGE_DEFAULTS,
     params=stage_params(
         "prepare", "train", "tune", "evaluate", "register", "deploy", without=("hyperparameters", "tuned_by")

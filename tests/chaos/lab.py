@@ -114,7 +114,7 @@ class Lab:
         self.stop_service()
 
     def run(self, step: Step, results: Mapping[str, Any], fault: Mapping[str, Any] | None = None) -> Ended:
-        """Run a step in a process of its own; what it leaves running is killed, as the leash of the operator does."""
+        """Run a step in a process of its own; what it leaves running is killed, as the local supervisor does."""
         started = time.monotonic()
         with self._stranger() if step.elsewhere else contextlib.nullcontext():
             pid = os.fork()

@@ -50,7 +50,7 @@ def run(dag_id: str, conf: Mapping[str, Any], *, anew: bool = False) -> bool:
             if taken.resumed:
                 since = f"{taken.date:%Y-%m-%d %H:%M}"
                 print(f"{dag_id}: going on with the run of {since} UTC; ANEW=1 starts a new one", flush=True)
-            with _standing_by(dag, taken.date):
+            with _prewarmed(dag, taken.date):
                 dag_run = dag.test(run_after=taken.date, logical_date=taken.date, run_conf=dict(conf))
             well = bool(dag_run.state == "success")
             taken.ended = well or not _may_pass(dag_run)
@@ -95,14 +95,14 @@ def main(arguments: list[str] | None = None) -> int:
     return exit_code_of(work) or int(not ended[0])
 
 
-def _standing_by(dag: DAG, date: datetime) -> AbstractContextManager[None]:
+def _prewarmed(dag: DAG, date: datetime) -> AbstractContextManager[None]:
     from airflow.models.dagrun import DagRun
     from airflow.utils.types import DagRunType
 
-    from pipeline.local.operator import standing_by
+    from pipeline.local.operator import prewarmed_stages
 
     run_id = DagRun.generate_run_id(run_type=DagRunType.MANUAL, logical_date=date, run_after=date)
-    return standing_by(dag, run_id)
+    return prewarmed_stages(dag, run_id)
 
 
 @contextmanager

@@ -1,1 +1,1 @@
-"""Tasks, pools and notifications that several DAGs share."""
+"""Tasks, pools and notifications that several DAGs share; imports `operator/` and `runtimes`."""

@@ -20,20 +20,20 @@ NOBODY = "nobody (no answer in time)"
 
 
 class PromotionApproval(HITLOperator):
-    """Shows the evidence and waits for a word, where the Param `require_approval` asks for one.
+    """Shows the evidence and waits for a decision when the Param `require_approval` is set.
 
-    Its XCom is the `approval` of register's request: empty where nobody had to be asked, because the Param is not set
-    or the gate refused the model already. Who does not answer in time has rejected.
+    Its XCom is the `approval` of register's request: empty when nobody had to be asked, because the Param is not set
+    or the gate has refused the model. No answer in time counts as a rejection.
     """
 
     template_fields: Sequence[str] = (*HITLOperator.template_fields, "promote", "table")
 
     def __init__(self, *, promote: Any, table: Any, **kwargs: Any) -> None:
-        """Take the gate's word and its table of evidence, both outputs of evaluate."""
-        params = ParamsDict(kwargs.pop("params", None) or {})  # Airflow hands the DAG's own over
+        """`promote` (the gate's verdict) and `table` (its evidence) are outputs of evaluate."""
+        params = ParamsDict(kwargs.pop("params", None) or {})  # Airflow passes the DAG's own
         params["comment"] = Param("", type="string", description="Kept in the ledger.", source="task")
         super().__init__(
-            subject="Shall this model become champion of {{ params.registered_model }}?",
+            subject="Promote this model to champion of {{ params.registered_model }}?",
             body="",
             options=[APPROVE, REJECT],
             defaults=REJECT,
@@ -46,18 +46,18 @@ class PromotionApproval(HITLOperator):
         self.table = table
 
     def execute(self, context: Context) -> Any:
-        """Ask, or return at once where there is nothing to ask."""
+        """Ask, or return at once when there is nothing to ask."""
         if not context["params"]["require_approval"]:
-            self.log.info("require_approval is not set: nobody is asked")
+            self.log.info("require_approval is not set: no approval needed")
             return {}
         if not self.promote:
-            self.log.info("the gate refused the model: nobody is asked")
+            self.log.info("the gate refused the model: no approval needed")
             return {}
         self.body = self.table
         return super().execute(context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Turn the answer into what register is told."""
+        """Turn the answer into the `approval` of register's request."""
         answer = super().execute_complete(context, event)
         user = answer["responded_by_user"]
         return {

@@ -1,7 +1,7 @@
-"""Tells people of a failure, a promotion, a refused one or a question to them, through Slack and by mail.
+"""Notifies people through Slack and by mail: a failure, a promotion, a refused promotion, a request for approval.
 
-Each channel is one variable (NOTIFY_SLACK_WEBHOOK_URL, NOTIFY_SMTP_URL), silent when it is unset. A channel that does
-not answer is an error line in the task's log and nothing more: the run is what it was without it.
+Each channel is one variable (NOTIFY_SLACK_WEBHOOK_URL, NOTIFY_SMTP_URL) and is off when it is unset. A channel that
+does not answer is an error line in the task's log and does not change the run.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from tasks.settings import load_settings
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-PATIENCE = 10.0  # seconds; a callback is part of the task, which must not wait for a mail server
+TIMEOUT = 10.0  # seconds; a callback is part of the task, which must not wait long for a mail server
 
 
 @dataclass(frozen=True)
 class Message:
-    """What happened in one line, then why and where to look."""
+    """What happened in one line, why, and where to look."""
 
     subject: str
     reason: str
@@ -44,9 +44,9 @@ class Message:
 
 
 def describe_failure(context: Context) -> Message:
-    """A task failed for good: its tries are used up, or trying again cannot help."""
+    """A task failed for good: its retries are used up, or a retry cannot help."""
     instance = context["ti"]
-    said = str(context.get("exception") or "").strip() or "the task ended without a word; see its log"
+    said = str(context.get("exception") or "").strip() or "the task gave no reason; see its log"
     return Message(
         subject=f"{instance.dag_id}: {instance.task_id} failed",
         reason=said.splitlines()[0],
@@ -56,7 +56,7 @@ def describe_failure(context: Context) -> Message:
 
 
 def describe_promotion(context: Context) -> Message:
-    """A model was registered: it is champion now, or the champion stays."""
+    """A model was registered: it is the new champion, or it was refused."""
     instance = context["ti"]
     result: Mapping[str, Any] = instance.xcom_pull(task_ids=instance.task_id)
     outcome = "is champion" if result["promoted"] else "was refused, the champion stays"
@@ -69,7 +69,7 @@ def describe_promotion(context: Context) -> Message:
 
 
 def describe_question(context: Context) -> Message:
-    """A model passed the gate, and a person is asked whether it shall be champion."""
+    """A model passed the gate, and a person is asked to approve it."""
     instance = context["ti"]
     return Message(
         subject=f"{instance.dag_id}: approve or reject a model that passed the gate",
@@ -83,19 +83,19 @@ def post_to_slack(url: str, message: Message) -> None:
     """Post to an incoming webhook.
 
     Raises:
-        OSError: nobody answers, or the answer is not 2xx.
+        OSError: the server does not answer, or its answer is not 2xx.
     """
     body = json.dumps({"text": message.text}).encode()
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310  # Settings: http(s)
-    with urllib.request.urlopen(request, timeout=PATIENCE):  # noqa: S310
+    with urllib.request.urlopen(request, timeout=TIMEOUT):  # noqa: S310
         pass
 
 
 def send_mail(url: str, message: Message) -> None:
-    """Send a mail through the server of an `smtp://` or `smtps://` address; a password never goes unencrypted.
+    """Send a mail through the server of an `smtp://` or `smtps://` URL; a password is never sent unencrypted.
 
     Raises:
-        OSError: nobody answers, or the server refuses (`smtplib.SMTPException` is one).
+        OSError: the server does not answer, or refuses (`smtplib.SMTPException` is one).
     """
     server = urlsplit(url)
     query = parse_qs(server.query)
@@ -105,9 +105,9 @@ def send_mail(url: str, message: Message) -> None:
     host, secure = server.hostname or "", server.scheme == "smtps"
     tls = ssl.create_default_context()
     client = (
-        smtplib.SMTP_SSL(host, server.port or 465, timeout=PATIENCE, context=tls)
+        smtplib.SMTP_SSL(host, server.port or 465, timeout=TIMEOUT, context=tls)
         if secure
-        else smtplib.SMTP(host, server.port or 587, timeout=PATIENCE)
+        else smtplib.SMTP(host, server.port or 587, timeout=TIMEOUT)
     )
     with client:
         client.ehlo()
@@ -123,14 +123,14 @@ def send_mail(url: str, message: Message) -> None:
 
 
 class PipelineNotifier(BaseNotifier):
-    """An Airflow callback that describes an event and sends it through every channel that is set up."""
+    """An Airflow callback that describes an event and sends it through every configured channel."""
 
     def __init__(self, describe: Callable[[Context], Message]) -> None:
         super().__init__()
         self.describe = describe
 
     def notify(self, context: Context) -> None:
-        """Send; what a channel refuses is said in the log, without its address, which holds a secret."""
+        """Send; a failure is logged without the channel's URL, which holds a secret."""
         settings = load_settings()
         channels = {
             "Slack": (post_to_slack, settings.notify_slack_webhook_url),

@@ -1,4 +1,4 @@
-"""What follows a training in every DAG: its model is evaluated, registered, and put into service if promoted."""
+"""The tasks after a training in every DAG: evaluate, approve, register, and deploy if the model was promoted."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pipeline.runtimes import stage_task
 
 
 def evaluate_and_register(train: StageOperator) -> StageOperator:
-    """Make the tasks evaluate, approve and register behind a training; returns register."""
-    trained: Any = train.output  # Airflow's types do not say that an output has keys
+    """Add the tasks evaluate, approve and register after a training; returns register."""
+    trained: Any = train.output  # Airflow's types do not say that an output can be indexed
     evaluate = stage_task("evaluate", train_run_id=trained["run_id"], execution_timeout=timedelta(hours=1))
     judged: Any = evaluate.output
     approve = PromotionApproval(task_id="approve", promote=judged["promote"], table=judged["table"])
@@ -27,5 +27,5 @@ def evaluate_and_register(train: StageOperator) -> StageOperator:
 
 @task.short_circuit
 def promoted(promoted: bool) -> bool:
-    """Skip what follows when `champion` stays where it was."""
+    """Skip the tasks after this one when the model was not promoted."""
     return promoted

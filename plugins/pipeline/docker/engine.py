@@ -1,4 +1,4 @@
-"""The few things a stage asks of a Docker engine, over its socket or a socket proxy that may cut long streams."""
+"""The calls that a stage makes to a Docker engine, through its socket or a socket proxy that may cut long streams."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ STREAM_CUT = (requests.RequestException, urllib3.exceptions.HTTPError)
 
 
 def resolve_image(engine: APIClient, name: str) -> tuple[str, str]:
-    """Return an image's ID and the reference that says for ever which image it was: its digest, or its ID.
+    """Return an image's ID and an immutable reference to it: its digest, or else its ID.
 
     Raises:
-        SettingsError: the engine does not have it.
+        SettingsError: the engine does not have the image.
     """
     try:
         image = engine.inspect_image(name)
@@ -38,18 +38,18 @@ def resolve_image(engine: APIClient, name: str) -> tuple[str, str]:
 
 
 def remove(engine: APIClient, container: str) -> None:
-    """Remove a container, running or not, with its own volumes; one that is gone already is fine."""
+    """Remove a container, running or not, with its anonymous volumes; does nothing when it is gone already."""
     try:
         engine.remove_container(container, force=True, v=True)
     except NotFound:
         return
     except APIError as error:
-        if error.status_code != 409:  # someone else is removing it
+        if error.status_code != 409:  # it is being removed already
             raise
 
 
 def remove_leftovers(engine: APIClient, key: str) -> list[str]:
-    """Remove what an earlier try of the same task left behind and return the containers' names."""
+    """Remove the containers that an earlier try of the same task left behind, and return their names."""
     found = engine.containers(all=True, filters={"label": f"pipeline.key={key}"})
     for container in found:
         remove(engine, container["Id"])
@@ -72,16 +72,16 @@ def follow_logs(engine: APIClient, container: str) -> Iterator[str]:
 
 
 def fetch_result(engine: APIClient, container: str) -> bytes | None:
-    """Read the result file out of a container that has ended; None when it left none.
+    """Read the result file of a container that has ended; None when there is none.
 
     Raises:
-        ResultError: it is not a file, or larger than any result.
+        ResultError: it is not a file, or too large.
     """
     try:
         chunks, about = engine.get_archive(container, RESULT_PATH)
     except NotFound:
         return None
-    # Read to the end in any case: the engine holds the container, and its removal, until the archive is taken.
+    # Always read to the end: the engine cannot remove the container until the archive has been read.
     small = about["size"] <= LARGEST_RESULT
     taken = b"".join(chunk for chunk in chunks if small)
     if not small:
@@ -95,7 +95,7 @@ def fetch_result(engine: APIClient, container: str) -> bytes | None:
 
 
 def explain(error: APIError, job_image: str, network: str, source: str | None) -> PipelineError:
-    """Turn the engine's refusal to create or start a container into one line with the fix."""
+    """Turn the engine's error at creating or starting a container into one line with the fix."""
     text = str(error.explanation or error)
     if "bind source path does not exist" in text:
         return RequestError(
@@ -107,5 +107,5 @@ def explain(error: APIError, job_image: str, network: str, source: str | None) -
             "or correct PIPELINE_DOCKER_NETWORK"
         )
     if "Range of CPUs" in text or "could not select device driver" in text or "Minimum memory limit" in text:
-        return SettingsError(f"the Docker engine cannot give what PIPELINE_RESOURCES asks for: {text}")
+        return SettingsError(f"the Docker engine cannot provide what PIPELINE_RESOURCES asks for: {text}")
     return PipelineError(f"the Docker engine did not start {job_image!r}: {text}")

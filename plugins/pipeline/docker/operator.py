@@ -21,16 +21,16 @@ from pipeline.operator.stage_operator import StageOperator
 from tasks.errors import UnavailableError
 from tasks.settings import load_settings
 
-# A stage writes here and nowhere else. Volumes of the container's own, not tmpfs: a download into /tmp must not count
-# as memory, and a tmpfs is gone before its result can be read.
+# The only folders a stage may write to. Anonymous volumes, not tmpfs: a download into /tmp must not count as memory,
+# and a tmpfs is gone before the result can be read.
 WRITABLE = ("/tmp", "/airflow/xcom")  # noqa: S108
 
 
 class DockerStageOperator(StageOperator, DockerOperator):  # type: ignore[misc]  # execute: ours returns the result
-    """Runs a stage's image; the container is gone when the task is, however it ended.
+    """Runs a stage's image; the container is removed when the task ends, however it ends.
 
-    Connection, TLS and API version are DockerOperator's. Its way of running is not: it reads no exit state, takes the
-    last log line for a result, knows no CPU limit, and ends with the log stream of a quiet container.
+    Connection, TLS and API version are DockerOperator's. Its `execute` is not used: it does not read the exit state,
+    takes the last log line for the result, has no CPU limit, and ends when the log stream of a quiet container does.
     """
 
     template_fields: Sequence[str] = ("request_fields", "environment", "image")
@@ -43,13 +43,13 @@ class DockerStageOperator(StageOperator, DockerOperator):  # type: ignore[misc] 
         super().__init__(stage=stage, image=image, timeout=timeout, mount_tmp_dir=False, **kwargs)
         self._container: str | None = None
 
-    def carry_out(self, job: StageJob) -> StageOutcome:
-        """Run the stage's container, its output streamed into the task's log."""
+    def run_job(self, job: StageJob) -> StageOutcome:
+        """Run the stage's container; its output is streamed into the task's log."""
         cli = self._connect()
         try:
             return self._run(cli, job)
         except engine.STREAM_CUT as error:
-            raise UnavailableError(f"the Docker engine at {self.docker_url} went away: {error}") from error
+            raise UnavailableError(f"lost the connection to the Docker engine at {self.docker_url}: {error}") from error
 
     def on_kill(self) -> None:
         """Ask the stage to stop, then remove its container."""
@@ -98,7 +98,7 @@ class DockerStageOperator(StageOperator, DockerOperator):  # type: ignore[misc] 
     def _create(self, cli: APIClient, job: StageJob, image: str, digest: str, network: str) -> str:
         """Create the container and return its ID.
 
-        The name is random, so that a try never meets the name of another; the labels find it.
+        The name is random, so that two tries never clash; containers are found by their labels.
         """
         limits = job.resources
         mounts = [Mount(target=path, source=None, type="volume") for path in WRITABLE]
@@ -124,7 +124,7 @@ class DockerStageOperator(StageOperator, DockerOperator):  # type: ignore[misc] 
                 device_requests=[DeviceRequest(count=limits.gpus, capabilities=[["gpu"]])] if limits.gpus else None,
                 cap_drop=["ALL"],
                 security_opt=["no-new-privileges:true"],
-                # As PID 1, python would ignore SIGTERM until its own handler stands.
+                # As PID 1, Python would ignore SIGTERM until its own handler is installed.
                 init=True,
                 log_config=LogConfig(type="json-file", config={"max-size": "20m", "max-file": "2"}),
             ),

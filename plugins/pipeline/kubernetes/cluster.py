@@ -1,4 +1,4 @@
-"""The few things a stage asks of a Kubernetes cluster, over an API server that may be away for a moment."""
+"""The few calls that a stage makes to a Kubernetes cluster, whose API server may be unreachable for a while."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from pipeline.operator import log_stream
 from tasks.errors import ResultError, UnavailableError
 
 LARGEST_RESULT = 1 << 20  # bytes; results are IDs and numbers
-POLL = 0.5  # seconds between two looks at a pod
-PATIENCE = 120.0  # seconds that the API server may be away, as while it is upgraded
-QUIET = 60.0  # seconds after which a log stream that says nothing is opened again
-CLOCKS = 60  # seconds that the clocks of a node and of this machine may be apart
-REMOVAL = 90.0  # seconds for a pod that was deleted to have ended; kubelets take up to a minute to say so
+POLL = 0.5  # seconds between two reads of a pod
+PATIENCE = 120.0  # seconds that the API server may be unreachable, for example during its upgrade
+QUIET = 60.0  # seconds after which a silent log stream is reopened
+CLOCKS = 60  # seconds that the clocks of a node and of this machine may differ
+REMOVAL = 90.0  # seconds for a deleted pod to end; kubelets take up to a minute to report it
 BUSY = (429, 500, 502, 503, 504)
-AWAY = (urllib3.exceptions.HTTPError, OSError)
+UNREACHABLE = (urllib3.exceptions.HTTPError, OSError)
 
-# Read as base64: a websocket's frames may cut a character in two. What is no file, or too large, is said, not sent.
+# Read as base64: websocket frames may split a character. What is not a file, or too large, is reported, not sent.
 READ_RESULT = (
     f"f={RESULT_PATH}; [ -e $f ] || {{ echo none; exit; }}; [ -f $f ] || {{ echo folder; exit; }}; "
     f"wc -c <$f; head -c {LARGEST_RESULT} $f | base64"
@@ -39,50 +39,50 @@ Answer = TypeVar("Answer")
 
 
 class PodGoneError(Exception):
-    """The pod is not in the cluster any more."""
+    """The pod no longer exists."""
 
 
 class Cluster:
-    """One namespace of a cluster, through the API and with the rights of Airflow's account."""
+    """One namespace of a cluster, accessed through the API with the rights of Airflow's account."""
 
     def __init__(self, core: CoreV1Api, namespace: str) -> None:
         self._core = core
         self.namespace = namespace
 
     def create(self, pod: k8s.V1Pod) -> None:
-        """Create a pod; when the answer was lost and it is asked for again, there is one all the same."""
+        """Create a pod; a repeated request after a lost answer creates no second one."""
 
         def call() -> None:
             try:
                 self._core.create_namespaced_pod(self.namespace, pod)
             except ApiException as error:
-                if error.status != 409:  # by its random name, it is ours
+                if error.status != 409:  # the name is random, so it is ours
                     raise
 
-        self._ask("create a pod", call)
+        self._call("create a pod", call)
 
     def read(self, name: str) -> k8s.V1Pod:
-        """What the cluster says of a pod.
+        """Read a pod.
 
         Raises:
-            PodGoneError: there is no such pod any more.
+            PodGoneError: it no longer exists.
         """
         try:
-            return self._ask("get a pod", lambda: self._core.read_namespaced_pod(name, self.namespace), gone=True)
+            return self._call("get a pod", lambda: self._core.read_namespaced_pod(name, self.namespace), gone=True)
         except ApiException as error:
             raise PodGoneError(name) from error
 
     def find(self, key: str) -> list[k8s.V1Pod]:
-        """Pods of every try of a job, the newest first."""
+        """Pods of all tries of a job, newest first."""
         selector = f"{KEY}={key_label(key)}"
-        listed = self._ask(
+        listed = self._call(
             "list pods", lambda: self._core.list_namespaced_pod(self.namespace, label_selector=selector)
         ).items
         mine = [pod for pod in listed if (pod.metadata.annotations or {}).get(KEY) == key]
         return sorted(mine, key=lambda pod: pod.metadata.creation_timestamp, reverse=True)
 
     def delete(self, name: str) -> None:
-        """Have a pod ended and removed; the cluster does it, also when nobody waits. One that is gone is fine."""
+        """Delete a pod; returns before it has ended. Does nothing when it is gone already."""
 
         def call() -> None:
             try:
@@ -91,13 +91,13 @@ class Cluster:
                 if error.status != 404:
                     raise
 
-        self._ask("delete a pod", call)
+        self._call("delete a pod", call)
 
     def await_end(self, name: str) -> None:
-        """Wait until nothing of a deleted pod runs any more; its entry may stay a while longer.
+        """Wait until no container of a deleted pod runs; its entry in the API may stay longer.
 
         Raises:
-            UnavailableError: it still runs, as on a node that is lost.
+            UnavailableError: it still runs, as on a lost node.
         """
         limit = time.monotonic() + REMOVAL
         while time.monotonic() < limit:
@@ -108,7 +108,7 @@ class Cluster:
                 return
             time.sleep(POLL)
         raise UnavailableError(
-            f"pod {name} of an earlier try still runs {REMOVAL:.0f} s after it was deleted; look at its node "
+            f"pod {name} of an earlier try still runs {REMOVAL:.0f} s after it was deleted; check its node "
             f"(kubectl -n {self.namespace} describe pod {name})"
         )
 
@@ -128,7 +128,7 @@ class Cluster:
                 )  # fmt: skip
             except ApiException as error:
                 if error.status == 400 and not running():
-                    return  # its node has let go of the log already
+                    return  # its node has deleted the log already
                 if error.status in (400, *BUSY):
                     raise ConnectionError(error.reason) from error
                 raise
@@ -142,7 +142,7 @@ class Cluster:
             return reasons.ended(pod) is None and not reasons.over(pod) and not _abandoned(pod)
 
         try:
-            yield from log_stream.follow(opened, running, AWAY)
+            yield from log_stream.follow(opened, running, UNREACHABLE)
         except ApiException as error:
             if error.status == 404:
                 raise PodGoneError(name) from error
@@ -152,10 +152,10 @@ class Cluster:
         """Read the result file through the sidecar, which keeps it; None when the stage left none.
 
         Raises:
-            ResultError: it is not a file, or larger than any result.
+            ResultError: it is not a file, or too large.
             UnavailableError: the sidecar does not answer.
         """
-        said = self._ask("run a command in a pod", lambda: self._execute(name, READ_RESULT))
+        said = self._call("run a command in a pod", lambda: self._execute(name, READ_RESULT))
         size, _, content = said.partition("\n")
         if size.strip() == "none":
             return None
@@ -168,16 +168,18 @@ class Cluster:
         if length > LARGEST_RESULT:
             raise ResultError(f"{RESULT_PATH} has {length} bytes; a result has at most {LARGEST_RESULT}")
         if length != len(result):
-            raise UnavailableError(f"of {length} bytes of the result of pod {name} only {len(result)} came; try again")
+            raise UnavailableError(
+                f"received only {len(result)} of {length} bytes of the result of pod {name}; try again"
+            )
         return result
 
     def last_warning(self, name: str) -> str:
-        """The cluster's last warning about a pod, or nothing; asks for no right that it could do without."""
+        """The cluster's last warning about a pod, or an empty string; the right to read events is optional."""
         try:
             events = self._core.list_namespaced_event(
                 self.namespace, field_selector=f"involvedObject.name={name},type=Warning"
             ).items
-        except (ApiException, *AWAY):
+        except (ApiException, *UNREACHABLE):
             return ""
         return f"{events[-1].reason}: {events[-1].message}" if events else ""
 
@@ -194,21 +196,21 @@ class Cluster:
         except WebSocketException as error:
             raise ConnectionError(str(error)) from error
         except AttributeError as error:
-            # The client stumbles over a websocket that was refused, since it has no body; the refusal is the context.
+            # The client fails on a refused websocket, which has no body; the refusal is the context of its error.
             if not isinstance(error.__context__, ApiException):
                 raise
             raise reasons.of_handshake(error.__context__) from error
 
-    def _ask(self, doing: str, call: Callable[[], Answer], *, gone: bool = False) -> Answer:
-        """Ask the API server, again while it is away.
+    def _call(self, doing: str, call: Callable[[], Answer], *, gone: bool = False) -> Answer:
+        """Call the API server, and retry while it is unreachable.
 
         Args:
-            doing: what is asked for, for the failure's text.
-            call: asks.
+            doing: what the call does, for the error's text.
+            call: makes the call.
             gone: let the answer 404 through.
 
         Raises:
-            PipelineError: it refused, or stayed away; the text says which, and the fix.
+            PipelineError: it refused, or stayed unreachable; the text says which, and the fix.
         """
         limit = time.monotonic() + PATIENCE
         while True:
@@ -220,7 +222,7 @@ class Cluster:
                 # 0: there was no answer at all.
                 if error.status not in (0, *BUSY) or time.monotonic() > limit:
                     raise reasons.refused(error, doing, self.namespace) from error
-            except AWAY as error:
+            except UNREACHABLE as error:
                 if time.monotonic() > limit:
                     host = self._core.api_client.configuration.host
                     raise UnavailableError(f"no Kubernetes API answers at {host} ({error})") from error
@@ -233,6 +235,6 @@ def _runs(pod: k8s.V1Pod) -> bool:
 
 
 def _abandoned(pod: k8s.V1Pod) -> bool:
-    """Tell whether a pod was deleted so long ago that its node will not say any more how it ended."""
+    """Tell whether a pod was deleted so long ago that its node will no longer report how it ended."""
     deletion = pod.metadata.deletion_timestamp
     return deletion is not None and (datetime.now(UTC) - deletion).total_seconds() > REMOVAL

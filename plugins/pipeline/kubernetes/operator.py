@@ -1,4 +1,4 @@
-"""Stages as pods of a Kubernetes cluster: the one Airflow runs in, or that of a kubeconfig."""
+"""Stages as pods of a Kubernetes cluster: the one Airflow runs in, or the one of a kubeconfig."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from tasks.settings import load_settings
 
 
 class KubernetesStageOperator(StageOperator, KubernetesPodOperator):
-    """Runs a stage's image as a pod; gone when the task is, and gone on with when only Airflow's part of it was lost.
+    """Runs a stage's image as a pod. The pod is deleted when the task ends; a retry resumes one whose task was killed.
 
     The connection (`kubernetes_conn_id`, KUBECONFIG, or the account of Airflow's own pod) and the sidecar that keeps
-    the result are KubernetesPodOperator's. Its way of running is not: it takes no exit code for an answer, waits for
-    an image that will never come, and loses the lines of a log stream that is cut.
+    the result are KubernetesPodOperator's. Its `execute` is not used: it ignores the exit code, waits for an image
+    that will never come, and loses lines when the log stream is cut.
     """
 
     template_fields: Sequence[str] = ("request_fields", "environment", "image")
@@ -44,11 +44,11 @@ class KubernetesStageOperator(StageOperator, KubernetesPodOperator):
         )
         self._pod: str | None = None
 
-    def carry_out(self, job: StageJob) -> StageOutcome:
-        """Run the stage's pod, or go on with the one that an earlier try of this task has left running."""
+    def run_job(self, job: StageJob) -> StageOutcome:
+        """Run the stage's pod, or resume the one that an earlier try of this task left running."""
         cluster = self._cluster()
         pod = stage_pod(job, load_settings(), self._sidecar())
-        self._pod = self._taken_over(cluster, job, pod)
+        self._pod = self._resumed(cluster, job, pod)
         if self._pod is None:
             self._pod = pod.metadata.name
             self.log.info("%s: pod %s of %s", job.stage, self._pod, job.image)
@@ -62,7 +62,7 @@ class KubernetesStageOperator(StageOperator, KubernetesPodOperator):
         return outcome
 
     def on_kill(self) -> None:
-        """Have the pod deleted; the cluster asks the stage to stop, and sees to its end."""
+        """Delete the pod; the cluster sends the stage SIGTERM, then SIGKILL."""
         if self._pod is not None:
             self._cluster().delete(self._pod)
 
@@ -84,7 +84,7 @@ class KubernetesStageOperator(StageOperator, KubernetesPodOperator):
         return StageOutcome(state.exit_code, answer, tuple(lines), state.reason == "OOMKilled")
 
     def _await_start(self, cluster: Cluster, job: StageJob, name: str) -> k8s.V1Pod:
-        """Wait until the stage's container runs or has ended; what it waits for is said once in the task's log."""
+        """Wait until the stage's container runs or has ended; each reason to wait is logged once."""
         patience = load_settings().pipeline_kubernetes_start_seconds
         limit = time.monotonic() + patience
         said = ""
@@ -99,16 +99,16 @@ class KubernetesStageOperator(StageOperator, KubernetesPodOperator):
                 raise failure
             if (waits := reasons.waits_for(pod)) and waits != said:
                 said = waits
-                self.log.info("%s: waits: %s", job.stage, said)
+                self.log.info("%s: waiting: %s", job.stage, said)
             time.sleep(POLL)
 
-    def _taken_over(self, cluster: Cluster, job: StageJob, wanted: k8s.V1Pod) -> str | None:
-        """Name of a pod of an earlier try that does this very work; the others are ended, and their end awaited."""
+    def _resumed(self, cluster: Cluster, job: StageJob, wanted: k8s.V1Pod) -> str | None:
+        """Name of an earlier try's pod that does exactly this work; all others are deleted, and their end awaited."""
         taken: str | None = None
         for pod in cluster.find(job.key):
             name = str(pod.metadata.name)
-            if taken is None and _goes_on(pod, wanted):
-                self.log.info("%s: going on with pod %s, which an earlier try has started", job.stage, name)
+            if taken is None and _resumable(pod, wanted):
+                self.log.info("%s: resuming pod %s, started by an earlier try", job.stage, name)
                 taken = name
                 continue
             self.log.warning("removing pod %s, left by an earlier try", name)
@@ -120,7 +120,7 @@ class KubernetesStageOperator(StageOperator, KubernetesPodOperator):
         try:
             cluster.delete(name)
         except PipelineError as error:
-            self.log.warning("pod %s could not be deleted (%s); the next try finds it", name, error)
+            self.log.warning("pod %s could not be deleted (%s); the next try will delete it", name, error)
 
     def _cluster(self) -> Cluster:
         try:
@@ -139,8 +139,8 @@ class KubernetesStageOperator(StageOperator, KubernetesPodOperator):
         }
 
 
-def _goes_on(pod: k8s.V1Pod, wanted: k8s.V1Pod) -> bool:
-    """Tell whether a pod does what is wanted: it runs or will, or ended well and its sidecar still holds the result."""
+def _resumable(pod: k8s.V1Pod, wanted: k8s.V1Pod) -> bool:
+    """Tell whether a pod does the wanted work: pending, running, or succeeded with the result in its sidecar."""
     same = pod.metadata.annotations.get(DIGEST) == wanted.metadata.annotations[DIGEST]
     state = reasons.ended(pod)
     alive = pod.status.phase in ("Pending", "Running") and pod.metadata.deletion_timestamp is None

@@ -23,15 +23,15 @@ STAGE = "base"  # the container that KubernetesPodOperator calls so
 SIDECAR = PodDefaults.SIDECAR_CONTAINER_NAME
 RESULT_FOLDER = PodDefaults.XCOM_MOUNT_PATH
 RESULT_PATH = str(PurePosixPath(RESULT_FOLDER) / "return.json")
-USER = 10001  # the images' own
-SHARE = "100m"  # of a core, for a stage without a limit: nodes that have none to spare are left out
+USER = 10001  # the user of the images
+SHARE = "100m"  # of a core, requested for a stage without a limit: nodes with no CPU to spare are left out
 GRACE = 10  # seconds from SIGTERM to SIGKILL
-MARGIN = timedelta(minutes=5)  # Airflow ends a task that takes too long; the cluster only when Airflow cannot any more
+MARGIN = timedelta(minutes=5)  # Airflow stops a task at its timeout; the cluster stops the pod only if Airflow is gone
 
-# The provider's sidecar does not hear SIGTERM, and each pod would take all of its grace to end.
+# The provider's sidecar ignores SIGTERM, so that each pod would use its whole grace period to end.
 KEEP = "trap 'exit 0' INT TERM; while true; do sleep 3600 & wait $!; done"
 
-ROOM = "16Mi"  # for the result: many times the largest
+ROOM = "16Mi"  # for the result file: many times the largest result
 
 KEY = "pipeline.key"
 DIGEST = "pipeline.digest"
@@ -43,16 +43,16 @@ def stage_pod(job: StageJob, settings: Settings, sidecar: Mapping[str, Any] | No
     Args:
         job: what to run.
         settings: where, as whom, and from which Secret.
-        sidecar: image and resources of the container that keeps the result, where they are not the provider's.
+        sidecar: image and resources of the container that keeps the result, when they are not the provider's.
 
     Raises:
         RequestError: the job's source is a folder, which pods do not share.
-        SettingsError: a limit means nothing on a cluster.
+        SettingsError: a limit has no meaning on a cluster.
     """
     if job.local_source is not None:
         raise RequestError(
-            f"source={job.local_source!r} is a path, and no pod sees this machine's folders; give an s3:// or "
-            "https:// address"
+            f"source={job.local_source!r} is a path, and a pod cannot read this machine's folders; use an s3:// or "
+            "https:// URL"
         )
     stage = k8s.V1Container(
         name=STAGE,
@@ -61,23 +61,23 @@ def stage_pod(job: StageJob, settings: Settings, sidecar: Mapping[str, Any] | No
         args=[job.stage, "--request", job.request.model_dump_json()],
         env=_environment(job, settings),
         resources=_resources(job.stage, job.resources),
-        security_context=_walls(),
+        security_context=_restricted(),
         volume_mounts=[
             k8s.V1VolumeMount(name="tmp", mount_path="/tmp"),  # noqa: S108  # a volume of the pod's own
             k8s.V1VolumeMount(name="shm", mount_path="/dev/shm"),  # noqa: S108
         ],
-        # What is written last, where there is no log to be had: a node that is lost, a pod that was evicted.
+        # Keeps the last output for when the log is unavailable: a lost node, an evicted pod.
         termination_message_policy="FallbackToLogsOnError",
     )
     disk = job.resources.ephemeral_storage
     shm = k8s.V1EmptyDirVolumeSource(medium="Memory", size_limit=_size(job.resources.shm_size))
     spec = k8s.V1PodSpec(
         containers=[stage],
-        restart_policy="Never",  # trying again is Airflow's
+        restart_policy="Never",  # Airflow does the retries
         service_account_name=settings.pipeline_kubernetes_service_account,
         automount_service_account_token=False,
         enable_service_links=False,
-        # As process 1 the stage would hear no signal that it has no handler for, and would have to bury its orphans.
+        # As PID 1 the stage would ignore every signal without a handler, and would have to reap its orphans.
         share_process_namespace=True,
         security_context=k8s.V1PodSecurityContext(
             run_as_non_root=True,
@@ -100,7 +100,7 @@ def stage_pod(job: StageJob, settings: Settings, sidecar: Mapping[str, Any] | No
         k8s.V1Pod(api_version="v1", kind="Pod", metadata=_metadata(job, settings), spec=spec),
         sidecar_container_image=given.get("image"),
         sidecar_container_resources=given.get("resources") or _sidecar_resources(),
-        sidecar_container_security_context=_walls(),
+        sidecar_container_security_context=_restricted(),
     )
     pod.spec.containers[-1].command = ["sh", "-c", KEEP]
     pod.spec.volumes[0].empty_dir = k8s.V1EmptyDirVolumeSource(size_limit=ROOM)
@@ -109,12 +109,12 @@ def stage_pod(job: StageJob, settings: Settings, sidecar: Mapping[str, Any] | No
 
 
 def key_label(key: str) -> str:
-    """A job's key as a label's value, which takes 63 characters of few kinds; the annotation has it whole."""
+    """A job's key as a label value (at most 63 characters, few of them allowed); the annotation holds it in full."""
     return hashlib.sha256(key.encode()).hexdigest()[:40]
 
 
 def digest_of(spec: k8s.V1PodSpec) -> str:
-    """Digest of a pod's specification: a pod of another try with the same one does the same work."""
+    """Digest of a pod's specification; pods with the same digest do the same work."""
     text = json.dumps(ApiClient().sanitize_for_serialization(spec), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -124,7 +124,7 @@ def _metadata(job: StageJob, settings: Settings) -> k8s.V1ObjectMeta:
         name=f"{job.stage}-{secrets.token_hex(6)}",
         namespace=settings.pipeline_kubernetes_namespace,
         labels={
-            "app.kubernetes.io/name": "stage",  # by which the NetworkPolicies know it
+            "app.kubernetes.io/name": "stage",  # the NetworkPolicies select it by this label
             "app.kubernetes.io/component": job.stage,
             "pipeline.stage": job.stage,
             KEY: key_label(job.key),
@@ -137,7 +137,7 @@ def _metadata(job: StageJob, settings: Settings) -> k8s.V1ObjectMeta:
 
 
 def _environment(job: StageJob, settings: Settings) -> list[k8s.V1EnvVar]:
-    """Variables in clear by value, secret ones by reference: what they hold is in no pod's specification."""
+    """Plain variables by value, secret ones by reference: no pod's specification holds a secret."""
     clear = {**job.environment, "PIPELINE_IMAGE": job.image}
     secret = settings.pipeline_kubernetes_secret
     return [k8s.V1EnvVar(name=name, value=clear[name]) for name in sorted(clear)] + [
@@ -150,9 +150,11 @@ def _environment(job: StageJob, settings: Settings) -> list[k8s.V1EnvVar]:
 
 
 def _resources(stage: str, wanted: StageResources) -> k8s.V1ResourceRequirements:
-    """Ask for what is also the limit, cores aside that need not be kept free: a node never promises memory twice."""
+    """Requests equal limits, except for cores: a node never promises the same memory twice."""
     if wanted.gpus < 0:
-        raise SettingsError(f"resources of {stage}: gpus={wanted.gpus} means all GPUs, on Docker only; give a number")
+        raise SettingsError(
+            f"resources of {stage}: gpus={wanted.gpus} means all GPUs, which works on Docker only; give a number"
+        )
     limits = {"memory": _size(wanted.memory)}
     if wanted.cpus is not None:
         limits["cpu"] = f"{wanted.cpus:g}"
@@ -172,7 +174,7 @@ def _sidecar_resources() -> k8s.V1ResourceRequirements:
     )
 
 
-def _walls() -> k8s.V1SecurityContext:
+def _restricted() -> k8s.V1SecurityContext:
     return k8s.V1SecurityContext(
         allow_privilege_escalation=False,
         read_only_root_filesystem=True,

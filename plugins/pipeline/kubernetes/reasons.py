@@ -11,7 +11,7 @@ from kubernetes.client import models as k8s
 from pipeline.kubernetes.pod import STAGE
 from tasks.errors import PipelineError, SettingsError, UnavailableError
 
-# The kubelet says these of an image or a variable that will not be there the next time either.
+# Reasons of the kubelet for an image or a variable that will be missing on the next try too.
 NEVER = ("InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError")
 PULLING = ("ErrImagePull", "ImagePullBackOff", "RegistryUnavailable", "ErrImageInspect")
 NOT_THERE = re.compile(r"not found|manifest unknown|does not exist|no such image|pull access denied", re.IGNORECASE)
@@ -20,18 +20,18 @@ ROLE = "give its account the Role `stage-launcher` (make kubernetes-up)"
 
 
 def status_of(pod: k8s.V1Pod, container: str = STAGE) -> k8s.V1ContainerStatus | None:
-    """What the cluster says of a container of a pod; None before it says anything."""
+    """Status of a container of a pod; None before there is one."""
     return next((one for one in pod.status.container_statuses or () if one.name == container), None)
 
 
 def ended(pod: k8s.V1Pod, container: str = STAGE) -> k8s.V1ContainerStateTerminated | None:
-    """How a container of a pod ended; None while it has not."""
+    """How a container of a pod ended; None while it has not ended."""
     status = status_of(pod, container)
     return status.state.terminated if status is not None and status.state is not None else None
 
 
 def over(pod: k8s.V1Pod) -> bool:
-    """Tell whether a pod has ended as a whole. Of one deleted at its start kubelets say no more than that."""
+    """Tell whether the whole pod has ended. For a pod deleted at its start, kubelets report nothing else."""
     return pod.status.phase in ("Succeeded", "Failed")
 
 
@@ -43,7 +43,7 @@ def started(pod: k8s.V1Pod) -> bool:
 
 
 def waits_for(pod: k8s.V1Pod) -> str:
-    """What a pod that has not started waits for: the scheduler's or the kubelet's words, or nothing."""
+    """What a pod that has not started waits for: the text of the scheduler or the kubelet, or an empty string."""
     for condition in pod.status.conditions or ():
         if condition.type == "PodScheduled" and condition.status == "False":
             return f"{condition.reason}: {condition.message}"
@@ -55,9 +55,9 @@ def waits_for(pod: k8s.V1Pod) -> str:
 
 
 def will_never_start(pod: k8s.V1Pod, stage: str) -> SettingsError | None:
-    """The failure of a pod that waits for what will not come; None where it may.
+    """The error of a pod that can never start; None when it still may.
 
-    An image that the registry does not have is such a thing, a registry that does not answer is not.
+    An image that the registry does not have is permanent; a registry that does not answer is not.
     """
     for status in pod.status.container_statuses or ():
         waiting = status.state.waiting if status.state is not None else None
@@ -75,9 +75,9 @@ def will_never_start(pod: k8s.V1Pod, stage: str) -> SettingsError | None:
 
 
 def did_not_start(pod: k8s.V1Pod, stage: str, seconds: float, warning: str) -> UnavailableError:
-    """The failure of a pod that waited too long; `warning` is the cluster's last event on it."""
+    """The error of a pod that waited too long; `warning` is the last event on it."""
     why = waits_for(pod) or warning or f"its phase is {pod.status.phase}"
-    fix = "correct PIPELINE_RESOURCES" if why.startswith("Unschedulable") else "look at its node and its image"
+    fix = "correct PIPELINE_RESOURCES" if why.startswith("Unschedulable") else "check its node and its image"
     return UnavailableError(
         f"the pod of {stage} did not start within {seconds:.0f} s: {why}; {fix}, or wait longer "
         "(PIPELINE_KUBERNETES_START_SECONDS)"
@@ -85,26 +85,26 @@ def did_not_start(pod: k8s.V1Pod, stage: str, seconds: float, warning: str) -> U
 
 
 def cut_short(pod: k8s.V1Pod, stage: str) -> PipelineError | None:
-    """The failure of a pod that the cluster or a person ended; None for one that ended by itself."""
+    """The error of a pod that the cluster or a person stopped; None for one that ended by itself."""
     text = f"{pod.status.reason}: {pod.status.message or ''}".rstrip(": ")
     if pod.status.reason == "DeadlineExceeded":
-        return PipelineError(f"the pod of {stage} took longer than its task may ({text})")
+        return PipelineError(f"the pod of {stage} ran longer than its task allows ({text})")
     if pod.status.reason is not None:
-        return UnavailableError(f"the cluster ended the pod of {stage} ({text}); try again")
+        return UnavailableError(f"the cluster stopped the pod of {stage} ({text}); try again")
     state = ended(pod)
     if state is not None and state.exit_code == 0:
         return None
     if pod.metadata.deletion_timestamp is not None:
         return deleted(stage)
     if state is None and over(pod):
-        return UnavailableError(f"the pod of {stage} is {pod.status.phase}, and nothing says why; try again")
+        return UnavailableError(f"the pod of {stage} is {pod.status.phase}, with no reason given; try again")
     if state is not None and state.reason in ("ContainerCannotRun", "StartError", "ContainerStatusUnknown"):
         return PipelineError(f"the container of {stage} did not run ({state.reason}: {state.message})")
     return None
 
 
 def deleted(stage: str) -> UnavailableError:
-    """The failure of a pod that is not there any more, or soon."""
+    """The error of a pod that was deleted."""
     return UnavailableError(f"the pod of {stage} was deleted while it ran; try again")
 
 
@@ -113,16 +113,16 @@ def refused(error: ApiException, doing: str, namespace: str) -> PipelineError:
 
     Args:
         error: its answer.
-        doing: what was asked for, as "create a pod".
+        doing: what was attempted, such as "create a pod".
         namespace: where.
     """
     text = _message(error)
     if error.status == 401:
         return SettingsError(f"the cluster refuses the login ({text}); correct KUBECONFIG or the connection in Airflow")
     if error.status == 403 and "exceeded quota" in text:
-        return UnavailableError(f"no room in namespace {namespace!r} to {doing}: {text}")
+        return UnavailableError(f"cannot {doing}, the quota of namespace {namespace!r} is used up: {text}")
     if error.status == 403 and "cannot" in text:
-        return SettingsError(f"may not {doing} in namespace {namespace!r}: {text}; {ROLE}")
+        return SettingsError(f"not allowed to {doing} in namespace {namespace!r}: {text}; {ROLE}")
     if error.status == 404 and "namespaces" in text:
         return SettingsError(f"{text}; run make kubernetes-up, or correct PIPELINE_KUBERNETES_NAMESPACE")
     if error.status in (400, 403, 404, 422):
@@ -131,7 +131,7 @@ def refused(error: ApiException, doing: str, namespace: str) -> PipelineError:
 
 
 def of_handshake(error: ApiException) -> ApiException:
-    """A refused websocket's answer as that of any other request: its status and body are in the text only."""
+    """The answer of a refused websocket as that of any other request: its status and body are only in the text."""
     found = HANDSHAKE.search(str(error.reason))
     if found is None:
         return error

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import psutil
 
 import tasks
-from pipeline.local.prewarmed import Standby
+from pipeline.local.prewarmed import PrewarmedStages
 from pipeline.local.process import StageProcess
 from pipeline.operator.job import StageJob
 from pipeline.operator.outcome import StageOutcome
@@ -27,41 +27,41 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE = "PIPELINE_STAGE_KEY"
 GROUP_VARIABLE = "PIPELINE_STAGE_GROUP"
-OF_THIS_TRY = ("AIRFLOW_CTX_", "__AIRFLOW_")  # what Airflow tells its task; a stage knows all of that from its request
+OF_THIS_TRY = ("AIRFLOW_CTX_", "__AIRFLOW_")  # set by Airflow per try; a stage has all of it in its request
 
 
 class LocalStageOperator(StageOperator):
-    """Runs `python -m tasks STAGE` as a `pipeline.process`."""
+    """Runs `python -m tasks STAGE` in a `pipeline.local.process.StageProcess`."""
 
     command: ClassVar[tuple[str, ...]] = (sys.executable, "-m", "tasks")
     grace: ClassVar[float] = 3.0  # seconds from SIGTERM to SIGKILL; Airflow kills the task itself after five
-    standby: ClassVar[Standby | None] = None  # set by `standing_by`
+    prewarmed: ClassVar[PrewarmedStages | None] = None  # set by `prewarmed_stages`
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._process: StageProcess | None = None
 
-    def carry_out(self, job: StageJob) -> StageOutcome:
-        """Run the stage, its output streamed line by line into the task's log."""
-        waiting = self.standby.take(job.key, self._variables(job.key)) if self.standby else None
-        end_leftovers(job.key, self.grace, spare=waiting.pid if waiting else None)
-        self._process = process = waiting or self.start(job.key)
+    def run_job(self, job: StageJob) -> StageOutcome:
+        """Run the stage; its output is streamed line by line into the task's log."""
+        ready = self.prewarmed.take(job.key, self._variables(job.key)) if self.prewarmed else None
+        end_leftovers(job.key, self.grace, spare=ready.pid if ready else None)
+        self._process = process = ready or self.start(job.key)
         try:
             return process.run(job.request.model_dump_json(), lambda line: self.log.info("%s", line))
         finally:
             process.close()
 
     def on_kill(self) -> None:
-        """End the stage's process group."""
+        """Stop the stage's process group."""
         if self._process is not None:
             self._process.stop()
 
     def start(self, key: str) -> StageProcess:
-        """Start the stage's process for the task of this key; its request comes later."""
+        """Start the stage's process for the task with this key; its request is sent later."""
         return StageProcess(self.stage, self.command, self._variables(key), self.grace)
 
     def _variables(self, key: str) -> dict[str, str]:
-        """Airflow's environment, so that the stage's settings are the operator's, and `tasks` importable anywhere."""
+        """Airflow's environment, so that stage and operator read the same settings; `tasks` is importable anywhere."""
         root = str(Path(tasks.__file__).resolve().parents[1])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         return {
@@ -74,25 +74,25 @@ class LocalStageOperator(StageOperator):
 
 
 @contextmanager
-def standing_by(dag: DAG, dag_run_id: str) -> Iterator[None]:
-    """Have the local stages of a DAG run start before their turn, while all its tasks run in this process."""
+def prewarmed_stages(dag: DAG, dag_run_id: str) -> Iterator[None]:
+    """Start local stages of a DAG run early, so that their imports are done; all its tasks run in this process."""
     in_order = dag.topological_sort()  # type: ignore[no-untyped-call]
     stages = [task for task in in_order if isinstance(task, LocalStageOperator)]
     keys = (TaskIdentity(dag_id=dag.dag_id, dag_run_id=dag_run_id, task_id=task.task_id).key for task in stages)
-    standby = Standby({key: partial(task.start, key) for key, task in zip(keys, stages, strict=True)})
-    LocalStageOperator.standby = standby
+    prewarmed = PrewarmedStages({key: partial(task.start, key) for key, task in zip(keys, stages, strict=True)})
+    LocalStageOperator.prewarmed = prewarmed
     try:
         yield
     finally:
-        LocalStageOperator.standby = None
-        standby.close()
+        LocalStageOperator.prewarmed = None
+        prewarmed.close()
 
 
 def end_leftovers(key: str, grace: float, *, spare: int | None = None) -> None:
-    """End what an earlier try of the same task left running, should even its leash have been killed.
+    """Stop what an earlier try of the same task left running, in case its supervisor was killed too.
 
-    A stage knows its key and its process group from two environment variables. A process that inherited them but
-    left the group, as a service that `deploy` started has, is no leftover; nor is the group `spare`.
+    Two environment variables hold a stage's key and its process group. A process that inherited them but left the
+    group, such as a service that `deploy` started, is not a leftover; nor is the group `spare`.
     """
     groups = set()
     for process in psutil.process_iter():

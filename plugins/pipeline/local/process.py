@@ -1,4 +1,4 @@
-"""One stage as a process on this machine: started without its request, which comes when its turn does."""
+"""One stage as a process on this machine. It may be started early: its request is sent when the task runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class StageProcess:
     """`command STAGE --request - --result FILE`, in a process group of its own under `pipeline.local.supervisor`."""
 
     def __init__(self, stage: str, command: Sequence[str], variables: Mapping[str, str], grace: float) -> None:
-        """Start it; `grace` are the seconds from SIGTERM to SIGKILL."""
+        """Start the process; `grace` is the time in seconds from SIGTERM to SIGKILL."""
         self.variables = dict(variables)
         self._grace = grace
         self._folder = tempfile.TemporaryDirectory(prefix="stage-")
@@ -49,30 +49,30 @@ class StageProcess:
 
     @property
     def pid(self) -> int:
-        """The process's ID, and its group's."""
+        """ID of the process and of its group."""
         return self._process.pid
 
     @property
     def alive(self) -> bool:
-        """Whether it has not ended yet."""
+        """Whether the process is still running."""
         return self._process.poll() is None
 
-    def run(self, request: str, tell: Callable[[str], object]) -> StageOutcome:
-        """Give it its request and follow it to its end, each line that it prints told at once."""
-        assert self._process.stdin is not None  # noqa: S101  # a pipe was asked for
+    def run(self, request: str, log: Callable[[str], object]) -> StageOutcome:
+        """Send the request, pass each line of output to `log` at once, and wait for the end."""
+        assert self._process.stdin is not None  # noqa: S101  # opened as a pipe
         assert self._process.stdout is not None  # noqa: S101
-        with contextlib.suppress(BrokenPipeError):  # it has ended, and its exit code says why
+        with contextlib.suppress(BrokenPipeError):  # it has exited; its exit code says why
             self._process.stdin.write(request)
             self._process.stdin.close()
         lines: deque[str] = deque(maxlen=LINES_KEPT)
         for line in self._process.stdout:
             lines.append(line.rstrip())
-            tell(lines[-1])
+            log(lines[-1])
         code = self._process.wait()
         return StageOutcome(code, self._result.read_bytes() if self._result.exists() else None, tuple(lines))
 
     def stop(self) -> None:
-        """End its process group, if it has not ended; may be called at any time, and more than once."""
+        """Stop the process group if it still runs; may be called at any time, and more than once."""
         if not self.alive:
             return
         # The supervisor stays until the stage is gone. Not psutil here: it would reap our child and lose its exit code.
@@ -83,7 +83,7 @@ class StageProcess:
             os.killpg(self.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """End it and give back all that it had; no other call may follow."""
+        """Stop it and free its pipes and folder; no other call may follow."""
         self.stop()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):

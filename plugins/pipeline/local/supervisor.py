@@ -1,10 +1,10 @@
-"""Runs a command that must not outlive its Airflow task: `python leash.py LIFELINE GRACE COMMAND...`.
+"""Runs a command that must not outlive its Airflow task: `python supervisor.py LIFELINE GRACE COMMAND...`.
 
-LIFELINE is the read end of a pipe whose write end only the task holds. However the task ends, by a signal that
-nothing can catch included, the operating system closes that end; this process sees it and ends its whole process
-group: SIGTERM, GRACE seconds, SIGKILL. It reports the command's exit code as its own, a signal N as 128 + N.
+LIFELINE is the read end of a pipe; only the task holds the write end. However the task ends, SIGKILL included, the
+operating system closes that end. The supervisor notices and stops its whole process group: SIGTERM, GRACE seconds,
+SIGKILL. It exits with the command's exit code; a signal N becomes 128 + N.
 
-Stand-alone and standard library only: started as a file with `-I`, it is ready in some 20 ms.
+Standard library only: started as a file with `-I`, it is ready in about 20 ms.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from types import FrameType
 def main(arguments: list[str]) -> int:
     """Run the command and return its exit code."""
     lifeline, grace, *command = arguments
-    # A handler, not SIG_IGN, which the command would inherit. The group is signalled as a whole; the leash stays to
-    # report how the command ended.
+    # A handler, not SIG_IGN, which the command would inherit. The group is signalled as a whole; the supervisor
+    # stays to report how the command ended.
     signal.signal(signal.SIGTERM, _stay)
     environment = {**os.environ, "PIPELINE_STAGE_GROUP": str(os.getpgid(0))}
     stage = subprocess.Popen(command, env=environment)  # noqa: S603  # the operator's own command line
@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _watch(lifeline: int, grace: float) -> None:
-    os.read(lifeline, 1)  # nothing is ever written: this returns when the other end is gone
+    os.read(lifeline, 1)  # nothing is ever written: this returns when the other end is closed
     with contextlib.suppress(ProcessLookupError):
         os.killpg(0, signal.SIGTERM)
         time.sleep(grace)

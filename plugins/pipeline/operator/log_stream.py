@@ -1,4 +1,4 @@
-"""A log that is followed: lines with the time of each, read on where a stream was cut; for engine and cluster alike."""
+"""Follows a log of timestamped lines, and resumes where a stream was cut; for Docker and Kubernetes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 
-PAUSE = 0.5  # seconds before a cut stream is opened again
+PAUSE = 0.5  # seconds before a cut stream is reopened
 STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)")
 
 Moment = tuple[int, int]  # seconds since 1970, and nanoseconds
@@ -17,18 +17,18 @@ BEGINNING: Moment = (0, 0)
 def follow(
     opened: Callable[[Moment], Iterable[bytes]], running: Callable[[], bool], cut: tuple[type[Exception], ...]
 ) -> Iterator[str]:
-    """Yield the lines of a log until what writes it has ended.
+    """Yield the lines of a log until its writer has ended.
 
-    A stream that is cut, by a proxy's idle timeout or a client's, is opened again where it stopped.
+    A stream that is cut, for example by the idle timeout of a proxy, is reopened where it stopped.
 
     Args:
-        opened: opens the stream with the lines from a moment's second on; each begins with its time in RFC 3339.
-        running: tells whether more may come; raises what ends the wait for a server that is really away.
-        cut: what a stream raises that is cut.
+        opened: opens the stream from the second of a given moment on; each line begins with its time in RFC 3339.
+        running: tells whether more lines may come; raises when the server stays unreachable.
+        cut: the exceptions that a cut stream raises.
     """
     last = BEGINNING
     while True:
-        # Asked before reading: what was written before the end is then read to the end.
+        # Checked before reading, so that everything written before the end is still read.
         more = running()
         after = last
         try:
@@ -44,7 +44,7 @@ def follow(
 
 
 def moment_of(stamp: str) -> Moment | None:
-    """Read a time in RFC 3339, whatever its fraction's width and its zone; None when it is none."""
+    """Parse a time in RFC 3339 with any number of decimals and any zone; None when it is not one."""
     found = STAMP.fullmatch(stamp)
     if found is None:
         return None
@@ -57,7 +57,7 @@ def _stamped(chunks: Iterable[bytes]) -> Iterator[tuple[Moment, str]]:
     for raw in _lines(chunks):
         stamp, _, line = raw.decode("utf-8", errors="replace").partition(" ")
         moment = moment_of(stamp)
-        if moment is not None:  # else the server's own word on the log, as that it cannot be had
+        if moment is not None:  # else it is a message of the server, such as that the log is unavailable
             yield moment, line.rstrip()
 
 

@@ -1,4 +1,4 @@
-"""What came of a stage job, and whether trying again could help."""
+"""How a stage ended: its checked result, or a failure that is or is not worth a retry."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def result_of(job: StageJob, outcome: StageOutcome) -> StageResult:
     """Return the checked result of a stage that succeeded.
 
     Raises:
-        ResultError: it ended well but left no result, or not its result model.
-        PermanentError: it failed in a way that will repeat.
-        PipelineError: it failed, was killed or ran out of memory; trying again may help.
+        ResultError: it succeeded but left no result, or one that does not match its model.
+        PermanentError: it failed and would fail again the same way.
+        PipelineError: it failed, was killed or ran out of memory; a retry may help.
     """
     if outcome.exit_code == 0:
         if outcome.result is None:
-            raise ResultError(f"{job.stage} ended well but left no result file; its image may be of another version")
+            raise ResultError(f"{job.stage} succeeded but left no result file; its image may be of another version")
         return STAGES[job.stage].parse_result(outcome.result)
     reason = f"{job.stage} ended with exit code {outcome.exit_code}{_cause(job, outcome)}"
     if is_permanent(outcome.exit_code):
@@ -57,11 +57,11 @@ def _cause(job: StageJob, outcome: StageOutcome) -> str:
     if outcome.exit_code == TERMINATED:
         return ": asked to stop (SIGTERM)"
     line = _last_words(outcome)
-    return f": {line}" if line else " and wrote nothing"
+    return f": {line}" if line else " and printed nothing"
 
 
 def _last_words(outcome: StageOutcome) -> str:
-    """Return the line that says why: the stage's own error line, or a traceback's last one."""
+    """Return the line that says why: the stage's own error line, or the last line of a traceback."""
     if is_permanent(outcome.exit_code) or outcome.exit_code == UnavailableError.exit_code:
         for line in reversed(outcome.last_lines):
             found = ERROR_LINE.match(line)

@@ -1,4 +1,4 @@
-"""The operator behind every stage task: builds one job, lets a runtime carry it out, judges the outcome."""
+"""The operator behind every stage task: builds one job, has a runtime run it, checks the result."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class StageOperator(BaseOperator):
 
     What is wrong in a DAG file fails when the file is read, what is wrong in a DAG run before anything starts, both
     with the fix in the message. A failure that will repeat is not retried. The checked result is the task's XCom,
-    whole and by field, so that `task.output["run_id"]` is the next stage's baton, with its type.
+    whole and by field, so that `task.output["run_id"]` is the upstream run ID of the next stage, with its type.
     """
 
     template_fields: Sequence[str] = ("request_fields", "environment")
@@ -64,12 +64,12 @@ class StageOperator(BaseOperator):
         self.operator_extra_links = tuple(links)
 
     @abstractmethod
-    def carry_out(self, job: StageJob) -> StageOutcome:
+    def run_job(self, job: StageJob) -> StageOutcome:
         """Run the job to its end, its output going to the task's log; leave nothing running, whatever happens."""
 
     @abstractmethod
     def on_kill(self) -> None:
-        """End what `carry_out` started, within the five seconds that Airflow gives; may be called more than once."""
+        """Stop what `run_job` started, within the five seconds that Airflow allows; may be called more than once."""
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Run the stage and return its result as JSON.
@@ -92,10 +92,10 @@ class StageOperator(BaseOperator):
         return result
 
     def run_stage(self, context: Context) -> dict[str, Any]:
-        """Build the job, have it carried out, check the result; failures are `tasks.errors`."""
+        """Build the job, run it, check the result; failures are `tasks.errors`."""
         job = self.job(context)
         self.log.info("%s: request %s", job.stage, job.request.model_dump_json(exclude={"task"}))
-        checked = result_of(job, self.carry_out(job))
+        checked = result_of(job, self.run_job(job))
         figures = ", ".join(f"{k}={v}" for k, v in checked.shown.items() if k not in StageResult.model_fields)
         self.log.info("%s: done in %.1f s: %s", job.stage, checked.seconds, figures)
         result = checked.model_dump(mode="json")
@@ -183,7 +183,7 @@ def _comes_later(value: Any) -> bool:
 
 
 def require_fields(stage: str, fields: Mapping[str, Any]) -> None:
-    """Check what a DAG file asks for: the stage exists, its baton is given, every field is one of its request.
+    """Check what a DAG file asks for: the stage exists, required fields are given, every field is one of its request.
 
     Raises:
         RequestError: naming the stage or field, and what would do.

@@ -81,7 +81,7 @@ def test_a_gpu_pod_goes_where_it_is_told(make: Make) -> None:
 @pytest.mark.parametrize(
     ("resources", "text"),
     [
-        ({"gpus": -1}, "resources of prepare: gpus=-1 means all GPUs, on Docker only; give a number"),
+        ({"gpus": -1}, "resources of prepare: gpus=-1 means all GPUs, which works on Docker only; give a number"),
         ({"tolerations": [{"kee": "x"}]}, "tolerations: 'kee' is unknown; choose from effect, key"),
     ],
 )

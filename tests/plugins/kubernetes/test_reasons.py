@@ -90,9 +90,9 @@ def terminated(code: int, why: str, said: str | None = None, *, deleted: bool = 
         (terminated(143, "Error", deleted=True), UnavailableError, "was deleted while it ran"),
         # As a kubelet tells of a pod that was deleted while it started.
         (pod({"waiting": {"reason": "ContainerCreating"}}, phase="Failed", deleted=True), UnavailableError, "deleted"),
-        (pod({"waiting": {"reason": "ContainerCreating"}}, phase="Failed"), UnavailableError, "nothing says why"),
+        (pod({"waiting": {"reason": "ContainerCreating"}}, phase="Failed"), UnavailableError, "with no reason given"),
         (terminated(0, "Completed", reason="Evicted", message="low on disk"), UnavailableError, "Evicted: low on disk"),
-        (terminated(137, "Error", reason="DeadlineExceeded"), PipelineError, "longer than its task may"),
+        (terminated(137, "Error", reason="DeadlineExceeded"), PipelineError, "longer than its task allows"),
         (terminated(128, "ContainerCannotRun", "no such file"), PipelineError, "did not run (ContainerCannotRun: no"),
     ],
 )
@@ -114,7 +114,12 @@ def test_a_stages_own_end_is_judged_by_its_exit_code(found: Any) -> None:
     [
         (401, "Unauthorized", SettingsError, "refuses the login"),
         (403, 'pods is forbidden: User "x" cannot create resource "pods"', SettingsError, "stage-launcher"),
-        (403, "pods is forbidden: exceeded quota: vision-mlops", UnavailableError, "no room in namespace 'n'"),
+        (
+            403,
+            "pods is forbidden: exceeded quota: vision-mlops",
+            UnavailableError,
+            "the quota of namespace 'n'",
+        ),
         (403, "violates PodSecurity", SettingsError, "violates PodSecurity"),
         (404, 'namespaces "n" not found', SettingsError, "make kubernetes-up"),
         (422, "Invalid value: -1", SettingsError, "did not create a pod: Invalid value"),
@@ -134,7 +139,7 @@ def test_a_refused_websocket_has_its_answer_in_its_text() -> None:
     text = f"Handshake status 403 Forbidden -+-+- {{'audit-id': 'a'}} -+-+- {json.dumps(body).encode()!r}"
     error = reasons.of_handshake(ApiException(status=0, reason=text))
     failure = reasons.refused(error, "run a command in a pod", "n")
-    assert str(failure).startswith("may not run a command in a pod in namespace 'n': pods \"x\" is forbidden")
+    assert str(failure).startswith("not allowed to run a command in a pod in namespace 'n': pods \"x\" is forbidden")
     assert reasons.of_handshake(ApiException(status=0, reason="Handshake status 502 Bad Gateway")).status == 502
     assert reasons.of_handshake(ApiException(status=0, reason="timed out")).status == 0
 

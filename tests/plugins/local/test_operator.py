@@ -1,4 +1,4 @@
-"""The local runtime against real processes: a small script stands where `python -m tasks` would."""
+"""The local runtime with real processes: a small script takes the place of `python -m tasks`."""
 
 from __future__ import annotations
 
@@ -252,6 +252,6 @@ def test_a_real_stage_is_found_from_anywhere_and_says_what_is_wrong(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PYTHONPATH", raising=False)
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
-    outcome = task.carry_out(job)
+    outcome = task.run_job(job)
     assert outcome.exit_code == 78
     assert any("MLFLOW_TRACKING_PASSWORD together" in line for line in outcome.last_lines)

@@ -1,4 +1,4 @@
-"""Processes that wait for their turn, with real ones: a small script stands where `python -m tasks` would."""
+"""Prewarmed stages with real processes: a small script takes the place of `python -m tasks`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.local.prewarmed import AHEAD, Standby
+from pipeline.local.prewarmed import AHEAD, PrewarmedStages
 from pipeline.local.process import StageProcess
 
 KEYS = [f"d/r/{task}/-1" for task in ("prepare", "train", "evaluate", "register")]
@@ -49,17 +49,17 @@ def started(stub: tuple[str, ...]) -> Started:
 
 
 @pytest.fixture
-def standby(started: Started) -> Iterator[Standby]:
-    standby = Standby({key: partial(started.start, key) for key in KEYS})
-    yield standby
-    standby.close()
+def prewarmed(started: Started) -> Iterator[PrewarmedStages]:
+    prewarmed = PrewarmedStages({key: partial(started.start, key) for key in KEYS})
+    yield prewarmed
+    prewarmed.close()
     assert started.alive == []
 
 
-def test_the_next_ones_wait_and_each_answers_its_own_request(standby: Standby, started: Started) -> None:
+def test_the_next_ones_wait_and_each_answers_its_own_request(prewarmed: PrewarmedStages, started: Started) -> None:
     for turn, key in enumerate(KEYS):
         assert list(started.processes) == KEYS[: turn + AHEAD]
-        process = standby.take(key, started.variables(key))
+        process = prewarmed.take(key, started.variables(key))
         assert process is started.processes[key]
         lines: list[str] = []
         outcome = process.run(json.dumps({"turn": turn}), lines.append)
@@ -68,32 +68,32 @@ def test_the_next_ones_wait_and_each_answers_its_own_request(standby: Standby, s
         assert json.loads(outcome.result or b"")["version"] == 3
 
 
-def test_a_second_try_and_an_unknown_task_find_nothing(standby: Standby, started: Started) -> None:
-    first = standby.take(KEYS[0], started.variables(KEYS[0]))
+def test_a_second_try_and_an_unknown_task_find_nothing(prewarmed: PrewarmedStages, started: Started) -> None:
+    first = prewarmed.take(KEYS[0], started.variables(KEYS[0]))
     assert first is not None
     first.close()
-    assert standby.take(KEYS[0], started.variables(KEYS[0])) is None
-    assert standby.take("d/r/other/-1", {}) is None
+    assert prewarmed.take(KEYS[0], started.variables(KEYS[0])) is None
+    assert prewarmed.take("d/r/other/-1", {}) is None
     assert started.alive == KEYS[1:3]
 
 
-def test_those_whose_turn_has_passed_are_ended(standby: Standby, started: Started) -> None:
-    taken = standby.take(KEYS[2], started.variables(KEYS[2]))
+def test_those_whose_turn_has_passed_are_ended(prewarmed: PrewarmedStages, started: Started) -> None:
+    taken = prewarmed.take(KEYS[2], started.variables(KEYS[2]))
     assert taken is None  # it was not to be started yet
     assert started.alive == KEYS[3:]
 
 
-def test_one_with_other_variables_is_ended(standby: Standby, started: Started) -> None:
-    assert standby.take(KEYS[0], started.variables(KEYS[0]) | {"PIPELINE_EXPERIMENT": "other"}) is None
+def test_one_with_other_variables_is_ended(prewarmed: PrewarmedStages, started: Started) -> None:
+    assert prewarmed.take(KEYS[0], started.variables(KEYS[0]) | {"PIPELINE_EXPERIMENT": "other"}) is None
     assert started.alive == KEYS[1:3]
 
 
-def test_one_that_has_ended_meanwhile_is_not_given(standby: Standby, started: Started) -> None:
-    leash = psutil.Process(started.processes[KEYS[0]].pid)
-    for process in (*leash.children(), leash):
+def test_one_that_has_ended_meanwhile_is_not_given(prewarmed: PrewarmedStages, started: Started) -> None:
+    supervisor = psutil.Process(started.processes[KEYS[0]].pid)
+    for process in (*supervisor.children(), supervisor):
         process.kill()
-    psutil.wait_procs([leash], timeout=10)
-    assert standby.take(KEYS[0], started.variables(KEYS[0])) is None
+    psutil.wait_procs([supervisor], timeout=10)
+    assert prewarmed.take(KEYS[0], started.variables(KEYS[0])) is None
 
 
 def test_a_stage_that_ends_without_reading_its_request_is_told_by_its_exit_code() -> None:

@@ -47,7 +47,7 @@ def test_a_result_keeps_its_types(job: StageJob) -> None:
 @pytest.mark.parametrize(
     ("answer", "text"),
     [
-        (None, "register ended well but left no result file"),
+        (None, "register succeeded but left no result file"),
         (b"", "is not JSON"),
         (b'{"run_id": "1', "is not JSON"),
         (b"[]", "RegisterResult"),
@@ -77,7 +77,7 @@ def test_a_known_permanent_failure_says_the_stages_own_line(job: StageJob, code:
             "69: UnavailableError: no MLflow",
         ),
         (outcome(1, *TRACEBACK), "1: ValueError: 3 is not 4"),
-        (outcome(1), "exit code 1 and wrote nothing"),
+        (outcome(1), "exit code 1 and printed nothing"),
         (outcome(143, "working"), "143: asked to stop (SIGTERM)"),
         (outcome(137, "working"), "137: killed (SIGKILL)"),
         (outcome(137, "working", oom=True), "137: out of memory, killed at its limit of 4g"),

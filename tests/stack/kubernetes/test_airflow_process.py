@@ -113,7 +113,7 @@ def test_after_a_kill_the_next_airflow_goes_on_with_the_pod(airflow: Airflow, na
     second = airflow(code)
     said = second.communicate(timeout=300)[0]
     assert second.returncode == 0, said[-4000:]
-    assert f"going on with pod {name}" in said
+    assert f"resuming pod {name}" in said
     assert said.count("begun") >= 1
     assert "ended" in said
     assert namespace.pods("pods") == []

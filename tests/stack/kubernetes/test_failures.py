@@ -129,15 +129,15 @@ def test_a_stage_that_takes_longer_than_its_task_is_ended_by_the_cluster(
 
 
 RIGHTS: list[tuple[list[dict[str, Any]], str]] = [
-    ([], "may not list pods"),
-    ([{"resources": ["pods"], "verbs": ["get", "list"]}], "may not create a pod"),
-    ([{"resources": ["pods"], "verbs": ["create", "get", "list", "delete"]}], "may not read a pod's log"),
+    ([], "not allowed to list pods"),
+    ([{"resources": ["pods"], "verbs": ["get", "list"]}], "not allowed to create a pod"),
+    ([{"resources": ["pods"], "verbs": ["create", "get", "list", "delete"]}], "not allowed to read a pod's log"),
     (
         [
             {"resources": ["pods"], "verbs": ["create", "get", "list", "delete"]},
             {"resources": ["pods/log"], "verbs": ["get"]},
         ],
-        "may not run a command in a pod",
+        "not allowed to run a command in a pod",
     ),
 ]
 

@@ -46,7 +46,7 @@ def test_the_next_try_goes_on_with_the_pod_that_runs(make: Make, left: Any, task
     task = make("print('begun'); time.sleep(6); print('done'); answer(version=int(time.monotonic()))")
     name = lose(task, left)
     result = task.run_stage(context())
-    assert f"going on with pod {name}, which an earlier try has started" in " ".join(task_log)
+    assert f"resuming pod {name}, started by an earlier try" in " ".join(task_log)
     assert [line for line in task_log if line in ("begun", "done")] == ["begun", "done"]  # from its beginning
     assert result["version"] > 0
     assert left(task) == []
@@ -57,7 +57,7 @@ def test_a_pod_that_ended_well_meanwhile_still_has_its_result(make: Make, left: 
     name = lose(task, left)
     until(lambda: any("terminated" in one["state"] for one in left(task)[0]["status"]["containerStatuses"]))
     assert task.run_stage(context())["version"] == 77
-    assert f"going on with pod {name}" in " ".join(task_log)
+    assert f"resuming pod {name}" in " ".join(task_log)
     assert left(task) == []
 
 
