@@ -6,6 +6,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+CLASS = "class"
+"""Column of the slices by true class; no metadata column may have this name."""
+
 
 class GatePolicy(BaseModel):
     """Limits of the gate; fractions from 0 to 1 unless said otherwise. An empty budget is no limit."""

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from tasks.contract.messages import Message
-from tasks.contract.recipe import Architecture, BatchSize, Hyperparameters, Schedule
+from tasks.contract.networks import Architecture
+from tasks.contract.recipe import BatchSize, Hyperparameters, Schedule
 
 
 class Interval(Message):

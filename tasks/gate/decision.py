@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tasks.contract.gate_policy import GatePolicy
+from tasks.contract.gate_policy import CLASS, GatePolicy
 from tasks.gate.evidence import Champion, Comparison, Cost, Evidence, Slice
 from tasks.gate.verdict import Check, Verdict
-
-CLASS = "class"
 
 
 def decide(evidence: Evidence, policy: GatePolicy) -> Verdict:

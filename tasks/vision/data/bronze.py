@@ -13,9 +13,9 @@ from PIL import Image
 from tasks.errors import DataError
 from tasks.vision.data import images
 from tasks.vision.data.fingerprint import Shaping
-from tasks.vision.data.records import Entry, Reason, Record
-from tasks.vision.data.sources import Content, Source
-from tasks.vision.training.progress import Progress
+from tasks.vision.data.progress import Progress
+from tasks.vision.data.records import Content, Entry, Reason, Record
+from tasks.vision.data.sources import Source
 
 MIN_SIDE, MAX_SIDE, MAX_ASPECT = 8, 8192, 8.0
 MAX_PIXEL_BYTES = 4 * 2**30

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
+from tasks.contract.gate_policy import CLASS
 from tasks.errors import DataError
-from tasks.gate.decision import CLASS
 from tasks.vision.data.records import Listing
 
 NAME = "metadata.csv"

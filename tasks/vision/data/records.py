@@ -1,4 +1,4 @@
-"""What passes between the layers: where an image lies, what was read of it, and why one was left out."""
+"""What the layers pass to each other: where an image lies, what was read of it, and why one was left out."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
+
+Content = bytes | NDArray[np.uint8]
+"""One image as a source gives it: an encoded file, or pixels [H, W] or [H, W, 3]."""
 
 
 class Reason(StrEnum):

@@ -16,8 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from tasks.contract.gate_policy import GatePolicy
-from tasks.gate.decision import CLASS
+from tasks.contract.gate_policy import CLASS, GatePolicy
 from tasks.gate.evidence import Evidence, Slice
 from tasks.gate.verdict import Verdict
 from tasks.vision.data import images

@@ -61,7 +61,7 @@ class MeanPool2d(nn.AdaptiveAvgPool2d):
         return input.sum((2, 3), keepdim=True) * (1 / input.shape[2:].numel())
 
 
-def quicken(network: nn.Module) -> nn.Module:
+def optimize_for_cpu(network: nn.Module) -> nn.Module:
     """Let `network` train quickly on a CPU in float32; return it.
 
     Modules get another class and keep all else, so that names, weights and the state dict stay as they are.

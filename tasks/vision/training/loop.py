@@ -27,14 +27,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tasks.contract.datasets import flips
 from tasks.contract.recipe import Recipe
 from tasks.errors import DataError, RequestError
 from tasks.vision.data.gold import Gold
 from tasks.vision.devices import choose_device, choose_precision
-from tasks.vision.models.networks import Classifier, build
+from tasks.vision.models.build import build
+from tasks.vision.models.classifier import Classifier
 from tasks.vision.training import schedules
-from tasks.vision.training.augment import Augmentation, ImageTensor
-from tasks.vision.training.kernels import quicken
+from tasks.vision.training.augment import Augmentation, ImageTensor, normalisation
+from tasks.vision.training.kernels import optimize_for_cpu
 from tasks.vision.training.optimizers import WeightAverage, make_optimizer, set_learning_rate
 
 SEED_STRIDE = 1_000_003  # more than the epochs of any request, so that no two (seed, epoch) share a seed
@@ -89,14 +91,13 @@ class Training:
 
         if len(gold.train) < 2:
             raise DataError(f"{len(gold.train)} training image is too few; give the data set at least 2")
-        self._statistics = {"mean": gold.mean, "std": gold.std}
+        self._normalisation = normalisation(recipe.model, gold)
         self._identity = {"fingerprint": gold.fingerprint, "recipe": recipe.model_dump(mode="json")}
-        # Digits mirrored are other signs than digits; photographs and clothes stay what they are.
-        flip = gold.dataset != "digits" if recipe.flip is None else recipe.flip
+        flip = flips(gold.dataset) if recipe.flip is None else recipe.flip
         self.augmentation = Augmentation.of(recipe.augmentation, flip, side=min(gold.shape[1:]))
         train, validation = gold.train, gold.validation
-        self._train = ImageTensor(train.images, train.labels, gold.mean, gold.std, self.device, self.augmentation)
-        self._validation = ImageTensor(validation.images, validation.labels, gold.mean, gold.std, self.device)
+        self._train = ImageTensor(train.images, train.labels, self._normalisation, self.device, self.augmentation)
+        self._validation = ImageTensor(validation.images, validation.labels, self._normalisation, self.device)
         # Batches of nearly equal size instead of a small one at the end: no image is left out, and batch
         # normalisation never sees a batch of one.
         self.steps_per_epoch = math.ceil(len(train) / recipe.batch_size)
@@ -107,7 +108,7 @@ class Training:
         self._classes, self._shape = len(gold.classes), gold.shape
         network = build(recipe.model, self._classes, self._shape)
         if self.device.type == "cpu" and self.precision is torch.float32:
-            network = quicken(network)
+            network = optimize_for_cpu(network)
         self.network = network.to(self.device).to(memory_format=torch.channels_last)
         self._optimizer = make_optimizer(self.network, recipe)
         # float16 gradients underflow without it; every other precision has float32's range.
@@ -228,7 +229,7 @@ class Training:
             network = build(self.recipe.model, self._classes, self._shape)
         best = {name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in self._best.items()}
         network.load_state_dict(best, assign=True)
-        return Classifier(network, **self._statistics).eval()
+        return Classifier(network, self._normalisation.mean, self._normalisation.std).eval()
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that training goes on from, as tensors and plain values; valid until the next batch.
