@@ -1,4 +1,4 @@
-"""Batches cut from images that stay in memory as uint8, changed at random a whole batch at a time.
+"""Batches of images that stay in memory as uint8, augmented a whole batch at a time.
 
 The usual way decodes, crops and flips one PIL image after another in worker processes. Here the images are decoded
 once, by prepare, and a batch is one gather from a tensor: shifting costs the same as copying.
@@ -63,7 +63,7 @@ def normalisation(model: str, gold: Gold) -> Normalisation:
 
 
 class ImageTensor:
-    """The images and labels of one split on a device, given out as normalised batches."""
+    """The images and labels of one split on a device, read as normalised batches."""
 
     def __init__(
         self,
