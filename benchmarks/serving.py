@@ -46,7 +46,8 @@ from tasks.records.tracking import stage_run
 from tasks.settings import Settings
 from tasks.vision.data.gold import Gold, Split
 from tasks.vision.devices import available_cpus
-from tasks.vision.models.networks import Classifier, build, digest
+from tasks.vision.models.build import build
+from tasks.vision.models.classifier import Classifier, digest
 
 NOTES = "\n## How reliable it is\n"  # kept when the figures above it are rewritten
 CLASSES = tuple(f"class {number}" for number in range(10))

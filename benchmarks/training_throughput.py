@@ -44,7 +44,7 @@ from tasks.contract.recipe import Recipe
 from tasks.vision.data.gold import Gold, Split
 from tasks.vision.data.images import decode
 from tasks.vision.devices import available_cpus, prepare_cpu
-from tasks.vision.models.networks import build
+from tasks.vision.models.build import build
 from tasks.vision.training.loop import EpochEnd, Training
 
 WANTED_RATIO = 3.0

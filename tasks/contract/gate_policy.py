@@ -1,4 +1,4 @@
-"""The limits that a candidate has to meet: one typed policy, every field a Param of the DAG's form."""
+"""The limits that a candidate has to meet. Every field is a Param of the DAG's form."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+CLASS = "class"
+"""Column of the slices by true class; no metadata column may have this name."""
+
 
 class GatePolicy(BaseModel):
-    """Limits of the gate; fractions from 0 to 1 unless said otherwise. An empty budget is no limit."""
+    """Limits of the gate; fractions from 0 to 1 unless stated otherwise. An empty budget is no limit."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -19,19 +22,19 @@ class GatePolicy(BaseModel):
     )
     proof: Literal["better", "not_worse"] = Field(
         "better",
-        description="What has to be proven against the champion: a gain, or that nothing beyond the margin is lost "
-        "(to keep the model fresh as data change).",
+        description="What has to be proven against the champion: a gain, or a loss within the margin "
+        "(to keep the model up to date with changing data).",
     )
     false_promotion_rate: float = Field(
-        0.05, gt=0, lt=0.5, description="Chance that a candidate is promoted which is not what `proof` says."
+        0.05, gt=0, lt=0.5, description="Chance of promoting a candidate for which `proof` is not true."
     )
     rate_holds_for: Literal["champion", "gate"] = Field(
         "champion",
-        description="`champion`: for all candidates together that one champion meets, so each further one needs "
+        description="`champion`: for all candidates of one champion together, so each further one needs "
         "stronger proof. `gate`: for each candidate alone.",
     )
     non_inferiority_margin: float = Field(
-        0.01, ge=0, lt=1, description="Loss of accuracy against the champion that counts as none."
+        0.01, ge=0, lt=1, description="Largest loss of accuracy against the champion that counts as none."
     )
     min_gain: float = Field(
         0.0, ge=0, lt=1, description="Smallest gain in test accuracy over the champion, with proof `better`."
@@ -43,7 +46,7 @@ class GatePolicy(BaseModel):
     slice_columns: str | None = Field(
         None,
         pattern=r"^[^,]*(,[^,]+)*$",
-        description="Metadata columns that must be there, separated by commas. Default: those that are.",
+        description="Metadata columns that the data set must have, separated by commas. Default: those it has.",
     )
     max_latency_ms: float | None = Field(None, gt=0, description="Budget for one answer, 95th percentile, in ms.")
     max_slowdown: float = Field(2.0, ge=1, description="Times the champion's latency (median and 95th percentile).")
@@ -52,17 +55,17 @@ class GatePolicy(BaseModel):
     max_memory_mb: float | None = Field(None, gt=0, description="Budget for peak memory while answering, in MB.")
     max_memory_growth: float = Field(2.0, ge=1, description="Times the champion's peak memory.")
 
-    def level(self, look: int) -> float:
-        """Chance of error granted to the `look`-th candidate (from 1) that the same champion meets.
+    def level(self, number: int) -> float:
+        """Chance of error allowed for comparison `number` (from 1) with the same champion.
 
-        With `rate_holds_for="champion"` the rate is spent as rate / (look * (look + 1)): these sum to the rate,
-        however many candidates come (alpha spending; the union bound needs no independence between them).
+        With `rate_holds_for="champion"` the rate is spent as rate / (number * (number + 1)): these sum to the rate,
+        however many candidates follow (alpha spending; the union bound needs no independence between them).
         """
-        if look < 1:
-            raise ValueError(f"look={look}: the first candidate is look 1")
+        if number < 1:
+            raise ValueError(f"number={number}: the first comparison is number 1")
         if self.rate_holds_for == "gate":
             return self.false_promotion_rate
-        return self.false_promotion_rate / (look * (look + 1))
+        return self.false_promotion_rate / (number * (number + 1))
 
     @property
     def required_columns(self) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
-"""What one training is made of: hyperparameters, which a search may choose, and options, which it may not.
+"""The settings of one training: hyperparameters, which a search may choose, and options, which it may not.
 
-A request may leave each hyperparameter open (None); `Recipe` is what training works by, with every value settled.
+A request may leave each hyperparameter open (None); in the `Recipe` that training follows, every value is set.
 This module imports pydantic and nothing heavier: Airflow's DAG processor reads it.
 """
 
@@ -11,9 +11,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from tasks.contract.datasets import NOT_FLIPPED
 from tasks.contract.messages import Message
+from tasks.contract.networks import CHOICES, LEARNING_RATE, LEARNING_RATES, NETWORKS, Architecture
 
-Architecture = Literal["fast_cnn", "mobilenet_v3_small", "mobilenet_v3_large", "resnet18"]
 Schedule = Literal["one_cycle", "cosine", "plateau"]
 BatchSize = Annotated[int, Field(ge=2, le=8192)]
 LearningRate = Annotated[float, Field(gt=0, le=10)]
@@ -24,10 +25,10 @@ Smoothing = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Hyperparameters(Message):
-    """The values that a search chooses, each with what is used where nobody chose."""
+    """The values that a search chooses, with their defaults."""
 
     batch_size: BatchSize = 64
-    learning_rate: LearningRate = 0.1
+    learning_rate: LearningRate = LEARNING_RATE
     momentum: Momentum = 0.9
     weight_decay: WeightDecay = 5e-4
     schedule: Schedule = "one_cycle"
@@ -36,10 +37,12 @@ class Hyperparameters(Message):
 
 
 class GivenHyperparameters(Message):
-    """The same values as a request has them: what is given by hand wins over tuned values and over defaults."""
+    """The same values in a request: one given by hand wins over tuned values and over defaults."""
 
     batch_size: BatchSize | None = Field(None, description="Images per step. Default: tuned, else 64.")
-    learning_rate: LearningRate | None = Field(None, description="Peak learning rate. Default: tuned, else 0.1.")
+    learning_rate: LearningRate | None = Field(
+        None, description=f"Peak learning rate. Default: tuned, else {LEARNING_RATES}."
+    )
     momentum: Momentum | None = Field(
         None, description="SGD's (Nesterov) momentum, AdamW's first beta. Default: tuned, else 0.9."
     )
@@ -58,37 +61,37 @@ class GivenHyperparameters(Message):
 
     @property
     def given(self) -> dict[str, Any]:
-        """The hyperparameters that are given, by name."""
+        """The hyperparameters that the request gives, by name."""
         return {name: getattr(self, name) for name in Hyperparameters.model_fields if getattr(self, name) is not None}
 
 
 class TrainingOptions(Message):
-    """The values of a training that no search chooses."""
+    """The values of a training that no search chooses, except the network where a search space lists several."""
 
-    model: Architecture = Field("fast_cnn", description="Network; `fast_cnn` is made for CPUs and small images.")
+    model: Architecture = Field("fast_cnn", description=f"Network: {CHOICES}.")
     epochs: int = Field(15, ge=1, le=1000, description="Passes over the training images.")
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    warmup_fraction: float = Field(0.2, ge=0, lt=1, description="Share of the steps spent rising (one_cycle).")
-    flip: bool | None = Field(None, description="Mirror images left-right. Default: not for digits.")
+    warmup_fraction: float = Field(0.2, ge=0, lt=1, description="Share of the steps with a rising rate (one_cycle).")
+    flip: bool | None = Field(None, description=f"Mirror images left-right. Default: all but {NOT_FLIPPED}.")
     gradient_clip: float = Field(0.0, ge=0, description="Largest gradient norm; 0 is no limit.")
     ema_decay: float = Field(0.0, ge=0, lt=1, description="Decay per step of the averaged weights; 0 is none.")
-    patience: int = Field(0, ge=0, description="Epochs without gain before training stops; 0 is never.")
-    min_delta: float = Field(0.0, ge=0, lt=1, description="Smallest gain in validation accuracy that counts.")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: mixed where faster.")
+    patience: int = Field(0, ge=0, description="Epochs without improvement before training stops; 0 is never.")
+    min_delta: float = Field(0.0, ge=0, lt=1, description="Smallest improvement of validation accuracy that counts.")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: mixed where that is faster.")
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     seed: int = Field(0, ge=0, lt=2**31, description="Same seed, same losses on the same CPU.")
-    log_every: int = Field(50, ge=0, description="Log metrics every so many batches; 0 is per epoch only.")
+    log_every: int = Field(50, ge=0, description="Log metrics every so many batches; 0 is once per epoch.")
 
 
 class Recipe(Hyperparameters, TrainingOptions):
-    """Everything that `tasks.vision.training.loop` works by."""
+    """All settings that `tasks.vision.training.loop` follows."""
 
 
 class TrainingRequest(GivenHyperparameters, TrainingOptions):
     """What requests to train and to tune have in common."""
 
     def recipe(self, chosen: Hyperparameters | Mapping[str, Any] | None = None) -> Recipe:
-        """Settle every value: given by hand, else `chosen`, else the default.
+        """Set every value: the one given by hand, else `chosen`, else the network's default, else the general one.
 
         Args:
             chosen: a whole set of hyperparameters, or some of them; a trial may choose the `model` too.
@@ -98,4 +101,6 @@ class TrainingRequest(GivenHyperparameters, TrainingOptions):
         """
         values = chosen.model_dump() if isinstance(chosen, Hyperparameters) else dict(chosen or {})
         options = {name: getattr(self, name) for name in TrainingOptions.model_fields}
-        return Recipe.model_validate({**options, **values, **self.given})
+        network = NETWORKS.get(values.get("model", self.model))  # None: Recipe refuses the name
+        of_network = {"learning_rate": network.learning_rate} if network else {}
+        return Recipe.model_validate({**options, **of_network, **values, **self.given})

@@ -1,4 +1,4 @@
-"""Where a search looks: an interval or a list of values for each hyperparameter.
+"""The search space: an interval or a list of values for each hyperparameter.
 
 This module imports pydantic and nothing heavier: Airflow's DAG processor reads it.
 """
@@ -12,7 +12,8 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from tasks.contract.messages import Message
-from tasks.contract.recipe import Architecture, BatchSize, Hyperparameters, Schedule
+from tasks.contract.networks import Architecture
+from tasks.contract.recipe import BatchSize, Hyperparameters, Schedule
 
 
 class Interval(Message):
@@ -74,20 +75,20 @@ class SearchSpace(Message):
         return self
 
     def dimensions(self, fixed: tuple[str, ...] = ()) -> dict[str, Dimension]:
-        """Return what there is to choose, by name, without what is `fixed`."""
+        """Return the hyperparameters to choose, by name, without those in `fixed`."""
         found = {name: getattr(self, name) for name in type(self).model_fields if name not in fixed}
         return {name: dimension for name, dimension in found.items() if dimension is not None}
 
 
 def require_searchable(dimensions: Mapping[str, Dimension], searcher: str, trials: int) -> None:
-    """Check that there is something to choose and that `searcher` can choose it.
+    """Check that there is something to search and that `searcher` can search it.
 
     Raises:
         ValueError: nothing has more than one value; or a grid has an interval, or more combinations than `trials`.
     """
     if not any(isinstance(dimension, Interval) or len(dimension) > 1 for dimension in dimensions.values()):
         raise ValueError(
-            "nothing to search: no hyperparameter that is not given by hand has more than one value in search_space; "
+            "nothing to search: every hyperparameter is given by hand or has only one value in search_space; "
             "give one an interval or a longer list, or give fewer by hand"
         )
     if searcher != "grid":
@@ -95,8 +96,8 @@ def require_searchable(dimensions: Mapping[str, Dimension], searcher: str, trial
     intervals = [name for name, dimension in dimensions.items() if isinstance(dimension, Interval)]
     if intervals:
         raise ValueError(
-            f"searcher='grid' tries every value, and {', '.join(intervals)} has no end of them; "
-            'give lists, like {"learning_rate": [0.01, 0.1]}, and null for what is not searched'
+            f"searcher='grid' tries every value, and {', '.join(intervals)} can take infinitely many; "
+            'give lists, like {"learning_rate": [0.01, 0.1]}, and null for those not to search'
         )
     combinations = math.prod(len(dimension) for dimension in dimensions.values() if isinstance(dimension, list))
     if combinations > trials:

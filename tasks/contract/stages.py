@@ -15,17 +15,17 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, WithJsonSchema, model_validator
 
+from tasks.contract.datasets import CHOICES, DatasetName, require_source
 from tasks.contract.gate_policy import GatePolicy
 from tasks.contract.messages import Message, ReusableRequest, RunId, StageRequest, StageResult, parse
-from tasks.contract.recipe import Architecture, Hyperparameters, TrainingRequest
+from tasks.contract.networks import Architecture
+from tasks.contract.recipe import Hyperparameters, TrainingRequest
 from tasks.contract.search_space import Dimension, SearchSpace, require_searchable
 from tasks.errors import RequestError, ResultError
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Baton = Annotated[RunId, Field(examples=["0" * 32])]  # the example stands in for it where parameters are checked alone
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-
-Dataset = Literal["digits", "cifar10", "cifar100", "fashion_mnist", "image_folder"]
 
 REGISTERED_MODEL = Field(
     "vision-classifier",
@@ -38,7 +38,7 @@ class PrepareRequest(ReusableRequest):
 
     section: ClassVar[str] = "Data"
 
-    dataset: Dataset = Field("digits", description="Which images; `image_folder` needs `source`.")
+    dataset: DatasetName = Field("digits", description=f"Data set: {CHOICES}.")
     source: str | None = Field(
         None,
         description="For `image_folder`: a folder, .tar, .tar.gz or .zip, local or s3://, "
@@ -60,10 +60,7 @@ class PrepareRequest(ReusableRequest):
 
     @model_validator(mode="after")
     def _source_fits_dataset(self) -> Self:
-        if self.dataset == "image_folder" and not self.source:
-            raise ValueError("dataset='image_folder' needs source: a folder or archive, local or s3://")
-        if self.dataset != "image_folder" and self.source:
-            raise ValueError(f"source={self.source!r} goes with dataset='image_folder', not {self.dataset!r}")
+        require_source(self.dataset, self.source)
         if self.validation_fraction + self.test_fraction >= 1:
             raise ValueError(
                 f"validation_fraction={self.validation_fraction} and test_fraction={self.test_fraction} "

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tasks.contract.gate_policy import GatePolicy
+from tasks.contract.gate_policy import CLASS, GatePolicy
 from tasks.gate.evidence import Champion, Comparison, Cost, Evidence, Slice
 from tasks.gate.verdict import Check, Verdict
 
-CLASS = "class"
-
 
 def decide(evidence: Evidence, policy: GatePolicy) -> Verdict:
-    """Judge a candidate by all that was measured; what was not measured counts against it.
+    """Judge a candidate by everything that was measured; what was not measured counts against it.
 
     Without a champion: that it loads, floors and budgets. With one: the paired comparison and its cost too. Weights
-    that are the champion's already are compared with nothing.
+    that the champion already has are not compared.
     """
     champion = evidence.champion
     checks = [_loads(evidence), *_floors(evidence, policy), *_slices(evidence, policy)]
@@ -36,7 +34,7 @@ def decide(evidence: Evidence, policy: GatePolicy) -> Verdict:
 
 def _loads(evidence: Evidence) -> Check:
     if evidence.loading is None:
-        return _missing("loads", "nobody tried to load the model as the service does")
+        return _missing("loads", "the model was not loaded as the service loads it")
     return _row("loads", None, None, evidence.loading.works, evidence.loading.note)
 
 
@@ -78,7 +76,7 @@ def _comparison(champion: Champion, policy: GatePolicy) -> Iterator[Check]:
         yield _missing("gain", f"not compared with {rival}")
         return
     if policy.proof == "better":
-        yield _at_least("gain", "gain in accuracy", found.gap, policy.min_gain, f"asked over {rival}")
+        yield _at_least("gain", "gain in accuracy", found.gap, policy.min_gain, f"required over {rival}")
         yield _row("proof of a gain", found.p_value, found.level, _proven(found), _proof(found, rival))
     margin = -policy.non_inferiority_margin
     interval = f"lower end of the gap's interval ({found.low:+.4f} to {found.high:+.4f})"
@@ -93,7 +91,7 @@ def _proof(found: Comparison, rival: str) -> str:
     counts = f"{found.gained} images gained, {found.lost} lost against {rival}"
     chance = f"chance of that from an equal model {found.p_value:.2g}"
     relation = "within" if _proven(found) else "not within"
-    return f"{counts}: {chance}, {relation} the {found.level:.2g} granted to candidate {found.look} of this champion"
+    return f"{counts}: {chance}, {relation} the {found.level:.2g} allowed for candidate {found.look} of this champion"
 
 
 def _costs(cost: Cost | None, champion: Champion | None, rival: Cost | None, policy: GatePolicy) -> Iterator[Check]:

@@ -1,4 +1,4 @@
-"""What was measured of a candidate, and of the champion beside it; what is None is missing, and counts against it."""
+"""What was measured of a candidate and of the champion; a value that is None is missing, and counts against it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Scores(_Evidence):
 
 
 class Cost(_Evidence):
-    """What one model's answers cost on the machine of the evaluation."""
+    """Latency, memory and size of one model, on the machine of the evaluation."""
 
     p50_ms: float = Field(ge=0, description="Median time of one answer.")
     p95_ms: float = Field(ge=0)
@@ -41,13 +41,13 @@ class Comparison(_Evidence):
     """Candidate and champion on the same test images, image by image."""
 
     images: int = Field(ge=1)
-    gained: int = Field(ge=0, description="Images that only the candidate has right.")
-    lost: int = Field(ge=0, description="Images that only the champion has right.")
+    gained: int = Field(ge=0, description="Images that only the candidate classifies correctly.")
+    lost: int = Field(ge=0, description="Images that only the champion classifies correctly.")
     p_value: float = Field(ge=0, le=1, description="Exact McNemar test, one-sided: the candidate is no better.")
     low: float = Field(ge=-1, le=1, description="Paired bootstrap interval of the accuracy gap, at 1 - 2 * level.")
     high: float = Field(ge=-1, le=1)
-    level: float = Field(gt=0, lt=0.5, description="Chance of error granted to this candidate.")
-    look: int = Field(ge=1, description="The how-manieth candidate this champion meets.")
+    level: float = Field(gt=0, lt=0.5, description="Chance of error allowed for this candidate.")
+    look: int = Field(ge=1, description="Number of this comparison among those with the same champion.")
 
     @property
     def gap(self) -> float:
@@ -56,14 +56,14 @@ class Comparison(_Evidence):
 
 
 class Loading(_Evidence):
-    """Whether the service's own loader takes the model, and the model keeps to its signature."""
+    """Whether the service's own loader loads the model, and the model follows its signature."""
 
     works: bool
-    note: str = Field(description="What was tried, or what went wrong.")
+    note: str = Field(description="What was tested, or what went wrong.")
 
 
 class Champion(_Evidence):
-    """The rival; `same` when its weights are the candidate's own."""
+    """The current champion; `same` when it has the candidate's weights."""
 
     version: int = Field(ge=1)
     same: bool = False
@@ -73,14 +73,14 @@ class Champion(_Evidence):
 
 
 class Evidence(_Evidence):
-    """All that the gate looks at."""
+    """Everything that the gate considers."""
 
     loading: Loading | None = None
     scores: Scores | None = None
     cost: Cost | None = None
     slices: tuple[Slice, ...] = ()
     champion: Champion | None = None
-    rolled_back: str | None = Field(None, description="Who rolled these very weights back, and why.")
+    rolled_back: str | None = Field(None, description="Who rolled back these same weights, and why.")
 
     @model_validator(mode="after")
     def _slices_once(self) -> Self:

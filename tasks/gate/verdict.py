@@ -1,4 +1,4 @@
-"""What the gate says: rows of evidence, and whether they suffice. Logged as `verdict.json`."""
+"""The gate's verdict: rows of evidence, and whether they suffice. Logged as `verdict.json`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Check(BaseModel):
 
 
 class Verdict(BaseModel):
-    """Whether the candidate may become champion, and on what evidence."""
+    """Whether the candidate may become champion, and the evidence for that."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

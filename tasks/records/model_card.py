@@ -15,7 +15,7 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from tasks.gate.decision import CLASS
+from tasks.contract.gate_policy import CLASS
 from tasks.gate.evidence import Evidence
 from tasks.gate.verdict import Check, Verdict
 from tasks.records import registry

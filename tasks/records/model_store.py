@@ -17,7 +17,7 @@ from mlflow.types import Schema, TensorSpec
 from tasks.records import artifact_digest, registry
 from tasks.records.tracking import StageRun
 from tasks.vision.data.gold import Gold
-from tasks.vision.models.networks import Classifier, digest
+from tasks.vision.models.classifier import Classifier, digest
 
 NAME = "model"
 # Said here, because MLflow would otherwise load the model in a process of its own to find out.

@@ -15,9 +15,10 @@ import torch
 from mlflow.entities.model_registry import ModelVersion
 from numpy.typing import NDArray
 
+from tasks.contract.gate_policy import CLASS
 from tasks.contract.stages import EvaluateRequest, EvaluateResult
 from tasks.errors import ModelError
-from tasks.gate.decision import CLASS, decide
+from tasks.gate.decision import decide
 from tasks.gate.evidence import Champion, Cost, Evidence, Loading, Scores, Slice
 from tasks.records import artifact_digest, evidence_log, gold_store, ledger, registry
 from tasks.records.metric_log import log_values

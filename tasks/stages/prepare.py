@@ -21,6 +21,7 @@ from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.numpy_dataset import from_numpy
 from mlflow.environment_variables import MLFLOW_S3_ENDPOINT_URL
 
+from tasks.contract.datasets import licence_of
 from tasks.contract.stages import PrepareRequest, PrepareResult
 from tasks.errors import DataError
 from tasks.records import gold_store, registry, tracking
@@ -30,7 +31,6 @@ from tasks.settings import Settings
 from tasks.vision.data import bronze, silver, splits
 from tasks.vision.data.fingerprint import Shaping, fingerprint
 from tasks.vision.data.gold import Gold
-from tasks.vision.data.licences import licence_of
 from tasks.vision.data.plots import grid_figure, histogram_figure
 from tasks.vision.data.records import Record, Removal
 from tasks.vision.data.sources import Source, open_source

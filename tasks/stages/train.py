@@ -22,7 +22,7 @@ from tasks.records.tracking import StageRun, tag_of, use_datasets
 from tasks.settings import Settings
 from tasks.vision.data.gold import Gold
 from tasks.vision.devices import prepare_cpu
-from tasks.vision.models.networks import digest, parameter_counts
+from tasks.vision.models.classifier import digest, parameter_counts
 from tasks.vision.training.curves import curves_figure
 from tasks.vision.training.loop import BatchEnd, EpochEnd, Training
 

@@ -1,4 +1,4 @@
-"""Which kind of device a training would compute on, found out without importing torch."""
+"""Finds the kind of device that a training would use, without importing torch."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ NAME_BYTES = 256
 
 
 def kind(asked: str) -> str:
-    """Say what `device=asked` comes to on this machine: `cpu`, `mps`, or `cuda` and the model of the first GPU.
+    """Return what `device=asked` means on this machine: `cpu`, `mps`, or `cuda` and the model of the first GPU.
 
-    The model counts: precision `auto` is another on older GPUs. A device that is not there is returned as asked.
+    The model matters: precision `auto` is another one on older GPUs. A device that is missing is returned as asked.
     """
     if asked in ("auto", "cuda") and (gpu := _first_gpu()) is not None:
         return f"cuda {gpu}"

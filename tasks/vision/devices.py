@@ -1,4 +1,4 @@
-"""Where training computes, in which precision, and with how many threads."""
+"""Chooses the device, the precision and the number of threads of a training."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ import torch
 from tasks.errors import RequestError
 
 CGROUP = Path("/sys/fs/cgroup")
-# Pixel values of a batch that one thread gets at least. Digits in batches of 64 (4,096 values) trained at 4,200
+# Each thread gets at least this many pixel values of a batch. Digits in batches of 64 (4,096 values) trained at 4,200
 # images/s on one thread and 5,400 on two of an idle machine, but at a few hundred on two wherever something else was
 # running: each of thousands of short kernels then waits until its other thread gets a turn.
 VALUES_PER_THREAD = 16_384
-# Of glibc's malloc.h.
+# From glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def choose_device(asked: str) -> torch.device:
-    """Return the device asked for; `auto` is the best that is there: cuda, mps, cpu.
+    """Return the requested device; `auto` is the best available: cuda, mps or cpu.
 
     Raises:
-        RequestError: the device asked for is not there.
+        RequestError: the requested device is not available.
     """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if asked == "auto":
-        return torch.device(next(name for name, available in there.items() if available))
-    if not there.get(asked, False):
-        names = ", ".join(name for name, available in there.items() if available)
-        raise RequestError(f"device={asked!r} is not available here (there is: {names}); use device='auto'")
+        return torch.device(next(name for name, found in available.items() if found))
+    if not available.get(asked, False):
+        names = ", ".join(name for name, found in available.items() if found)
+        raise RequestError(f"device={asked!r} is not available here (available: {names}); use device='auto'")
     return torch.device(asked)
 
 
 def choose_precision(asked: str, device: torch.device) -> torch.dtype:
-    """Return the dtype that convolutions and products are computed in; weights are float32 always.
+    """Return the dtype of convolutions and matrix products; weights are always float32.
 
     `auto` is bfloat16 on GPUs that have it (Ampere and later) and float16 on older ones. On a CPU it is float32:
     bfloat16 trained these networks more slowly on one that has it in hardware (see docs/benchmarks/training.md).
 
     Raises:
-        RequestError: the device cannot train in the precision asked for.
+        RequestError: the device cannot train in the requested precision.
     """
     native = {torch.float32}
     if device.type == "cuda":
@@ -57,18 +57,20 @@ def choose_precision(asked: str, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if torch.bfloat16 in native else torch.float16
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[asked]
     if dtype not in native:
-        raise RequestError(f"precision={asked!r} does not train on device {device.type!r}; use precision='auto'")
+        raise RequestError(
+            f"precision={asked!r} is not supported for training on device {device.type!r}; use precision='auto'"
+        )
     return dtype
 
 
 def available_cpus(cgroup: Path = CGROUP) -> int:
-    """Return how many CPUs this process may use: those it is bound to, and no more than its container's share.
+    """Return how many CPUs this process may use: those it may run on, and no more than its container's limit.
 
     torch counts the machine's cores. In a container with `--cpus 2` on a large machine it would start dozens of
     threads that the kernel then throttles, many times slower than two.
 
     Args:
-        cgroup: Where the kernel shows the container's limits, those of version 2 or 1; may hold none.
+        cgroup: where the kernel shows the container's limits (cgroup version 2 or 1), if it has any.
     """
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota, period = _cpu_limit(cgroup)
@@ -76,7 +78,7 @@ def available_cpus(cgroup: Path = CGROUP) -> int:
 
 
 def _cpu_limit(cgroup: Path) -> tuple[int, int]:
-    """Microseconds of CPU in so many microseconds; the former not positive where there is no limit."""
+    """Return quota and period of CPU time in microseconds; the quota is not positive where there is no limit."""
     both, quota, period = cgroup / "cpu.max", cgroup / "cpu/cpu.cfs_quota_us", cgroup / "cpu/cpu.cfs_period_us"
     if both.is_file():
         words = both.read_text().split()
@@ -87,13 +89,14 @@ def _cpu_limit(cgroup: Path) -> tuple[int, int]:
 
 
 def prepare_cpu(batch_values: int, cpus: int | None = None) -> None:
-    """Give torch threads for batches of so many pixel values, and let freed memory stay with the process.
+    """Set torch's threads for batches of `batch_values` pixel values, and keep freed memory in the process.
 
-    No more threads than `cpus`, by default all that this process may use.
+    At most `cpus` threads, by default as many as the CPUs that this process may use.
 
-    A training step frees some hundred MB of activations and takes them again at once. glibc returns blocks that large
-    to the kernel every time, which then has to clear the pages anew: 23,000 page faults and a tenth of the time per
-    step of MobileNetV3-Small at batch 128. Only for processes that end after training: their memory does not shrink.
+    A training step frees some hundred MB of activations and allocates them again at once. glibc returns blocks that
+    large to the kernel every time, which then has to clear the pages again: 23,000 page faults and a tenth of the
+    time per step of MobileNetV3-Small at batch 128. Only for processes that end after training: their memory does not
+    shrink.
     """
     torch.set_num_threads(max(1, min(cpus or available_cpus(), batch_values // VALUES_PER_THREAD)))
     if sys.platform != "linux":

@@ -1,6 +1,6 @@
-"""The files of a tar, tar.gz or zip, one after the other, without unpacking anything to disk.
+"""Reads the files of a tar, tar.gz or zip, one after the other, without unpacking anything to disk.
 
-An archive comes from strangers: nothing in it is trusted before it is checked here.
+An archive may come from anyone: nothing in it is trusted before it is checked here.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from tasks.vision.data.layout import safe_name
 MIB = 2**20
 CHUNK = MIB
 Read = Callable[[], bytes]
-# What tarfile, zipfile and gzip were seen to raise on damaged archives (a fuzzer's list, and their sources).
-# RuntimeError: a zip of a version, or compressed in a way, that this Python does not know.
+# What tarfile, zipfile and gzip raise on damaged archives, as found by a fuzzer and in their sources.
+# RuntimeError: a zip version or a compression that this Python does not know.
 DAMAGE = (
     EOFError,
     LookupError,
@@ -45,7 +45,7 @@ class Limits:
     entries: int = 2_000_000
     entry_bytes: int = 64 * MIB
     total_bytes: int = 256 * 1024 * MIB
-    # Photographs hardly shrink; thousands of tiny files in a tar do, by their padding, by less than 10.
+    # Photographs hardly compress; thousands of tiny files in a tar do, because of the padding, by less than 10.
     ratio: int = 100
     ratio_from_bytes: int = 100 * MIB
 
@@ -107,7 +107,7 @@ class Tar:
             budget = _Budget(self.where, self.path.stat().st_size, self.limits)
             with tarfile.TarFile(fileobj=meter, mode="r") as archive:  # type: ignore[arg-type]  # reads only
                 while (member := archive.next()) is not None:
-                    # tarfile keeps every member for random access, which nobody asks for here.
+                    # tarfile keeps every member for random access, which is not needed here.
                     archive.members.clear()  # type: ignore[attr-defined]  # public, but not in typeshed
                     name = safe_name(member.name, self.where)
                     if not (member.isreg() or member.isdir()):
@@ -120,7 +120,7 @@ class Tar:
             if meter.last != bytes(tarfile.BLOCKSIZE):
                 raise DataError(f"{self.where} is damaged or cut short after {budget.entries} entries; copy it again")
             while self.compressed and meter.read(CHUNK):
-                pass  # gzip's checksum stands at the very end
+                pass  # gzip's checksum is at the very end
 
     def _reader(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> Read:
         def read() -> bytes:
@@ -133,7 +133,7 @@ class Tar:
 
 @dataclass
 class _Budget:
-    """Counts what an archive says it unpacks to, and refuses it before anything is unpacked."""
+    """Adds up the sizes that an archive declares, and refuses too much before anything is unpacked."""
 
     where: str
     packed: int
@@ -149,7 +149,8 @@ class _Budget:
             raise DataError(f"{self.where} has over {limits.entries} entries; split the data set")
         if size > limits.entry_bytes:
             raise DataError(
-                f"{self.where} holds {name!r} of {size} bytes, over the {limits.entry_bytes} of one image; remove it"
+                f"{self.where} holds {name!r} of {size} bytes, "
+                f"over the limit of {limits.entry_bytes} for one image; remove it"
             )
         if self.total > limits.total_bytes:
             raise DataError(f"{self.where} unpacks to over {limits.total_bytes} bytes; split the data set")
@@ -161,7 +162,7 @@ class _Budget:
 
 
 class _Meter:
-    """The read side of a file that gives out only so many bytes between two entries.
+    """The read side of a file, limited to `allowance` bytes between two entries.
 
     Headers count too: a few kilobytes of gzip can hold a tar header of gigabytes, which tarfile reads at once.
     """
@@ -199,7 +200,7 @@ def _damage_named(where: str) -> Iterator[None]:
         yield
     except DAMAGE as error:
         raise DataError(
-            f"{where} is damaged, cut short or no archive ({type(error).__name__}: {error}); copy it again"
+            f"{where} is damaged, cut short or not an archive ({type(error).__name__}: {error}); copy it again"
         ) from error
 
 

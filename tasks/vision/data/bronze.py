@@ -13,20 +13,20 @@ from PIL import Image
 from tasks.errors import DataError
 from tasks.vision.data import images
 from tasks.vision.data.fingerprint import Shaping
-from tasks.vision.data.records import Entry, Reason, Record
-from tasks.vision.data.sources import Content, Source
-from tasks.vision.training.progress import Progress
+from tasks.vision.data.progress import Progress
+from tasks.vision.data.records import Content, Entry, Reason, Record
+from tasks.vision.data.sources import Source
 
 MIN_SIDE, MAX_SIDE, MAX_ASPECT = 8, 8192, 8.0
 MAX_PIXEL_BYTES = 4 * 2**30
-# Work is handed to threads in pieces: small enough to bound memory, large enough that 1 kB images do not pay for it.
+# Images go to the threads in batches: small enough to bound memory, large enough for little overhead with 1 kB images.
 BATCH_IMAGES, BATCH_BYTES = 64, 8 * 2**20
 
 
 def read(source: Source, shaping: Shaping, workers: int | None = None) -> list[Record]:
     """Read every image of the source, in the order of their names.
 
-    Reading and decoding are one pass, so that neither an archive is unpacked nor encoded images are kept.
+    Images are read and decoded in one pass, so that no archive is unpacked and no encoded image is kept.
 
     Raises:
         DataError: the pixels of all images would take over `MAX_PIXEL_BYTES`, or an archive is damaged.
@@ -59,7 +59,7 @@ def read(source: Source, shaping: Shaping, workers: int | None = None) -> list[R
 
 
 def size_fault(width: int, height: int) -> str:
-    """Say what is wrong with the size of an image; "" when nothing is."""
+    """Return what is wrong with the size of an image; "" when nothing is."""
     size = f"{width} x {height} pixels"
     if min(width, height) < MIN_SIDE:
         return f"{size}; a side is under {MIN_SIDE}"

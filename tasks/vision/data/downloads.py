@@ -1,6 +1,6 @@
-"""Data sets that torchvision knows: CIFAR-10, CIFAR-100, Fashion-MNIST, with its checksums.
+"""torchvision's data sets, downloaded and checked by torchvision.
 
-The one place of the data layers that imports torchvision; a download that is there already needs no network.
+Only this module of the data layers imports torchvision. Once downloaded, a data set needs no network.
 """
 
 from __future__ import annotations
@@ -20,38 +20,50 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.errors import DataError, UnavailableError
+from tasks.vision.data.array_source import ArraySource
 
-CLASSES = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion_mnist": "FashionMNIST"}
 SOCKET_TIMEOUT = 30.0
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """Images as they are published: uint8 [N, H, W] or [N, H, W, 3], labels int64 [N] into `classes`."""
+class _Labelled:
+    """Images as published: uint8 [N, H, W] or [N, H, W, 3], labels int64 [N] into `classes`."""
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
 
 
-def load(dataset: str, folder: Path) -> dict[str, Labelled]:
-    """Return the `train` and `test` images of a torchvision data set, downloaded into `folder` when missing.
+def open_torchvision(dataset: str, constructor: str, folder: Path) -> ArraySource:
+    """Return a torchvision data set, with its own test set, downloaded into `folder` when missing.
+
+    Args:
+        dataset: the data set's name in this project.
+        constructor: name of the class in `torchvision.datasets`.
+        folder: where torchvision keeps its files.
 
     Raises:
         UnavailableError: the download fails.
         DataError: the files in `folder` are damaged.
     """
-    # Costs over a second, and is needed by these three data sets only.
+    # Costs over a second, and only these data sets need it.
     from torchvision import datasets
 
-    maker = getattr(datasets, CLASSES[dataset])
+    make = getattr(datasets, constructor)
     folder.mkdir(parents=True, exist_ok=True)
     with _failures_named(dataset, folder), _socket_timeout(SOCKET_TIMEOUT):
-        return {split: _labelled(maker(folder, train=split == "train", download=True)) for split in ("train", "test")}
+        parts = {split: _labelled(make(folder, train=split == "train", download=True)) for split in ("train", "test")}
+    return ArraySource(
+        dataset,
+        np.concatenate([part.images for part in parts.values()]),
+        np.concatenate([part.labels for part in parts.values()]),
+        [split for split, part in parts.items() for _ in part.labels],
+        parts["train"].classes,
+    )
 
 
-def _labelled(data: Any) -> Labelled:
-    return Labelled(
+def _labelled(data: Any) -> _Labelled:
+    return _Labelled(
         images=np.asarray(data.data, dtype=np.uint8),
         labels=np.asarray(data.targets, dtype=np.int64),
         # Fashion-MNIST has a class "T-shirt/top": a slash would make a folder of it in names.
@@ -67,7 +79,7 @@ def _failures_named(dataset: str, folder: Path) -> Iterator[None]:
     except (HTTPError, TimeoutError, ConnectionError, HTTPException) as error:
         raise UnavailableError(f"{dataset} cannot be downloaded ({type(error).__name__}: {error}); {fix}") from error
     except RuntimeError as error:
-        # torchvision's own word for a checksum that differs, and for a mirror that does not answer.
+        # torchvision raises it for a wrong checksum, and for a mirror that does not answer.
         if "Error downloading" in str(error):
             raise UnavailableError(f"{dataset} cannot be downloaded ({error}); {fix}") from error
         raise DataError(f"{dataset} in {folder} is damaged ({error}); delete that folder and try again") from error

@@ -1,8 +1,8 @@
-"""What gold depends on, and the one number that stands for it.
+"""The fingerprint of gold: one SHA-256 of everything that gold depends on.
 
 Gold is made in four layers, each a function of its input alone:
 
-    raw     what the source holds: files with their split and class (`sources`)
+    raw     the files of the source with their split and class (`sources`)
     bronze  every image as read: content hash, declared size, pixels or what is wrong with it (`bronze`)
     silver  the images fit to train on, and why the others are not (`silver`)
     gold    stratified train, validation and test tensors, with the statistics of train (`splits`)
@@ -45,7 +45,7 @@ def fingerprint(source_digest: str, shaping: Shaping, listing: Listing) -> str:
         "test_fraction": None if listing.has_test else shaping.test_fraction,
         "seed": shaping.seed,
     }
-    if listing.columns:  # of a folder the source's digest knows the images only
+    if listing.columns:  # the digest of a folder covers its images only
         content["columns"] = listing.columns
         content["metadata"] = sorted((entry.name, *entry.metadata) for entry in listing.entries.values())
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

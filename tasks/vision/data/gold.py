@@ -1,9 +1,9 @@
-"""Gold: the tensors that training and evaluation work on, and their one format on disk.
+"""Gold: the tensors for training and evaluation, and their format on disk.
 
     FOLDER/gold.safetensors   {train,validation,test}.{images,labels}
     FOLDER/gold.json          format, dataset, fingerprint, classes, mean, std, image names, metadata of test images
 
-The same gold always makes the same bytes, so that two runs can be compared by their files.
+The same gold is always written as the same bytes, so that two runs can be compared by their files.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Gold:
-    """Stratified splits with all that is needed to train on them.
+    """Stratified splits with everything needed to train on them.
 
     Attributes:
         classes: class names, sorted; a label is an index into them.
@@ -96,7 +96,7 @@ def save(gold: Gold, folder: Path) -> None:
     _check(gold, folder)
     tensors: dict[str, NDArray[Any]] = {}
     for name, split in gold.splits.items():
-        # safetensors writes the memory as it lies, so a transposed view would be saved scrambled.
+        # safetensors writes memory in the order it has, so a transposed view would be saved scrambled.
         tensors[f"{name}.images"] = np.ascontiguousarray(split.images)
         tensors[f"{name}.labels"] = np.ascontiguousarray(split.labels)
     description = {
@@ -108,7 +108,7 @@ def save(gold: Gold, folder: Path) -> None:
         "std": gold.std,
         "names": {name: split.names for name, split in gold.splits.items()},
     }
-    if gold.test.columns:  # gold without metadata is as it was before there were any
+    if gold.test.columns:  # without metadata, the same bytes as in releases that had none
         description["columns"] = dict(gold.test.columns)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / TENSORS)
@@ -164,11 +164,11 @@ def _check(gold: Gold, folder: Path) -> None:
             raise _damaged(folder, f"{name} has {len(images)} images, {len(labels)} labels, {len(split.names)} names")
         for column, values in split.columns.items():
             if len(values) != len(labels) or not all(isinstance(value, str) for value in values):
-                raise _damaged(folder, f"column {column!r} of {name} is not {len(labels)} texts")
+                raise _damaged(folder, f"column {column!r} of {name} must be {len(labels)} texts")
         if labels.min() < 0 or labels.max() >= len(gold.classes):
             raise _damaged(folder, f"{name} has labels outside 0..{len(gold.classes) - 1}")
         if images.shape[1:] != gold.train.images.shape[1:]:
-            raise _damaged(folder, f"{name} images are {images.shape[1:]}, train's {gold.train.images.shape[1:]}")
+            raise _damaged(folder, f"{name} images are {images.shape[1:]}, train images {gold.train.images.shape[1:]}")
     if not len(gold.mean) == len(gold.std) == gold.shape[0] or not all(map(math.isfinite, gold.mean + gold.std)):
         raise _damaged(folder, f"mean {gold.mean} and std {gold.std} must be {gold.shape[0]} finite numbers each")
     if min(gold.std) <= 0:

@@ -1,6 +1,6 @@
-"""From an encoded picture to the pixels a model sees: one way, for prepare and for the service.
+"""Turns an encoded image into the pixels that a model sees, in the same way for prepare and for the service.
 
-What differs between training and serving here would cost accuracy that no metric shows, hence one function.
+A difference between training and serving here would cost accuracy that no metric shows, hence one function.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_PIXELS = 8192 * 8192
 # A JPEG much larger than the target is decoded at 1/2, 1/4 or 1/8 (exact in its DCT), never below this many times
 # the target, so that the antialiased resize still has detail to average.
 DRAFT_OVERSAMPLING = 4
-# What Pillow's PNG, JPEG and EXIF parsers were seen to raise on damaged bytes (a fuzzer's list, and their sources).
+# What Pillow's PNG, JPEG and EXIF parsers raise on damaged bytes, as found by a fuzzer and in their sources.
 DAMAGE = (
     ArithmeticError,
     AssertionError,
@@ -72,7 +72,9 @@ def open_image(data: bytes) -> Image.Image:
     try:
         image = Image.open(BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
-        raise DataError(f"{len(data)} bytes that begin {data[:4]!r} are no PNG or JPEG image; convert them") from error
+        raise DataError(
+            f"{len(data)} bytes that begin with {data[:4]!r} are not a PNG or JPEG image; convert them"
+        ) from error
     except Image.DecompressionBombError as error:
         raise DataError(f"the image declares far over {MAX_PIXELS} pixels; give a smaller one") from error
     except DAMAGE as error:

@@ -1,6 +1,6 @@
 """The layout of an image folder: `train/CLASS/*` and perhaps `test/CLASS/*`, bare or inside one top folder.
 
-Beside the images may lie what is known of them (`metadata`).
+A `metadata.csv` may say more about the images (see `metadata`).
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ def safe_name(name: str, where: str) -> str:
     """Return a path inside a source in its plain form (`./a//b` is `a/b`).
 
     Raises:
-        DataError: the path leads out of the source, or is no UTF-8.
+        DataError: the path leads out of the source, or is not UTF-8.
     """
     if name.startswith("/") or _DRIVE.match(name) or ".." in name.split("/") or "\\" in name or "\0" in name:
         raise DataError(f"{where} holds the path {name!r}, which leads out of it; pack it again with relative paths")
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"{where} holds the file name {name!r}, which is no UTF-8; rename the file") from error
+        raise DataError(f"{where} holds the file name {name!r}, which is not UTF-8; rename the file") from error
     return PurePosixPath(name).as_posix()
 
 
@@ -43,11 +43,11 @@ def arrange(
         names: plain relative paths of all files.
         where: what the user called the source, for messages.
         links: symbolic links, which are listed and never followed.
-        sheets: content of the files named `metadata.csv`, by name; those in other places than it may lie do not count.
+        sheets: content of the files named `metadata.csv`, by name; those outside of `metadata.PLACES` are ignored.
 
     Raises:
-        DataError: no files, not the layout, one class only, classes that are not the same in train and test, or
-            metadata that do not fit (see `metadata.attach`).
+        DataError: no files, another layout, one class only, different classes in train and test, or metadata that
+            cannot be used (see `metadata.attach`).
     """
     if not names:
         raise DataError(f"{where} is empty; it must hold {LAYOUT}")
@@ -102,7 +102,7 @@ def _check(train: set[str], test: set[str], where: str) -> None:
             f"{where} has {_some(train - test)} only in train/; add test images, or remove test/ to have it split off"
         )
     if len(train) < 2:
-        raise DataError(f"{where} has the one class {next(iter(train))!r}; a classifier needs two or more")
+        raise DataError(f"{where} has only the class {next(iter(train))!r}; a classifier needs two or more")
 
 
 def _some(classes: set[str]) -> str:

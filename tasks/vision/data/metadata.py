@@ -1,6 +1,6 @@
-"""What a data set says of its images besides their class: the columns of `metadata.csv`.
+"""Reads `metadata.csv`: what is known of the images besides their class.
 
-The file is Hugging Face's ImageFolder convention: the column `file_name` is the path of an image, relative to the
+The file follows Hugging Face's ImageFolder convention: the column `file_name` is the path of an image, relative to the
 folder that the file lies in; every other column is text about that image.
 """
 
@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
+from tasks.contract.gate_policy import CLASS
 from tasks.errors import DataError
-from tasks.gate.decision import CLASS
 from tasks.vision.data.records import Listing
 
 NAME = "metadata.csv"
@@ -29,16 +29,16 @@ class _Row:
 
 
 def attach(listing: Listing, sheets: Mapping[str, bytes], where: str) -> Listing:
-    """Give the images of a listing the values of their rows; "" where there is none.
+    """Add to the images of a listing the values of their rows; "" where an image has no row.
 
     Args:
-        listing: what the source holds.
+        listing: the files of the source.
         sheets: the content of each metadata file, by its path in the source, one of `PLACES`.
         where: what the user called the source, for messages.
 
     Raises:
-        DataError: a file is no UTF-8 or no CSV, has no column `file_name`, a column without a name, twice or named
-            `class`, a row of another length, or a row for a file that is not there or has one already.
+        DataError: a file is not UTF-8 or not CSV, has no column `file_name`, a column without a name, twice or named
+            `class`, a row of another length, or a row for a file that is missing or already has one.
     """
     if not sheets:
         return listing
@@ -51,11 +51,11 @@ def attach(listing: Listing, sheets: Mapping[str, bytes], where: str) -> Listing
         for row in found:
             if row.image not in known:
                 raise DataError(
-                    f"{row.place}: {KEY} {row.image!r} (from the top of the data set) is no file of it; "
+                    f"{row.place}: {KEY} {row.image!r} (from the top of the data set) is not a file of it; "
                     f"correct the path, relative to the folder of {NAME}, or remove the line"
                 )
             if row.image in rows:
-                raise DataError(f"{row.place}: {row.image!r} has a row in {rows[row.image].place} too; remove one")
+                raise DataError(f"{row.place}: {row.image!r} has another row in {rows[row.image].place}; remove one")
             rows[row.image] = row
     nothing: dict[str, str] = {}
     entries = {}
@@ -66,12 +66,12 @@ def attach(listing: Listing, sheets: Mapping[str, bytes], where: str) -> Listing
 
 
 def _read(path: str, data: bytes, where: str) -> tuple[list[str], Iterator[_Row]]:
-    """Return the columns of one file but `file_name`, and its rows."""
+    """Return the columns of one file, except `file_name`, and its rows."""
     try:
         text = data.decode("utf-8-sig")  # Excel writes a byte order mark
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise DataError(f"{where}: {path}, line {line}: no UTF-8; save the file as UTF-8") from error
+        raise DataError(f"{where}: {path}, line {line}: not UTF-8; save the file as UTF-8") from error
     lines = _lines(text, f"{where}: {path}")
     place, header = next(lines, (f"{where}: {path}, line 1", []))
     names = [cell.strip() for cell in header]
@@ -87,7 +87,7 @@ def _lines(text: str, file: str) -> Iterator[tuple[str, list[str]]]:
             if cells:
                 yield f"{file}, line {reader.line_num}", cells
     except csv.Error as error:
-        raise DataError(f"{file}, line {reader.line_num}: no CSV ({error}); save it as CSV again") from error
+        raise DataError(f"{file}, line {reader.line_num}: not valid CSV ({error}); save it as CSV again") from error
 
 
 def _check_header(names: Sequence[str], place: str) -> None:
@@ -96,17 +96,18 @@ def _check_header(names: Sequence[str], place: str) -> None:
     if "" in names:
         raise DataError(f"{place}: column {names.index('') + 1} has no name; name it or remove it")
     if CLASS in names:
-        raise DataError(f"{place}: a column {CLASS!r} would be taken for the images' classes; give it another name")
+        raise DataError(f"{place}: a column {CLASS!r} would be mistaken for the images' classes; give it another name")
     twice = [name for name in names if names.count(name) > 1]
     if twice:
-        raise DataError(f"{place}: the column {twice[0]!r} is there twice; remove one")
+        raise DataError(f"{place}: the column {twice[0]!r} appears twice; remove one")
 
 
 def _rows(lines: Iterator[tuple[str, list[str]]], names: Sequence[str], folder: PurePosixPath) -> Iterator[_Row]:
     for place, cells in lines:
         if len(cells) != len(names):
             raise DataError(
-                f"{place}: {len(cells)} cells, but {len(names)} columns; make them as many (quote cells with commas)"
+                f"{place}: {len(cells)} cells, but {len(names)} columns; "
+                "make the numbers equal (quote cells that contain commas)"
             )
         values = {name: cell.strip() for name, cell in zip(names, cells, strict=True)}
         image = values.pop(KEY)

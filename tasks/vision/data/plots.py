@@ -11,7 +11,7 @@ from tasks.vision.data.gold import Gold
 SHOWN_CLASSES = 20
 SAMPLES = 10
 COLOURS = {"train": "#1f4e79", "validation": "#6fa8dc", "test": "#f6b26b"}
-LEGIBLE = 40  # classes up to which each has a line of its own
+LEGIBLE = 40  # up to so many classes each has a named bar
 GAP = 0.06  # between two samples, as a share of their side
 
 
@@ -67,7 +67,7 @@ def grid_figure(gold: Gold) -> Figure:
 
 def _sheet_figure(sheet: NDArray[np.uint8], names: list[str], step: int, gold: Gold) -> Figure:
     channels, side, _ = gold.shape
-    width = 8.8 - 0.095 * max(map(len, names))  # what the class names leave of 9 inches
+    width = 8.8 - 0.095 * max(map(len, names))  # of 9 inches, what the class names leave
     figure = Figure(figsize=(9, 0.8 + width * sheet.shape[0] / sheet.shape[1]), layout="compressed")
     axes = figure.subplots()
     axes.imshow(sheet[:, :, 0] if channels == 1 else sheet, cmap="gray", vmin=0, vmax=255, interpolation="nearest")

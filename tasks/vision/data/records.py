@@ -1,4 +1,4 @@
-"""What passes between the layers: where an image lies, what was read of it, and why one was left out."""
+"""What the layers pass to each other: where an image lies, what was read of it, and why one was left out."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
+
+Content = bytes | NDArray[np.uint8]
+"""One image as a source gives it: an encoded file, or pixels [H, W] or [H, W, 3]."""
 
 
 class Reason(StrEnum):
@@ -49,12 +52,12 @@ class Removal:
 
 @dataclass(frozen=True)
 class Listing:
-    """The raw layer: what a source holds, before any image is read.
+    """The raw layer: the files of a source, before any image is read.
 
     Attributes:
         files: number of files found.
         entries: the images, by their name as the source knows it.
-        removals: the files that are no images of the data set.
+        removals: the files that are not images of the data set.
         classes: class names, sorted.
         columns: names of the metadata columns.
     """
@@ -77,7 +80,7 @@ class Record:
 
     Attributes:
         sha256: hex digest of the encoded file, or of the raw pixels where there is no file; "" if it cannot be read.
-        size: length in bytes of what `sha256` is of.
+        size: number of bytes that `sha256` is the digest of.
         width: width in pixels as declared, 0 if unknown; likewise `height`.
         pixels: uint8 [C, S, S]; None when `fault` says why there are none.
         fault: UNREADABLE or WRONG_SIZE, and `detail` in words.

@@ -46,7 +46,7 @@ def download(url: str, folder: Path, endpoint_url: str | None = None, limits: Li
         url: `s3://bucket/key` or `s3://bucket/prefix/`.
         folder: an empty folder to download into.
         endpoint_url: address of the store; by default boto3's own AWS_ENDPOINT_URL, or Amazon.
-        limits: the most objects and bytes that are taken.
+        limits: the largest number of objects and bytes.
 
     Returns:
         The file, or the folder with the objects by their key without the prefix.
@@ -60,7 +60,7 @@ def download(url: str, folder: Path, endpoint_url: str | None = None, limits: Li
     parts = urlsplit(url)
     bucket, key = parts.netloc, parts.path.lstrip("/")
     if not bucket:
-        raise DataError(f"source {url!r} names no bucket; write s3://BUCKET/KEY or s3://BUCKET/PREFIX/")
+        raise DataError(f"source {url!r} has no bucket; write s3://BUCKET/KEY or s3://BUCKET/PREFIX/")
     config = Config(connect_timeout=5, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 4})
     with _failures_named(url):
         # A session of its own: boto3's default one keeps the credentials of its first use.
@@ -87,7 +87,7 @@ def _download_prefix(client: Any, url: str, bucket: str, prefix: str, folder: Pa
                     f"source {url!r} holds over {limits.entries} objects or {limits.total_bytes} bytes; "
                     "give a narrower prefix"
                 )
-            # A key is free text: one with `..` in it must not be written outside the folder.
+            # A key may be any text: one with `..` in it must not be written outside the folder.
             target = folder / safe_name(key.removeprefix(prefix), url)
             target.parent.mkdir(parents=True, exist_ok=True)
             client.download_file(bucket, key, str(target))
@@ -120,12 +120,13 @@ def _failures_named(url: str) -> Iterator[None]:
             ) from error
         if code in REFUSED:
             raise SettingsError(
-                f"source {url!r} is refused to this user ({code}); check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+                f"source {url!r} may not be read by this user ({code}); "
+                "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             ) from error
         if int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) >= 500:
-            raise UnavailableError(f"the store of source {url!r} fails ({code}); try again later") from error
+            raise UnavailableError(f"the store of source {url!r} reports an error ({code}); try again later") from error
         raise DataError(f"source {url!r} cannot be read ({error}); correct bucket and key") from error
     except ParamValidationError as error:
-        raise DataError(f"source {url!r} is no address in S3 ({error}); write s3://BUCKET/KEY") from error
-    except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is no URL
+        raise DataError(f"source {url!r} is not an S3 address ({error}); write s3://BUCKET/KEY") from error
+    except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is not a URL
         raise SettingsError(f"source {url!r} cannot be opened ({error}); check AWS_* and the endpoint") from error

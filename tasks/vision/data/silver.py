@@ -13,12 +13,12 @@ MAX_UNREADABLE = 0.25
 
 
 def clean(records: Sequence[Record]) -> tuple[list[Record], list[Removal]]:
-    """Part the records that are fit to train on from those that are not.
+    """Separate the records that are fit to train on from those that are not.
 
     Two images are the same when the model would see the same pixels: files that differ only in metadata or
     compression count as copies too. Removed are, in this order: unreadable and wrongly sized images; all copies of
-    an image that has two classes (one of them is wrong, nobody knows which); copies in train of a test image; copies
-    within a split, but the first by name.
+    an image that has two classes (one of them is wrong, but not known which); copies in train of a test image;
+    copies within a split, except the first by name.
 
     Raises:
         DataError: more than `MAX_UNREADABLE` of the images are unreadable, or no image is left.

@@ -27,10 +27,10 @@ def split(
     """Split the images class by class and stack them.
 
     Which split an image goes to follows from its content hash and the seed, so that it stays there when others are
-    added or files are renamed. Of n training images of a class, round(n * fraction) but at least one go to
-    validation, and as many by their own fraction to test, unless the source has a test set (`has_test`).
+    added or files are renamed. Of the n training images of a class, round(n * fraction) go to
+    validation, but at least one, and likewise to test, unless the source has a test set (`has_test`).
 
-    The test images keep their metadata, by `columns` (as `Entry.metadata` has them): they are judged by it.
+    The test images keep their metadata, in the order of `columns`: the gate judges their slices.
 
     Raises:
         DataError: a class has too few images left for one in each split.
@@ -64,7 +64,7 @@ def statistics(pixels: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[floa
     """Return mean and standard deviation per channel of uint8 [N, C, H, W], of pixels scaled to 0..1.
 
     They come from counts of the 256 values: exact, hence the same on every machine. A channel without contrast gets
-    one grey step as its deviation, as it will be divided by.
+    a deviation of one grey level, since pixels are divided by it.
     """
     values = np.arange(256) / 255
     means, stds = [], []

@@ -1,4 +1,4 @@
-"""Places that hold files: a folder or an archive, told apart by what lies there."""
+"""Folders and archives of files, told apart by their content."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tasks.vision.data.layout import safe_name
 
 
 class Store(Protocol):
-    """A place that holds files.
+    """A folder or an archive.
 
     Attributes:
         links: the symbolic links found by `files`, which are not followed.
@@ -37,10 +37,10 @@ class Store(Protocol):
 
 
 def open_store(path: Path, where: str = "", limits: Limits | None = None) -> Store:
-    """Choose the reader of a path by what lies there, not by its name; `where` is the user's word for it.
+    """Choose the reader of a path by its content, not by its name; `where` is the user's name for it.
 
     Raises:
-        DataError: nothing is there, it cannot be read, or it is neither a folder nor an archive of a known kind.
+        DataError: the path does not exist, cannot be read, or is neither a folder nor a known kind of archive.
     """
     limits = limits or Limits()
     where = where or str(path)
@@ -63,7 +63,7 @@ def open_store(path: Path, where: str = "", limits: Limits | None = None) -> Sto
         if any(head):  # zeros are an empty tar
             tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")  # checks the header's checksum
     except tarfile.HeaderError as error:
-        raise DataError(f"source {where!r} is no archive; give a folder, .tar, .tar.gz or .zip") from error
+        raise DataError(f"source {where!r} is not an archive; give a folder, .tar, .tar.gz or .zip") from error
     return Tar(path, where, limits, compressed=False)
 
 

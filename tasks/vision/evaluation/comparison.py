@@ -10,18 +10,18 @@ from statsmodels.stats.contingency_tables import mcnemar
 from tasks.gate.evidence import Comparison
 
 
-def compare(candidate: NDArray[np.bool_], champion: NDArray[np.bool_], level: float, look: int) -> Comparison:
-    """Compare who has which images right.
+def compare(candidate: NDArray[np.bool_], champion: NDArray[np.bool_], level: float, number: int) -> Comparison:
+    """Compare which images each of two models classifies correctly.
 
     The p-value is the exact McNemar test's (McNemar 1947; binomial on the images that only one has right), one-sided.
     The interval is the percentile bootstrap of the accuracy gap over pairs (Efron and Tibshirani 1993, ch. 13), from
     its `level` to its `1 - level` quantile: the ideal one, of infinitely many resamples (see `_resampled`).
 
     Args:
-        candidate: [N], whether the candidate has each image right.
-        champion: [N], the same of the champion.
-        level: chance of error granted, of one side.
-        look: the how-manieth candidate this champion meets; kept with the figures.
+        candidate: [N], whether the candidate classifies each image correctly.
+        champion: [N], the same for the champion.
+        level: one-sided chance of error allowed.
+        number: number of this comparison among those with the same champion, from 1; stored with the figures.
     """
     gained, lost = int((candidate & ~champion).sum()), int((champion & ~candidate).sum())
     both, neither = int((candidate & champion).sum()), int((~candidate & ~champion).sum())
@@ -37,7 +37,7 @@ def compare(candidate: NDArray[np.bool_], champion: NDArray[np.bool_], level: fl
         low=low / images,
         high=high / images,
         level=level,
-        look=look,
+        look=number,
     )
 
 

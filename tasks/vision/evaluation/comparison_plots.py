@@ -1,4 +1,4 @@
-"""Figures of the evidence: the gap between two models, how honest their confidence is, where they differ."""
+"""Figures of the evidence: the gap between two models, their calibration, where they differ."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tasks.vision.evaluation.scoring import CalibrationBins
 BETTER, WORSE, NEUTRAL = "#4477aa", "#ee6677", "#666666"  # Paul Tol's "bright" colours: safe for the colour-blind
 COLOURS = ("#4477aa", "#ccbb44")
 SHOWN_CLASSES = 25
-ANNOTATED = 15  # classes up to which every cell carries its number
+ANNOTATED = 15  # up to so many classes every cell shows its number
 
 
 def gap_figure(found: Comparison, policy: GatePolicy, champion: str) -> Figure:
@@ -48,10 +48,10 @@ def gap_figure(found: Comparison, policy: GatePolicy, champion: str) -> Figure:
 
 
 def reliability_figure(models: Mapping[str, CalibrationBins]) -> Figure:
-    """Draw the reliability diagram of one or two models: accuracy by confidence, and how often each is used."""
+    """Draw the reliability diagram of one or two models: accuracy by confidence, and how often each occurs."""
     figure = Figure(figsize=(6, 6), layout="constrained")
     axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    axes.plot([0, 1], [0, 1], color=NEUTRAL, linestyle=":", linewidth=1, label="as good as it says")
+    axes.plot([0, 1], [0, 1], color=NEUTRAL, linestyle=":", linewidth=1, label="perfectly calibrated")
     for (name, bins), colour, marker in zip(models.items(), COLOURS, "os", strict=False):
         used = bins.images > 0
         images = bins.images[used]
@@ -60,7 +60,7 @@ def reliability_figure(models: Mapping[str, CalibrationBins]) -> Figure:
         axes.scatter(x, y, 12 + 90 * images / images.max(), color=colour, marker=marker, alpha=0.85)
         edges = np.linspace(0, 1, len(bins.images) + 1)
         counts.stairs(bins.images / bins.images.sum(), edges, color=colour, linewidth=1.6)
-    axes.set(ylim=(-0.02, 1.03), ylabel="right", title="Reliability: under the line, a model is too sure")
+    axes.set(ylim=(-0.02, 1.03), ylabel="correct", title="Reliability: below the line, a model is overconfident")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     counts.set(xlim=(0, 1.01), xlabel="confidence of the answer", ylabel="images")
     for part in (axes, counts):
@@ -76,7 +76,7 @@ def confusion_difference_figure(
 ) -> Figure:
     """Draw candidate's minus champion's confusion matrix, [true, predicted]; of many classes those that changed most.
 
-    Colours say what is better (more on the diagonal, less beside it), numbers what is more.
+    Colours show what is better (more on the diagonal, less off it), numbers how many images more or fewer.
     """
     difference = candidate - champion
     moved = np.abs(difference).sum(0) + np.abs(difference).sum(1)

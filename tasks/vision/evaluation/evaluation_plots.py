@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from tasks.vision.data.plots import short
 from tasks.vision.evaluation.scoring import ClassScores
 
-ANNOTATED = 20  # classes up to which every cell carries its count
+ANNOTATED = 20  # up to so many classes every cell shows its count
 
 
 def confusion_figure(scores: ClassScores, classes: Sequence[str]) -> Figure:

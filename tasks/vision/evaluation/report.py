@@ -1,7 +1,7 @@
-"""The report of a verdict: one HTML page that needs nothing beside itself, for people (`report.html` in MLflow).
+"""The report of a verdict: one self-contained HTML page for people (`report.html` in MLflow).
 
 Names of classes, files and columns come with the data, so they are untrusted: the template escapes all text, and the
-page forbids itself to load or run anything.
+page's security policy forbids it to load or run anything.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from tasks.contract.gate_policy import GatePolicy
-from tasks.gate.decision import CLASS
+from tasks.contract.gate_policy import CLASS, GatePolicy
 from tasks.gate.evidence import Evidence, Slice
 from tasks.gate.verdict import Verdict
 from tasks.vision.data import images
@@ -38,18 +37,18 @@ COSTS = {
     "size_mb": "size, MB",
 }
 CAPTIONS = {
-    "accuracy_gap": "How much better or worse the candidate is, and how sure that is: a bar made in this way holds the "
-    "true gap as often as the title says. In the red field the candidate is worse than the margin allows.",
-    "reliability": "Do answers given with 80 % confidence turn out right 8 times in 10? Points are bins of confidence, "
+    "accuracy_gap": "How much better or worse the candidate is, and how certain that is: an interval made in this way "
+    "contains the true gap as often as the title says. In the red area the candidate is worse than the margin allows.",
+    "reliability": "Are answers given with 80 % confidence correct 8 times in 10? Points are bins of confidence, "
     "larger with more images; below, the share of the images in each bin.",
     "confusion_difference": "What the candidate does more (+) or less (-) often than the champion, in test images.",
-    "confusion_matrix": "What the candidate takes for what, in test images.",
+    "confusion_matrix": "Which classes the candidate confuses, in test images.",
 }
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What one model said to the test images: probabilities [N, K] and the figures that follow from them."""
+    """One model's answers to the test images: probabilities [N, K] and the scores that follow from them."""
 
     probabilities: NDArray[np.float32]
     scores: ClassScores
@@ -128,7 +127,7 @@ def render(
         facts: where it came from, by name.
         gold: the data, for the images that went wrong.
         evidence: what was measured.
-        verdict: what came of it.
+        verdict: the gate's decision.
         pictures: PNG files by the names of `plots`.
         candidate: its answers to the test images.
         champion: as for `plots`.
@@ -137,7 +136,7 @@ def render(
     wrong = candidate.predicted != gold.test.labels
     galleries = {"The candidate's most confident mistakes": wrong}
     if champion is not None:
-        galleries["Lost: the champion has these right"] = wrong & (champion.predicted == gold.test.labels)
+        galleries["Lost (the champion is right)"] = wrong & (champion.predicted == gold.test.labels)
     order = ("accuracy_gap", "reliability", "confusion_matrix" if champion is None else "confusion_difference")
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True

@@ -1,4 +1,4 @@
-"""Scores a classifier: probabilities of a set of images, the figures that follow from them, and how fast it answers."""
+"""Scores a classifier: its probabilities for a set of images, the scores that follow from them, and its latency."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SINGLES = 200
 
 @dataclass(frozen=True)
 class ClassScores:
-    """Figures of a set of predictions; arrays have one entry per class, in the order of the classes."""
+    """Scores of a set of predictions; arrays have one entry per class, in the order of the classes."""
 
     accuracy: float
     macro_f1: float
@@ -53,7 +53,7 @@ def predict(model: torch.nn.Module, images: NDArray[np.uint8], shape: tuple[int,
     """Return the probabilities [N, K] float32 that `model` gives to uint8 images [N, C, H, W].
 
     `shape` is the (C, H, W) the model was made for; images of another size are resized to it, so that a champion
-    can be asked about images prepared for its challenger.
+    can classify images prepared for its challenger.
 
     Raises:
         DataError: no images.
@@ -99,7 +99,9 @@ def score(labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> Clas
     """
     classes = probabilities.shape[1]
     if labels.max() >= classes:
-        raise ModelError(f"label {int(labels.max())} has no answer: the model knows {classes} classes")
+        raise ModelError(
+            f"label {int(labels.max())} is out of range: the model knows {classes} classes; train it on this data set"
+        )
     predicted = probabilities.argmax(1)
     names = np.arange(classes)
     precision, recall, f1, support = precision_recall_fscore_support(
@@ -142,11 +144,11 @@ def latencies(
 ) -> list[Latency]:
     """Time models on images [N, C, H, W]: one at a time, then in batches of 256, after a warm-up.
 
-    The models take turns, so that whatever else the machine does is done to all of them.
+    The models take turns, so that other work of the machine slows all of them alike.
 
     Args:
         models: each with the (C, H, W) it was made for.
-        images: what they answer.
+        images: what they classify.
     """
     batches = [
         fit(torch.from_numpy(np.resize(images[:BATCH], (BATCH, *images.shape[1:]))), shape) for _, shape in models

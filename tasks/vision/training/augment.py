@@ -1,4 +1,4 @@
-"""Batches cut from images that stay in memory as uint8, changed at random a whole batch at a time.
+"""Batches of images that stay in memory as uint8, augmented a whole batch at a time.
 
 The usual way decodes, crops and flips one PIL image after another in worker processes. Here the images are decoded
 once, by prepare, and a batch is one gather from a tensor: shifting costs the same as copying.
@@ -7,7 +7,6 @@ Random numbers are torch's global ones, on the images' device.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
+
+from tasks.contract.networks import NETWORKS, Normalisation
+from tasks.errors import DataError
+from tasks.vision.data.gold import Gold
 
 # What full strength means, as shares of the image's side. Half of it is customary for CIFAR-10: 4 of 32 pixels.
 LARGEST_SHIFT = 0.25
@@ -42,27 +45,43 @@ class Augmentation:
         )
 
 
+def normalisation(model: str, gold: Gold) -> Normalisation:
+    """Return what the network `model` expects of its input, else the statistics of the training images.
+
+    Raises:
+        DataError: the network expects images with another number of channels.
+    """
+    expected = NETWORKS[model].normalisation
+    if expected is None:
+        return Normalisation(gold.mean, gold.std)
+    if len(expected.mean) != gold.shape[0]:
+        raise DataError(
+            f"model={model!r} takes images with {len(expected.mean)} channels, and these have {gold.shape[0]}; "
+            "choose another model or data set"
+        )
+    return expected
+
+
 class ImageTensor:
-    """The images and labels of one split on a device, given out as normalised batches."""
+    """The images and labels of one split on a device, read as normalised batches."""
 
     def __init__(
         self,
         images: NDArray[np.uint8],
         labels: NDArray[np.int64],
-        mean: Sequence[float],
-        std: Sequence[float],
+        normalisation: Normalisation,
         device: torch.device,
         augmentation: Augmentation | None = None,
     ) -> None:
         """Move uint8 `images` [N, C, H, W] and int64 `labels` [N] to `device`.
 
-        `mean` and `std` are per channel, of pixels scaled to 0..1. Without `augmentation` images stay as they are.
+        Without `augmentation` the images are only normalised.
         """
         self.augmentation = augmentation or Augmentation()
         self.labels = torch.from_numpy(labels).to(device)
         self._images = torch.from_numpy(images).to(device)  # on a CPU no copy: trials of a search share the memory
-        self._offset = torch.tensor(mean, device=device).view(1, -1, 1, 1) * 255
-        self._scale = 1 / (torch.tensor(std, device=device).view(1, -1, 1, 1) * 255)
+        self._offset = torch.tensor(normalisation.mean, device=device).view(1, -1, 1, 1) * 255
+        self._scale = 1 / (torch.tensor(normalisation.std, device=device).view(1, -1, 1, 1) * 255)
 
     def __len__(self) -> int:
         """Return the number of images."""

@@ -1,4 +1,4 @@
-"""How often it pays to save the state of a training."""
+"""Decides when a checkpoint is worth its time."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ TIME_SHARE = 0.05
 
 
 class Cadence:
-    """Tells when another checkpoint would stay within `TIME_SHARE`, judged by what the last one cost."""
+    """Tells when another checkpoint would stay within `TIME_SHARE`, going by the time that the last one took."""
 
     def __init__(self) -> None:
-        """Start counting now; what a checkpoint costs is not known yet."""
+        """Start the clock; how long a checkpoint takes is not known yet."""
         self._cost = 0.0
         self._saved = time.monotonic()
 
     def due(self) -> bool:
-        """Tell whether a checkpoint pays now; the first one always does."""
+        """Tell whether to save a checkpoint now; the first one is always due."""
         return self._cost <= TIME_SHARE * (time.monotonic() - self._saved)
 
     @contextmanager
@@ -31,5 +31,5 @@ class Cadence:
         self._cost = self._saved - started
 
     def restart(self) -> None:
-        """Begin another training in the same process, in which a checkpoint costs about the same."""
+        """Restart the clock for another training in the same process, whose checkpoints take about as long."""
         self._saved = time.monotonic()

@@ -1,10 +1,10 @@
-"""Checkpoints on disk: whole or not at all, and known to be good before they are used.
+"""Checkpoints on disk: written atomically, and verified before they are used.
 
     FOLDER/checkpoint-0.pt, checkpoint-0.json     two slots, written in turn: while one is written,
     FOLDER/checkpoint-1.pt, checkpoint-1.json     the other holds the epoch before
 
 The .json names the epoch, length and SHA-256 of its .pt. Where they do not agree, because a process or an upload
-was cut off, the slot counts as damaged and the other one is used.
+was interrupted, the slot counts as damaged and the other one is used.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ def save(state: dict[str, Any], epoch: int, folder: Path) -> list[Path]:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read one checkpoint, by tensors and plain values only: nothing in it is executed.
+    """Read one checkpoint, as tensors and plain values only: nothing in it is executed.
 
     Raises:
-        DataError: it is not the file that its description names.
+        DataError: its SHA-256 is not the one in its description.
     """
     about = _description(path)
     if not path.is_file() or about.get("sha256") != _sha256(path):
@@ -56,7 +56,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def load_newest(folder: Path) -> dict[str, Any] | None:
-    """Read the newest good checkpoint of `folder`; a damaged one is named in the log and passed over.
+    """Read the newest good checkpoint of `folder`; a damaged one is logged and skipped.
 
     Returns:
         The state, or None where no slot is good.
@@ -68,12 +68,12 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
         try:
             return load(path)
         except DataError as error:
-            log.warning("%s; going back to the checkpoint before it", error)
+            log.warning("%s; using the checkpoint before it", error)
     return None
 
 
 def _description(path: Path) -> dict[str, Any]:
-    """Read what is written about a checkpoint; empty where that is missing or cut off."""
+    """Read the description of a checkpoint; empty where it is missing or incomplete."""
     try:
         about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The picture of a training: loss, accuracy and learning rate over its epochs."""
+"""The plot of a training: loss, accuracy and learning rate over its epochs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Convolutions with cheaper gradients on a CPU: the same weights and the same function, computed in other ways.
+"""Convolutions with cheaper gradients on a CPU: the same weights and the same function, computed in another way.
 
 On 32-pixel images most maps inside MobileNetV3 are 4x4 or 2x2 positions, for which the CPU's convolution kernels were
 not made: the weight gradient of one depthwise layer takes 5 ms there, its output 0.1 ms. Here that gradient comes from
@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.grad import conv2d_input
 
-# Products of an input with an output position that are still quicker than the kernel: for 5x5 weights, 120 channels
-# of 8x8 (4,096 products) took 4.8 ms instead of 8.7, 40 channels of 12x12 (20,736) 6.2 instead of 5.4.
+# Up to so many pairs of an input and an output position, products are faster than the kernel: for 5x5 weights, 120
+# channels of 8x8 (4,096 products) took 4.8 ms instead of 8.7, 40 channels of 12x12 (20,736) 6.2 instead of 5.4.
 MOST_PAIRS = 4096
-# Up to so many output positions each is a pass over the input, which needs no transposing.
+# Up to so many output positions, each is a pass over the input, which needs no transposing.
 FEW_POSITIONS = 4
 
 
@@ -35,7 +35,7 @@ class PointwiseConv2d(nn.Conv2d):
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """A convolution of each channel with a kernel of its own; its weight gradient is quick on small maps."""
+    """A convolution of each channel with a kernel of its own; its weight gradient is fast on small maps."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Return [N, channels, H', W'] for [N, channels, H, W], both best in channels_last layout."""
@@ -61,10 +61,10 @@ class MeanPool2d(nn.AdaptiveAvgPool2d):
         return input.sum((2, 3), keepdim=True) * (1 / input.shape[2:].numel())
 
 
-def quicken(network: nn.Module) -> nn.Module:
-    """Let `network` train quickly on a CPU in float32; return it.
+def optimize_for_cpu(network: nn.Module) -> nn.Module:
+    """Make `network` train faster on a CPU in float32; return it.
 
-    Modules get another class and keep all else, so that names, weights and the state dict stay as they are.
+    Modules get another class and keep everything else, so that names, weights and the state dict stay as they are.
     """
     for module in network.modules():
         if type(module) is nn.Conv2d and module.padding_mode == "zeros" and module.dilation == (1, 1):
@@ -101,8 +101,8 @@ class _Depthwise(torch.autograd.Function):
                 images.shape, weight, gradient, stride, padding, groups=len(weight)
             )
         if ctx.needs_input_grad[1]:
-            joins = _joins(*images.shape[2:], weight.shape[2], stride, padding).to(images)
-            for_weight = (joins @ _pair_sums(images, gradient)).t().reshape(weight.shape)
+            connections = _connections(*images.shape[2:], weight.shape[2], stride, padding).to(images)
+            for_weight = (connections @ _pair_sums(images, gradient)).t().reshape(weight.shape)
         return for_images, for_weight, None, None
 
 
@@ -123,10 +123,10 @@ def _pair_sums(images: Tensor, gradient: Tensor) -> Tensor:
 
 
 @lru_cache
-def _joins(height: int, width: int, kernel: int, stride: int, padding: int) -> Tensor:
-    """Say which weight joins which pair of positions: [kernel * kernel, H' * W' * H * W] of zeros and ones.
+def _connections(height: int, width: int, kernel: int, stride: int, padding: int) -> Tensor:
+    """Return which weight connects which pair of positions: [kernel * kernel, H' * W' * H * W] of zeros and ones.
 
-    A pair that no weight joins, because it is too far apart, has zeros only.
+    A pair that no weight connects, because it is too far apart, has zeros only.
     """
     # A kernel with a one in a single place, over an image with a one in a single place, gives a one where they meet.
     places = torch.eye(height * width).view(-1, 1, height, width)

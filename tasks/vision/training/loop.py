@@ -1,4 +1,4 @@
-"""The training loop. Plain torch: it reports by yielding, and whoever iterates logs, saves or stops.
+"""The training loop. Plain torch: it yields events, and the caller logs, saves or stops.
 
     training = Training(recipe, gold)
     for event in training.run():
@@ -8,11 +8,11 @@
     training.best_classifier()
 
 Fast on a CPU: images stay in memory as uint8, augmentation works on whole batches, convolutions get channels_last
-memory and quicker gradients, the optimiser updates all weights in one kernel. Measured in docs/benchmarks/training.md.
+memory and faster gradients, the optimiser updates all weights in one kernel. Measured in docs/benchmarks/training.md.
 
 Exact: every epoch seeds torch from (seed, epoch), and learning rates are functions of the step and the history. A
-checkpoint between epochs therefore needs no state of generators or schedules, and training that goes on from one
-ends with the same bits as training that was never disturbed, on the same CPU with as many threads.
+checkpoint between epochs therefore needs no state of generators or schedules, and a training resumed from one ends
+with the same bits as one without an interruption, on the same CPU with as many threads.
 """
 
 from __future__ import annotations
@@ -27,14 +27,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tasks.contract.datasets import flips
 from tasks.contract.recipe import Recipe
 from tasks.errors import DataError, RequestError
 from tasks.vision.data.gold import Gold
 from tasks.vision.devices import choose_device, choose_precision
-from tasks.vision.models.networks import Classifier, build
+from tasks.vision.models.build import build
+from tasks.vision.models.classifier import Classifier
 from tasks.vision.training import schedules
-from tasks.vision.training.augment import Augmentation, ImageTensor
-from tasks.vision.training.kernels import quicken
+from tasks.vision.training.augment import Augmentation, ImageTensor, normalisation
+from tasks.vision.training.kernels import optimize_for_cpu
 from tasks.vision.training.optimizers import WeightAverage, make_optimizer, set_learning_rate
 
 SEED_STRIDE = 1_000_003  # more than the epochs of any request, so that no two (seed, epoch) share a seed
@@ -79,7 +81,7 @@ class Training:
         """Choose the device, move the images to it, make the network and its optimiser.
 
         Raises:
-            RequestError: the device or precision asked for is not there.
+            RequestError: the requested device or precision is not available.
             DataError: the images are too few or too small.
         """
         self.recipe = recipe
@@ -89,14 +91,13 @@ class Training:
 
         if len(gold.train) < 2:
             raise DataError(f"{len(gold.train)} training image is too few; give the data set at least 2")
-        self._statistics = {"mean": gold.mean, "std": gold.std}
+        self._normalisation = normalisation(recipe.model, gold)
         self._identity = {"fingerprint": gold.fingerprint, "recipe": recipe.model_dump(mode="json")}
-        # Digits mirrored are other signs than digits; photographs and clothes stay what they are.
-        flip = gold.dataset != "digits" if recipe.flip is None else recipe.flip
+        flip = flips(gold.dataset) if recipe.flip is None else recipe.flip
         self.augmentation = Augmentation.of(recipe.augmentation, flip, side=min(gold.shape[1:]))
         train, validation = gold.train, gold.validation
-        self._train = ImageTensor(train.images, train.labels, gold.mean, gold.std, self.device, self.augmentation)
-        self._validation = ImageTensor(validation.images, validation.labels, gold.mean, gold.std, self.device)
+        self._train = ImageTensor(train.images, train.labels, self._normalisation, self.device, self.augmentation)
+        self._validation = ImageTensor(validation.images, validation.labels, self._normalisation, self.device)
         # Batches of nearly equal size instead of a small one at the end: no image is left out, and batch
         # normalisation never sees a batch of one.
         self.steps_per_epoch = math.ceil(len(train) / recipe.batch_size)
@@ -107,7 +108,7 @@ class Training:
         self._classes, self._shape = len(gold.classes), gold.shape
         network = build(recipe.model, self._classes, self._shape)
         if self.device.type == "cpu" and self.precision is torch.float32:
-            network = quicken(network)
+            network = optimize_for_cpu(network)
         self.network = network.to(self.device).to(memory_format=torch.channels_last)
         self._optimizer = make_optimizer(self.network, recipe)
         # float16 gradients underflow without it; every other precision has float32's range.
@@ -117,15 +118,15 @@ class Training:
 
     @property
     def best(self) -> EpochEnd:
-        """The epoch with the highest validation accuracy; of equal ones the last, as it was annealed longest."""
+        """The epoch with the highest validation accuracy; of equal ones the last, which was annealed longest."""
         return max(self.history, key=lambda end: (end.validation_accuracy, end.epoch))
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are done, or `patience` epochs in a row brought no gain."""
+        """Whether all epochs are done, or `patience` epochs in a row brought no improvement."""
         patience, accuracies = self.recipe.patience, [epoch.validation_accuracy for epoch in self.history]
-        tired = patience > 0 and schedules.epochs_without_gain(accuracies, self.recipe.min_delta) >= patience
-        return tired or len(self.history) >= self.recipe.epochs
+        stalled = patience > 0 and schedules.epochs_without_gain(accuracies, self.recipe.min_delta) >= patience
+        return stalled or len(self.history) >= self.recipe.epochs
 
     def run(self) -> Iterator[BatchEnd | EpochEnd]:
         """Train until finished.
@@ -141,7 +142,7 @@ class Training:
         self.network.train()
         count = len(self._train)
         loss_sum, correct = torch.zeros((), device=self.device), torch.zeros((), device=self.device, dtype=torch.int64)
-        learning_rate = away = 0.0
+        learning_rate = outside = 0.0
         started = time.perf_counter()
 
         batches = torch.randperm(count, device=self.device).tensor_split(self.steps_per_epoch)
@@ -157,12 +158,12 @@ class Training:
             if logged or self.device.type == "cpu":  # a GPU would have to wait for the number
                 self._require_finite(loss.item(), epoch, learning_rate)
             if logged:
-                left = time.perf_counter()
+                yielded = time.perf_counter()
                 yield BatchEnd(step + 1, epoch, loss.item(), learning_rate)
-                away += time.perf_counter() - left
+                outside += time.perf_counter() - yielded
 
         train_loss, train_accuracy = loss_sum.item() / count, correct.item() / count  # waits for the device
-        train_seconds = time.perf_counter() - started - away
+        train_seconds = time.perf_counter() - started - outside
         evaluated = self.network if self._average is None else self._average.network
         validation_loss, validation_accuracy = self._validate(evaluated)
         self._require_finite(train_loss + validation_loss, epoch, learning_rate)
@@ -174,7 +175,7 @@ class Training:
             validation_accuracy=validation_accuracy,
             learning_rate=learning_rate,
             images_per_second=count / train_seconds,
-            epoch_seconds=time.perf_counter() - started - away,
+            epoch_seconds=time.perf_counter() - started - outside,
         )
         self.history.append(end)
         if self.best is end:
@@ -210,7 +211,7 @@ class Training:
         return loss / count, correct / count
 
     def learning_rate(self, step: int) -> float:
-        """Return the learning rate of batch `step`, counted from 0, as the schedule asked for has it."""
+        """Return the learning rate of batch `step`, counted from 0, by the recipe's schedule."""
         recipe, steps = self.recipe, self.recipe.epochs * self.steps_per_epoch
         if recipe.schedule == "one_cycle":
             return recipe.learning_rate * schedules.one_cycle(step, steps, recipe.warmup_fraction)
@@ -220,20 +221,20 @@ class Training:
         return recipe.learning_rate * schedules.plateau(accuracies, recipe.min_delta)
 
     def best_classifier(self) -> Classifier:
-        """Return the classifier of the best epoch, averaged weights where they were asked for, on the CPU.
+        """Return the classifier of the best epoch, with averaged weights if the recipe asks for them, on the CPU.
 
-        It is in evaluation mode and serves on any machine, whatever device it was trained on.
+        It is in evaluation mode and can be served on any machine, whatever device it was trained on.
         """
         with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
             network = build(self.recipe.model, self._classes, self._shape)
         best = {name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in self._best.items()}
         network.load_state_dict(best, assign=True)
-        return Classifier(network, **self._statistics).eval()
+        return Classifier(network, self._normalisation.mean, self._normalisation.std).eval()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that training goes on from, as tensors and plain values; valid until the next batch.
+        """Return everything that training resumes from, as tensors and plain values; valid until the next batch.
 
-        Only between epochs: generators and schedules are not in it because an epoch begins them anew.
+        Only between epochs: generators and schedules are not in it because each epoch starts them afresh.
         """
         return {
             "format": CHECKPOINT_FORMAT,
@@ -247,7 +248,7 @@ class Training:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state`, on this device, whatever device it was saved on.
+        """Resume from `state`, on this device, whatever device it was saved on.
 
         Raises:
             DataError: the state is of another format, or of a training with another recipe or other data.

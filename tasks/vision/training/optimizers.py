@@ -11,7 +11,7 @@ from tasks.contract.recipe import Recipe
 
 
 def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Make SGD with Nesterov momentum, or AdamW, as requested.
+    """Make SGD with Nesterov momentum, or AdamW, as the recipe says.
 
     Biases and the scales of normalisation (parameters of one dimension) get no weight decay: shrinking them does not
     regularise, it only costs accuracy (He et al., arXiv:1812.01187, section 3.1).
@@ -39,12 +39,12 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
 class WeightAverage:
     """Exponential moving average of a network's weights and normalisation statistics.
 
-    The decay grows as (1 + step) / (10 + step) up to the one asked for: without that, the average of a short training
+    The decay grows as (1 + step) / (10 + step) up to `decay`: without that, the average of a short training
     would consist mostly of its first, random weights.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
-        """Begin with a copy of `network`."""
+        """Start with a copy of `network`."""
         self.network = copy.deepcopy(network).requires_grad_(False)
         self._decay = decay
 

@@ -1,7 +1,7 @@
 """Learning rate and early stopping as pure functions of progress.
 
-None of them keeps state: a step number, or the history of validation accuracies, says everything. Training that
-goes on from a checkpoint therefore takes exactly the learning rates it would have taken.
+None of them keeps state: a step number, or the history of validation accuracies, says everything. A training resumed
+from a checkpoint therefore uses exactly the learning rates of one without an interruption.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def cosine(step: int, steps: int) -> float:
 def plateau(accuracies: Sequence[float], min_delta: float) -> float:
     """Share of the peak learning rate after epochs with these validation `accuracies`.
 
-    It shrinks to `PLATEAU_FACTOR` of itself after every `PLATEAU_PATIENCE` epochs in a row without gain.
+    It shrinks to `PLATEAU_FACTOR` of itself after every `PLATEAU_PATIENCE` epochs in a row without improvement.
     """
     drops = sum(waited > 0 and waited % PLATEAU_PATIENCE == 0 for waited in _waits(accuracies, min_delta))
     return float(PLATEAU_FACTOR**drops)
@@ -47,7 +47,7 @@ def epochs_without_gain(accuracies: Sequence[float], min_delta: float) -> int:
 
 
 def _waits(accuracies: Sequence[float], min_delta: float) -> list[int]:
-    """For each epoch, how many epochs ago the last gain was."""
+    """For each epoch, how many epochs ago the last improvement was."""
     best, waited, waits = -math.inf, 0, []
     for accuracy in accuracies:
         best, waited = (accuracy, 0) if accuracy > best + min_delta else (best, waited + 1)

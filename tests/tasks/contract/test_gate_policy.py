@@ -19,10 +19,10 @@ def test_each_gate_alone_has_the_whole_rate() -> None:
     assert {policy.level(look) for look in (1, 2, 1000)} == {0.05}
 
 
-@pytest.mark.parametrize("look", [0, -1])
-def test_a_candidate_before_the_first_is_a_bug(look: int) -> None:
-    with pytest.raises(ValueError, match=f"look={look}"):
-        GatePolicy().level(look)
+@pytest.mark.parametrize("number", [0, -1])
+def test_a_candidate_before_the_first_is_a_bug(number: int) -> None:
+    with pytest.raises(ValueError, match=f"number={number}"):
+        GatePolicy().level(number)
 
 
 @pytest.mark.parametrize(

@@ -127,11 +127,11 @@ def photo() -> bytes:
 
 
 BAD_IMAGES = {
-    "text": (b"hello, I am no image", "no PNG or JPEG"),
+    "text": (b"hello, I am no image", "not a PNG or JPEG"),
     "empty": (b"", "empty"),
-    "gif": (picture(0, file_format="GIF"), "no PNG or JPEG"),
-    "webp": (picture(0, file_format="WEBP"), "no PNG or JPEG"),
-    "svg": (b"<svg xmlns='http://www.w3.org/2000/svg' width='8' height='8'/>", "no PNG or JPEG"),
+    "gif": (picture(0, file_format="GIF"), "not a PNG or JPEG"),
+    "webp": (picture(0, file_format="WEBP"), "not a PNG or JPEG"),
+    "svg": (b"<svg xmlns='http://www.w3.org/2000/svg' width='8' height='8'/>", "not a PNG or JPEG"),
     "truncated jpeg": (cut(photo()), "cut short"),
     "truncated png": (cut(picture(9, 200)), "cut short"),
     "absurd dimensions": (huge_png(), "pixels"),

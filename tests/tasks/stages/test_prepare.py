@@ -277,11 +277,11 @@ def test_a_champion_of_the_same_classes_does_not(prepare: Prepare, settings: Set
     [
         ("missing", "does not exist; give a folder"),
         ("empty", "is empty; it must hold train/CLASS"),
-        ("one class", "the one class 'cat'"),
+        ("one class", "only the class 'cat'"),
         ("class only in test", "the class 'emu' only in test/"),
         ("too few", "class 'dog' has 2 usable training"),
         ("all corrupt", "images are unreadable, over the limit of 25%"),
-        ("no archive", "is no archive; give"),
+        ("no archive", "is not an archive; give"),
     ],
 )
 def test_a_bad_source_ends_in_one_line_and_leaves_a_failed_run_without_gold(

@@ -26,7 +26,7 @@ from tasks.records.tuned_sets import TunedSet
 from tasks.settings import Settings
 from tasks.stages import train
 from tasks.vision.data.gold import Gold, Split
-from tasks.vision.models.networks import digest
+from tasks.vision.models.classifier import digest
 from tasks.vision.training.loop import Training
 
 Train = Callable[..., TrainResult]

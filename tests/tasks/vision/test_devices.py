@@ -24,7 +24,7 @@ def test_a_device_that_is_not_there_is_named_with_those_that_are(monkeypatch: py
     assert choose_device("auto") == CPU
     for name in ("cuda", "mps"):
         with pytest.raises(
-            RequestError, match=rf"device='{name}' is not available here \(there is: cpu\); use device='auto'"
+            RequestError, match=rf"device='{name}' is not available here \(available: cpu\); use device='auto'"
         ):
             choose_device(name)
 
@@ -58,7 +58,8 @@ def test_precision_asked_for_is_taken(asked: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(("asked", "device"), [("fp16", "cpu"), ("fp16", "mps"), ("bf16", "mps")])
 def test_precision_that_does_not_train_there_is_refused(asked: str, device: str) -> None:
     with pytest.raises(
-        RequestError, match=rf"precision='{asked}' does not train on device '{device}'; use precision='auto'"
+        RequestError,
+        match=rf"precision='{asked}' is not supported for training on device '{device}'; use precision='auto'",
     ):
         choose_precision(asked, torch.device(device))
 

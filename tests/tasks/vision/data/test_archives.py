@@ -91,8 +91,8 @@ def test_a_missing_source_is_named(tmp_path: Path) -> None:
     ("data", "says"),
     [
         (b"", "is an empty file"),
-        (b"just text", "is no archive; give"),
-        (b"\xff\xd8\xff\xe0" + bytes(600), "no archive"),
+        (b"just text", "is not an archive; give"),
+        (b"\xff\xd8\xff\xe0" + bytes(600), "not an archive"),
     ],
 )
 def test_a_file_that_is_no_archive_is_refused(tmp_path: Path, data: bytes, says: str) -> None:
@@ -103,7 +103,7 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path: Path, data: bytes, says:
 
 def test_a_gzip_file_that_holds_no_tar_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.tar.gz").write_bytes(gzip.compress(b"just text" * 500))
-    with pytest.raises(DataError, match="no archive"):
+    with pytest.raises(DataError, match="not an archive"):
         content(open_store(tmp_path / "x.tar.gz"))
 
 
@@ -242,7 +242,7 @@ def test_a_huge_entry_is_refused_before_it_is_unpacked(kind: str, tmp_path: Path
     else:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
             archive.writestr("a.png", bytes(size))
-    with pytest.raises(DataError, match=f"'a.png' of {size} bytes, over the {64 * MIB} of one image"):
+    with pytest.raises(DataError, match=f"'a.png' of {size} bytes, over the limit of {64 * MIB} for one image"):
         [name for name, _ in open_store(path).files()]
 
 

@@ -12,8 +12,7 @@ from tasks.errors import DataError
 from tasks.vision.data import bronze
 from tasks.vision.data.fingerprint import Shaping
 from tasks.vision.data.layout import arrange
-from tasks.vision.data.records import Entry, Listing, Reason, Record
-from tasks.vision.data.sources import Content
+from tasks.vision.data.records import Content, Entry, Listing, Reason, Record
 
 SHAPING = Shaping("pets", 3, 16, 0.2, 0.2, 0)
 

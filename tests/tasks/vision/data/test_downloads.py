@@ -18,9 +18,18 @@ import numpy as np
 import pytest
 from torchvision import datasets
 
+from tasks.contract.datasets import DATASETS, Torchvision
 from tasks.errors import DataError, UnavailableError
 from tasks.vision.data import downloads
-from tasks.vision.data.sources import torchvision_source
+from tasks.vision.data.array_source import ArraySource
+
+CONSTRUCTORS = {
+    name: entry.opener.constructor for name, entry in DATASETS.items() if isinstance(entry.opener, Torchvision)
+}
+
+
+def opened(dataset: str, folder: Path) -> ArraySource:
+    return downloads.open_torchvision(dataset, CONSTRUCTORS[dataset], folder)
 
 
 def md5(path: Path) -> str:
@@ -57,7 +66,7 @@ def test_cifar_files_are_read(
     dataset: str, kind: type[Any], key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_cifar(tmp_path, kind, key, ["frog", "apple"], monkeypatch)
-    source = torchvision_source(dataset, tmp_path)
+    source = opened(dataset, tmp_path)
     assert (source.channels, source.side, source.dataset) == (3, 32, dataset)
     assert source.listing.classes == ("apple", "frog")
     assert [(entry.split, entry.label) for entry, _ in source.read()] == [
@@ -73,14 +82,14 @@ def test_fashion_mnist_files_are_read(tmp_path: Path) -> None:
     for prefix, count in (("train", 3), ("t10k", 2)):
         write_idx(raw / f"{prefix}-images-idx3-ubyte", np.full((count, 28, 28), count, np.uint8))
         write_idx(raw / f"{prefix}-labels-idx1-ubyte", np.arange(count, dtype=np.uint8))
-    source = torchvision_source("fashion_mnist", tmp_path)
+    source = opened("fashion_mnist", tmp_path)
     assert (source.channels, source.side) == (1, 28)
     assert len(source.listing.classes) == 10
     assert [entry.name for entry, _ in source.read()][:2] == ["train/T-shirt-top/00000", "train/Trouser/00001"]
     assert [int(np.max(read())) for _, read in source.read()] == [3, 3, 3, 2, 2]  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("dataset", sorted(downloads.CLASSES))
+@pytest.mark.parametrize("dataset", sorted(CONSTRUCTORS))
 def test_no_network_ends_in_one_line_with_the_fix(
     dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,7 +98,7 @@ def test_no_network_ends_in_one_line_with_the_fix(
 
     monkeypatch.setattr("urllib.request.urlopen", away)
     with pytest.raises(UnavailableError) as error:
-        downloads.load(dataset, tmp_path / "data")
+        opened(dataset, tmp_path / "data")
     text = str(error.value)
     assert text.startswith(f"{dataset} cannot be downloaded")
     assert "name resolution" in text
@@ -104,7 +113,7 @@ def test_a_silent_server_does_not_hold_the_stage_for_ever(tmp_path: Path, monkey
         monkeypatch.setattr(datasets.CIFAR10, "url", url)
         monkeypatch.setattr(downloads, "SOCKET_TIMEOUT", 0.2)
         with pytest.raises(UnavailableError, match="cifar10 cannot be downloaded"):
-            downloads.load("cifar10", tmp_path)
+            opened("cifar10", tmp_path)
     assert socket.getdefaulttimeout() is None
 
 
@@ -116,7 +125,7 @@ def test_a_download_with_another_checksum_is_refused(tmp_path: Path, monkeypatch
         thread.start()
         monkeypatch.setattr(datasets.CIFAR10, "url", f"http://127.0.0.1:{server.server_port}/other.tar.gz")
         with pytest.raises(DataError, match=r"cifar10 in .* is damaged .*delete that folder"):
-            downloads.load("cifar10", tmp_path / "data")
+            opened("cifar10", tmp_path / "data")
         server.shutdown()
         thread.join()
 
@@ -125,7 +134,7 @@ def test_damaged_metadata_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     folder = write_cifar(tmp_path, datasets.CIFAR10, "labels", ["a", "b"], monkeypatch)
     (folder / "meta").write_bytes(b"damaged")
     with pytest.raises(DataError, match="cifar10 in"):
-        downloads.load("cifar10", tmp_path)
+        opened("cifar10", tmp_path)
 
 
 def test_a_file_of_fashion_mnist_cut_short_is_refused(tmp_path: Path) -> None:
@@ -136,4 +145,4 @@ def test_a_file_of_fashion_mnist_cut_short_is_refused(tmp_path: Path) -> None:
     path = raw / "train-images-idx3-ubyte"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(DataError, match=r"fashion_mnist in .* is damaged"):
-        downloads.load("fashion_mnist", tmp_path)
+        opened("fashion_mnist", tmp_path)

@@ -115,12 +115,12 @@ def test_every_colour_model_becomes_rgb(mode: str) -> None:
     ("data", "says"),
     [
         (b"", "empty"),
-        (b"not an image", "no PNG or JPEG"),
-        (encoded(noise(16, 16), "GIF"), "no PNG or JPEG"),
-        (encoded(noise(16, 16), "BMP"), "no PNG or JPEG"),
-        (b"\x89PNG\r\n\x1a\n", "no PNG or JPEG"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no PNG or JPEG"),
-        (b"%PDF-1.7", "no PNG or JPEG"),
+        (b"not an image", "not a PNG or JPEG"),
+        (encoded(noise(16, 16), "GIF"), "not a PNG or JPEG"),
+        (encoded(noise(16, 16), "BMP"), "not a PNG or JPEG"),
+        (b"\x89PNG\r\n\x1a\n", "not a PNG or JPEG"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a PNG or JPEG"),
+        (b"%PDF-1.7", "not a PNG or JPEG"),
     ],
 )
 def test_what_is_no_png_or_jpeg_is_refused(data: bytes, says: str) -> None:

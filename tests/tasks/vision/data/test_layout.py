@@ -66,7 +66,7 @@ def test_links_are_listed_not_followed() -> None:
     [
         ([], "pets is empty; it must hold train/CLASS"),
         (["a.png", "cat/b.png"], "layout of an image folder; it must hold train/CLASS"),
-        (["train/cat/1.png", "train/cat/2.png"], "the one class 'cat'; a classifier needs two"),
+        (["train/cat/1.png", "train/cat/2.png"], "only the class 'cat'; a classifier needs two"),
         ([*GOOD, "test/emu/1.png"], "the class 'emu' only in test/; add training images or remove"),
         ([*GOOD, "train/emu/1.png"], "the class 'emu' only in train/; add test images"),
         (["test/cat/1.png", "test/dog/1.png"], "the classes 'cat', 'dog' only in test/"),
@@ -86,7 +86,7 @@ def test_a_path_that_leads_out_is_refused(name: str) -> None:
 
 
 def test_a_name_that_is_no_utf8_is_refused() -> None:
-    with pytest.raises(DataError, match="no UTF-8; rename"):
+    with pytest.raises(DataError, match="not UTF-8; rename"):
         safe_name("train/caf\udce9/1.png", "pets.tar")
 
 

@@ -96,17 +96,17 @@ def test_beside_the_top_folder_it_is_a_file_like_others() -> None:
         ("", 1, "no column 'file_name' among none; add it"),
         ("name,camera\ncat/9.png,left\n", 1, "no column 'file_name' among 'name', 'camera'; add it"),
         ("file_name,\ncat/9.png,left\n", 1, "column 2 has no name; name it"),
-        ("file_name,a,a\ncat/9.png,1,2\n", 1, "column 'a' is there twice; remove one"),
-        ("file_name,class\ncat/9.png,cat\n", 1, "column 'class' would be taken for the images' classes; give it"),
-        ("file_name,a\ncat/9.png,1\ncat/8.png,1\n", 3, "'test/cat/8.png' (from the top of the data set) is no file"),
-        ("file_name,a\n../train/cat/1.png,1\n", 2, "is no file of it; correct the path"),
+        ("file_name,a,a\ncat/9.png,1,2\n", 1, "column 'a' appears twice; remove one"),
+        ("file_name,class\ncat/9.png,cat\n", 1, "column 'class' would be mistaken for the images' classes; give it"),
+        ("file_name,a\ncat/9.png,1\ncat/8.png,1\n", 3, "'test/cat/8.png' (from the top of the data set) is not a file"),
+        ("file_name,a\n../train/cat/1.png,1\n", 2, "is not a file of it; correct the path"),
         ("file_name,a\n,1\n", 2, "file_name is empty; fill it in"),
-        ("file_name,a\ncat/9.png,1\n\ncat/9.png,2\n", 4, "has a row in pets: test/metadata.csv, line 2 too; remove"),
-        ("file_name,a\ncat/9.png,1,2\n", 2, "3 cells, but 2 columns; make them as many"),
+        ("file_name,a\ncat/9.png,1\n\ncat/9.png,2\n", 4, "has another row in pets: test/metadata.csv, line 2; remove"),
+        ("file_name,a\ncat/9.png,1,2\n", 2, "3 cells, but 2 columns; make the numbers equal"),
         ("file_name,a\ncat/9.png\n", 2, "1 cells, but 2 columns"),
-        ('file_name,a\ncat/9.png,"1\n', 2, "no CSV (unexpected end of data); save it as CSV"),
-        ('file_name,a\ncat/9.png,"1"2\n', 2, "no CSV"),
-        ("file_name,a\ndog/9.png,1\ncat/9.png,gr\u00fcn\n".encode("latin-1"), 3, "no UTF-8; save the file as UTF-8"),
+        ('file_name,a\ncat/9.png,"1\n', 2, "not valid CSV (unexpected end of data); save it as CSV"),
+        ('file_name,a\ncat/9.png,"1"2\n', 2, "not valid CSV"),
+        ("file_name,a\ndog/9.png,1\ncat/9.png,gr\u00fcn\n".encode("latin-1"), 3, "not UTF-8; save the file as UTF-8"),
     ],
 )
 def test_bad_metadata_name_file_line_and_fix(text: str | bytes, line: int, says: str) -> None:
@@ -117,7 +117,7 @@ def test_bad_metadata_name_file_line_and_fix(text: str | bytes, line: int, says:
 
 
 def test_an_image_with_a_row_in_two_files_is_refused() -> None:
-    with pytest.raises(DataError, match=r"test/metadata\.csv, line 2: .* has a row in pets: metadata\.csv, line 3 too"):
+    with pytest.raises(DataError, match=r"test/metadata\.csv, line 2: .* another row in pets: metadata\.csv, line 3"):
         listed(root="file_name,a\ntest/dog/9.png,1\ntest/cat/9.png,1\n", test="file_name,a\ncat/9.png,1\n")
 
 

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import shutil
-import tarfile
 from io import BytesIO
 from pathlib import Path
 
@@ -9,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tasks.contract.datasets import DATASETS, DataSet, Files, Torchvision
 from tasks.errors import DataError, RequestError
-from tasks.vision.data.sources import ArraySource, Source, digits, open_source
+from tasks.vision.data.sources import open_source
 
 
 @pytest.fixture
@@ -21,17 +20,6 @@ def pets(tmp_path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (16, 16), (index, 0, 0)).save(path, "PNG")
     return folder
-
-
-def digest(source: str, tmp_path: Path) -> str:
-    with open_source("image_folder", source, tmp_path) as opened:
-        return opened.digest()
-
-
-def pack(folder: Path, path: Path) -> str:
-    with tarfile.open(path, "w:gz") as archive:
-        archive.add(folder, arcname="pets")
-    return str(path)
 
 
 def test_digits_are_whole_and_stretched_to_bytes(tmp_path: Path) -> None:
@@ -45,25 +33,6 @@ def test_digits_are_whole_and_stretched_to_bytes(tmp_path: Path) -> None:
     assert len(np.unique(pixels)) == 17
 
 
-def test_digits_have_the_same_digest_every_time() -> None:
-    assert digits().digest() == digits().digest()
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        ArraySource("x", np.ones((2, 8, 8), np.uint8), np.array([0, 1]), ["train", "train"], ("a", "b")),
-        ArraySource("x", np.zeros((2, 8, 8), np.uint8), np.array([1, 0]), ["train", "train"], ("a", "b")),
-        ArraySource("x", np.zeros((2, 8, 8), np.uint8), np.array([0, 1]), ["train", "test"], ("a", "b")),
-        ArraySource("x", np.zeros((2, 8, 8), np.uint8), np.array([0, 1]), ["train", "train"], ("a", "c")),
-        ArraySource("x", np.zeros((2, 4, 16), np.uint8), np.array([0, 1]), ["train", "train"], ("a", "b")),
-    ],
-)
-def test_arrays_of_other_content_have_another_digest(other: ArraySource) -> None:
-    one = ArraySource("x", np.zeros((2, 8, 8), np.uint8), np.array([0, 1]), ["train", "train"], ("a", "b"))
-    assert one.digest() != other.digest()
-
-
 def test_a_folder_is_read_as_rgb_files(pets: Path, tmp_path: Path) -> None:
     with open_source("image_folder", str(pets), tmp_path) as source:
         assert (source.dataset, source.channels, source.side) == ("image_folder", 3, 32)
@@ -73,50 +42,10 @@ def test_a_folder_is_read_as_rgb_files(pets: Path, tmp_path: Path) -> None:
     assert all(isinstance(data, bytes) and Image.open(BytesIO(data)).size == (16, 16) for data in read.values())
 
 
-def test_an_archive_with_a_top_folder_lists_as_its_folder_does(pets: Path, tmp_path: Path) -> None:
-    def listed(source: Source) -> object:
-        return sorted((entry.name, entry.label) for entry in source.listing.entries.values()), source.listing.classes
-
-    with (
-        open_source("image_folder", str(pets), tmp_path) as folder,
-        open_source("image_folder", pack(pets, tmp_path / "pets.tgz"), tmp_path) as archive,
-    ):
-        assert listed(folder) == listed(archive)
-
-
-def test_a_copy_elsewhere_has_the_same_digest(pets: Path, tmp_path: Path) -> None:
-    packed = pack(pets, tmp_path / "pets.tar.gz")
-    before = digest(str(pets), tmp_path), digest(packed, tmp_path)
-    shutil.copytree(pets, tmp_path / "elsewhere" / "v2")
-    shutil.copy(packed, tmp_path / "other-name")
-    assert (digest(str(tmp_path / "elsewhere"), tmp_path), digest(str(tmp_path / "other-name"), tmp_path)) == before
-
-
-def test_a_file_that_is_no_image_of_the_set_does_not_change_the_digest(pets: Path, tmp_path: Path) -> None:
-    before = digest(str(pets), tmp_path)
-    (pets / "notes.txt").write_text("other notes")
-    assert digest(str(pets), tmp_path) == before
-
-
-@pytest.mark.parametrize("change", ["edited", "renamed", "added", "relabelled"])
-def test_every_change_of_an_image_changes_the_digest(pets: Path, tmp_path: Path, change: str) -> None:
-    before = digest(str(pets), tmp_path)
-    image = pets / "train/cat/1.png"
-    if change == "edited":
-        image.write_bytes(image.read_bytes() + b"x")
-    elif change == "renamed":
-        image.rename(pets / "train/cat/3.png")
-    elif change == "added":
-        shutil.copy(image, pets / "train/cat/3.png")
-    else:
-        image.rename(pets / "train/dog/3.png")
-    assert digest(str(pets), tmp_path) != before
-
-
 @pytest.mark.parametrize(
     ("dataset", "source", "error", "says"),
     [
-        ("mnist", None, RequestError, "dataset='mnist' is unknown; choose digits"),
+        ("mnist", None, RequestError, "dataset='mnist' is unknown; choose one of digits, cifar10"),
         ("image_folder", None, RequestError, "needs source"),
         (
             "image_folder",
@@ -135,19 +64,30 @@ def test_a_source_that_cannot_be_opened_is_named(
     assert says in str(raised.value)
 
 
-def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
+def test_an_entry_is_all_that_another_image_folder_needs(
+    pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(DATASETS, "pets", DataSet("pets", Files(image_size=48)))
+    with open_source("pets", str(pets), tmp_path) as source:
+        assert (source.dataset, source.side, source.listing.classes) == ("pets", 48, ("cat", "dog"))
     with (
-        open_source("image_folder", str(tmp_path / "empty"), tmp_path) as source,
-        pytest.raises(DataError, match="empty"),
+        pytest.raises(RequestError, match="dataset='pets' needs source: a folder or archive"),
+        open_source("pets", None, tmp_path),
     ):
-        source.listing  # noqa: B018  # listing is what fails
+        pass
 
 
-def test_an_empty_tar_is_refused(tmp_path: Path) -> None:
-    tarfile.open(tmp_path / "x.tar", "w").close()
-    with (
-        open_source("image_folder", str(tmp_path / "x.tar"), tmp_path) as source,
-        pytest.raises(DataError, match="is empty"),
-    ):
-        source.listing  # noqa: B018  # listing is what fails
+def test_an_entry_is_all_that_another_torchvision_set_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Small:
+        data = np.zeros((2, 12, 12), np.uint8)
+        targets = (0, 1)
+        classes = ("a", "b")
+
+        def __init__(self, root: Path, train: bool, download: bool) -> None:
+            assert download
+
+    monkeypatch.setattr("torchvision.datasets.KMNIST", Small)
+    monkeypatch.setitem(DATASETS, "kuzushiji", DataSet("cursive Japanese", Torchvision("KMNIST"), "CC BY-SA 4.0"))
+    with open_source("kuzushiji", None, tmp_path) as source:
+        assert (source.dataset, source.channels, source.side) == ("kuzushiji", 1, 12)
+        assert [entry.split for entry, _ in source.read()] == ["train", "train", "test", "test"]

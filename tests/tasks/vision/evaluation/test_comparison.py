@@ -15,7 +15,7 @@ def answers(both: int, gained: int, lost: int, neither: int) -> tuple[np.ndarray
 
 @pytest.mark.parametrize(("gained", "lost"), [(10, 0), (30, 10), (7, 6)])
 def test_the_p_value_is_the_binomial_tail(gained: int, lost: int) -> None:
-    found = compare(*answers(80, gained, lost, 5), level=0.05, look=1)
+    found = compare(*answers(80, gained, lost, 5), level=0.05, number=1)
     assert found.p_value == pytest.approx(binom.sf(gained - 1, gained + lost, 0.5))
     assert (found.gained, found.lost) == (gained, lost)
     assert found.gap == pytest.approx((gained - lost) / (85 + gained + lost))
@@ -23,12 +23,12 @@ def test_the_p_value_is_the_binomial_tail(gained: int, lost: int) -> None:
 
 @pytest.mark.parametrize(("gained", "lost"), [(0, 0), (5, 5), (3, 9)])
 def test_no_gain_is_never_proof(gained: int, lost: int) -> None:
-    assert compare(*answers(50, gained, lost, 5), level=0.05, look=1).p_value == 1
+    assert compare(*answers(50, gained, lost, 5), level=0.05, number=1).p_value == 1
 
 
 def test_the_interval_is_that_of_resampled_images() -> None:
     candidate, champion = answers(600, 60, 30, 310)
-    found = compare(candidate, champion, level=0.05, look=2)
+    found = compare(candidate, champion, level=0.05, number=2)
     rng = np.random.default_rng(1)
     difference = candidate.astype(int) - champion.astype(int)
     gaps = [difference[rng.integers(0, 1000, 1000)].mean() for _ in range(4000)]
@@ -40,16 +40,16 @@ def test_the_interval_is_that_of_resampled_images() -> None:
 def test_the_interval_holds_the_gap_at_any_size(images: int) -> None:
     candidate, champion = np.zeros((2, images), dtype=bool)
     candidate[: images // 2] = True
-    found = compare(candidate, champion, level=1e-6, look=1)
+    found = compare(candidate, champion, level=1e-6, number=1)
     assert -1 <= found.low <= found.gap <= found.high <= 1
 
 
 def test_less_chance_of_error_is_a_wider_interval() -> None:
     pair = answers(600, 60, 30, 310)
-    wide, narrow = compare(*pair, level=1e-4, look=1), compare(*pair, level=0.05, look=1)
+    wide, narrow = compare(*pair, level=1e-4, number=1), compare(*pair, level=0.05, number=1)
     assert wide.low < narrow.low < narrow.high < wide.high
 
 
 def test_the_same_answers_are_no_gap() -> None:
-    found = compare(*answers(10, 0, 0, 3), level=0.025, look=1)
+    found = compare(*answers(10, 0, 0, 3), level=0.025, number=1)
     assert (found.gap, found.low, found.high) == (0, 0, 0)

@@ -30,7 +30,7 @@ def comparison(gained: int, lost: int, images: int) -> Comparison:
     candidate, champion = np.zeros(images, bool), np.zeros(images, bool)
     candidate[:gained] = True
     champion[gained : gained + lost] = True
-    return compare(candidate, champion, level=0.025, look=1)
+    return compare(candidate, champion, level=0.025, number=1)
 
 
 @pytest.mark.parametrize(("gained", "lost", "images"), [(40, 10, 400), (0, 30, 100), (0, 0, 50), (1, 0, 1)])

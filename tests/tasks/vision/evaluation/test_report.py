@@ -107,7 +107,7 @@ def test_with_a_champion_both_models_are_shown() -> None:
     assert "champion, version 7" in text
     assert "+0.0333" in text  # 28 of 30 right against 27
     assert "mistakes: 2 of 30 images" in text
-    assert "these right: 1 of 30 images" in text
+    assert "the champion is right): 1 of 30 images" in text
     for check in decide(found, POLICY).checks:
         assert check.why in text
 
@@ -146,7 +146,7 @@ def test_the_surest_mistakes_come_first_and_are_the_very_images() -> None:
     assert f"40 of 60 images, these {TILES} with the most confidence" in shown.text
     tiles = [Image.open(BytesIO(base64.b64decode(address.partition(",")[2]))) for address in shown.addresses]
     assert [tile.getpixel((0, 0)) for tile in tiles] == [(index,) * 3 for index in range(39, 39 - TILES, -1)]
-    assert "is ant said bee, 60%" in " ".join(shown.text.replace("said", " said").split())
+    assert "true ant predicted bee, 60%" in " ".join(shown.text.replace("predicted", " predicted").split())
 
 
 def test_no_mistakes_are_said() -> None:
@@ -154,7 +154,7 @@ def test_no_mistakes_are_said() -> None:
     perfect = answers(gold, {})
     text = Page(page(gold, evidence(gold, perfect, perfect), perfect, perfect, NO_PICTURES)).text
     assert "mistakes: none" in text
-    assert "these right: none" in text
+    assert "the champion is right): none" in text
 
 
 def test_large_images_are_averaged_down() -> None:

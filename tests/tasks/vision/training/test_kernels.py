@@ -2,15 +2,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import get_args
 
 import pytest
 import torch
 from torch import nn
 
-from tasks.contract.recipe import Architecture
-from tasks.vision.models.networks import build, digest
-from tasks.vision.training.kernels import DepthwiseConv2d, MeanPool2d, PointwiseConv2d, quicken
+from tasks.contract.networks import NETWORKS
+from tasks.vision.models.build import build
+from tasks.vision.models.classifier import digest
+from tasks.vision.training.kernels import DepthwiseConv2d, MeanPool2d, PointwiseConv2d, optimize_for_cpu
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def test_depthwise_has_the_gradients_of_the_ordinary_convolution(
     kernel: int, stride: int, size: tuple[int, int]
 ) -> None:
     plain = nn.Conv2d(6, 6, kernel, stride, kernel // 2, groups=6, bias=False)
-    quick = quicken(nn.Sequential(copy.deepcopy(plain)))
+    quick = optimize_for_cpu(nn.Sequential(copy.deepcopy(plain)))
     assert isinstance(quick[0], DepthwiseConv2d)  # type: ignore[index]
     images = torch.randn(3, 6, *size).to(memory_format=torch.channels_last)
     for ours, expected in zip(gradients(quick, images), gradients(plain, images), strict=True):
@@ -49,7 +49,7 @@ def test_depthwise_has_the_gradients_of_the_ordinary_convolution(
 @pytest.mark.parametrize("bias", [True, False])
 def test_pointwise_has_the_gradients_of_the_ordinary_convolution(bias: bool) -> None:
     plain = nn.Conv2d(6, 5, 1, bias=bias)
-    quick = quicken(nn.Sequential(copy.deepcopy(plain)))
+    quick = optimize_for_cpu(nn.Sequential(copy.deepcopy(plain)))
     assert isinstance(quick[0], PointwiseConv2d)  # type: ignore[index]
     for images in (torch.randn(3, 6, 4, 2), torch.randn(3, 6, 4, 2).to(memory_format=torch.channels_last)):
         for ours, expected in zip(
@@ -69,15 +69,15 @@ def test_convolutions_of_other_forms_stay_as_they_are() -> None:
         nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect", groups=4, bias=False),
         nn.AdaptiveAvgPool2d(2),
     )
-    assert [type(m) for m in quicken(network)] == [*[nn.Conv2d] * 7, nn.AdaptiveAvgPool2d]  # type: ignore[attr-defined]
+    assert [type(m) for m in optimize_for_cpu(network)] == [*[nn.Conv2d] * 7, nn.AdaptiveAvgPool2d]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("side", [8, 32, 65])
-@pytest.mark.parametrize("architecture", get_args(Architecture))
+@pytest.mark.parametrize("architecture", NETWORKS)
 def test_every_network_has_the_same_state_outputs_and_gradients(architecture: str, side: int) -> None:
     torch.manual_seed(0)
     plain = build(architecture, 3, (3, side, side)).to(memory_format=torch.channels_last)
-    quick = quicken(copy.deepcopy(plain))
+    quick = optimize_for_cpu(copy.deepcopy(plain))
     assert digest(quick) == digest(plain)
     images = torch.randn(4, 3, side, side).to(memory_format=torch.channels_last)
     assert torch.equal(quick.eval()(images), plain.eval()(images))
@@ -90,7 +90,9 @@ def test_every_network_has_the_same_state_outputs_and_gradients(architecture: st
 
 def test_mobilenet_has_all_of_them_and_a_gradient_has_the_same_bits_every_time() -> None:
     torch.manual_seed(0)
-    network = quicken(build("mobilenet_v3_small", 3, (3, 32, 32))).to(memory_format=torch.channels_last).train()
+    network = (
+        optimize_for_cpu(build("mobilenet_v3_small", 3, (3, 32, 32))).to(memory_format=torch.channels_last).train()
+    )
     assert {PointwiseConv2d, DepthwiseConv2d, MeanPool2d} <= {type(module) for module in network.modules()}
     images, seen = torch.randn(8, 3, 32, 32).to(memory_format=torch.channels_last), []
     for _ in range(2):

@@ -12,10 +12,12 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
+from tasks.contract.datasets import DATASETS, DataSet, Files
+from tasks.contract.networks import NETWORKS, Network, Normalisation
 from tasks.contract.recipe import Recipe
 from tasks.errors import DataError, RequestError
 from tasks.vision.data.gold import Gold, Split
-from tasks.vision.models.networks import digest
+from tasks.vision.models.classifier import digest
 from tasks.vision.training.loop import BatchEnd, EpochEnd, Training
 
 
@@ -237,6 +239,29 @@ def test_digits_are_not_mirrored_unless_asked_for(gold: Gold) -> None:
     assert Training(recipe(flip=True), gold).augmentation.flip
     assert Training(recipe(), photographs).augmentation.flip
     assert not Training(recipe(flip=False), photographs).augmentation.flip
+
+
+def test_flips_are_as_the_data_set_says_and_on_for_one_that_is_no_longer_known(
+    gold: Gold, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(DATASETS, "signs", DataSet("road signs", Files(16), flip=False))
+    signs, gone = (dataclasses.replace(gold, dataset=name) for name in ("signs", "of-an-earlier-release"))
+    assert not Training(recipe(), signs).augmentation.flip
+    assert Training(recipe(), gone).augmentation.flip
+
+
+def test_a_network_gets_the_normalisation_that_it_expects(gold: Gold, monkeypatch: pytest.MonkeyPatch) -> None:
+    def entry(channels: int) -> Network:
+        return Network("pretrained", "fast_cnn", normalisation=Normalisation((0.25,) * channels, (0.5,) * channels))
+
+    monkeypatch.setitem(NETWORKS, "new", entry(1))
+    training = Training(recipe(model="new", epochs=1), gold)
+    list(training.run())
+    classifier = training.best_classifier()
+    assert (classifier.mean.item(), classifier.std.item()) == (0.25, 0.5)
+    monkeypatch.setitem(NETWORKS, "new", entry(3))
+    with pytest.raises(DataError, match="model='new' takes images with 3 channels, and these have 1; choose another"):
+        Training(recipe(model="new"), gold)
 
 
 def test_one_training_image_is_too_few(gold: Gold) -> None:

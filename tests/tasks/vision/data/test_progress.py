@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from tasks.vision.training.progress import Progress
+from tasks.vision.data.progress import Progress
 
 
 def test_the_last_line_always_comes(caplog: pytest.LogCaptureFixture) -> None:

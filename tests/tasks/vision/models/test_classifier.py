@@ -2,51 +2,12 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import get_args
 
-import pytest
 import torch
 from torch import nn
 
-from tasks.contract.recipe import Architecture
-from tasks.errors import DataError, RequestError
-from tasks.vision.models.networks import Classifier, build, digest, parameter_counts
-
-
-@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (3, 96, 96)], ids=str)
-@pytest.mark.parametrize("architecture", get_args(Architecture))
-def test_every_network_learns_from_every_image_size(architecture: str, shape: tuple[int, int, int]) -> None:
-    network = build(architecture, 5, shape)
-    logits = network(torch.randn(2, *shape))
-    logits.square().sum().backward()
-    assert logits.shape == (2, 5)
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
-
-
-@pytest.mark.parametrize("architecture", get_args(Architecture))
-@pytest.mark.parametrize(("side", "stride"), [(64, 1), (65, 2)])
-def test_first_convolution_keeps_the_resolution_of_small_images(architecture: str, side: int, stride: int) -> None:
-    network = build(architecture, 2, (1, side, side))
-    first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
-    assert first.in_channels == 1
-    assert first.stride == (stride, stride)
-
-
-def test_resnet18_pools_after_its_stem_on_large_images_only() -> None:
-    assert isinstance(build("resnet18", 2, (3, 32, 32)).get_submodule("maxpool"), nn.Identity)
-    assert isinstance(build("resnet18", 2, (3, 96, 96)).get_submodule("maxpool"), nn.MaxPool2d)
-
-
-def test_unknown_network_is_named_with_those_that_there_are() -> None:
-    with pytest.raises(RequestError, match=r"model='vgg' is unknown; choose one of fast_cnn, mobilenet_v3_small"):
-        build("vgg", 2, (1, 8, 8))
-
-
-def test_one_class_and_tiny_images_are_refused() -> None:
-    with pytest.raises(DataError, match="at least 2"):
-        build("fast_cnn", 1, (1, 8, 8))
-    with pytest.raises(DataError, match=r"8x7 pixels are too small; set image_size to 8"):
-        build("fast_cnn", 2, (1, 8, 7))
+from tasks.vision.models.build import build
+from tasks.vision.models.classifier import Classifier, digest, parameter_counts
 
 
 def test_classifier_normalises_pixels_and_returns_probabilities() -> None:

@@ -1,4 +1,4 @@
-"""Progress of long work as log lines, readable in the Airflow log: count, rate, time left."""
+"""Progress of long work as log lines: count, rate, time left."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ log = logging.getLogger(__name__)
 
 
 class Progress:
-    """Counts what is done of `total` and logs a line every `interval` seconds, the last one at the end."""
+    """Counts finished items of `total` and logs a line every `interval` seconds, and one at the end."""
 
     def __init__(self, what: str, total: int, interval: float = 10.0) -> None:
         self.what, self.total, self.interval = what, total, interval
@@ -17,7 +17,7 @@ class Progress:
         self.started = self.reported = time.monotonic()
 
     def advance(self, count: int) -> None:
-        """Add `count` to what is done."""
+        """Add `count` finished items."""
         self.done += count
         now = time.monotonic()
         if now - self.reported < self.interval and self.done < self.total:

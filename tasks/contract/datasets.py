@@ -1,0 +1,99 @@
+"""The data sets that can be prepared, one entry each. A new data set is a new entry here.
+
+Another of torchvision's data sets, with classes and a `train` argument, needs nothing else. Another way to read images
+also needs a case in `tasks.vision.data.sources.open_source`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from tasks.contract.table_key import KeyOf
+
+NOT_STATED = "not stated"
+
+
+@dataclass(frozen=True)
+class Digits:
+    """scikit-learn's handwritten digits, which need no download."""
+
+
+@dataclass(frozen=True)
+class Torchvision:
+    """A class of `torchvision.datasets`, which downloads the images, at the size they have."""
+
+    constructor: str
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files in the layout of an image folder at the request's `source`, by default made `image_size` pixels square."""
+
+    image_size: int
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One data set and what is used for it where a request says nothing.
+
+    Attributes:
+        description: what the images show, for the form.
+        opener: how they are read.
+        licence: licence of the images, as their authors state it.
+        flip: whether a mirrored image is still one of its class.
+    """
+
+    description: str
+    opener: Digits | Torchvision | Files
+    licence: str = NOT_STATED
+    flip: bool = True
+
+    @property
+    def needs_source(self) -> bool:
+        """Whether a request has to say where the images are."""
+        return isinstance(self.opener, Files)
+
+
+_CIFAR_LICENCE = "none stated by the authors (A. Krizhevsky, V. Nair, G. Hinton)"
+
+DATASETS: dict[str, DataSet] = {
+    "digits": DataSet(
+        "handwritten digits, without a download",
+        Digits(),
+        licence="CC BY 4.0 (Optical Recognition of Handwritten Digits, E. Alpaydin and C. Kaynak, UCI)",
+        flip=False,  # a mirrored digit is another sign
+    ),
+    "cifar10": DataSet("photos in 10 classes", Torchvision("CIFAR10"), _CIFAR_LICENCE),
+    "cifar100": DataSet("photos in 100 classes", Torchvision("CIFAR100"), _CIFAR_LICENCE),
+    "fashion_mnist": DataSet("clothes in 10 classes", Torchvision("FashionMNIST"), "MIT (Zalando SE)"),
+    "image_folder": DataSet("your own images, at source", Files(image_size=32)),
+}
+DatasetName = Annotated[str, KeyOf(DATASETS)]
+# For the form: what each data set shows, and those whose images training does not mirror.
+CHOICES = "; ".join(f"{name} ({dataset.description})" for name, dataset in DATASETS.items())
+NOT_FLIPPED = ", ".join(name for name, dataset in DATASETS.items() if not dataset.flip)
+
+
+def require_source(dataset: str, source: str | None) -> None:
+    """Check that `source` is given where the data set needs one, and only there.
+
+    Raises:
+        ValueError: naming the value and what would do.
+    """
+    needed = DATASETS[dataset].needs_source
+    if needed and not source:
+        raise ValueError(f"dataset={dataset!r} needs source: a folder or archive, local or s3://")
+    if source and not needed:
+        fitting = " or ".join(f"dataset={name!r}" for name, entry in DATASETS.items() if entry.needs_source)
+        raise ValueError(f"source={source!r} goes with {fitting}, not {dataset!r}")
+
+
+def flips(dataset: str) -> bool:
+    """Whether training may mirror the images; yes for gold of a data set that the table no longer has."""
+    return dataset not in DATASETS or DATASETS[dataset].flip
+
+
+def licence_of(dataset: str, given: str | None) -> str:
+    """Return the licence that was given for the images, else the data set's own."""
+    return given or DATASETS[dataset].licence

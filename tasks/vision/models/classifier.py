@@ -1,0 +1,52 @@
+"""The classifier that training leaves for evaluation and serving: pixels in, probabilities out.
+
+Normalisation and softmax are inside, so that training and serving cannot differ.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Classifier(nn.Module):
+    """Pixels to probabilities: the form in which a model is logged, scored and served."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Wrap `network` (see `build`) with each channel's mean and standard deviation of pixels scaled to 0..1."""
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return probabilities, float32 [N, classes], for uint8 images [N, C, H, W]."""
+        normalised = (images.float() / 255 - self.mean) / self.std
+        logits: Tensor = self.network(normalised)
+        return logits.float().softmax(dim=1)
+
+
+def digest(model: nn.Module) -> str:
+    """Return the SHA-256 of a model: the name, dtype, shape and bytes of everything in its state dict.
+
+    Names and shapes tell architectures apart, and a `Classifier` exported and loaded again has the same digest.
+    """
+    sha256 = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        array = tensor.detach().cpu().contiguous()
+        sha256.update(f"{name} {array.dtype} {tuple(array.shape)}\n".encode())
+        sha256.update(array.view(-1).view(torch.uint8).numpy().tobytes())
+    return sha256.hexdigest()
+
+
+def parameter_counts(model: nn.Module) -> dict[str, int]:
+    """Count parameters: `total`, `trainable` (they get gradients) and `frozen` (they do not)."""
+    total = sum(p.numel() for p in model.parameters())
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return {"total": total, "trainable": trainable, "frozen": total - trainable}
