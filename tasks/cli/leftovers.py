@@ -229,7 +229,7 @@ def collect(days: float, apply: bool) -> None:
         return
     print(show(found))
     if not apply:
-        print(f"\n{len(found)} found, nothing removed; APPLY=1 removes them")
+        print(f"\n{len(found)} would be removed; APPLY=1 removes them")
         return
     for item in found:
         remove(item, settings)

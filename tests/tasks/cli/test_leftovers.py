@@ -162,7 +162,7 @@ def test_a_dry_run_says_so_and_changes_nothing(
 ) -> None:
     train = make("train", ended=None, holds=["checkpoints"])
     assert main(["gc"]) == 0
-    assert "2 found, nothing removed" in capsys.readouterr().out
+    assert "2 would be removed; APPLY=1" in capsys.readouterr().out
     assert folders(train) == ["checkpoints"]
     assert main(["gc", "--apply"]) == 0
     said = capsys.readouterr().out
