@@ -58,7 +58,7 @@ def make(folder: Path, *arguments: str, code: int = 0) -> tuple[list[list[str]],
 
 TASKS, PIPELINE, DEPLOY = ("python", "-m", "tasks"), ("python", "-m", "pipeline"), ("python3", "-m", "deploy")
 FORWARD = ("python", "-m", "deploy", "forward", "--namespace", "of-env")
-CASES = {
+CASES: dict[str, list[tuple[str, ...]]] = {
     "demo": [(*PIPELINE, "run", "daily_training"), ("python", "-m", "deploy", "curl-line", "daily_training")],
     "run": [(*PIPELINE, "run", "daily_training", "")],
     "run DAG=weekly_tuning ANEW=1": [(*PIPELINE, "run", "--anew", "weekly_tuning", "")],
