@@ -67,7 +67,7 @@ def run(runtime: str) -> dict[str, Split]:
         RuntimeError: the run failed, or its log is not what is expected.
     """
     forward = "python -m deploy.kubernetes.forward -- " if runtime == "kubernetes" else ""
-    script = f'. deploy/env.sh {runtime} && {forward}python -m pipeline.command.run --anew daily_training "$CONF"'
+    script = f'. deploy/env.sh {runtime} && {forward}python -m pipeline run --anew daily_training "$CONF"'
     environment = {**os.environ, **PORTS[runtime], "CONF": json.dumps(CONF)}
     began = time.time()
     command = ["bash", "-euo", "pipefail", "-c", script]

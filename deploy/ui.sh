@@ -52,7 +52,7 @@ case $1 in
     export AIRFLOW__EXECUTION_API__JWT_EXPIRATION_TIME=86400
     export AIRFLOW__API__HOST=127.0.0.1 AIRFLOW__API__PORT=$airflow_port AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS=admin:admin
     export AIRFLOW__CORE__EXECUTION_API_SERVER_URL="http://127.0.0.1:$airflow_port/execution/" AIRFLOW__API__BASE_URL="http://127.0.0.1:$airflow_port"
-    group airflow >/dev/null || python -m pipeline.dag_parts.pool
+    group airflow >/dev/null || python -m pipeline pool
     start airflow "$airflow_port" airflow standalone
     wait_for airflow "http://127.0.0.1:$airflow_port/api/v2/version"
     password=$(python -c 'import json,sys; print(json.load(open(sys.argv[1]))["admin"])' "$AIRFLOW_HOME/simple_auth_manager_passwords.json.generated")

@@ -19,6 +19,8 @@ import sys
 from collections.abc import Callable
 from typing import ClassVar
 
+INTERRUPTED = 130  # by Ctrl-C, as shells report it
+
 
 class PipelineError(Exception):
     """A failure with a known cause; its text is one line that names the value and the fix."""
@@ -76,10 +78,15 @@ def is_permanent(exit_code: int) -> bool:
 
 
 def exit_code_of(work: Callable[[], object]) -> int:
-    """Run the work of a command: 0, or a known failure's code, told in one line on standard error."""
+    """Do the work of a command and return its exit code: 0, or that of a known failure or of Ctrl-C.
+
+    A known failure is printed as one line on standard error. Other exceptions pass.
+    """
     try:
         work()
     except PipelineError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return 0

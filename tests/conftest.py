@@ -1,4 +1,7 @@
-"""Which tests a session runs: those marked `long` only where TEST_LONG=1 asks for them, as `make test-long` does."""
+"""For all tests: which of them a session runs, and no store but a test's own.
+
+Tests marked `long` run only where TEST_LONG=1 asks for them, as `make test-long` does.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import os
 import pytest
 
 LONG = os.environ.get("TEST_LONG") == "1"
+# `make test` gets it from deploy/env.sh, and it goes before a PIPELINE_HOME that a test sets.
+os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

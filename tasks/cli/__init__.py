@@ -1,1 +1,1 @@
-"""The commands that a person calls. Nothing imports it."""
+"""The commands for people: `python -m tasks COMMAND`. Only `tasks.__main__` imports it."""

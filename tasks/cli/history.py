@@ -1,12 +1,10 @@
-"""Prints the ledger: `python -m tasks history [--registered-model NAME] [--limit N] [--json]`."""
+"""Prints the ledger: `python -m tasks history`."""
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import asdict
 
-from tasks.errors import exit_code_of
 from tasks.records import ledger, tracking
 from tasks.records.ledger import Record
 from tasks.settings import load_settings
@@ -16,7 +14,7 @@ HEADER = ("when (UTC)", "what", "model", "from", "to", "judged", "by", "why")
 
 
 def row(record: Record) -> tuple[str, ...]:
-    """One record as cells."""
+    """Lay out one record as cells."""
     entry = record.entry
     return (
         f"{record.at:%Y-%m-%d %H:%M:%S}",
@@ -31,7 +29,7 @@ def row(record: Record) -> tuple[str, ...]:
 
 
 def show(registered_model: str | None, limit: int, as_json: bool) -> None:
-    """Print the newest records first, as a table or as one JSON object per line."""
+    """Print at most `limit` records, the newest first, as a table or as one JSON object per line."""
     tracking.connect(load_settings())
     records = ledger.history(registered_model, limit=limit)
     if as_json:
@@ -40,14 +38,4 @@ def show(registered_model: str | None, limit: int, as_json: bool) -> None:
     elif records:
         print(columns([HEADER, *map(row, records)]))
     else:
-        print("the ledger is empty: nothing was promoted, refused or rolled back yet")
-
-
-def main(arguments: list[str]) -> int:
-    """Print the ledger; exit code as in `tasks.errors`."""
-    parser = argparse.ArgumentParser(prog="python -m tasks history", description=__doc__)
-    parser.add_argument("--registered-model", help="of this model only")
-    parser.add_argument("--limit", type=int, default=50, help="at most so many (%(default)s)")
-    parser.add_argument("--json", action="store_true", help="one JSON object per line")
-    options = parser.parse_args(arguments)
-    return exit_code_of(lambda: show(options.registered_model, options.limit, options.json))
+        print("the history is empty: nothing has been promoted, refused or rolled back yet")

@@ -1,20 +1,19 @@
-"""What runs left behind that nothing needs any more: `make gc`.
+"""Finds and removes what runs left behind and nothing needs any more: `python -m tasks gc`, `make gc`.
 
 | what | left by | removed |
 |---|---|---|
-| a run without an end | a machine that was lost, a task that nobody tried again | it is ended, as KILLED |
-| gold | a prepare run whose data no version was trained on or judged with | the artifact folder |
-| checkpoints | a training of which no version was made | the artifact folder |
-| state of a search | a search that was given up | its folder in the storage |
+| an unfinished run | a lost machine, a task that nobody retried | it is ended as KILLED |
+| gold | a `prepare` run whose data no model version was trained or judged with | the artifact folder |
+| checkpoints | a training that led to no model version | the artifact folder |
+| state of a search | an abandoned search | its folder in the storage of searches |
 
-Nothing of a DAG run that showed a sign of life within those days; nothing that a registered version, a record of the
-ledger or a reused result refers to, directly or by the runs in between; and not the newest gold of a data set, which
-the next run takes. Runs themselves stay: deleting them is MLflow's own business (`mlflow gc`).
+Never removed: anything of a DAG run that was active within the given days; anything that a registered version, a
+ledger record or a reused result refers to, directly or through other runs; the newest gold of a data set, which the
+next run reuses. The MLflow runs themselves stay: deleting those is up to MLflow (`mlflow gc`).
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,23 +27,21 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from tasks.errors import exit_code_of
 from tasks.records import checkpoint_store, gold_store, ledger, tracking
 from tasks.search.storage import SearchStorage, credentials, searches
 from tasks.settings import Settings, load_settings
 from tasks.text_table import columns
 
-DAYS = 7.0
 PAGE = 1000
-REFERENCE = "_run_id"  # ends the names of tags and parameters that hold the ID of another run
+REFERENCE = "_run_id"  # suffix of tags and parameters that hold the ID of another run
 DATASET = "dataset"
-HEADER = ("what", "of", "run ID", "since (UTC)", "MB")
+HEADER = ("what", "of", "run ID", "idle since (UTC)", "MB")
 
 
 class Kind(StrEnum):
-    """What is left."""
+    """What was left behind."""
 
-    RUN = "run without an end"
+    RUN = "unfinished run"
     GOLD = "gold"
     CHECKPOINTS = "checkpoints"
     SEARCH = "state of a search"
@@ -55,22 +52,22 @@ FOLDERS = {Kind.GOLD: gold_store.ARTIFACT, Kind.CHECKPOINTS: checkpoint_store.AR
 
 @dataclass(frozen=True)
 class Leftover:
-    """One thing that nothing needs."""
+    """One thing that nothing needs any more."""
 
     kind: Kind
     run_id: str
     of: str
-    """DAG run and stage."""
+    """DAG run and stage that made it."""
     since: datetime | None
-    """Last sign of life of its DAG run, UTC; None of a run that was deleted."""
+    """Last activity of its DAG run, UTC; None for a deleted run."""
     size: int | None = None
     """Bytes."""
 
 
 def find(settings: Settings, before: datetime) -> list[Leftover]:
-    """List what is left of DAG runs whose last sign of life came before `before`; nothing is changed."""
+    """List the leftovers of DAG runs that were last active before `before`; nothing is changed."""
     runs = {str(run.info.run_id): run for run in _all_runs(tracking.connect(settings))}
-    last = _last_signs(runs.values(), before)
+    last = _last_activity(runs.values(), before)
     old = {run_id: run for run_id, run in runs.items() if last[_dag_run(run)] < before}
     needed = _needed(runs, [run_id for run_id in runs if run_id not in old])
 
@@ -96,11 +93,11 @@ def find(settings: Settings, before: datetime) -> list[Leftover]:
 
 
 def remove(leftover: Leftover, settings: Settings) -> None:
-    """Remove one; a run is ended."""
+    """Remove one leftover; an unfinished run is ended instead."""
     client = MlflowClient()
     if leftover.kind is Kind.RUN:
         since = f"{leftover.since:%Y-%m-%d %H:%M} UTC"
-        client.set_tag(leftover.run_id, tracking.ERROR_TAG, f"no sign of life since {since}; ended by make gc")
+        client.set_tag(leftover.run_id, tracking.ERROR_TAG, f"no activity since {since}; ended by make gc")
         client.set_terminated(leftover.run_id, "KILLED")
     elif leftover.kind is Kind.SEARCH:
         with credentials(settings):
@@ -123,7 +120,7 @@ def _all_runs(experiment_id: str) -> Iterator[Run]:
 
 
 def _deleted(run_id: str) -> Run | None:
-    """Return a run that was deleted in MLflow; None for one that is there, or that is another MLflow's."""
+    """Return a run that was deleted in MLflow; None for one that still exists, or that this MLflow never had."""
     try:
         run = MlflowClient().get_run(run_id)
     except MlflowException as error:
@@ -141,14 +138,14 @@ def _ended(run: Run) -> bool:
     return bool(RunStatus.is_terminated(RunStatus.from_string(run.info.status)))
 
 
-def _last_signs(runs: Iterable[Run], before: datetime) -> dict[tuple[str, str], datetime]:
-    """When each DAG run last did something; of one that has a run without an end its metrics tell it too."""
+def _last_activity(runs: Iterable[Run], before: datetime) -> dict[tuple[str, str], datetime]:
+    """Find when each DAG run was last active; the metrics of an unfinished run count as well."""
     last: dict[tuple[str, str], datetime] = defaultdict(lambda: datetime.fromtimestamp(0, UTC))
     for run in runs:
-        sign = _time(max(run.info.start_time, run.info.end_time or 0))
-        if not _ended(run) and sign < before:
-            sign = max([sign, *_metric_times(run)])
-        last[_dag_run(run)] = max(last[_dag_run(run)], sign)
+        active = _time(max(run.info.start_time, run.info.end_time or 0))
+        if not _ended(run) and active < before:
+            active = max([active, *_metric_times(run)])
+        last[_dag_run(run)] = max(last[_dag_run(run)], active)
     return last
 
 
@@ -162,7 +159,7 @@ def _time(milliseconds: int) -> datetime:
 
 
 def _needed(runs: Mapping[str, Run], alive: Iterable[str]) -> set[str]:
-    """IDs of the runs that something refers to that stays, and of all that those refer to."""
+    """Find the IDs of the runs that anything which stays refers to, directly or through other runs."""
     todo = [*alive, *_newest_gold(runs.values())]
     for model in MlflowClient().search_registered_models(max_results=PAGE):
         for version in _versions(model.name):
@@ -180,7 +177,7 @@ def _needed(runs: Mapping[str, Run], alive: Iterable[str]) -> set[str]:
 
 
 def _newest_gold(runs: Iterable[Run]) -> set[str]:
-    """The run that holds the newest gold of each data set."""
+    """Find the run that holds the newest gold of each data set."""
     newest: dict[str, Run] = {}
     for run in runs:
         if run.data.tags.get(gold_store.GOLD_RUN) == run.info.run_id:
@@ -205,13 +202,13 @@ def _references(names: Mapping[str, str]) -> list[str]:
 
 
 def _size(run: Run, folder: str) -> int | None:
-    """Bytes in an artifact folder of a run; None where there is none."""
+    """Count the bytes in an artifact folder of a run; None without such a folder."""
     files = MlflowClient().list_artifacts(run.info.run_id, folder)
     return sum(file.file_size or 0 for file in files) if files else None
 
 
 def show(found: Iterable[Leftover]) -> str:
-    """Lay them out as a table."""
+    """Lay leftovers out as a table."""
     rows = [
         (
             *(str(item.kind), item.of, item.run_id),
@@ -224,31 +221,16 @@ def show(found: Iterable[Leftover]) -> str:
 
 
 def collect(days: float, apply: bool) -> None:
-    """Print what is left, and remove it where `apply` says so."""
+    """Print the leftovers of DAG runs that have been idle for `days`; with `apply` remove them."""
     settings = load_settings().with_the_stacks_ray()
     found = find(settings, datetime.now(UTC) - timedelta(days=days))
     if not found:
-        print(f"MLflow: nothing is left over of DAG runs without a sign of life for {days:g} days")
+        print(f"MLflow: nothing is left over from DAG runs that have been idle for {days:g} days")
         return
     print(show(found))
     if not apply:
-        print(f"\n{len(found)} would be removed; nothing was. APPLY=1 removes them.")
+        print(f"\n{len(found)} would be removed; APPLY=1 removes them")
         return
     for item in found:
         remove(item, settings)
     print(f"\n{len(found)} removed")
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """List or remove; exit code as in `tasks.errors`."""
-    parser = argparse.ArgumentParser(prog="python -m tasks.cli.leftovers", description=__doc__.split("\n")[0])
-    parser.add_argument("--days", type=float, default=DAYS, help="without a sign of life (%(default)g)")
-    parser.add_argument("--apply", action="store_true", help="remove them; otherwise they are only listed")
-    options = parser.parse_args(arguments)
-    if options.days < 0:
-        parser.error(f"--days={options.days:g}: give 0 or more")
-    return exit_code_of(lambda: collect(options.days, options.apply))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,30 +1,27 @@
-"""Undo a promotion from a shell, with the stages that the DAG `rollback_champion` runs.
-
-python -m tasks.cli.rollback --reason "sees cats everywhere" [--version 3] [--registered-model vision-classifier]
-"""
+"""Undoes a promotion from a shell, with the same stages as the DAG: `python -m tasks rollback-champion`."""
 
 from __future__ import annotations
 
-import argparse
 import getpass
 import json
-import sys
 from datetime import UTC, datetime
 from typing import Any
 
 from tasks.contract.messages import TaskIdentity
-from tasks.contract.stages import RollbackRequest, RollbackResult
-from tasks.errors import exit_code_of
+from tasks.contract.stages import RollbackResult
 from tasks.runner.stage_process import execute
 
 DAG_ID = "rollback_champion"
 
 
 def roll_back(fields: dict[str, Any]) -> None:
-    """Move the alias, then wait until the service answers with the version.
+    """Move the alias `champion`, then wait until the service answers with that version.
+
+    Args:
+        fields: of the rollback stage's request: `registered_model`, `reason` and `version` (None: the one before).
 
     Raises:
-        PipelineError: what the stages raise; when the alias did not move, nothing changed.
+        PipelineError: what the stages raise. When `rollback` fails, nothing has changed.
     """
     run = f"shell__{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}"
     rolled = execute("rollback", _request("rollback", run, fields))
@@ -34,28 +31,9 @@ def roll_back(fields: dict[str, Any]) -> None:
         f"champion of {rolled.registered_model}: version {rolled.version} (was {rolled.previous_version})", flush=True
     )
     execute("deploy", _request("deploy", run, moved))
-    print(f"in service: version {rolled.version}")
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Roll back; exit code as in `tasks.errors`."""
-    parser = argparse.ArgumentParser(prog="python -m tasks.cli.rollback", description=__doc__)
-    parser.add_argument("--reason", required=True, help="why; kept in the ledger")
-    parser.add_argument("--version", help="version to go back to; default: the champion before this one")
-    parser.add_argument(
-        "--registered-model",
-        default=RollbackRequest.model_fields["registered_model"].default,
-        help="default: %(default)s",
-    )
-    options = parser.parse_args(arguments)
-    fields = {"reason": options.reason, "version": options.version or None}
-    return exit_code_of(lambda: roll_back(fields | {"registered_model": options.registered_model}))
+    print(f"the service now answers with version {rolled.version}")
 
 
 def _request(stage: str, run: str, fields: dict[str, Any]) -> str:
     task = TaskIdentity(dag_id=DAG_ID, dag_run_id=run, task_id=stage, user=getpass.getuser())
     return json.dumps({"task": task.model_dump(), **fields})
-
-
-if __name__ == "__main__":
-    sys.exit(main())

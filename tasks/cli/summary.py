@@ -1,15 +1,13 @@
-"""Prints what a run of a DAG did, one row per stage: `python -m tasks.cli.summary DAG_ID [--dag-run-id ID]`."""
+"""Prints what a DAG run did, one row per stage: `python -m tasks summary DAG_ID`."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 from tasks.contract.stages import STAGES
-from tasks.errors import DataError, exit_code_of
+from tasks.errors import DataError
 from tasks.records import tracking
 from tasks.runner.prewarmed import read_request
 from tasks.settings import Settings, load_settings
@@ -19,7 +17,7 @@ HEADER = ("stage", "run ID", "seconds", "main figure")
 
 
 def rows(dag_id: str, settings: Settings, dag_run_id: str | None = None) -> list[tuple[str, str, str, str]]:
-    """Collect stage, run ID, seconds and main figure of each stage in one run of `dag_id`, by default the newest.
+    """Collect name, MLflow run ID, seconds and main figure of each stage in a run of `dag_id`, by default the newest.
 
     Raises:
         DataError: the DAG has not run yet, or has no such run.
@@ -81,18 +79,14 @@ def main_figure(stage: str, result: Mapping[str, Any]) -> str:
             return ""
 
 
-def main() -> int:
-    """Print the table; exit code as in `tasks.errors`."""
-    parser = argparse.ArgumentParser(prog="python -m tasks.cli.summary", description=__doc__)
-    parser.add_argument("dag_id")
-    parser.add_argument("--dag-run-id", help="default: the newest; - reads it from standard input")
-    options = parser.parse_args()
-    if options.dag_run_id == "-":
-        options.dag_run_id = read_request()
-        if not options.dag_run_id:  # who asked is gone
-            return 0
-    return exit_code_of(lambda: print(table(HEADER, rows(options.dag_id, load_settings(), options.dag_run_id))))
+def show(dag_id: str, dag_run_id: str | None) -> None:
+    """Print the table of a DAG run, by default the newest.
 
-
-if __name__ == "__main__":
-    sys.exit(main())
+    With the ID `-`, the ID is read from standard input once MLflow is imported; without one there nothing is printed:
+    the process that would have written it has ended.
+    """
+    if dag_run_id == "-":
+        dag_run_id = read_request()
+        if not dag_run_id:
+            return
+    print(table(HEADER, rows(dag_id, load_settings(), dag_run_id)))

@@ -1,16 +1,14 @@
-"""Prints the trials of a search, best first: `python -m tasks.cli.tune_results [--run-id ID] [--limit N] [--json]`."""
+"""Prints the trials of a search, best first: `python -m tasks tune-results`."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
 from mlflow import MlflowClient
 
-from tasks.errors import DataError, exit_code_of
+from tasks.errors import DataError
 from tasks.records import tracking
 from tasks.search.table import METRIC, State, TrialRow, mode, read
 from tasks.settings import load_settings
@@ -18,10 +16,10 @@ from tasks.text_table import short, table
 
 
 def newest(experiment_id: str) -> str:
-    """Return the run of the newest search, which may be going on.
+    """Return the run ID of the newest search, which may still be running.
 
     Raises:
-        DataError: there is none yet.
+        DataError: no search has run yet.
     """
     found = tracking.find_runs(experiment_id, {"pipeline.stage": "tune"})
     if not found:
@@ -30,7 +28,7 @@ def newest(experiment_id: str) -> str:
 
 
 def best_first(rows: Sequence[TrialRow], metric: str) -> list[TrialRow]:
-    """Order trials: those with a value from the best to the worst, then those without one, failed ones last."""
+    """Order trials: those with a value from best to worst, then those without one, then the failed ones."""
     sign = 1.0 if mode(metric) == "min" else -1.0
     return sorted(
         rows,
@@ -44,7 +42,7 @@ def best_first(rows: Sequence[TrialRow], metric: str) -> list[TrialRow]:
 
 
 def lay_out(rows: Sequence[TrialRow], metric: str) -> str:
-    """Lay trials out as a table: a column for each hyperparameter that was searched."""
+    """Lay trials out as a table: one column per hyperparameter that was searched."""
     names = list(dict.fromkeys(name for row in rows for name in row.values))
     header = ("trial", "state", "rung", "epochs", metric, *names, "seconds", "run ID")
     return table(
@@ -82,17 +80,3 @@ def show(run_id: str | None, limit: int | None, as_json: bool) -> None:
     print(f"search {run_id} of {dag_run}, {run.info.status.lower()}: {states or 'no trial yet'}\n")
     if rows:
         print(lay_out(rows, metric))
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Print the trials; exit code as in `tasks.errors`."""
-    parser = argparse.ArgumentParser(prog="python -m tasks.cli.tune_results", description=__doc__)
-    parser.add_argument("--run-id", help="of the tune stage in MLflow; default: the newest search's")
-    parser.add_argument("--limit", type=int, help="at most so many; default: all")
-    parser.add_argument("--json", action="store_true", help="one JSON object per line")
-    options = parser.parse_args(arguments)
-    return exit_code_of(lambda: show(options.run_id, options.limit, options.json))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,11 +1,10 @@
-"""Ends what a Ray leaves behind: `python guard.py LIFELINE FOLDER STAGE`.
+"""Cleans up after a local Ray cluster: `python guard.py PIPE FOLDER STAGE`.
 
-LIFELINE is the read end of a pipe whose write end only the stage holds. However the stage ends, by a signal that
-nothing can catch included, the operating system closes that end; this process sees it, ends every process that has a
-file open in Ray's FOLDER, but for the STAGE itself, and deletes the folder. Ray's own precautions let two of its
-agents live on.
+PIPE is the read end of a pipe whose write end only the stage holds. However the stage ends, even by SIGKILL, the
+operating system closes the write end; this process then kills every process that has a file open in Ray's FOLDER,
+except the STAGE (a process ID), and deletes the folder. Ray's own cleanup leaves two of its agents running.
 
-Stand-alone: it is started as a file, in a session of its own that the stage's signals do not reach.
+It imports nothing of the project: it is started as a file, in its own session, which the stage's signals do not reach.
 """
 
 from __future__ import annotations
@@ -19,15 +18,15 @@ import sys
 import time
 from pathlib import Path
 
-PATIENCE = 10.0  # seconds; a process that is starting may open its files later
+PATIENCE = 10.0  # seconds; a process that is just starting may not have opened its files yet
 PAUSE = 0.2
 PROCESSES = Path("/proc")
 
 
 def main(arguments: list[str]) -> int:
-    """Wait for the end of the stage, then clean up."""
-    lifeline, folder, stage = int(arguments[0]), Path(arguments[1]), int(arguments[2])
-    os.read(lifeline, 1)  # nothing is ever written: this returns when the other end is gone
+    """Wait for the stage to end, then clean up."""
+    pipe, folder, stage = int(arguments[0]), Path(arguments[1]), int(arguments[2])
+    os.read(pipe, 1)  # nothing is ever written: this returns when the other end is closed
     deadline, quiet = time.monotonic() + PATIENCE, 0
     while quiet < 2 and time.monotonic() < deadline:
         found = [process for process in users(folder) if process != stage]
@@ -41,7 +40,7 @@ def main(arguments: list[str]) -> int:
 
 
 def users(folder: Path) -> list[int]:
-    """List the processes, by ID, that have a file open below `folder`."""
+    """Return the IDs of the processes that have a file open below `folder`."""
     if not (PROCESSES / "self" / "fd").is_dir():  # macOS
         command = ["lsof", "-t", "+D", str(folder)]
         told = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  # no shell
@@ -50,7 +49,7 @@ def users(folder: Path) -> list[int]:
 
 
 def _uses(process: Path, folder: str) -> bool:
-    with contextlib.suppress(OSError):  # it ended, or belongs to somebody else
+    with contextlib.suppress(OSError):  # it has ended, or belongs to another user
         for descriptor in (process / "fd").iterdir():
             with contextlib.suppress(OSError):
                 if str(descriptor.readlink()).startswith(f"{folder}/"):

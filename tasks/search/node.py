@@ -1,8 +1,6 @@
-"""A node of the compose profile `ray`, which becomes `ray start` with what the environment says.
+"""Turns a container of the Compose profile `ray` into a node of the Ray cluster: `python -m tasks ray-node ROLE`.
 
-    python -m tasks.search.node head|worker
-
-A worker is told of the storage of searches, both of the token of the cluster.
+The head and the workers get the cluster's token; workers also get access to the storage of searches.
 """
 
 from __future__ import annotations
@@ -10,18 +8,19 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NoReturn
 
-from tasks.errors import PipelineError, SettingsError
+from tasks.errors import SettingsError
 from tasks.search.storage import variables
 from tasks.settings import Settings, load_settings
 from tasks.vision.devices import available_cpus
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # what a container's shm_size is
-SHARE = 0.8  # of it for Ray's objects; where more is asked for, Ray takes a file on the disk
-RAYLET_PORT = 6380  # fixed, so that a health check can knock at it
-# A node that was killed is missed after some 15 seconds. By default it takes half a minute, and its trials wait.
+SHARE = 0.8  # of it for Ray's object store; for more than fits, Ray falls back to files on disk
+RAYLET_PORT = 6380  # fixed, so that a health check can connect to it
+# Ray notices a killed node after about 15 seconds. By default it takes 30, and the node's trials wait as long.
 HEALTH = {
     "RAY_health_check_period_ms": "2000",
     "RAY_health_check_timeout_ms": "4000",
@@ -29,26 +28,26 @@ HEALTH = {
 }
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Become a node; returns only when that cannot be, with an exit code."""
-    if arguments not in (["head"], ["worker"]):
-        print("node: give head or worker", file=sys.stderr)
-        return 64
-    try:
-        settings = load_settings().with_the_stacks_ray()
-        environment = os.environ | environment_of(arguments[0], settings)
-        command = command_of(arguments[0], settings.ray_address, shutil.disk_usage(SHARED_MEMORY).total)
-    except PipelineError as error:
-        print(f"node: {error}", file=sys.stderr)
-        return error.exit_code
+def become(role: str) -> NoReturn:
+    """Replace this process by `ray start`.
+
+    Args:
+        role: head or worker.
+
+    Raises:
+        SettingsError: the token, or for a worker the head's address, is missing.
+    """
+    settings = load_settings().with_the_stacks_ray()
+    environment = os.environ | environment_of(role, settings)
+    command = command_of(role, settings.ray_address, shutil.disk_usage(SHARED_MEMORY).total)
     os.execve(sys.executable, [sys.executable, *command], environment)  # noqa: S606  # no shell, arguments of ours
 
 
 def environment_of(role: str, settings: Settings) -> Mapping[str, str]:
-    """What Ray and the trials that it starts read.
+    """Return the variables that Ray and the trials it starts read.
 
     Raises:
-        SettingsError: there is no token, and whoever reaches a cluster without one runs what they like on it.
+        SettingsError: there is no token; anyone who reaches a cluster without one could run any code on it.
     """
     if settings.ray_auth_token is None:
         raise SettingsError("RAY_AUTH_TOKEN is missing; run `make setup` and use the value in .env")
@@ -58,15 +57,15 @@ def environment_of(role: str, settings: Settings) -> Mapping[str, str]:
 
 
 def command_of(role: str, address: str | None, shared_memory: int) -> list[str]:
-    """Arguments of Python that start a node and stay until it ends.
+    """Return the arguments with which Python starts a node and stays until it ends.
 
     Args:
         role: head or worker.
-        address: of the head.
-        shared_memory: bytes that the container has.
+        address: HOST:PORT of the head; None when it is not known.
+        shared_memory: bytes of shared memory that the container has.
 
     Raises:
-        SettingsError: a worker knows no head.
+        SettingsError: a worker without the head's address.
     """
     if role == "worker" and address is None:
         raise SettingsError("RAY_ADDRESS is missing; set it to the head's HOST:PORT")
@@ -77,7 +76,3 @@ def command_of(role: str, address: str | None, shared_memory: int) -> list[str]:
     store = f"--object-store-memory={int(shared_memory * SHARE)}"
     common = ["--block", f"--node-manager-port={RAYLET_PORT}", store, "--disable-usage-stats", "--log-style=record"]
     return ["-m", "ray.scripts.scripts", "start", *of_role[role], *common]
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

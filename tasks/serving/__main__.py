@@ -1,12 +1,10 @@
-"""Start the service in the foreground, the one way for a laptop, Compose and the deploy stage; or end it.
+"""Runs the prediction service in the foreground, or ends it: `python -m tasks.serving [--stop]`.
 
-python -m tasks.serving [--host 0.0.0.0] [--port 3000]
-python -m tasks.serving --stop
+A laptop, Compose, Kubernetes and the stage `deploy` all start it this way.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import ipaddress
 import logging
@@ -18,59 +16,62 @@ import sys
 from types import FrameType
 from urllib.parse import urlsplit
 
-from tasks.errors import PipelineError, SettingsError
+import click
+
+from tasks.errors import SettingsError, exit_code_of
 from tasks.serving import process
 from tasks.serving.model_reference import parse
 from tasks.settings import Settings, load_settings
 
 GRACE_SECONDS = 10
-NOT_STARTED = 3  # as uvicorn's own command ends; it has said why
+NOT_STARTED = 3  # the exit code of uvicorn's own command, which has logged the reason
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Serve, or end the service of PIPELINE_HOME; return an exit code of `tasks.errors`."""
-    parser = argparse.ArgumentParser(prog="python -m tasks.serving", description=__doc__.splitlines()[0])
-    parser.add_argument("--host", help="address to listen on; default: the one in SERVING_URL")
-    parser.add_argument("--port", type=int, help="port to listen on; default: the one in SERVING_URL")
-    parser.add_argument("--stop", action="store_true", help="end the service recorded in PIPELINE_HOME/serving.pid")
-    options = parser.parse_args(arguments)
-    try:
-        settings = load_settings()
-        if options.stop:
-            pid = process.stop(settings.pipeline_home)
-            print(f"service (pid {pid}) ended" if pid else "no service to end")
-            return 0
-        address, port = prepare(settings, options.host, options.port)
-    except PipelineError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return error.exit_code
-    # uvicorn raises the signal again when it is done; by default that would end the process with its notes left behind.
+@click.command()
+@click.option("--host", help="Address to listen on; default: the one in SERVING_URL.")
+@click.option("--port", type=int, help="Port to listen on; default: the one in SERVING_URL.")
+@click.option("--stop", is_flag=True, help="End the service recorded in PIPELINE_HOME/serving.pid.")
+def command(host: str | None, port: int | None, stop: bool) -> None:
+    """Run the prediction service in the foreground, or end it."""
+    sys.exit(exit_code_of(end if stop else lambda: run(host, port)))
+
+
+def run(host: str | None, port: int | None) -> None:
+    """Check the settings and the address, then serve until a signal ends the process."""
+    settings = load_settings()
+    address, number = prepare(settings, host, port)
+    # uvicorn raises SIGTERM again when it has finished; its default action would leave the pid file behind.
     signal.signal(signal.SIGTERM, _leave)
     with process.recorded(settings.pipeline_home):
-        serve(settings, address, port)
-    return 0
+        serve(settings, address, number)
+
+
+def end() -> None:
+    """End the service of this PIPELINE_HOME, if there is one."""
+    pid = process.stop(load_settings().pipeline_home)
+    print(f"service (pid {pid}) ended" if pid else "no service is running")
 
 
 def prepare(settings: Settings, host: str | None, port: int | None) -> tuple[str, int]:
-    """Check what can be checked before BentoML is imported; return the address and port to listen on.
+    """Check the settings before BentoML is imported, and return the address and port to listen on.
 
     Raises:
-        SettingsError: SERVING_MODEL or the address cannot be used, or a service of this PIPELINE_HOME runs already.
+        SettingsError: SERVING_MODEL or the address cannot be used, or this PIPELINE_HOME already has a service.
     """
     parse(settings.serving_model, settings.serving_registered_model)
     running = process.find(settings.pipeline_home)
     if running is not None:
         raise SettingsError(
             f"PIPELINE_HOME={settings.pipeline_home} has a service already, pid {running}; "
-            "end it with: python -m tasks.serving --stop"
+            "end it with: python -m tasks serve --stop"
         )
     return _address(settings, host, port)
 
 
 def serve(settings: Settings, address: str, port: int) -> None:
-    """Serve on an IP address and port until SIGTERM or SIGINT, then finish the requests under way.
+    """Serve on an IP address and port until SIGTERM or SIGINT, then finish the requests in progress.
 
-    Between SIGTERM and the end are SERVING_DRAIN_SECONDS.
+    After SIGTERM the service goes on answering for SERVING_DRAIN_SECONDS.
     """
     home = settings.pipeline_home.resolve() / "bentoml"  # what BentoML and its metrics keep on disk
     shutil.rmtree(home, ignore_errors=True)
@@ -83,23 +84,23 @@ def serve(settings: Settings, address: str, port: int) -> None:
         "MLFLOW_TRACKING_URI": settings.tracking_uri,
         "MLFLOW_REGISTRY_URI": settings.tracking_uri,
     }
-    # The registry is asked every few seconds anyway: a look that fails should fail soon.
+    # The service asks the registry every few seconds anyway: a request that fails should fail soon.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # After the environment is set: BentoML and Prometheus read it when they are imported.
+    # Imported after the environment is set: BentoML and Prometheus read it during their import.
     from tasks.serving.draining import DrainingServer
     from tasks.serving.refusal import KnownPaths
     from tasks.serving.service import service
 
-    # One process, without BentoML's supervisor: it would import all of BentoML a second time before the model can
-    # load, and give the service several processes to find and end. More workers are more containers.
+    # One process, without BentoML's supervisor: that would import all of BentoML a second time before the model can
+    # load, and leave several processes to find and end. More capacity comes from more containers.
     app = KnownPaths(service.to_asgi(is_main=True))
     server = DrainingServer(
         app, settings.serving_drain_seconds, host=address, port=port, ws="none", log_config=None, access_log=False,
         server_header=False, timeout_graceful_shutdown=GRACE_SECONDS,
     )  # fmt: skip
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again when it is done
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again when it has finished
         server.run()
     if not server.started:
         sys.exit(NOT_STARTED)
@@ -114,7 +115,7 @@ def _address(settings: Settings, host: str | None, port: int | None) -> tuple[st
         number = port or url.port or 80
     except ValueError as error:
         raise SettingsError(
-            f"SERVING_URL={settings.serving_url!r} gives no address to listen on; add --host 0.0.0.0 --port 3000"
+            f"SERVING_URL={settings.serving_url!r} names no address of this machine; add --host 0.0.0.0 --port 3000"
         ) from error
     with socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -122,8 +123,8 @@ def _address(settings: Settings, host: str | None, port: int | None) -> tuple[st
             probe.bind((str(address), number))
         except OSError as error:
             raise SettingsError(
-                f"cannot listen on {address} port {number} ({error.strerror}); end the program that does, "
-                "or set SERVING_URL or --port to another"
+                f"cannot listen on {address} port {number} ({error.strerror}); end the program that uses it, "
+                "or set SERVING_URL or --port to another one"
             ) from error
     return str(address), number
 
@@ -133,4 +134,4 @@ def _leave(signum: int, frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command(prog_name="python -m tasks.serving")

@@ -1,4 +1,4 @@
-"""`python -m pipeline.command.run`, what `make run` is: a run that did not end well, ended for good, or was stopped."""
+"""`python -m pipeline run`, which `make run` calls: a run that failed, failed permanently, or was stopped."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from tasks.errors import RequestError
 COMMAND = """
 import json, os, sys
 from datetime import timedelta
-import pipeline.run
+import pipeline.command.run
+from pipeline.__main__ import commands
 from pipeline.local.operator import LocalStageOperator
 from run_scenarios import STUB
 folder = sys.argv.pop(1)
@@ -34,9 +35,9 @@ def impatient(dag_id):
         task.retry_delay = task.max_retry_delay = timedelta(0)
     return dag
 pipeline.command.run.find_dag = impatient
-sys.exit(pipeline.command.run.main())
+commands()
 """
-GOES_ON = "the same command goes on where it stopped; with ANEW=1 it starts from the beginning"
+RESUMES = "the same command resumes it; with ANEW=1 a new run starts"
 
 
 class Machine:
@@ -53,7 +54,7 @@ class Machine:
 
     def start(self, *arguments: str, **stub: Any) -> subprocess.Popen[str]:
         """Start the command, with the stub's variables."""
-        command = [sys.executable, "-c", COMMAND, str(self.home), "daily_training", *arguments]
+        command = [sys.executable, "-c", COMMAND, str(self.home), "run", "daily_training", *arguments]
         variables = self.variables | {"STUB": json.dumps(stub)}
         return subprocess.Popen(
             command, env=variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
@@ -71,7 +72,7 @@ class Machine:
         return [(stage, request["task"]["dag_run_id"]) for stage, request in map(json.loads, lines)]
 
     def unfinished(self) -> list[Path]:
-        """What there is to go on with."""
+        """What there is to resume."""
         return list((self.home / "unfinished").iterdir())
 
 
@@ -80,17 +81,17 @@ def machine(tmp_path: Path, airflow: dict[str, str]) -> Machine:
     return Machine(tmp_path, airflow)
 
 
-def test_a_run_whose_failure_may_pass_is_gone_on_with_until_it_failed_for_good(machine: Machine) -> None:
+def test_a_run_whose_failure_may_go_away_is_resumed_until_it_failed_permanently(machine: Machine) -> None:
     code, said = machine.run(fail="train", code=69)
     assert code == 1, said
-    assert f"daily_training failed after {said.split(' failed after ')[1].split()[0]} s; {GOES_ON}" in said
+    assert f"daily_training failed after {said.split(' failed after ')[1].split()[0]} s; {RESUMES}" in said
     assert [stage for stage, _ in machine.calls()] == ["prepare", "train", "train", "train"]
     assert len(machine.unfinished()) == 1
 
     code, said = machine.run(fail="train", code=65)
     assert code == 1, said
-    assert "daily_training: going on with the run of" in said
-    assert GOES_ON not in said
+    assert "daily_training: resuming the run of" in said
+    assert RESUMES not in said
     assert len(machine.calls()) == 6
     assert len({dag_run for _, dag_run in machine.calls()}) == 1
     assert machine.unfinished() == []
@@ -104,14 +105,14 @@ def test_a_run_that_is_stopped_ends_its_stage_and_tries_nothing_again(machine: M
         time.sleep(0.1)
     children = psutil.Process(process.pid).children(recursive=True)
     stages = [child for child in children if "stub.py" in _line(child)]
-    table = [child for child in children if "tasks.cli.summary" in _line(child)]
+    table = [child for child in children if "-m tasks summary" in _line(child)]
     started = {line.split("stub.py ")[1].split()[0] for line in map(_line, stages)}
     assert started == {"train", "evaluate", "register"}  # two wait for their turn
     assert len(table) == 1
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=240)
     assert process.returncode == 128 + signal.SIGTERM, said
-    assert said.splitlines()[-1] == f"daily_training: stopped; {GOES_ON}"
+    assert said.splitlines()[-1] == f"daily_training: stopped; {RESUMES}"
     assert psutil.wait_procs(stages, timeout=60)[1] == []
     assert len(machine.calls()) == 2
     assert len(machine.unfinished()) == 1

@@ -82,7 +82,7 @@ def test_each_wrong_value_is_named(said: dict[tuple[str, str], str], dag: str, t
 
 
 def test_an_unknown_dag_ends_the_command_in_one_line(airflow: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "pipeline.command.run", "daily_trainig", "{}"]
+    command = [sys.executable, "-m", "pipeline", "run", "daily_trainig", "{}"]
     done = subprocess.run(command, env=airflow, capture_output=True, text=True)
     assert done.returncode == 64
     known = "daily_training, rollback_champion, weekly_tuning"

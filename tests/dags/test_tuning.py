@@ -111,8 +111,8 @@ def tuned(variables: dict[str, str]) -> Tuned:
 
 
 def test_the_same_command_goes_on_with_the_run_that_was_killed(tuned: Tuned) -> None:
-    assert "going on with the run of" in tuned.said
-    assert "going on with the run of" not in tuned.killed
+    assert "resuming the run of" in tuned.said
+    assert "resuming the run of" not in tuned.killed
     parent = tuned.one(stage="pipeline")
     assert parent.data.tags["pipeline.dag_id"] == "weekly_tuning"
     assert list((tuned.home / "unfinished").iterdir()) == []

@@ -6,6 +6,10 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
+
+from tasks.settings import Settings
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -18,6 +22,36 @@ def test_docker_takes_the_variables_of_env_and_those_of_the_shell_first(tmp_path
     environment = {"PATH": "/usr/bin:/bin", "STACK_NAME": "of-the-shell"}
     done = subprocess.run(shell, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.stdout == "of-the-shell http://127.0.0.1:5001 http://127.0.0.1:3000 unset\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "address"),
+    [({}, "sqlite:///{home}/mlflow.db"), ({"MLFLOW_TRACKING_URI": "http://mlflow:5000"}, "http://mlflow:5000")],
+)
+@pytest.mark.parametrize("runtime", ["", " local"])
+def test_local_names_the_store_that_stages_use_by_default(
+    tmp_path: Path, runtime: str, given: dict[str, str], address: str
+) -> None:
+    (tmp_path / "deploy").mkdir()
+    shutil.copy(ROOT / "deploy/env.sh", tmp_path / "deploy")
+    command = f'. deploy/env.sh{runtime} && echo "$PIPELINE_RUNTIME $MLFLOW_TRACKING_URI $AIRFLOW_HOME"'
+    environment = {"PATH": "/usr/bin:/bin", **given}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    home = tmp_path.resolve() / ".local"
+    assert done.stdout == f"local {address.format(home=home)} {home}/airflow\n", done.stderr
+    if not given:
+        assert Settings(pipeline_home=home, mlflow_tracking_uri=None).tracking_uri == address.format(home=home)
+
+
+def test_a_runtime_without_its_env_file_ends_with_its_code_and_leaves_the_shell_open(tmp_path: Path) -> None:
+    (tmp_path / "deploy").mkdir()
+    shutil.copy(ROOT / "deploy/env.sh", tmp_path / "deploy")
+    command = ["bash", "-c", ". deploy/env.sh docker; echo $?"]
+    done = subprocess.run(command, cwd=tmp_path, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True)
+    assert done.stdout == "78\n"
+    assert done.stderr == "env.sh: there is no .env; run make setup\n"
 
 
 def test_kubernetes_takes_what_the_clusters_airflow_is_told_and_not_its_addresses(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ class Soak:
     def _leftovers(self) -> str:
         """What `make gc` would remove if nothing were too young."""
         variables = {"PIPELINE_EXPERIMENT": MODEL, "MLFLOW_TRACKING_URI": self._stack.mlflow_url}
-        command = [sys.executable, "-m", "tasks.cli.leftovers", "--days", "0"]
+        command = [sys.executable, "-m", "tasks", "gc", "--days", "0"]
         done = subprocess.run(command, capture_output=True, text=True, env=os.environ | variables)
         return done.stdout + done.stderr
 

@@ -97,10 +97,10 @@ def test_artifacts_and_searches_are_removed_from_the_store(
     variables |= {"S3_ENDPOINT_URL": store, "PIPELINE_EXPERIMENT": EXPERIMENT, "PIPELINE_RUNTIME": "docker"}
     variables["PIPELINE_HOME"] = str(tmp_path)
     assert len(kept()) == 3
-    assert "4 would be removed" in gc("tasks.cli.leftovers", "--days", "0", **variables)  # two runs, without an end
+    assert "4 would be removed" in gc("tasks", "gc", "--days", "0", **variables)  # two runs, without an end
     assert len(kept()) == 3
-    assert "4 removed" in gc("tasks.cli.leftovers", "--days", "0", "--apply", **variables)
+    assert "4 removed" in gc("tasks", "gc", "--days", "0", "--apply", **variables)
     assert kept() == [anothers]
     assert {client.get_run(run_id).info.status for run_id in (train, tune)} == {"KILLED"}
     s3.delete_object(Bucket=bucket, Key=anothers)
-    assert "nothing is left over" in gc("tasks.cli.leftovers", "--days", "0", **variables)
+    assert "nothing is left over" in gc("tasks", "gc", "--days", "0", **variables)

@@ -1,1 +1,1 @@
-"""One DAG run from a shell, without a scheduler: what `make run` calls."""
+"""One DAG run from a shell, without a scheduler: `python -m pipeline run`, which `make run` calls."""

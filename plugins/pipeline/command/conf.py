@@ -1,6 +1,6 @@
 """Checks the configuration of a DAG run before it starts.
 
-Airflow takes unknown keys silently and answers a wrong value with a page of traceback; here it is one line.
+Airflow ignores unknown keys and answers a wrong value with a page of traceback; here either is one line.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ EXAMPLE = """write CONF='{"dataset": "digits"}'"""
 
 
 def parse_conf(text: str, given: Iterable[str] = ()) -> dict[str, Any]:
-    """Read a configuration, a JSON object, and put each of `given`, written NAME=VALUE, over it.
+    """Read a configuration, a JSON object, and override it by each NAME=VALUE in `given`.
 
     Raises:
-        RequestError: it is no JSON object, or one of `given` is not NAME=VALUE.
+        RequestError: it is not a JSON object, or one of `given` is not NAME=VALUE.
     """
     try:
         conf = json.loads(text or "{}")
@@ -40,7 +40,7 @@ def check_conf(dag: DAG, conf: Mapping[str, Any]) -> None:
     """Check a DAG run's configuration against the DAG's Params and the requests of all its stages.
 
     Raises:
-        RequestError: in one line, naming the key, its value and what would do.
+        RequestError: in one line, with the key, its value and the values that are allowed.
     """
     require_known(conf, dag.params)
     for name, value in conf.items():
@@ -56,4 +56,4 @@ def _pair(text: str) -> tuple[str, Any]:
     try:
         return name, json.loads(value)
     except json.JSONDecodeError:
-        return name, value  # a word: quotes around it would not outlast a shell
+        return name, value  # a plain word: a shell would remove quotes around it

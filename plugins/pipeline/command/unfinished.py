@@ -1,8 +1,8 @@
-"""Remembers which DAG run on this machine did not end, so that the same command goes on with it.
+"""Remembers which DAG run on this machine did not finish, so that the same command resumes it.
 
-A run has its identity from its logical date: with the same one Airflow gives the same run ID, every stage finds its
-MLflow run by that, and goes on where it was. A file for each command that runs holds the date, and a lock while the
-command is alive; what is left of it afterwards is a run that was killed, or that failed though it may pass.
+The logical date identifies a run: for the same date Airflow makes the same run ID, by which every stage finds its
+MLflow run and resumes it. Each running command keeps that date in a file and holds a lock on it. A file without a
+lock belongs to a run that was killed, or that failed for a reason that may go away.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from tasks.settings import Settings
 
 @dataclass
 class Claim:
-    """A DAG run that is this process's own until the claim is given back."""
+    """A DAG run that only this process works on, until the claim is released."""
 
     date: datetime
     resumed: bool
-    ended: bool = False  # set when there is nothing to go on with
+    ended: bool = False  # set when there is nothing left to resume
 
 
 @contextmanager
 def claim(dag_id: str, conf: Mapping[str, Any], settings: Settings, *, anew: bool = False) -> Iterator[Claim]:
-    """Take the unfinished run of this DAG with this configuration, or begin one; `anew` forgets the unfinished one.
+    """Claim the unfinished run of this DAG with this configuration, or a new one; `anew` drops the unfinished one.
 
     Raises:
-        RequestError: another process is at it.
+        RequestError: another process has claimed it.
     """
     where = [str(settings.pipeline_runtime), settings.tracking_uri]
     digest = hashlib.sha256(json.dumps([*where, conf], sort_keys=True).encode()).hexdigest()
@@ -65,10 +65,10 @@ def _locked(path: Path, dag_id: str) -> Iterator[TextIO]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise RequestError(
-                    f"{dag_id} with this configuration is running on this machine already; wait for its end or stop it"
+                    f"{dag_id} with this configuration is already running on this machine; wait for its end, or stop it"
                 ) from None
             if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                continue  # whoever had the lock before removed the file
+                continue  # the previous holder of the lock has removed the file
             file.seek(0)
             yield file
             return

@@ -70,7 +70,7 @@ def test_a_run_on_another_server_is_another_run(settings: Settings) -> None:
 
 def test_a_run_that_goes_on_is_nobody_elses(settings: Settings) -> None:
     with claim("d", CONF, settings):
-        with pytest.raises(RequestError, match="d with this configuration is running on this machine already; wait"):
+        with pytest.raises(RequestError, match="d with this configuration is already running on this machine; wait"):
             claim("d", CONF, settings).__enter__()
         with claim("d", {}, settings) as other:
             assert not other.resumed

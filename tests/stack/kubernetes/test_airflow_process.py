@@ -65,7 +65,7 @@ def airflow(home: Path, namespace: Namespace, image: str, worker: Path, tmp_path
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "KUBECONFIG": str(worker),
         }
-        command = [sys.executable, "-m", "pipeline.command.run", "pods"]
+        command = [sys.executable, "-m", "pipeline", "run", "pods"]
         process = subprocess.Popen(
             command,
             env=environment,

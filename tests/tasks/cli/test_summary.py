@@ -5,6 +5,7 @@ import io
 import pytest
 from mlflow import MlflowClient
 
+from tasks.__main__ import main
 from tasks.cli import summary
 from tasks.contract.messages import TaskIdentity
 from tasks.contract.stages import PrepareRequest, PrepareResult
@@ -51,10 +52,9 @@ def test_the_run_may_be_named_later_on_standard_input(
 ) -> None:
     first = prepare(task, settings, reused=False)
     prepare(task.model_copy(update={"dag_run_id": "manual__2026-01-02"}), settings, reused=True)
-    monkeypatch.setattr("sys.argv", ["summary", "daily", "--dag-run-id", "-"])
     monkeypatch.setattr("sys.stdin", io.StringIO(task.dag_run_id if known else ""))
     monkeypatch.setattr("tasks.cli.summary.load_settings", lambda: settings)
-    assert summary.main() == 0
+    assert main(["summary", "daily", "--dag-run-id", "-"]) == 0
     printed = capsys.readouterr().out
     assert printed.count(first) == known, printed
     assert bool(printed) is known

@@ -7,7 +7,7 @@ import json
 import pytest
 from mlflow import MlflowClient
 
-from tasks.cli import tune_results
+from tasks.__main__ import main
 from tasks.contract.messages import TaskIdentity
 from tasks.contract.stages import TuneRequest
 from tasks.records import tracking
@@ -43,7 +43,7 @@ def search(task: TaskIdentity, settings: Settings, metric: str = "validation_acc
 
 def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
     capsys.readouterr()
-    assert tune_results.main(list(arguments)) == 0
+    assert main(["tune-results", *arguments]) == 0
     return capsys.readouterr().out.splitlines()
 
 
@@ -88,10 +88,10 @@ def test_a_limit_keeps_the_best(settings: Settings, task: TaskIdentity, capsys: 
 def test_before_the_first_search_it_says_how_to_start_one(
     settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert tune_results.main([]) == 65
+    assert main(["tune-results"]) == 65
     assert capsys.readouterr().err == "DataError: no search has run yet; start one with `make tune TRIALS=20`\n"
 
 
 def test_an_unknown_run_is_named(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
-    assert tune_results.main(["--run-id", "a" * 32]) == 65
+    assert main(["tune-results", "--run-id", "a" * 32]) == 65
     assert f"MLflow has no run '{'a' * 32}'" in capsys.readouterr().err

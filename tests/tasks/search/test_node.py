@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tasks.__main__ import main
 from tasks.errors import SettingsError
 from tasks.search import node
 from tasks.settings import load_settings
@@ -48,7 +49,7 @@ def test_a_node_without_what_it_needs_names_it_and_ends(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], role: str, missing: str, words: str
 ) -> None:
     monkeypatch.delenv(missing, raising=False)
-    assert node.main([role]) == SettingsError.exit_code
+    assert main(["ray-node", role]) == SettingsError.exit_code
     said = capsys.readouterr().err.strip()
     assert missing in said
     assert words in said
@@ -56,5 +57,5 @@ def test_a_node_without_what_it_needs_names_it_and_ends(
 
 
 def test_another_role_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert node.main(["boss"]) == 64
-    assert "head or worker" in capsys.readouterr().err
+    assert main(["ray-node", "boss"]) == 2
+    assert "'boss' is not one of 'head', 'worker'" in capsys.readouterr().err

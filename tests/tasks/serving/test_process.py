@@ -11,7 +11,7 @@ import pytest
 
 from tasks.errors import SettingsError
 from tasks.serving import process
-from tasks.serving.__main__ import main, prepare
+from tasks.serving.__main__ import command, prepare
 from tasks.settings import Settings
 
 
@@ -92,9 +92,11 @@ def test_a_second_service_of_the_same_home(tmp_path: Path, stranger: int) -> Non
 
 def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("PIPELINE_HOME", str(tmp_path))
-    assert main(["--stop"]) == 0
-    assert capsys.readouterr().out == "no service to end\n"
+    with pytest.raises(SystemExit, match=r"^0$"):
+        command(["--stop"])
+    assert capsys.readouterr().out == "no service is running\n"
     monkeypatch.setenv("SERVING_MODEL", "latest")
-    assert main([]) == SettingsError.exit_code
+    with pytest.raises(SystemExit, match=f"^{SettingsError.exit_code}$"):
+        command([])
     assert "SERVING_MODEL='latest' names no model" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,92 @@
+"""The commands for people, as click reads them; what they do is in the other modules of this package.
+
+Those are imported when a command runs: MLflow takes seconds to import, and `--help` should not wait for it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tasks.contract.stages import RollbackRequest
+
+as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object per line, in place of a table.")
+POSITIVE = click.IntRange(min=1)
+
+
+@click.command()
+@click.option("--registered-model", metavar="NAME", help="Only this registered model.")
+@click.option("--limit", type=POSITIVE, default=50, show_default=True, help="Show at most so many records.")
+@as_json
+def history(registered_model: str | None, limit: int, as_json: bool) -> None:
+    """Show who or what promoted, refused or rolled back which version, and why."""
+    from tasks.cli import history
+
+    history.show(registered_model, limit, as_json)
+
+
+@click.command("rollback-champion")
+@click.option("--reason", required=True, help="Why; it is kept in the history.")
+@click.option("--version", help="Version to go back to; default: the champion before this one.")
+@click.option(
+    "--registered-model",
+    metavar="NAME",
+    default=RollbackRequest.model_fields["registered_model"].default,
+    show_default=True,
+)
+def rollback_champion(reason: str, version: str | None, registered_model: str) -> None:
+    """Make the previous champion the champion again, and wait until the service uses it."""
+    from tasks.cli import rollback
+
+    rollback.roll_back({"reason": reason, "version": version or None, "registered_model": registered_model})
+
+
+@click.command("gc")
+@click.option(
+    "--days", type=click.FloatRange(min=0), default=7.0, show_default=True, help="Only what has been idle this long."
+)
+@click.option("--apply", is_flag=True, help="Remove what was found; without it, it is only listed.")
+def collect_leftovers(days: float, apply: bool) -> None:
+    """List or remove what failed and abandoned runs left in MLflow and in the storage of searches."""
+    from tasks.cli import leftovers
+
+    leftovers.collect(days, apply)
+
+
+@click.command("tune-results")
+@click.option("--run-id", help="MLflow run of the stage tune; default: the newest search.")
+@click.option("--limit", type=POSITIVE, help="Show at most so many trials.")
+@as_json
+def tune_results(run_id: str | None, limit: int | None, as_json: bool) -> None:
+    """Show the trials of a search, best first, also while it runs."""
+    from tasks.cli import tune_results
+
+    tune_results.show(run_id, limit, as_json)
+
+
+@click.command()
+@click.argument("dag_id")
+@click.option("--dag-run-id", help="DAG run; default: the newest. With - it is read from standard input.")
+def summary(dag_id: str, dag_run_id: str | None) -> None:
+    """Show what each stage of a DAG run did."""
+    from tasks.cli import summary
+
+    summary.show(dag_id, dag_run_id)
+
+
+@click.command()
+@click.argument("dag_id")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+def sample(dag_id: str, file: Path) -> None:
+    """Save a test image of a DAG's newest run to FILE, to try the service with."""
+    from tasks.cli import sample
+    from tasks.settings import load_settings
+
+    file.write_bytes(sample.sample(dag_id, load_settings()))
+
+
+COMMANDS = {
+    command.name or "": command
+    for command in (history, rollback_champion, collect_leftovers, tune_results, summary, sample)
+}
