@@ -48,11 +48,11 @@ def stage_task(
         pool: the Airflow pool that the task takes a slot of.
         resources: fields of `StageResources` that this task needs other than by default.
         environment: more variables for the stage; no secrets, Airflow shows them.
-        request_fields: fields of the stage's request. Those without a default, the baton, must be given, as
-            `prepare.output["run_id"]`; those with one come from the DAG's Params unless they are given here.
+        request_fields: fields of the stage's request. Those without a default come from earlier tasks and must be
+            given, as `prepare.output["run_id"]`; those with one come from the DAG's Params unless they are given here.
 
     Raises:
-        RequestError: unknown stage or field, or a baton field is missing.
+        RequestError: unknown stage or field, or a field that an earlier task gives is missing.
         SettingsError: the environment or the resources cannot be used.
     """
     module, _, name = RUNTIMES[load_settings().pipeline_runtime].partition(":")

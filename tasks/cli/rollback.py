@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tasks.contract.messages import TaskIdentity
-from tasks.contract.stages import RollbackRequest, RollbackResult
+from tasks.contract.promotion import RollbackRequest, RollbackResult
 from tasks.errors import exit_code_of
 from tasks.runner.stage_process import execute
 

@@ -101,7 +101,7 @@ def test_a_run_goes_from_data_to_service(runs: dict[str, dict[str, Any]]) -> Non
     assert {state for state, _ in run["tasks"].values()} == {"success"}
 
 
-def test_the_baton_and_the_form_arrive_with_their_types(runs: dict[str, dict[str, Any]]) -> None:
+def test_run_ids_and_the_form_arrive_with_their_types(runs: dict[str, dict[str, Any]]) -> None:
     requests = dict(runs["promoted"]["calls"])
     # Run IDs that Python would read as numbers, and a version that must stay one.
     assert requests["train"]["prepare_run_id"] == "1" * 32

@@ -43,7 +43,7 @@ def test_the_sections_are_there() -> None:
     assert sections == {"Data", "Tuning", "Training", "Promotion", "Rollback", "Deployment", "Reuse", "Machine"}
 
 
-def test_the_baton_is_not_asked_for() -> None:
+def test_what_earlier_stages_give_is_not_asked_for() -> None:
     assert not {name for name in stage_params(*ALL) if name == "task" or name.endswith("run_id")}
 
 
