@@ -28,7 +28,7 @@ from tasks.contract.training import TuneRequest, TuneResult
 from tasks.errors import DataError
 from tasks.gate.verdict import Verdict
 from tasks.records import ledger, registry, tracking, tuned_sets
-from tasks.records.inputs.training import TuneInputs
+from tasks.records.inputs.training import TrainInputs, TuneInputs
 from tasks.records.ledger import Entry, Kind
 from tasks.records.tracking import StageRun
 from tasks.records.tuned_sets import TunedSet
@@ -469,3 +469,18 @@ def test_data_that_do_not_say_what_they_are_are_never_the_same(ask: Ask, run_ids
     for day in ("old-1", "old-2"):
         assert ask("train", dag_run_id=day) is None
         assert reuse.KEY not in own_run("train", day).data.tags
+
+
+def test_inputs_are_resolved_once_and_handed_to_the_stage(run_ids: RunIds, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve, resolved, given = TrainInputs.resolve, [], []
+    monkeypatch.setattr(TrainInputs, "resolve", lambda *args: resolved.append(resolve(*args)) or resolved[-1])
+
+    def work(request: object, inputs: object, *_: object) -> None:
+        given.append(inputs)
+        raise WorkedError
+
+    monkeypatch.setattr(MODULES["train"], "run", work)
+    with pytest.raises(WorkedError):
+        runner.execute("train", request("train", "once", run_ids, force=["train"]))
+    assert [id(inputs) for inputs in given] == [id(inputs) for inputs in resolved]
+    assert given[0].data.prepare_run_id == run_ids["prepare"]
