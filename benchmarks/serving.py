@@ -40,7 +40,7 @@ from PIL import Image
 from benchmarks.http_load import Load, Report, http_request
 from benchmarks.machine import cpu_model
 from tasks.contract.messages import TaskIdentity
-from tasks.contract.stages import TrainRequest
+from tasks.contract.training import TrainRequest
 from tasks.records import artifact_digest, model_store, registry
 from tasks.records.tracking import stage_run
 from tasks.settings import Settings

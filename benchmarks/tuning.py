@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from benchmarks.machine import cpu_model
 from tasks.contract.recipe import Recipe
-from tasks.contract.stages import TuneRequest, TuneResult
+from tasks.contract.training import TuneRequest, TuneResult
 from tasks.records import gold_store
 from tasks.runner.stage_process import execute
 from tasks.search import table

@@ -1,10 +1,12 @@
-"""What the compose files and `images/build.sh` say, read as text: this runs before a YAML parser is installed."""
+"""What the compose files say, read as text: this runs before a YAML parser is installed."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
+
+from images import declared
 
 FILES = ("docker-compose.yml", "docker-compose-mlops.yml", "docker-compose-monitoring.yml", "docker-compose-ray.yml")
 
@@ -55,10 +57,9 @@ def published(folder: Path, values: Mapping[str, str]) -> dict[str, int]:
 
 
 def images(folder: Path, values: Mapping[str, str]) -> list[str]:
-    """Images that the enabled services name, variables filled in, and those that `images/build.sh` builds."""
+    """Images that the enabled services name, variables filled in, and those that `make images` builds."""
     named = {line for text in enabled(folder, values) for line in re.findall(r"^ +image: (\S+)$", text, re.M)}
-    built = re.search(r"^all=\(([a-z ]+)\)$", (folder / "images" / "build.sh").read_text(), re.M)
     prefix = "${PIPELINE_IMAGE_PREFIX:-vision-mlops}/%s:${PIPELINE_IMAGE_TAG:-dev}"
-    named |= {prefix % name for name in (built[1].split() if built else ())}
+    named |= {prefix % name for name in declared.images()}
     fill = re.compile(r"\$\{([A-Z0-9_]+):-([^}]*)\}")
     return sorted(fill.sub(lambda match: values.get(match[1]) or match[2], name) for name in named)

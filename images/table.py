@@ -1,6 +1,6 @@
 """Print a table of the images as Markdown: size, what they add to their base, start time, user, content.
 
-    python -m images.table          (make image-table)
+    python3 -m images table         (make image-table)
 
 Everything is asked of the engine and of the images themselves. Start time: the shortest of three, from `docker run` to
 the end of a program that imports what the image is for. Standard library only.
@@ -9,28 +9,24 @@ the end of a program that imports what the image is for. Standard library only.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
 from typing import Any
 
-BASE = os.environ.get("PYTHON_IMAGE") or "python:3.11-slim-bookworm"
-PREFIX = os.environ.get("PIPELINE_IMAGE_PREFIX") or "vision-mlops"
-TAG = os.environ.get("PIPELINE_IMAGE_TAG") or "dev"
-# What each image is there to import; the packages are shown with their versions.
-IMPORTS = {
-    "mlflow": ("mlflow.server", ("mlflow", "boto3", "psycopg2-binary")),
-    "airflow": ("airflow.sdk", ("apache-airflow", "apache-airflow-providers-docker", "apache-airflow-providers-fab")),
-    "prepare": ("tasks.stages.prepare", ("mlflow-skinny", "torch", "torchvision")),
-    "train": ("tasks.stages.train", ("mlflow-skinny", "torch", "torchvision")),
-    "evaluate": ("tasks.stages.evaluate", ("mlflow-skinny", "torch", "torchvision")),
-    "tune": ("tasks.stages.tune", ("ray", "optuna", "hyperopt")),
-    "register": ("tasks.stages.register", ("mlflow-skinny",)),
-    "rollback": ("tasks.stages.rollback", ("mlflow-skinny",)),
-    "deploy": ("tasks.stages.deploy", ("mlflow-skinny",)),
-    "serving": ("bentoml, torch", ("bentoml", "torch")),
+from images.declared import Image, images, setting, tagged
+
+# Packages to show with their versions, by image or by the extra of a stage's image.
+PACKAGES = {
+    "mlflow": ("mlflow", "boto3", "psycopg2-binary"),
+    "airflow": ("apache-airflow", "apache-airflow-providers-docker", "apache-airflow-providers-fab"),
+    "client": ("mlflow-skinny",),
+    "vision": ("mlflow-skinny", "torch", "torchvision"),
+    "tune": ("ray", "optuna", "hyperopt"),
+    "serving": ("bentoml", "torch"),
 }
+# What the servers' images are there to import.
+IMPORTS = {"mlflow": "mlflow.server", "airflow": "airflow.sdk", "serving": "bentoml, torch"}
 TRIES = 3
 
 
@@ -52,9 +48,10 @@ def python(image: str, code: str) -> tuple[str, float]:
     return done.stdout.strip(), time.perf_counter() - began
 
 
-def row(name: str, base: int) -> str:
+def row(shown: Image, base: int) -> str:
     """One line of the table."""
-    image, (module, packages) = f"{PREFIX}/{name}:{TAG}", IMPORTS[name]
+    image, packages = tagged(shown.name), PACKAGES[shown.extra or shown.name]
+    module = f"tasks.stages.{shown.name}" if shown.is_stage else IMPORTS[shown.name]
     known = inspect(image)
     versions = (
         f"from importlib.metadata import version; print(', '.join(f'{{p}} {{version(p)}}' for p in {packages!r}))"
@@ -63,7 +60,7 @@ def row(name: str, base: int) -> str:
     seconds = min(python(image, f"import {module}")[1] for _ in range(TRIES))
     size = known["Size"] / 1e6
     cells = [
-        name,
+        shown.name,
         f"{size:.0f} MB",
         f"{size - base / 1e6:.0f} MB",
         f"{seconds:.1f} s",
@@ -73,13 +70,11 @@ def row(name: str, base: int) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def main() -> None:
+def print_table() -> None:
     """Print the table."""
-    base = inspect(BASE)["Size"]
-    print(f"| image | size | over `{BASE}` ({base / 1e6:.0f} MB) | start | user | holds |\n|---|---|---|---|---|---|")
-    for name in IMPORTS:
-        print(row(name, base), flush=True)
-
-
-if __name__ == "__main__":
-    main()
+    base_image = setting("PYTHON_IMAGE", "python:3.11-slim-bookworm")
+    base = inspect(base_image)["Size"]
+    print(f"| image | size | over `{base_image}` ({base / 1e6:.0f} MB) | start | user | holds |")
+    print("|---|---|---|---|---|---|")
+    for shown in images().values():
+        print(row(shown, base), flush=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from tasks.contract.stages import RollbackRequest
+from tasks.contract.promotion import RollbackRequest
 
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object per line, in place of a table.")
 POSITIVE = click.IntRange(min=1)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tasks.contract.messages import TaskIdentity
-from tasks.contract.stages import RollbackResult
+from tasks.contract.promotion import RollbackResult
 from tasks.runner.stage_process import execute
 
 DAG_ID = "rollback_champion"

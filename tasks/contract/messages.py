@@ -5,7 +5,7 @@ What is said of a message that is wrong: field, value, what would do.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -13,6 +13,13 @@ from tasks.errors import PipelineError
 
 M = TypeVar("M", bound=BaseModel)
 RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", description="An MLflow run ID.")]
+# A field that an earlier stage gives; the example stands in for it where parameters are checked alone.
+UpstreamRunId = Annotated[RunId, Field(examples=["0" * 32])]
+ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+REGISTERED_MODEL = Field(
+    "vision-classifier",
+    description="Registered model that the result competes for. Give a task with other classes a name of its own.",
+)
 AirflowId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.~:+-]+$", description="As Airflow allows by default.")]
 
 
@@ -52,16 +59,13 @@ class StageRequest(Message):
     task: TaskIdentity
 
 
-Forced = Literal["prepare", "tune", "train", "evaluate", "all"]
-
-
 class ReusableRequest(StageRequest):
     """What a stage is told that may take an earlier run's result."""
 
-    force: tuple[Forced, ...] = Field(
+    # Which names it may hold follows from the table: tasks.contract.stages checks them and adds them to the form.
+    force: tuple[str, ...] = Field(
         (),
         description="Stages that work even where an earlier run had the same inputs and code; `all` is every one.",
-        examples=list(get_args(Forced)),  # Airflow's form makes a multiple choice of them
         json_schema_extra={"section": "Reuse"},
     )
 
@@ -77,6 +81,14 @@ class StageResult(Message):
     experiment_id: str
     seconds: float = Field(ge=0, description="Wall-clock seconds of the stage.")
     reused_from: RunId | None = Field(None, description="The run that did the work, where this one took its result.")
+
+    @property
+    def headline(self) -> str:
+        """The one thing that a reader wants to know of the result, for the summary.
+
+        It also has to work on what `Stage.stored_result` reads: fields as JSON has them, those of an earlier release.
+        """
+        return ""
 
     @property
     def shown(self) -> dict[str, Any]:

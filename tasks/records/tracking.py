@@ -56,7 +56,7 @@ class StageRun:
     started: float = field(default_factory=time.monotonic)
 
     @property
-    def baton(self) -> dict[str, Any]:
+    def result_fields(self) -> dict[str, Any]:
         """The fields that every stage result begins with: run ID, experiment and seconds so far."""
         return {
             "run_id": self.run_id,

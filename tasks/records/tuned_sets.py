@@ -9,12 +9,11 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-import mlflow
 from mlflow import MlflowClient
 
 from tasks.contract.messages import parse
 from tasks.contract.recipe import Hyperparameters
-from tasks.contract.stages import TrainRequest
+from tasks.contract.training import TrainRequest
 from tasks.errors import DataError, ModelError
 from tasks.records import ledger, registry
 from tasks.records.tracking import tag_of
@@ -82,9 +81,9 @@ def newest_proven(registered_model: str, dataset: str, model: str) -> TunedSet |
 
 
 def choose(request: TrainRequest, run_id: str, dataset: str) -> TunedSet | None:
-    """Choose the set that a training starts from, and write the choice to its run; None means the defaults.
+    """Choose the set that a training starts from; None means the defaults. Nothing is written.
 
-    A retry takes what the first try chose, whatever was promoted in between: it goes on from a checkpoint of that.
+    A retry takes what the first try kept, whatever was promoted in between: it resumes from a checkpoint of that.
 
     Raises:
         DataError: `request.tuned_by` is not there, is no finished search, or is one of another data set or network.
@@ -103,8 +102,12 @@ def choose(request: TrainRequest, run_id: str, dataset: str) -> TunedSet | None:
             f"tuned_by={tuned.run_id!r} searched for {tuned.model} on {tuned.dataset}, not for {request.model} on "
             f"{dataset}; choose another search, or model={tuned.model!r}"
         )
-    mlflow.set_tag(TUNE_RUN, tuned.run_id if tuned else NONE)
     return tuned
+
+
+def keep_choice(run_id: str, tuned: TunedSet | None) -> None:
+    """Write to a train run which set it starts from, before the training begins."""
+    MlflowClient().set_tag(run_id, TUNE_RUN, tuned.run_id if tuned else NONE)
 
 
 def tags_of(train_run_id: str) -> dict[str, str]:

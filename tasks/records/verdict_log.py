@@ -5,7 +5,7 @@ from __future__ import annotations
 import mlflow
 from mlflow import MlflowClient
 
-from tasks.contract.stages import EvaluateRequest, EvaluateResult
+from tasks.contract.promotion import EvaluateRequest, EvaluateResult
 from tasks.gate.decision import decide
 from tasks.gate.evidence import Champion, Evidence
 from tasks.gate.verdict import Verdict
@@ -36,7 +36,7 @@ def judge_champion(
     metrics = MlflowClient().get_run(measured.run_id).data.metrics
     log_values({name: metrics[name] for name in ("test_accuracy", "test_macro_f1") if name in metrics})
     return EvaluateResult(
-        **run.baton,
+        **run.result_fields,
         reused_from=measured.run_id,
         accuracy=measured.accuracy,
         macro_f1=measured.macro_f1,

@@ -38,8 +38,13 @@ def of_stage(stage: str, package: Path = Path(__file__).parents[1]) -> str:
     return whole.hexdigest()
 
 
-def closure(module: str, package: Path) -> tuple[set[Path], set[str]]:
+def closure(module: str, package: Path, without: tuple[str, ...] = ()) -> tuple[set[Path], set[str]]:
     """Follow the imports of `module` through `package`, those inside functions too.
+
+    Args:
+        module: where to begin, by its full name.
+        package: folder of the package.
+        without: subpackages that are not followed.
 
     Returns:
         The files of the package that it comes to, with those beside a module that the module names in a string (a
@@ -57,7 +62,7 @@ def closure(module: str, package: Path) -> tuple[set[Path], set[str]]:
     while waiting:
         name = waiting.pop()
         path = _file(name, package)
-        if name in seen or path is None:
+        if name in seen or path is None or any(f"{name}.".startswith(f"{part}.") for part in without):
             continue
         seen.add(name)
         files.add(path)

@@ -11,8 +11,8 @@ from pathlib import Path
 from types import FrameType
 
 from tasks.contract.messages import ReusableRequest, StageResult
-from tasks.contract.stages import STAGES
-from tasks.errors import PipelineError, RequestError, ResultError
+from tasks.contract.stages import STAGES, parse_request
+from tasks.errors import PipelineError, ResultError
 from tasks.records.transient_errors import as_unavailable
 from tasks.runner import faults, result_file
 from tasks.settings import load_settings
@@ -54,30 +54,32 @@ def run_stage(stage: str, request: str, result_path: Path = RESULT_PATH) -> int:
 
 
 def execute(stage: str, request: str) -> StageResult:
-    """Parse the request, open the stage's MLflow run, call the stage or take an earlier result, check it.
+    """Parse the request, open the stage's MLflow run, resolve its inputs, take an earlier result or call the stage.
 
     Raises:
         RequestError: unknown stage, or a request that does not fit its model.
         ResultError: the stage returned another type than its contract says.
     """
-    if stage not in STAGES:
-        raise RequestError(f"stage {stage!r} is unknown; choose one of {', '.join(STAGES)}")
-    contract = STAGES[stage]
-    parsed = contract.parse_request(request)
+    parsed = parse_request(stage, request)
+    declared = STAGES[stage]
     settings = load_settings()
     # Imported here: a stage's image holds only what that stage needs, and a bad request should not wait for torch.
     from tasks.records import tracking
 
     with tracking.stage_run(parsed, stage, settings) as run:
-        result = None
-        if isinstance(parsed, ReusableRequest):
-            from tasks.reuse import earlier_results
+        inputs = result = None
+        if declared.inputs is not None:
+            module, _, name = declared.inputs.partition(":")
+            inputs = getattr(importlib.import_module(module), name).resolve(parsed, run)
+            if isinstance(parsed, ReusableRequest):
+                from tasks.reuse import earlier_results
 
-            result = earlier_results.take_earlier(stage, parsed, run)
+                result = earlier_results.take_earlier(declared, parsed, inputs, run)
         if result is None:
-            result = importlib.import_module(f"tasks.stages.{stage}").run(parsed, run, settings)
-        if not isinstance(result, contract.result):
-            raise ResultError(f"{stage} returned {type(result).__name__}; it must return {contract.result.__name__}")
+            work = importlib.import_module(f"tasks.stages.{stage}").run
+            result = work(parsed, run, settings) if inputs is None else work(parsed, inputs, run, settings)
+        if not isinstance(result, declared.result):
+            raise ResultError(f"{stage} returned {type(result).__name__}; it must return {declared.result.__name__}")
         tracking.record_result(run, result)
     return result
 

@@ -24,7 +24,7 @@ import ray
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled
 
 import tasks
-from tasks.contract.stages import TuneRequest
+from tasks.contract.training import TuneRequest
 from tasks.errors import RequestError, UnavailableError
 from tasks.search import guard
 from tasks.search.environment import environment

@@ -21,7 +21,7 @@ from ray.tune.experiment import Trial as RayTrial
 from ray.tune.result import HOSTNAME
 
 from tasks.contract.recipe import Recipe
-from tasks.contract.stages import TuneRequest
+from tasks.contract.training import TuneRequest
 from tasks.records.metric_log import MetricLog
 from tasks.records.tracking import ERROR_TAG, StageRun
 from tasks.search.memory import EPOCH_METRICS, Remembered

@@ -9,7 +9,7 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.experiment import Trial as RayTrial
 
-from tasks.contract.stages import TuneRequest
+from tasks.contract.training import TuneRequest
 from tasks.search.journal import reason
 from tasks.search.schedulers import EPOCH, REPLAYED
 from tasks.search.searchers import NUMBER

@@ -17,7 +17,7 @@ from ray.tune.schedulers import (
     TrialScheduler,
 )
 
-from tasks.contract.stages import TuneRequest
+from tasks.contract.training import TuneRequest
 from tasks.search.table import mode
 
 EPOCH = "epoch"  # in a result: from 1

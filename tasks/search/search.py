@@ -9,7 +9,7 @@ from ray import tune
 from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 
-from tasks.contract.stages import TuneRequest
+from tasks.contract.training import TuneRequest
 from tasks.records.tracking import StageRun
 from tasks.search.cluster import SLOT, ray_for
 from tasks.search.journal import Journal

@@ -18,7 +18,7 @@ from ray.tune.search.hyperopt import HyperOptSearch
 from ray.tune.search.optuna import OptunaSearch
 
 from tasks.contract.search_space import Dimension, Interval
-from tasks.contract.stages import TuneRequest
+from tasks.contract.training import TuneRequest
 from tasks.search.memory import Remembered
 from tasks.search.table import mode
 

@@ -22,7 +22,7 @@ from ray.tune import Trainable
 from ray.tune.result import DONE, SHOULD_CHECKPOINT
 
 from tasks.contract.recipe import Recipe
-from tasks.contract.stages import TuneRequest
+from tasks.contract.training import TuneRequest
 from tasks.errors import DataError, ModelError
 from tasks.search import storage
 from tasks.search.memory import Remembered

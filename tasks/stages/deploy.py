@@ -13,7 +13,7 @@ from typing import Any
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
 
-from tasks.contract.stages import DeployRequest, DeployResult
+from tasks.contract.deployment import DeployRequest, DeployResult
 from tasks.errors import ModelError, PipelineError, UnavailableError
 from tasks.records import ledger, registry
 from tasks.records.metric_log import log_values
@@ -49,7 +49,7 @@ def run(request: DeployRequest, run: StageRun, settings: Settings) -> DeployResu
     if other is not None:
         log.info("nothing to deploy: %s", other)
         return DeployResult(
-            **run.baton,
+            **run.result_fields,
             registered_model=name,
             version=number,
             url=settings.serving_url,
@@ -78,7 +78,7 @@ def run(request: DeployRequest, run: StageRun, settings: Settings) -> DeployResu
     )
     log.info("%d answers of %d replica(s) equal evaluate's (largest difference %.2g)", len(answers), len(asked), worst)
     return DeployResult(
-        **run.baton,
+        **run.result_fields,
         registered_model=name,
         version=number,
         url=settings.serving_url,

@@ -12,17 +12,17 @@ import mlflow
 import mlflow.pytorch
 import numpy as np
 import torch
-from mlflow.entities.model_registry import ModelVersion
 from numpy.typing import NDArray
 
 from tasks.contract.gate_policy import CLASS
-from tasks.contract.stages import EvaluateRequest, EvaluateResult
+from tasks.contract.promotion import EvaluateRequest, EvaluateResult
 from tasks.errors import ModelError
 from tasks.gate.decision import decide
 from tasks.gate.evidence import Champion, Cost, Evidence, Loading, Scores, Slice
-from tasks.records import artifact_digest, evidence_log, gold_store, ledger, registry
+from tasks.records import artifact_digest, evidence_log, gold_store, registry
+from tasks.records.inputs.evaluation import CurrentChampion, EvaluateInputs
 from tasks.records.metric_log import log_values
-from tasks.records.tracking import StageRun, tag_of, use_datasets
+from tasks.records.tracking import StageRun, use_datasets
 from tasks.records.verdict_log import log_verdict
 from tasks.serving.trial import MEGABYTE, Trial, attempt
 from tasks.settings import Settings
@@ -56,31 +56,28 @@ class _Model:
         return Answers(self.probabilities, self.scores)
 
 
-def run(request: EvaluateRequest, run: StageRun, settings: Settings) -> EvaluateResult:
+def run(request: EvaluateRequest, inputs: EvaluateInputs, run: StageRun, settings: Settings) -> EvaluateResult:
     """Measure the model of `request.train_run_id` and the champion, have the gate judge, log evidence and verdict.
 
-    The alias is resolved to a version once. Weights that are the champion's own are not compared with themselves.
+    Weights that are the champion's own are not compared with themselves.
 
     Raises:
         DataError: the train run or its gold is missing.
         ModelError: a model's files were changed, or it does not answer for the classes of the data.
     """
     name = request.registered_model
-    model_uri, sha256 = (tag_of(request.train_run_id, tag) for tag in ("pipeline.logged_model_uri", registry.SHA256))
-    prepare_run_id = tag_of(request.train_run_id, "pipeline.prepare_run_id")
-    gold = gold_store.fetch(prepare_run_id)
+    model, champion = inputs.model, inputs.champion
+    gold = gold_store.fetch_made_by(inputs.data.gold_run_id)
     prepare_cpu(BATCH * math.prod(gold.shape))
-    use_datasets(run, prepare_run_id, "testing")
+    use_datasets(run, inputs.data.prepare_run_id, "testing")
     registry.require_same_classes(name, gold.classes)
-    champion = registry.by_alias(name)
-    same = champion is not None and champion.tags.get(registry.SHA256) == sha256
 
-    candidate = _load(model_uri, gold, tag_of(request.train_run_id, artifact_digest.TAG), "the candidate")
+    candidate = _load(model.uri, gold, model.artifact_sha256, "the candidate")
     log.info("candidate: %s", _figures(candidate.summary))
     rival = None
-    if champion is not None and not same:
+    if champion is not None and not inputs.same:
         what = f"champion, version {champion.version},"
-        rival = _load(f"models:/{name}/{champion.version}", gold, champion.tags.get(artifact_digest.TAG), what)
+        rival = _load(f"models:/{name}/{champion.version}", gold, champion.artifact_sha256, what)
         log.info("%s: %s", what.rstrip(","), _figures(rival.summary))
     timings = latencies([(m.network, m.shape) for m in (candidate, rival) if m is not None], gold.test.images)
 
@@ -90,21 +87,21 @@ def run(request: EvaluateRequest, run: StageRun, settings: Settings) -> Evaluate
         scores=candidate.summary,
         cost=_cost(candidate, timings[0]),
         slices=slices,
-        champion=_champion(request, champion, sha256, candidate, rival, timings[-1]) if champion else None,
-        rolled_back=None if same else ledger.rolled_back(name, sha256),
+        champion=_champion(request, champion, candidate, rival, timings[-1]) if champion else None,
+        rolled_back=inputs.rolled_back,
     )
     verdict = decide(evidence, request.policy)
     log.info("evidence:\n%s", verdict.text())
     log.info("verdict: %s", verdict.reason)
 
-    _log_metrics(model_uri, gold, candidate, timings[0], evidence)
-    rival_probabilities = rival.probabilities if rival else candidate.probabilities if same else None
+    _log_metrics(model.uri, gold, candidate, timings[0], evidence)
+    rival_probabilities = rival.probabilities if rival else candidate.probabilities if inputs.same else None
     evidence_log.log_tables(run.run_id, gold, candidate.scores, slices, candidate.probabilities, rival_probabilities)
     evidence_log.log_probes(gold, candidate.probabilities)
     facts = {
         "data": f"{gold.dataset}, {len(gold.test):,} test images of {len(gold.classes)} classes",
         "fingerprint": gold.fingerprint,
-        "weights (SHA-256)": sha256,
+        "weights (SHA-256)": model.sha256,
         "train run": request.train_run_id,
         "judged by": request.task.by,
     }
@@ -113,9 +110,9 @@ def run(request: EvaluateRequest, run: StageRun, settings: Settings) -> Evaluate
         title, facts, gold, evidence, verdict, request.policy, candidate.answers, rival.answers if rival else None
     )
     log_verdict(evidence, verdict, request.train_run_id)
-    judged = rival or (candidate if same else None)
+    judged = rival or (candidate if inputs.same else None)
     return EvaluateResult(
-        **run.baton,
+        **run.result_fields,
         accuracy=candidate.summary.accuracy,
         macro_f1=candidate.summary.macro_f1,
         promote=verdict.promote,
@@ -165,18 +162,16 @@ def _load(model_uri: str, gold: Gold, artifact_sha256: str | None, what: str) ->
 
 def _champion(
     request: EvaluateRequest,
-    champion: ModelVersion,
-    sha256: str,
+    champion: CurrentChampion,
     candidate: _Model,
     rival: _Model | None,
     timing: Latency,
 ) -> Champion:
-    version = int(champion.version)
     if rival is None:
-        return Champion(version=version, same=True)
-    look = ledger.looks(request.registered_model, version, sha256) + 1
+        return Champion(version=champion.version, same=True)
+    look = champion.comparisons + 1
     return Champion(
-        version=version,
+        version=champion.version,
         scores=rival.summary,
         cost=_cost(rival, timing),
         comparison=compare(candidate.correct, rival.correct, request.policy.level(look), look),

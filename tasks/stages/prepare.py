@@ -21,8 +21,8 @@ from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.numpy_dataset import from_numpy
 from mlflow.environment_variables import MLFLOW_S3_ENDPOINT_URL
 
+from tasks.contract.data import PrepareRequest, PrepareResult
 from tasks.contract.datasets import licence_of
-from tasks.contract.stages import PrepareRequest, PrepareResult
 from tasks.errors import DataError
 from tasks.records import gold_store, registry, tracking
 from tasks.records.metric_log import log_values
@@ -91,7 +91,7 @@ def run(request: PrepareRequest, run: StageRun, settings: Settings) -> PrepareRe
         }
     )
     return PrepareResult(
-        **run.baton,
+        **run.result_fields,
         fingerprint=key,
         reused=earlier is not None,
         classes=len(made.gold.classes),

@@ -6,7 +6,7 @@ import logging
 
 import mlflow
 
-from tasks.contract.stages import RegisterRequest, RegisterResult
+from tasks.contract.promotion import RegisterRequest, RegisterResult
 from tasks.errors import ModelError, RequestError
 from tasks.gate.verdict import Verdict
 from tasks.records import artifact_digest, ledger, model_card, registry, tuned_sets
@@ -92,7 +92,7 @@ def run(request: RegisterRequest, run: StageRun, settings: Settings) -> Register
         }
     )
     return RegisterResult(
-        **run.baton,
+        **run.result_fields,
         registered_model=name,
         version=number,
         created=version.tags.get("pipeline.key") == request.task.key,  # also by an earlier try

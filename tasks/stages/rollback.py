@@ -6,7 +6,7 @@ import logging
 
 import mlflow
 
-from tasks.contract.stages import RollbackRequest, RollbackResult
+from tasks.contract.promotion import RollbackRequest, RollbackResult
 from tasks.errors import ModelError
 from tasks.records import ledger, registry
 from tasks.records.tracking import StageRun
@@ -43,7 +43,7 @@ def run(request: RollbackRequest, run: StageRun, settings: Settings) -> Rollback
         )
     )
     log.info("champion of %s: version %d, before: %d (%s: %s)", name, move[1], move[0], request.task.by, request.reason)
-    return RollbackResult(**run.baton, registered_model=name, version=move[1], previous_version=move[0])
+    return RollbackResult(**run.result_fields, registered_model=name, version=move[1], previous_version=move[0])
 
 
 def _plan(name: str, asked: int | None) -> tuple[int, int]:

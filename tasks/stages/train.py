@@ -14,11 +14,13 @@ import mlflow
 import torch
 
 from tasks.contract.recipe import Hyperparameters
-from tasks.contract.stages import TrainRequest, TrainResult
+from tasks.contract.training import TrainRequest, TrainResult
 from tasks.records import artifact_digest, gold_store, model_store, registry, tuned_sets
 from tasks.records.checkpoint_store import CheckpointStore
+from tasks.records.inputs.stage_inputs import PreparedData
+from tasks.records.inputs.training import TrainInputs
 from tasks.records.metric_log import MetricLog
-from tasks.records.tracking import StageRun, tag_of, use_datasets
+from tasks.records.tracking import StageRun, use_datasets
 from tasks.settings import Settings
 from tasks.vision.data.gold import Gold
 from tasks.vision.devices import prepare_cpu
@@ -31,16 +33,17 @@ QUIET_SECONDS = 20.0  # a line at least this often: a log stream that is silent 
 log = logging.getLogger("tasks.train")
 
 
-def run(request: TrainRequest, run: StageRun, settings: Settings) -> TrainResult:
-    """Train, or go on from the checkpoint that an earlier try of this stage left in the run.
+def run(request: TrainRequest, inputs: TrainInputs, run: StageRun, settings: Settings) -> TrainResult:
+    """Train, or resume from the checkpoint that an earlier try of this stage left in the run.
 
     Raises:
         RequestError: the device or precision is not there, or the loss is no longer a number.
         DataError: the gold is missing or damaged.
     """
-    gold = gold_store.fetch(request.prepare_run_id)
-    use_datasets(run, request.prepare_run_id, "training", "validation")
-    tuned = tuned_sets.choose(request, run.run_id, gold.dataset)
+    tuned = inputs.tuned
+    tuned_sets.keep_choice(run.run_id, tuned)
+    gold = gold_store.fetch_made_by(inputs.data.gold_run_id)
+    use_datasets(run, inputs.data.prepare_run_id, "training", "validation")
     given = ", ".join(f"{name}={value}" for name, value in request.given.items())
     log.info(
         "hyperparameters: %s%s",
@@ -51,7 +54,7 @@ def run(request: TrainRequest, run: StageRun, settings: Settings) -> TrainResult
     mlflow.log_params(recipe.model_dump(mode="json", include=set(Hyperparameters.model_fields)))
     prepare_cpu(recipe.batch_size * math.prod(gold.shape))
     training = Training(recipe, gold)
-    _describe(training, gold, request)
+    _describe(training, gold, inputs.data)
 
     store = CheckpointStore(run.run_id)
     state = store.newest()
@@ -74,7 +77,7 @@ def run(request: TrainRequest, run: StageRun, settings: Settings) -> TrainResult
         }
     )
     return TrainResult(
-        **run.baton,
+        **run.result_fields,
         epochs=len(training.history),
         best_epoch=best.epoch,
         validation_accuracy=best.validation_accuracy,
@@ -84,7 +87,7 @@ def run(request: TrainRequest, run: StageRun, settings: Settings) -> TrainResult
     )
 
 
-def _describe(training: Training, gold: Gold, request: TrainRequest) -> None:
+def _describe(training: Training, gold: Gold, data: PreparedData) -> None:
     """Log what the request's parameters came to on this machine and these data."""
     counts, recipe = parameter_counts(training.network), training.recipe
     precision = str(training.precision).removeprefix("torch.")
@@ -96,8 +99,8 @@ def _describe(training: Training, gold: Gold, request: TrainRequest) -> None:
     )
     mlflow.set_tags(  # tags, not params: a retry may find itself on another machine
         {
-            "pipeline.prepare_run_id": request.prepare_run_id,
-            "pipeline.gold_run_id": tag_of(request.prepare_run_id, gold_store.GOLD_RUN),
+            "pipeline.prepare_run_id": data.prepare_run_id,
+            "pipeline.gold_run_id": data.gold_run_id,
             "pipeline.fingerprint": gold.fingerprint,
             "pipeline.device": training.device.type,
             "pipeline.precision": precision,

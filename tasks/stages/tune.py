@@ -10,11 +10,12 @@ import mlflow
 from mlflow import MlflowClient
 
 from tasks.contract.recipe import Hyperparameters
-from tasks.contract.stages import TuneRequest, TuneResult
+from tasks.contract.training import TuneRequest, TuneResult
 from tasks.errors import RequestError
 from tasks.records import gold_store, tuned_sets
+from tasks.records.inputs.training import TuneInputs
 from tasks.records.metric_log import log_values
-from tasks.records.tracking import ERROR_TAG, StageRun, tag_of, use_datasets
+from tasks.records.tracking import ERROR_TAG, StageRun, use_datasets
 from tasks.records.tuned_sets import TunedSet
 from tasks.search import table
 from tasks.search.plots import figures
@@ -29,21 +30,22 @@ REASONS = 3
 log = logging.getLogger("tasks.tune")
 
 
-def run(request: TuneRequest, run: StageRun, settings: Settings) -> TuneResult:
-    """Search, or go on with the search that an earlier try of this stage began in the run.
+def run(request: TuneRequest, inputs: TuneInputs, run: StageRun, settings: Settings) -> TuneResult:
+    """Search, or resume the search that an earlier try of this stage began in the run.
 
     Raises:
         RequestError: no machine has the CPUs or GPUs of one trial, or every trial failed.
         DataError: the gold is missing or damaged.
         UnavailableError: no Ray cluster, MLflow or storage answers.
     """
-    gold = gold_store.fetch(request.prepare_run_id)
-    use_datasets(run, request.prepare_run_id, "training", "validation")
+    data = inputs.data
+    gold = gold_store.fetch_made_by(data.gold_run_id)
+    use_datasets(run, data.prepare_run_id, "training", "validation")
     mlflow.set_tags(
         {
             table.METRIC: request.metric,
-            "pipeline.prepare_run_id": request.prepare_run_id,
-            "pipeline.gold_run_id": tag_of(request.prepare_run_id, gold_store.GOLD_RUN),
+            "pipeline.prepare_run_id": data.prepare_run_id,
+            "pipeline.gold_run_id": data.gold_run_id,
             "pipeline.fingerprint": gold.fingerprint,
         }
     )
@@ -58,7 +60,7 @@ def run(request: TuneRequest, run: StageRun, settings: Settings) -> TuneResult:
     tuned_sets.keep(TunedSet(run.run_id, gold.dataset, recipe.model, chosen))
     remove_state(run, settings)
     return TuneResult(
-        **run.baton,
+        **run.result_fields,
         model=recipe.model,
         hyperparameters=chosen,
         metric=request.metric,

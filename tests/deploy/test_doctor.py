@@ -20,8 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """The project's files that are looked at, and a fresh `.env`."""
-    (tmp_path / "images").mkdir()
-    for name in (*stack_files.FILES, ".env.example", "images/build.sh"):
+    for name in (*stack_files.FILES, ".env.example"):
         shutil.copy(ROOT / name, tmp_path / name)
     setup_env.main([str(tmp_path)])
     return tmp_path

@@ -13,13 +13,14 @@ from tasks.settings import Settings
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / ".env.example").read_text()
 SETTINGS = {name.upper() for name in Settings.model_fields}
-READERS = (*FILES, "images/build.sh")
+# Read by images/declared.py.
+BUILDS = {"PIPELINE_IMAGE_PREFIX", "PIPELINE_IMAGE_TAG", "PYTHON_IMAGE"}
 # Read by MLflow's client itself.
 OTHERS = {name for name in parse(TEXT) if name.startswith("MLFLOW_ENABLE_PROXY_")}
 
 
 def read_by_compose_and_builds() -> set[str]:
-    return {name for file in READERS for name in re.findall(r"\$\{([A-Z][A-Z0-9_]+)", (ROOT / file).read_text())}
+    return BUILDS | {name for file in FILES for name in re.findall(r"\$\{([A-Z][A-Z0-9_]+)", (ROOT / file).read_text())}
 
 
 def test_every_setting_is_listed() -> None:

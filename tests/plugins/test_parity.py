@@ -79,8 +79,8 @@ def job_of(runtime: str, stage: str, params: dict[str, Any], monkeypatch: pytest
     """The job that a DAG's task builds under a runtime."""
     monkeypatch.setenv("PIPELINE_RUNTIME", runtime)
     with DAG("d", params=stage_params(*STAGES)) as dag:
-        batons = {name: value for name, value in STAGES[stage].batons.items() if name != "task"}
-        task = stage_task(stage, execution_timeout=timedelta(hours=1), **batons)
+        upstream = {name: value for name, value in STAGES[stage].upstream_examples.items() if name != "task"}
+        task = stage_task(stage, execution_timeout=timedelta(hours=1), **upstream)
     given = {**dag.params.dump(), "reason": "worse in the field", **params}
     context = {"ti": SimpleNamespace(run_id="r", map_index=-1), "dag_run": SimpleNamespace(conf=None), "params": given}
     return task.job(context)

@@ -117,7 +117,9 @@ def _bare_environment() -> dict[str, str]:
 def build_images(*names: str) -> None:
     """Build images with the layers that are there already."""
     environment = _bare_environment() | {"PIPELINE_IMAGE_PREFIX": "vision-mlops", "PIPELINE_IMAGE_TAG": TAG}
-    done = subprocess.run([str(ROOT / "images/build.sh"), *names], capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-m", "images", "build", *names], cwd=ROOT, capture_output=True, text=True, env=environment
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

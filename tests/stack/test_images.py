@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from tasks.contract import stages
+
 from .conftest import TAG, build_images
 
 pytestmark = pytest.mark.docker
-LIGHT = ["register", "rollback", "deploy"]
-STAGES = [*LIGHT, "prepare", "train", "evaluate", "tune"]
+LIGHT = [name for name, stage in stages.STAGES.items() if stage.extra == "client"]
+STAGES = [*LIGHT, *(name for name in stages.STAGES if name not in LIGHT)]
 MEGABYTE = 1_000_000
 
 
@@ -131,7 +133,7 @@ def test_ray_starts_where_nothing_but_two_folders_is_writable() -> None:
 import os
 import ray
 from pathlib import Path
-from tasks.contract.stages import TuneRequest
+from tasks.contract.training import TuneRequest
 from tasks.search.cluster import ray_for
 from tasks.settings import load_settings
 

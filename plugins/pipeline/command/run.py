@@ -79,10 +79,10 @@ def _prewarmed(dag: DAG, date: datetime) -> AbstractContextManager[None]:
     from airflow.models.dagrun import DagRun
     from airflow.utils.types import DagRunType
 
-    from pipeline.local.operator import standing_by
+    from pipeline.local.operator import prewarmed_stages
 
     run_id = DagRun.generate_run_id(run_type=DagRunType.MANUAL, logical_date=date, run_after=date)
-    return standing_by(dag, run_id)
+    return prewarmed_stages(dag, run_id)
 
 
 @contextmanager

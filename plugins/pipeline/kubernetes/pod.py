@@ -15,7 +15,7 @@ from kubernetes.client import ApiClient
 from kubernetes.client import models as k8s
 
 from pipeline.operator.job import StageJob
-from pipeline.operator.resources import StageResources
+from tasks.contract.resources import StageResources
 from tasks.errors import RequestError, SettingsError
 from tasks.settings import Settings
 

@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from pipeline.operator.resources import StageResources
 from tasks.contract.messages import StageRequest
+from tasks.contract.resources import StageResources
+from tasks.contract.stages import STAGES
 from tasks.settings import Settings
+
+RAY = "tune"  # the extra with Ray in it
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def container_environment(stage: str, settings: Settings) -> dict[str, str]:
         "AWS_ENDPOINT_URL": settings.pipeline_stage_aws_endpoint_url or settings.aws_endpoint_url,
         "AWS_REGION": settings.aws_region,
     }
-    if stage == "tune":
+    if STAGES[stage].extra == RAY:
         search = settings.with_the_stacks_ray()
         values |= {
             "RAY_ADDRESS": search.ray_address,
@@ -80,14 +83,14 @@ def container_environment(stage: str, settings: Settings) -> dict[str, str]:
 
 
 def container_secrets(stage: str, settings: Settings) -> dict[str, str]:
-    """Settings that must show neither in Airflow's UI nor in a log; only `tune` gets those of searches."""
+    """Settings that must show neither in Airflow's UI nor in a log; only stages with Ray get those of searches."""
     values = {
         "MLFLOW_TRACKING_PASSWORD": settings.mlflow_tracking_password,
         "AWS_SECRET_ACCESS_KEY": settings.aws_secret_access_key,
         "SERVING_API_KEY": settings.serving_api_key,
     }
     users = {"AWS_ACCESS_KEY_ID": settings.aws_access_key_id}
-    if stage == "tune":
+    if STAGES[stage].extra == RAY:
         search = settings.with_the_stacks_ray()
         values["TUNE_STORAGE_SECRET_ACCESS_KEY"] = search.tune_storage_secret_access_key
         values["RAY_AUTH_TOKEN"] = search.ray_auth_token if search.ray_address else None

@@ -14,9 +14,10 @@ from pipeline.operator.job import StageJob, container_environment, container_sec
 from pipeline.operator.links import MlflowRunLink, ReusedFromLink, TunedByLink, run_url
 from pipeline.operator.outcome import StageOutcome, result_of
 from pipeline.operator.params import require_known
-from pipeline.operator.resources import StageResources, resources_for
-from tasks.contract.messages import ReusableRequest, StageRequest, StageResult, TaskIdentity
-from tasks.contract.stages import STAGES
+from pipeline.operator.resources import resources_for
+from tasks.contract.messages import StageRequest, StageResult, TaskIdentity
+from tasks.contract.resources import StageResources
+from tasks.contract.stages import STAGES, parse_request
 from tasks.errors import PermanentError, PipelineError, RequestError
 from tasks.settings import load_settings
 
@@ -55,11 +56,11 @@ class StageOperator(BaseOperator):
         # Not `resources`: that is an argument of Airflow's own, for pools of executors.
         self.stage_resources = dict(resources or {})
         self.environment = dict(environment or {})
-        contract = STAGES[stage]
+        declared = STAGES[stage]
         links: list[BaseOperatorLink] = [MlflowRunLink()]
-        if issubclass(contract.request, ReusableRequest):
+        if declared.can_be_forced:
             links.append(ReusedFromLink())
-        if "tuned_by" in contract.result.model_fields:
+        if "tuned_by" in declared.result.model_fields:
             links.append(TunedByLink())
         self.operator_extra_links = tuple(links)
 
@@ -139,7 +140,7 @@ class StageOperator(BaseOperator):
         task = TaskIdentity(
             dag_id=self.dag_id, dag_run_id=dag_run_id, task_id=self.task_id, map_index=map_index, user=user
         )
-        return STAGES[self.stage].parse_request({**self._asked(params), **self.request_fields, "task": task})
+        return parse_request(self.stage, {**self._asked(params), **self.request_fields, "task": task})
 
     def check(self, params: Mapping[str, Any]) -> None:
         """Check what is known of the request before the DAG run: examples stand in for what earlier tasks will give.
@@ -147,11 +148,10 @@ class StageOperator(BaseOperator):
         Raises:
             RequestError: a parameter does not fit, or not with the others.
         """
-        contract = STAGES[self.stage]
         given = {name: value for name, value in self.request_fields.items() if not _comes_later(value)}
         task = TaskIdentity(dag_id=self.dag_id, dag_run_id="check", task_id=self.task_id)
         asked = {name: value for name, value in self._asked(params).items() if name not in self.request_fields}
-        contract.parse_request({**contract.batons, **asked, **given, "task": task})
+        parse_request(self.stage, {**STAGES[self.stage].upstream_examples, **asked, **given, "task": task})
         self.limits(params)
 
     def limits(self, params: Mapping[str, Any]) -> StageResources:

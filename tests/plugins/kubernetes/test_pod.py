@@ -10,8 +10,8 @@ from kubernetes.client import ApiClient
 
 from pipeline.kubernetes.pod import key_label, stage_pod
 from pipeline.operator.job import StageJob
-from pipeline.operator.resources import StageResources
-from tasks.contract.stages import STAGES
+from tasks.contract.resources import StageResources
+from tasks.contract.stages import parse_request
 from tasks.errors import PermanentError, SettingsError
 from tasks.settings import load_settings
 
@@ -27,7 +27,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Make:
 
     def made(run: str = "r", timeout: timedelta | None = timedelta(hours=1), **resources: Any) -> StageJob:
         task = {"dag_id": "d", "dag_run_id": run, "task_id": "t"}
-        request = STAGES["prepare"].parse_request({"task": task})
+        request = parse_request("prepare", {"task": task})
         return StageJob(
             stage="prepare",
             request=request,

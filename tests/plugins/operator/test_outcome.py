@@ -6,8 +6,8 @@ import pytest
 
 from pipeline.operator.job import StageJob
 from pipeline.operator.outcome import StageOutcome, result_of
-from pipeline.operator.resources import StageResources
-from tasks.contract.stages import STAGES
+from tasks.contract.resources import StageResources
+from tasks.contract.stages import parse_request
 from tasks.errors import PermanentError, PipelineError, ResultError
 
 IDENTITY = {"dag_id": "d", "dag_run_id": "r", "task_id": "t"}
@@ -31,7 +31,7 @@ TRACEBACK = (
 
 @pytest.fixture
 def job() -> StageJob:
-    request = STAGES["register"].parse_request({"task": IDENTITY, "evaluate_run_id": "0" * 32, "approval": {}})
+    request = parse_request("register", {"task": IDENTITY, "evaluate_run_id": "0" * 32, "approval": {}})
     return StageJob("register", request, "image", {}, {"PASSWORD": "hush"}, StageResources(), None)
 
 

@@ -4,14 +4,16 @@ import json
 
 import pytest
 
-from pipeline.operator.resources import DEFAULTS, resources_for
+from pipeline.operator.resources import resources_for
 from tasks.contract.stages import STAGES
 from tasks.errors import SettingsError
 from tasks.settings import load_settings
 
 
-def test_every_stage_has_a_default() -> None:
-    assert set(DEFAULTS) == set(STAGES)
+@pytest.mark.parametrize(("stage", "memory"), [("tune", "16g"), ("evaluate", "8g"), ("deploy", "1g")])
+def test_the_default_is_that_of_the_stages_entry(stage: str, memory: str) -> None:
+    assert resources_for(stage, load_settings()) == STAGES[stage].resources
+    assert STAGES[stage].resources.memory == memory
 
 
 def test_later_wishes_win_field_by_field(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from pipeline.local.operator import LocalStageOperator
 from pipeline.operator.links import MlflowRunLink, ReusedFromLink, run_url
 from pipeline.operator.params import stage_params
 from pipeline.runtimes import stage_task
-from tasks.contract.stages import TrainRequest
+from tasks.contract.training import TrainRequest
 from tasks.errors import RequestError, SettingsError
 from tasks.settings import load_settings
 

@@ -77,7 +77,7 @@ def test_killed_at_an_external_write_the_next_try_ends_as_if_nothing_happened(
     settings: None, pipeline_state: State
 ) -> None:
     results: dict[str, dict[str, Any]] = {}
-    batons = {
+    upstream = {
         "prepare": lambda: {},
         "train": lambda: {"prepare_run_id": results["prepare"]["run_id"]},
         "evaluate": lambda: {"train_run_id": results["train"]["run_id"]},
@@ -89,10 +89,10 @@ def test_killed_at_an_external_write_the_next_try_ends_as_if_nothing_happened(
         for point, when, action in FAULTS[stage]:
             fault = {"point": point, "when": when, "action": action, "marker": "/tmp/fault"}  # noqa: S108
             with pytest.raises(PipelineError) as failure:
-                run(stage, batons[stage](), fault)
+                run(stage, upstream[stage](), fault)
             assert not isinstance(failure.value, PermanentError), failure.value
             assert f"exit code {137 if action == 'SIGKILL' else 143}" in str(failure.value), point
-        results[stage] = run(stage, batons[stage]())
+        results[stage] = run(stage, upstream[stage]())
     said = json.loads(pipeline_state.forwarded(sys.executable, "-c", LOOK).strip().splitlines()[-1])
     assert sorted(said["runs"]) == sorted([[stage, "FINISHED"] for stage in [*STAGES, "pipeline"]])
     assert (said["versions"], said["champion"]) == (["1"], "1")

@@ -4,8 +4,8 @@ import mlflow
 import pytest
 
 from tasks.cli import sample
+from tasks.contract.data import PrepareRequest
 from tasks.contract.messages import TaskIdentity
-from tasks.contract.stages import PrepareRequest
 from tasks.errors import DataError
 from tasks.records import tracking
 from tasks.settings import Settings

@@ -7,8 +7,8 @@ from mlflow import MlflowClient
 
 from tasks.__main__ import main
 from tasks.cli import summary
+from tasks.contract.data import PrepareRequest, PrepareResult
 from tasks.contract.messages import TaskIdentity
-from tasks.contract.stages import PrepareRequest, PrepareResult
 from tasks.errors import DataError
 from tasks.records import tracking
 from tasks.settings import Settings
@@ -18,7 +18,7 @@ from tasks.text_table import table
 def prepare(task: TaskIdentity, settings: Settings, *, reused: bool) -> str:
     with tracking.stage_run(PrepareRequest(task=task), "prepare", settings) as run:  # type: ignore[call-arg]
         result = PrepareResult(
-            **run.baton,
+            **run.result_fields,
             fingerprint="f" * 64,
             reused=reused,
             classes=10,
@@ -78,21 +78,3 @@ def test_a_failed_stage_says_why(settings: Settings, task: TaskIdentity) -> None
 def test_a_dag_that_never_ran_is_named_with_the_fix(settings: Settings) -> None:
     with pytest.raises(DataError, match=r"'weekly' has no run.*make run DAG=weekly"):
         summary.rows("weekly", settings)
-
-
-@pytest.mark.parametrize(
-    ("stage", "result", "figure"),
-    [
-        ("train", {"validation_accuracy": 0.98765, "best_epoch": 4}, "validation accuracy 0.9877, epoch 4"),
-        ("evaluate", {"accuracy": 0.9, "promote": False}, "test accuracy 0.9000, refused"),
-        (
-            "register",
-            {"registered_model": "m", "version": 2, "promoted": True, "created": False},
-            "m version 2, champion, known already",
-        ),
-        ("deploy", {"version": 2, "url": "http://h", "answers_checked": 5}, "version 2 at http://h, 5 answers equal"),
-        ("deploy", {"version": 2, "skipped": "the service follows 'dogs'"}, "skipped: the service follows 'dogs'"),
-    ],
-)
-def test_main_figures(stage: str, result: dict[str, object], figure: str) -> None:
-    assert summary.main_figure(stage, result) == figure

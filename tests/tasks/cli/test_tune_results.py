@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 
 from tasks.__main__ import main
 from tasks.contract.messages import TaskIdentity
-from tasks.contract.stages import TuneRequest
+from tasks.contract.training import TuneRequest
 from tasks.records import tracking
 from tasks.search import table
 from tasks.settings import Settings

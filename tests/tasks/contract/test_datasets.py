@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 
+from tasks.contract.data import PrepareRequest
 from tasks.contract.datasets import DATASETS, NOT_STATED, DataSet, Files, flips, licence_of
 from tasks.contract.messages import parse
-from tasks.contract.stages import PrepareRequest, parameters
+from tasks.contract.stages import parameters
 from tasks.errors import RequestError
 
 BASE = {"task": {"dag_id": "d", "dag_run_id": "r", "task_id": "t"}}

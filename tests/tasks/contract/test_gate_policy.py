@@ -4,7 +4,8 @@ import pytest
 from pydantic import ValidationError
 
 from tasks.contract.gate_policy import GatePolicy
-from tasks.contract.stages import EvaluateRequest, parameters
+from tasks.contract.promotion import EvaluateRequest
+from tasks.contract.stages import parameters
 
 
 def test_the_rate_is_never_overspent_however_many_candidates_come() -> None:

@@ -4,7 +4,8 @@ import pytest
 
 from tasks.contract.messages import parse
 from tasks.contract.networks import NETWORKS, Network
-from tasks.contract.stages import TrainRequest, TuneRequest, parameters
+from tasks.contract.stages import parameters
+from tasks.contract.training import TrainRequest, TuneRequest
 from tasks.errors import RequestError
 
 BASE = {"task": {"dag_id": "d", "dag_run_id": "r", "task_id": "t"}, "prepare_run_id": "0" * 32}

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from tasks.contract.messages import parse
 from tasks.contract.recipe import GivenHyperparameters, Hyperparameters, Recipe
-from tasks.contract.stages import TrainRequest, TuneRequest
+from tasks.contract.training import TrainRequest, TuneRequest
 from tasks.errors import RequestError
 
 BASE = {"task": {"dag_id": "d", "dag_run_id": "r", "task_id": "t"}, "prepare_run_id": "0" * 32}

@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
+from tasks.contract.data import PrepareRequest
 from tasks.contract.messages import TaskIdentity
-from tasks.contract.stages import STAGES, PrepareRequest, TrainRequest, parameters
+from tasks.contract.stages import STAGES, parameters, parse_request
+from tasks.contract.training import TrainRequest
 from tasks.errors import RequestError, ResultError
 
 TASK = {"dag_id": "daily", "dag_run_id": "scheduled__2026-01-01T00:00:00+00:00", "task_id": "t"}
@@ -18,7 +20,7 @@ def request(**fields: Any) -> str:
 
 
 def test_defaults_make_a_digits_request() -> None:
-    parsed = STAGES["prepare"].parse_request(request())
+    parsed = parse_request("prepare", request())
     assert isinstance(parsed, PrepareRequest)
     assert (parsed.dataset, parsed.source, parsed.registered_model) == ("digits", None, "vision-classifier")
 
@@ -30,7 +32,7 @@ def test_key_is_the_same_for_every_try() -> None:
 @pytest.mark.parametrize("dag_run_id", ["", "a'b", "a b", 'a"b'])
 def test_identity_refuses_what_would_break_a_search(dag_run_id: str) -> None:
     with pytest.raises(RequestError, match="dag_run_id"):
-        STAGES["prepare"].parse_request({"task": {**TASK, "dag_run_id": dag_run_id}})
+        parse_request("prepare", {"task": {**TASK, "dag_run_id": dag_run_id}})
 
 
 @pytest.mark.parametrize(
@@ -54,7 +56,7 @@ def test_identity_refuses_what_would_break_a_search(dag_run_id: str) -> None:
 )
 def test_bad_request_names_the_value_and_what_would_do(stage: str, fields: dict[str, Any], names: list[str]) -> None:
     with pytest.raises(RequestError) as caught:
-        STAGES[stage].parse_request(request(**fields))
+        parse_request(stage, request(**fields))
     assert "\n" not in str(caught.value)
     for name in names:
         assert name in str(caught.value)
@@ -63,12 +65,12 @@ def test_bad_request_names_the_value_and_what_would_do(stage: str, fields: dict[
 @pytest.mark.parametrize("text", ["", "{", "null", "[]", "epochs: 3", "NaN"])
 def test_what_is_not_a_json_object_is_a_request_error(text: str) -> None:
     with pytest.raises(RequestError):
-        STAGES["train"].parse_request(text)
+        parse_request("train", text)
 
 
 def test_not_a_number_is_refused() -> None:
     with pytest.raises(RequestError, match="learning_rate"):
-        STAGES["train"].parse_request({"task": TASK, "prepare_run_id": RUN_ID, "learning_rate": float("nan")})
+        parse_request("train", {"task": TASK, "prepare_run_id": RUN_ID, "learning_rate": float("nan")})
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"run_id": 1}'])
@@ -92,6 +94,6 @@ def test_a_parameter_of_several_stages_is_the_same_everywhere() -> None:
             assert seen.setdefault(name, schema) == schema, name
 
 
-def test_every_stage_result_begins_with_the_baton() -> None:
+def test_every_stage_result_begins_with_run_experiment_and_seconds() -> None:
     for contract in STAGES.values():
         assert list(contract.result.model_fields)[:3] == ["run_id", "experiment_id", "seconds"]

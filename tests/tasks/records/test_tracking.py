@@ -11,8 +11,8 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.data.numpy_dataset import from_numpy
 
+from tasks.contract.data import PrepareRequest
 from tasks.contract.messages import TaskIdentity
-from tasks.contract.stages import PrepareRequest
 from tasks.errors import DataError, SettingsError, UnavailableError
 from tasks.records import tracking
 from tasks.settings import Settings

@@ -8,7 +8,7 @@ import pytest
 from mlflow import MlflowClient
 
 from tasks.contract.recipe import Hyperparameters
-from tasks.contract.stages import TrainRequest
+from tasks.contract.training import TrainRequest
 from tasks.errors import DataError
 from tasks.records import ledger, registry, tracking, tuned_sets
 from tasks.records.ledger import Entry, Kind
@@ -59,7 +59,9 @@ def request(**values: Any) -> TrainRequest:
 
 def choose(experiment_id: str, run_id: str | None = None, **values: Any) -> tuple[TunedSet | None, str]:
     with mlflow.start_run(run_id=run_id, experiment_id=None if run_id else experiment_id) as run:
-        return tuned_sets.choose(request(**values), run.info.run_id, "digits"), str(run.info.run_id)
+        chosen = tuned_sets.choose(request(**values), run.info.run_id, "digits")
+        tuned_sets.keep_choice(run.info.run_id, chosen)
+        return chosen, str(run.info.run_id)
 
 
 def test_a_set_is_read_as_it_was_kept_and_lies_beside_its_run(experiment_id: str) -> None:
@@ -124,6 +126,13 @@ def test_a_training_takes_the_proven_set_and_says_so(experiment_id: str) -> None
     chosen, run_id = choose(experiment_id)
     assert chosen == tuned
     assert tuned_sets.tags_of(run_id) == {tuned_sets.TUNE_RUN: tuned.run_id}
+
+
+def test_choosing_writes_nothing(experiment_id: str) -> None:
+    with mlflow.start_run(experiment_id=experiment_id) as run:
+        before = MlflowClient().get_run(run.info.run_id).data.tags
+        assert tuned_sets.choose(request(), run.info.run_id, "digits") is None
+        assert MlflowClient().get_run(run.info.run_id).data.tags == before
 
 
 def test_who_asks_for_the_defaults_gets_them(experiment_id: str) -> None:

@@ -1,16 +1,16 @@
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 
 import pytest
 
+from images.copy_code import copy_code
+from images.declared import images
 from tasks.reuse import code_digest
 
 ROOT = Path(__file__).resolve().parents[3]
 REUSABLE = ("train", "tune", "evaluate")
-DOCKERFILE = (ROOT / "images/Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
 
 
 @pytest.fixture
@@ -32,14 +32,14 @@ def test_it_is_the_same_wherever_the_package_lies(copied: Path, stage: str) -> N
     ("stage", "file"),
     [
         ("train", "stages/train.py"),
-        ("train", "vision/augment.py"),  # imported by an import
+        ("train", "vision/training/augment.py"),  # imported by an import
         ("train", "vision/__init__.py"),  # run by every import below it
-        ("train", "contract.py"),
+        ("train", "contract/training.py"),
         ("evaluate", "gate/decision.py"),
         ("evaluate", "serving/model.py"),  # imported inside a function
         ("evaluate", "vision/evaluation/report.html.jinja"),  # no source, but named by one
         ("tune", "search/trial.py"),
-        ("tune", "vision/training.py"),
+        ("tune", "vision/training/loop.py"),
     ],
 )
 def test_a_change_of_what_the_stage_imports_changes_it(copied: Path, stage: str, file: str) -> None:
@@ -77,21 +77,19 @@ def test_the_version_of_every_package_is_known(stage: str) -> None:
     assert [name for name in packages if code_digest.version(name) == code_digest.ABSENT] == []
 
 
-@pytest.mark.parametrize("stage", [stage for stage in REUSABLE if f" AS {stage}\n" in DOCKERFILE])
+@pytest.mark.parametrize("stage", REUSABLE)
 def test_the_image_holds_all_of_it(tmp_path: Path, stage: str) -> None:
-    """What an image's COPY lines bring gives the digest of the checkout: a run of one is found from the other."""
-    (target,) = re.findall(rf"^FROM \w+ AS {stage}\n(.*?)(?=^FROM |\Z)", DOCKERFILE, re.MULTILINE | re.DOTALL)
-    for *sources, destination in (line.split()[1:] for line in target.splitlines() if line.startswith("COPY ")):
-        into = tmp_path / destination
-        for source in sources:
-            for path in sorted(ROOT.glob(source)):
-                if path.is_dir():
-                    shutil.copytree(path, into, dirs_exist_ok=True)
-                else:
-                    into.mkdir(parents=True, exist_ok=True)
-                    shutil.copy(path, into)
+    """The code in an image gives the digest of the checkout: a run of one is found from the other."""
+    copy_code(ROOT / "tasks", tmp_path, list(images()[stage].modules))
     assert not (tmp_path / "tasks/stages/deploy.py").exists()
     assert code_digest.of_stage(stage, tmp_path / "tasks") == code_digest.of_stage(stage)
+
+
+def test_a_subpackage_that_is_left_out_is_not_followed() -> None:
+    package = ROOT / "tasks"
+    whole, _ = code_digest.closure("tasks.stages.evaluate", package)
+    part, _ = code_digest.closure("tasks.stages.evaluate", package, ("tasks.gate",))
+    assert {file.relative_to(package).parts[0] for file in whole - part} == {"gate"}
 
 
 def test_a_stage_that_is_not_there_is_named_as_by_an_import(copied: Path) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 import mlflow
 import tasks.stages.register as stage
 from tasks.records import tracking
-from tasks.contract.stages import RegisterResult
+from tasks.contract.promotion import RegisterResult
 from tasks.runner.stage_process import run_stage
 def run(request, run, settings):
     mlflow.set_tag("once", "1")
@@ -31,7 +31,7 @@ def run(request, run, settings):
     for name in "abcd":
         (Path("folder") / name).write_text("12345678")
     mlflow.log_artifacts("folder", "files")
-    return RegisterResult(**run.baton, registered_model="m", version=1, created=True, promoted=True,
+    return RegisterResult(**run.result_fields, registered_model="m", version=1, created=True, promoted=True,
                           previous_champion=None, reason="first")
 stage.run = run
 task = {"dag_id": "d", "dag_run_id": "r", "task_id": "register"}

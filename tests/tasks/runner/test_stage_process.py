@@ -16,7 +16,8 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 import tasks.stages.register as stage
-from tasks.contract.stages import PrepareResult, RegisterRequest, RegisterResult
+from tasks.contract.data import PrepareResult
+from tasks.contract.promotion import RegisterRequest, RegisterResult
 from tasks.errors import DataError, ModelError
 from tasks.records import tracking
 from tasks.records.tracking import StageRun
@@ -36,7 +37,7 @@ Body = Callable[[RegisterRequest, StageRun, Settings], Any]
 
 def registered(request: RegisterRequest, run: StageRun, settings: Settings) -> RegisterResult:
     return RegisterResult(
-        **run.baton,
+        **run.result_fields,
         registered_model="m",
         version=1,
         created=True,

@@ -14,7 +14,7 @@ from mlflow.entities import Run
 from ray.tune.experiment import Trial as RayTrial
 
 from tasks.contract.messages import TaskIdentity
-from tasks.contract.stages import TuneRequest
+from tasks.contract.training import TuneRequest
 from tasks.records import tracking
 from tasks.records.tracking import StageRun
 from tasks.search.journal import Journal

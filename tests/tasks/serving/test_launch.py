@@ -13,8 +13,8 @@ import pytest
 import requests
 from pydantic import SecretStr
 
+from tasks.contract.deployment import DeployRequest, DeployResult
 from tasks.contract.messages import TaskIdentity
-from tasks.contract.stages import DeployRequest, DeployResult
 from tasks.errors import ModelError
 from tasks.records import artifact_digest, ledger, model_store, registry
 from tasks.records.tracking import stage_run

@@ -13,7 +13,7 @@ import requests
 import torch
 
 from tasks.contract.messages import TaskIdentity
-from tasks.contract.stages import RollbackRequest
+from tasks.contract.promotion import RollbackRequest
 from tasks.records import ledger
 from tasks.records.tracking import stage_run
 from tasks.stages import rollback

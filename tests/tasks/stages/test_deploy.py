@@ -19,8 +19,8 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
+from tasks.contract.deployment import DeployRequest, DeployResult
 from tasks.contract.messages import TaskIdentity
-from tasks.contract.stages import DeployRequest, DeployResult
 from tasks.errors import DataError, ModelError, SettingsError
 from tasks.records import ledger, registry
 from tasks.records.tracking import connect, stage_run

@@ -16,9 +16,10 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from tasks.contract.messages import TaskIdentity
-from tasks.contract.stages import EvaluateRequest, EvaluateResult
+from tasks.contract.promotion import EvaluateRequest, EvaluateResult
 from tasks.errors import DataError, ModelError
 from tasks.records import artifact_digest, registry, tracking
+from tasks.records.inputs.evaluation import EvaluateInputs
 from tasks.settings import Settings
 from tasks.stages import evaluate
 
@@ -36,7 +37,7 @@ def run_evaluate(settings: Settings, identity: Callable[[str], TaskIdentity]) ->
             {"task": identity("evaluate"), "train_run_id": train_run_id, "registered_model": "pets", **fields}
         )
         with tracking.stage_run(request, "evaluate", settings) as run:
-            return evaluate.run(request, run, settings)
+            return evaluate.run(request, EvaluateInputs.resolve(request, run), run, settings)
 
     return call
 

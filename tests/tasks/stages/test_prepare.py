@@ -19,8 +19,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from PIL import Image
 
+from tasks.contract.data import PrepareRequest, PrepareResult
 from tasks.contract.messages import TaskIdentity
-from tasks.contract.stages import PrepareRequest, PrepareResult
 from tasks.errors import DataError, ModelError, PipelineError
 from tasks.records import gold_store
 from tasks.runner.stage_process import execute

@@ -7,9 +7,10 @@ import pytest
 from mlflow import MlflowClient
 
 from tasks.contract.messages import TaskIdentity
-from tasks.contract.stages import EvaluateRequest, RegisterRequest, RegisterResult
+from tasks.contract.promotion import EvaluateRequest, RegisterRequest, RegisterResult
 from tasks.errors import DataError, ModelError
 from tasks.records import registry, tracking, tuned_sets
+from tasks.records.inputs.evaluation import EvaluateInputs
 from tasks.settings import Settings
 from tasks.stages import evaluate, register
 
@@ -30,7 +31,7 @@ def evaluated(settings: Settings, train_run: TrainRun, identity: Callable[[str],
             {"task": task, "train_run_id": train_run(table), "registered_model": "pets"}
         )
         with tracking.stage_run(request, "evaluate", settings) as run:
-            return evaluate.run(request, run, settings).run_id
+            return evaluate.run(request, EvaluateInputs.resolve(request, run), run, settings).run_id
 
     return call
 

@@ -6,7 +6,8 @@ import pytest
 from mlflow import MlflowClient
 
 from tasks.contract.messages import TaskIdentity
-from tasks.contract.stages import STAGES, RollbackRequest, RollbackResult
+from tasks.contract.promotion import RollbackRequest, RollbackResult
+from tasks.contract.stages import parse_request
 from tasks.errors import ModelError, RequestError
 from tasks.records import ledger, registry, tracking
 from tasks.settings import Settings
@@ -108,4 +109,4 @@ def test_no_champion_at_all(run_rollback: Rollback) -> None:
 def test_a_reason_must_be_given(reason: str) -> None:
     task = {"dag_id": "d", "dag_run_id": "r", "task_id": "t"}
     with pytest.raises(RequestError, match="say why"):
-        STAGES["rollback"].parse_request({"task": task, "reason": reason})
+        parse_request("rollback", {"task": task, "reason": reason})

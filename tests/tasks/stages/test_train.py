@@ -18,10 +18,11 @@ from sklearn.datasets import load_digits
 
 from tasks.contract.messages import TaskIdentity
 from tasks.contract.recipe import Hyperparameters
-from tasks.contract.stages import TrainRequest, TrainResult
+from tasks.contract.training import TrainRequest, TrainResult
 from tasks.errors import DataError, RequestError
 from tasks.records import gold_store, tracking, tuned_sets
 from tasks.records.checkpoint_store import CheckpointStore
+from tasks.records.inputs.training import TrainInputs
 from tasks.records.tuned_sets import TunedSet
 from tasks.settings import Settings
 from tasks.stages import train
@@ -69,7 +70,7 @@ def train_stage(settings: Settings, gold: Gold) -> Train:
     experiment_id = tracking.connect(settings)
     with mlflow.start_run(experiment_id=experiment_id) as prepare:
         gold_store.store(gold)
-        mlflow.set_tag(gold_store.GOLD_RUN, prepare.info.run_id)
+        mlflow.set_tags({gold_store.GOLD_RUN: prepare.info.run_id, tuned_sets.DATASET: gold.dataset})
 
     def call(attempt_of: str = "first", **changes: object) -> TrainResult:
         torch.rand(3)
@@ -77,7 +78,7 @@ def train_stage(settings: Settings, gold: Gold) -> Train:
         base = {"task": task, "prepare_run_id": prepare.info.run_id, "epochs": 2, "batch_size": 50, "log_every": 3}
         request = TrainRequest.model_validate(base | {"device": "cpu"} | changes)
         with tracking.stage_run(request, "train", settings) as run:
-            return train.run(request, run, settings)
+            return train.run(request, TrainInputs.resolve(request, run), run, settings)
 
     return call
 

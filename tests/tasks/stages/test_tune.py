@@ -17,9 +17,10 @@ from sklearn.datasets import load_digits
 
 from tasks.contract.messages import TaskIdentity
 from tasks.contract.search_space import SearchSpace
-from tasks.contract.stages import TuneRequest, TuneResult
+from tasks.contract.training import TuneRequest, TuneResult
 from tasks.errors import RequestError, UnavailableError
 from tasks.records import gold_store, tracking, tuned_sets
+from tasks.records.inputs.training import TuneInputs
 from tasks.search import table
 from tasks.settings import Settings
 from tasks.stages import tune
@@ -57,7 +58,7 @@ def tune_stage(settings: Settings, gold: Gold) -> Tune:
         request = TuneRequest.model_validate(base | {"grace_epochs": 1, "log_every": 2} | changes)
         current = Settings()
         with tracking.stage_run(request, "tune", current) as run:
-            return tune.run(request, run, current)
+            return tune.run(request, TuneInputs.resolve(request, run), run, current)
 
     return call
 

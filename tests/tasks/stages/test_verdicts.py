@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from tasks.contract.messages import TaskIdentity
-from tasks.contract.stages import EvaluateRequest, EvaluateResult, RegisterRequest, RegisterResult
+from tasks.contract.promotion import EvaluateRequest, EvaluateResult, RegisterRequest, RegisterResult
 from tasks.records import ledger, registry, tracking
+from tasks.records.inputs.evaluation import EvaluateInputs
 from tasks.settings import Settings
 from tasks.stages import evaluate, register
 from tests.tasks.stages.conftest import PixelReader
@@ -56,7 +57,7 @@ def judge(
     asked = identity("evaluate").model_copy(update={"dag_run_id": day})
     request = EvaluateRequest.model_validate({"task": asked, "train_run_id": train_run_id, **name, **limits})
     with tracking.stage_run(request, "evaluate", settings) as run:
-        verdict = evaluate.run(request, run, settings)
+        verdict = evaluate.run(request, EvaluateInputs.resolve(request, run), run, settings)
     asked = identity("register").model_copy(update={"dag_run_id": day})
     told = RegisterRequest.model_validate({"task": asked, "evaluate_run_id": verdict.run_id, "approval": {}, **name})
     with tracking.stage_run(told, "register", settings) as run:

@@ -1,0 +1,48 @@
+"""Builds images, one at a time: the layers are shared, so the first pays and the others follow in seconds."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+from images.declared import ROOT, images, setting, tagged
+
+UNKNOWN = 64  # exit code for a name that no image has
+
+
+def build(names: Sequence[str]) -> int:
+    """Build the images named, or all, and print size and seconds of each; return an exit code."""
+    known = images()
+    if unknown := [name for name in names if name not in known]:
+        print(f"image {unknown[0]!r} is unknown; choose from: {' '.join(known)}", file=sys.stderr)
+        return UNKNOWN
+    arguments = [f"--build-arg=GIT_COMMIT={_commit()}"]
+    if base := setting("PYTHON_IMAGE"):
+        arguments.append(f"--build-arg=PYTHON_IMAGE={base}")
+    for name in names or known:
+        started, tag = time.monotonic(), tagged(name)
+        command = ["docker", "build", "--quiet", *known[name].build_arguments, *arguments, "--tag", tag, "."]
+        done = subprocess.run(  # noqa: S603
+            command, cwd=ROOT, env=os.environ | {"DOCKER_BUILDKIT": "1"}, stdout=subprocess.DEVNULL
+        )
+        if done.returncode != 0:
+            return done.returncode
+        size = subprocess.check_output(["docker", "image", "inspect", "--format", "{{.Size}}", tag])  # noqa: S603, S607
+        seconds = time.monotonic() - started
+        print(f"{name:9} {int(size) // 1_000_000:5d} MB {seconds:4.0f} s  {tag}", flush=True)
+    return 0
+
+
+def _commit() -> str:
+    """The git commit whose code goes into the images."""
+    if commit := os.environ.get("PIPELINE_GIT_COMMIT"):
+        return commit
+    asked = subprocess.run(  # noqa: S603
+        ["git", "-C", str(ROOT), "rev-parse", "HEAD"],  # noqa: S607
+        capture_output=True,
+        text=True,
+    )
+    return asked.stdout.strip() if asked.returncode == 0 else "unknown"

@@ -1,0 +1,147 @@
+"""evaluate, register and rollback: what is asked of them, what they answer, and their entries in the table of stages.
+
+This module imports pydantic and nothing heavier: Airflow's DAG processor reads it.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from tasks.contract.gate_policy import GatePolicy
+from tasks.contract.messages import (
+    REGISTERED_MODEL,
+    Message,
+    ModelName,
+    ReusableRequest,
+    StageRequest,
+    StageResult,
+    UpstreamRunId,
+)
+from tasks.contract.resources import StageResources
+from tasks.contract.stage import Stage
+
+LIGHT = StageResources(cpus=1, memory="1g", cpu_request=0.1)
+
+
+class EvaluateRequest(ReusableRequest, GatePolicy):
+    """Score a trained model beside the champion on the same test images and judge it by the policy."""
+
+    section: ClassVar[str] = "Promotion"
+
+    train_run_id: UpstreamRunId
+    registered_model: ModelName = REGISTERED_MODEL
+
+    @property
+    def policy(self) -> GatePolicy:
+        """The limits of the gate, alone."""
+        return GatePolicy(**{name: getattr(self, name) for name in GatePolicy.model_fields})
+
+
+class EvaluateResult(StageResult):
+    """Found through `run_id`: both models' predictions, tables, plots, report, verdict, reference predictions."""
+
+    accuracy: float = Field(ge=0, le=1)
+    macro_f1: float = Field(ge=0, le=1)
+    promote: bool
+    reason: str = Field(description="The verdict in one line.")
+    champion_version: int | None = Field(description="Version compared with; null when there was no champion.")
+    champion_accuracy: float | None = Field(ge=0, le=1, description="The champion's accuracy on the same images.")
+    table: str = Field(description="The rows of evidence as a Markdown table.", repr=False)
+
+    @property
+    def headline(self) -> str:
+        """The test accuracy and what the gate said."""
+        return f"test accuracy {self.accuracy:.4f}, {'promoted' if self.promote else 'refused'}"
+
+
+class Approval(Message):
+    """What a person said to the evidence; nothing where nobody was asked."""
+
+    approved: bool | None = None
+    by: str | None = None
+    at: datetime | None = None
+    comment: str = ""
+
+    @model_validator(mode="after")
+    def _says_who(self) -> Self:
+        if self.approved is not None and not (self.by and self.at):
+            raise ValueError(f"approved={self.approved} without by and at; the task that asked gives all three")
+        return self
+
+
+class RegisterRequest(StageRequest):
+    """Make a version of the evaluated model; move `champion` to it when the verdict, and who was asked, say so."""
+
+    section: ClassVar[str] = "Promotion"
+
+    evaluate_run_id: UpstreamRunId
+    approval: Approval = Field(examples=[{}])
+    require_approval: bool = Field(
+        False, description="Ask a person before a model that passed the gate becomes champion."
+    )
+    registered_model: ModelName = REGISTERED_MODEL
+
+
+class RegisterResult(StageResult):
+    """Found through `run_id`: what was registered, and why."""
+
+    registered_model: ModelName
+    version: int = Field(ge=1)
+    created: bool = Field(description="False when this very model was a version before this task.")
+    promoted: bool = Field(description="Whether `champion` names this version now.")
+    previous_champion: int | None
+    reason: str = Field(description="Why it was promoted, refused, or left as it was.")
+
+    @property
+    def headline(self) -> str:
+        """The version, the alias it has now, and whether it was registered before."""
+        state = "champion" if self.promoted else "challenger"
+        known = "" if self.created else ", known already"
+        return f"{self.registered_model} version {self.version}, {state}{known}"
+
+
+class RollbackRequest(StageRequest):
+    """Make an earlier version the champion again."""
+
+    section: ClassVar[str] = "Rollback"
+
+    registered_model: ModelName = REGISTERED_MODEL
+    version: int | None = Field(None, ge=1, description="Version to go back to. Default: the champion before this one.")
+    reason: str = Field("", max_length=500, description="Why; kept in the ledger.", json_schema_extra={"minLength": 1})
+
+    @model_validator(mode="after")
+    def _says_why(self) -> Self:
+        if not self.reason.strip():
+            raise ValueError(f"reason={self.reason!r}: say why, for those who read the ledger")
+        return self
+
+
+class RollbackResult(StageResult):
+    """The move that was made."""
+
+    registered_model: ModelName
+    version: int = Field(ge=1, description="The champion now.")
+    previous_version: int = Field(ge=1, description="The champion before.")
+
+    @property
+    def headline(self) -> str:
+        """The champion now and the one before."""
+        return f"{self.registered_model} version {self.version}, was {self.previous_version}"
+
+
+STAGES = (
+    Stage(
+        "evaluate",
+        EvaluateRequest,
+        EvaluateResult,
+        extra="vision",
+        resources=StageResources(memory="8g", shm_size="1g"),
+        inputs="tasks.records.inputs.evaluation:EvaluateInputs",
+        depends_on="model, champion, policy and code",
+    ),
+    Stage("register", RegisterRequest, RegisterResult, extra="client", resources=LIGHT),
+    Stage("rollback", RollbackRequest, RollbackResult, extra="client", resources=LIGHT),
+)

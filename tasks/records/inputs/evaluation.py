@@ -1,0 +1,129 @@
+"""What evaluate reads: the trained model, the test images, the champion and what the ledger says of these weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from tasks.contract.messages import StageResult
+from tasks.contract.promotion import EvaluateRequest, EvaluateResult
+from tasks.records import artifact_digest, ledger, registry
+from tasks.records.inputs.stage_inputs import PreparedData, StageInputs
+from tasks.records.inputs.training import TrainInputs
+from tasks.records.tracking import StageRun, tag_of
+from tasks.records.verdict_log import judge_champion
+
+VERDICT = {"verdict.json", "evidence.json", "probes.json"}
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """The model that a train run left."""
+
+    uri: str
+    sha256: str  # of architecture and weights
+    artifact_sha256: str  # of its files
+
+    @classmethod
+    def of(cls, train_run_id: str) -> Self:
+        """Read the tags of a train run.
+
+        Raises:
+            DataError: there is no such run, or it left no model.
+        """
+        names = ("pipeline.logged_model_uri", registry.SHA256, artifact_digest.TAG)
+        return cls(*(tag_of(train_run_id, name) for name in names))
+
+
+@dataclass(frozen=True)
+class CurrentChampion:
+    """The version that is champion when the evaluation begins."""
+
+    version: int
+    sha256: str | None
+    artifact_sha256: str | None  # None: another program registered it
+    comparisons: int  # other candidates that it was compared with
+
+
+@dataclass(frozen=True)
+class EvaluateInputs(StageInputs):
+    """The candidate, its data, and what it has to beat."""
+
+    model: TrainedModel
+    data: PreparedData
+    champion: CurrentChampion | None
+    rolled_back: str | None  # who took these weights out of service, and why; None where nobody did
+
+    measured_same: ClassVar[str] = "model, which is the champion, data and code"
+
+    @classmethod
+    def resolve(cls, request: EvaluateRequest, run: StageRun) -> Self:
+        """Read what the train run holds, and resolve the alias `champion` to a version.
+
+        Raises:
+            DataError: the train run, its prepare run or a tag of them is not there.
+        """
+        name = request.registered_model
+        model = TrainedModel.of(request.train_run_id)
+        data = PreparedData.of(tag_of(request.train_run_id, "pipeline.prepare_run_id"))
+        found = registry.by_alias(name)
+        if found is None:
+            return cls(model, data, None, ledger.rolled_back(name, model.sha256))
+        version, sha256 = int(found.version), found.tags.get(registry.SHA256)
+        same = sha256 == model.sha256
+        comparisons = 0 if same else ledger.looks(name, version, model.sha256)
+        champion = CurrentChampion(version, sha256, found.tags.get(artifact_digest.TAG), comparisons)
+        return cls(model, data, champion, None if same else ledger.rolled_back(name, model.sha256))
+
+    @property
+    def same(self) -> bool:
+        """Whether the candidate's weights are the champion's already."""
+        return self.champion is not None and self.champion.sha256 == self.model.sha256
+
+    @property
+    def measured(self) -> dict[str, Any] | None:
+        """Model and data."""
+        model = {registry.SHA256: self.model.sha256, artifact_digest.TAG: self.model.artifact_sha256}
+        return {"model": model, "data": self.data.identity} if self.data.identity else None
+
+    @property
+    def identity(self) -> dict[str, Any] | None:
+        """Model, data, and what a verdict owes to the past."""
+        return {**self.measured, "rival": self._rival} if self.measured else None
+
+    @property
+    def _rival(self) -> dict[str, Any]:
+        if self.champion is None:
+            return {"champion": None, "rolled_back": self.rolled_back}
+        if self.same:
+            return {"champion": self.champion.version, "same": True}
+        return {
+            "champion": self.champion.version,
+            "digests": [self.champion.sha256, self.champion.artifact_sha256],
+            "looks": self.champion.comparisons,
+            "rolled_back": self.rolled_back,
+        }
+
+    @property
+    def only_to_judge(self) -> bool:
+        """Weights that are the champion's are not compared with themselves."""
+        return self.same
+
+    def judge(self, request: EvaluateRequest, run: StageRun, measured: StageResult) -> StageResult:
+        """Judge the champion's weights by today's policy, from what an earlier run measured of them."""
+        if self.champion is None or not isinstance(measured, EvaluateResult):
+            raise TypeError(f"{type(measured).__name__} is not a measurement of the champion")
+        return judge_champion(request, run, self.champion.version, measured)
+
+    @staticmethod
+    def lost(run: Run) -> str:
+        """Name what is gone: the train run or what it left, the verdict, the evidence."""
+        client = MlflowClient()
+        trained = client.get_run(tag_of(run.info.run_id, "pipeline.train_run_id"))
+        if trained.info.lifecycle_stage != "active":
+            return f"its train run {trained.info.run_id} is deleted"
+        missing = ", ".join(sorted(VERDICT - {file.path for file in client.list_artifacts(run.info.run_id)}))
+        return f"its {missing} is gone" if missing else TrainInputs.lost(trained)

@@ -1,0 +1,101 @@
+"""What train and tune read: the data, the device that is there, and hyperparameters that a search found."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from tasks.contract.training import TrainRequest, TuneRequest
+from tasks.records import artifact_digest, gold_store, tuned_sets
+from tasks.records.inputs.stage_inputs import PreparedData, StageInputs
+from tasks.records.tracking import StageRun, tag_of
+from tasks.records.transient_errors import as_unavailable
+from tasks.records.tuned_sets import TunedSet
+from tasks.vision import accelerator
+
+
+@dataclass(frozen=True)
+class TrainInputs(StageInputs):
+    """The data of one training, the tuned set that it starts from, and the kind of device."""
+
+    data: PreparedData
+    tuned: TunedSet | None  # None: the defaults
+    device: str
+
+    @classmethod
+    def resolve(cls, request: TrainRequest, run: StageRun) -> Self:
+        """Read what the prepare run holds and choose the tuned set; a retry gets the one its first try kept.
+
+        Raises:
+            DataError: the prepare run or the search is not there, or the search is for something else.
+        """
+        data = PreparedData.of(request.prepare_run_id)
+        dataset = data.dataset or tag_of(request.prepare_run_id, tuned_sets.DATASET)
+        return cls(data, tuned_sets.choose(request, run.run_id, dataset), accelerator.kind(request.device))
+
+    @property
+    def identity(self) -> dict[str, Any] | None:
+        """Data, hyperparameters of the tuned set and device."""
+        data, tuned = self.data.identity, self.tuned
+        chosen = [tuned.run_id, tuned.hyperparameters.model_dump(mode="json")] if tuned else None
+        return {"data": data, "tuned": chosen, "device": self.device} if data else None
+
+    @staticmethod
+    def lost(run: Run) -> str:
+        """Name what is gone: the gold, the model, its classes."""
+        run_id = run.info.run_id
+        if not gold_store.exists(tag_of(tag_of(run_id, "pipeline.prepare_run_id"), gold_store.GOLD_RUN)):
+            return "the gold it was trained on is gone"
+        if not _model_is_whole(run):
+            return "its model is gone or damaged"
+        there = {file.path for file in MlflowClient().list_artifacts(run_id)}
+        return "" if "classes.json" in there else "its classes.json is gone"
+
+
+@dataclass(frozen=True)
+class TuneInputs(StageInputs):
+    """The data of one search and the kind of device."""
+
+    data: PreparedData
+    device: str
+
+    @classmethod
+    def resolve(cls, request: TuneRequest, run: StageRun) -> Self:
+        """Read what the prepare run holds.
+
+        Raises:
+            DataError: the prepare run is not there or holds no gold.
+        """
+        return cls(PreparedData.of(request.prepare_run_id), accelerator.kind(request.device))
+
+    @property
+    def identity(self) -> dict[str, Any] | None:
+        """Data and device."""
+        data = self.data.identity
+        return {"data": data, "device": self.device} if data else None
+
+    @staticmethod
+    def lost(run: Run) -> str:
+        """Nothing but the set that the search found is needed: reading it says what is gone."""
+        tuned_sets.read(run.info.run_id)
+        return ""
+
+
+def _model_is_whole(run: Run) -> bool:
+    """Tell whether the store gives back the very files of the model that a train run logged."""
+    uri, sha256 = (run.data.tags.get(name, "") for name in ("pipeline.logged_model_uri", artifact_digest.TAG))
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder)
+            return artifact_digest.digest(Path(path)) == sha256
+    except (MlflowException, OSError) as error:
+        if as_unavailable(error) is not None:
+            raise
+        return False
