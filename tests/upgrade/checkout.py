@@ -26,8 +26,8 @@ SPELLINGS: Mapping[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     "history": (("tasks/__main__.py", ("tasks", "history")),),
     "rollback": (("tasks/__main__.py", ("tasks", "rollback")),),
 }
-# Variables of the caller's own pipeline, which must not reach the commands of either side.
-OURS = re.compile(r"(AIRFLOW_|PIPELINE_|MLFLOW_|SERVING_|AWS_|PYTHONPATH$)")
+# Variables of the caller's own pipeline and make, which must not reach the commands of either side.
+OURS = re.compile(r"(AIRFLOW_|PIPELINE_|MLFLOW_|SERVING_|AWS_|MAKE|MFLAGS$|PYTHONPATH$)")
 LAST_LINES = 30
 
 
@@ -70,7 +70,7 @@ class Checkout:
         return self._run(["bash", "-euo", "pipefail", "-c", f". deploy/env.sh {runtime} && {line}"], variables)
 
     def make(self, *targets: str, variables: Mapping[str, str]) -> str:
-        """Run targets of this release's Makefile that install nothing.
+        """Run targets of this release's Makefile, in its folder: only those that install nothing.
 
         Raises:
             CommandError: make failed.

@@ -88,7 +88,14 @@ def test_a_commit_and_the_working_tree_are_two_folders(tmp_path: Path, monkeypat
 
 
 def test_commands_get_the_release_and_not_the_callers_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("PIPELINE_HOME", "MLFLOW_TRACKING_URI", "AIRFLOW_HOME", "POSTGRES_PASSWORD", "PYTHONPATH"):
+    for name in (
+        "MAKEFLAGS",
+        "PIPELINE_HOME",
+        "MLFLOW_TRACKING_URI",
+        "AIRFLOW_HOME",
+        "POSTGRES_PASSWORD",
+        "PYTHONPATH",
+    ):
         monkeypatch.setenv(name, "the caller's")
     found = checkout.bare_environment()
     assert "the caller's" not in found.values()

@@ -16,14 +16,15 @@ from .checkout import Checkout
 from .state import Check, Home, checks
 
 STACK = "vm-test-upgrade"
-FILES = ("docker-compose-mlops.yml", "docker-compose.yml")
+TAG = "upgrade"
+IMAGES = "mlflow prepare train evaluate register deploy serving"
 
 
 def check_volumes(before: Checkout, today: Checkout, work: Path) -> Iterator[Check]:
     """Fill a stack's volumes by one release, stop it, start the other on them, and check."""
     first_port = int(os.environ.get("TEST_STACK_PORT", "21610"))
     ports = {name: str(first_port + n) for n, name in enumerate(("MLFLOW_PORT", "S3_PORT", "SERVING_PORT"))}
-    own = {"STACK_NAME": STACK, "PIPELINE_DOCKER_NETWORK": STACK, "PIPELINE_IMAGE_TAG": "upgrade"} | ports
+    own = {"STACK_NAME": STACK, "PIPELINE_DOCKER_NETWORK": STACK, "PIPELINE_IMAGE_TAG": TAG} | ports
     env_file = before.root / ".env"
     env_file.write_text("".join(f"{name}={value}\n" for name, value in own.items()))
     before.make("setup", variables={})
@@ -33,23 +34,21 @@ def check_volumes(before: Checkout, today: Checkout, work: Path) -> Iterator[Che
     variables = {"PIPELINE_HOME": str(work / "stack-home")}
     home = Home("docker", variables, url, f"http://127.0.0.1:{ports['MLFLOW_PORT']}")
     try:
+        before.make("clean", "RUNTIME=docker", variables={})  # what a call that was killed left
         _up(before)
         first_day = home.run_daily(before, {})
-        _down(before)
+        before.make("down", variables={})
         (today.root / ".env").write_text(env_file.read_text())
         today.make("setup", variables={})
         _up(today)
         yield from checks(home, before, today, first_day)
     finally:
-        _down(today if (today.root / ".env").exists() else before, "--volumes", "--remove-orphans")
+        last = today if (today.root / ".env").exists() else before
+        last.make("clean", "RUNTIME=docker", variables={})
+        listed = f"docker image ls --filter 'reference=*/*:{TAG}' --format '{{{{.Repository}}}}:{{{{.Tag}}}}'"
+        last.shell(f"{listed} | xargs --no-run-if-empty docker image rm", runtime="docker", variables={})
 
 
 def _up(checkout: Checkout) -> None:
-    checkout.make("images", variables={})
+    checkout.make("images", f"S={IMAGES}", variables={})
     checkout.make("up", "S=serving", variables={})
-
-
-def _down(checkout: Checkout, *options: str) -> None:
-    for file in FILES:
-        line = f"docker compose --file {file} --profile '*' down --timeout 10 {' '.join(options)}"
-        checkout.shell(line, runtime="docker", variables={})
