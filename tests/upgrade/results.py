@@ -68,7 +68,7 @@ def compare(
     before: Checkout, today: Checkout, networks: Sequence[str], work: Path, say: Callable[[str], None]
 ) -> Iterator[Pair]:
     """Prepare both data sets and train every network in both checkouts, each with a PIPELINE_HOME of its own."""
-    archive = work / "images.tar.gz"
+    archive = work / "images.tar"
     write_archive(archive)
     homes = {before: work / "results-before", today: work / "results-today"}
     for home in homes.values():
