@@ -162,7 +162,7 @@ def _rival(request: EvaluateRequest, sha256: str) -> dict[str, Any]:
         return {"champion": None, "rolled_back": rolled_back}
     version = int(champion.version)
     digests = [champion.tags.get(tag) for tag in (registry.SHA256, artifact_digest.TAG)]
-    looks = ledger.looks(name, version, sha256)
+    looks = ledger.comparisons(name, version, sha256)
     return {"champion": version, "digests": digests, "looks": looks, "rolled_back": rolled_back}
 
 

@@ -1,8 +1,8 @@
-"""A node of the compose profile `ray`, which becomes `ray start` with what the environment says.
+"""A node of the Compose profile `ray`: runs `ray start` with what the environment says.
 
     python -m tasks.search.node head|worker
 
-A worker is told of the storage of searches, both of the token of the cluster.
+Both roles get the cluster's token, a worker also the storage of searches.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from tasks.settings import Settings, load_settings
 from tasks.vision.devices import available_cpus
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # what a container's shm_size is
-SHARE = 0.8  # of it for Ray's objects; where more is asked for, Ray takes a file on the disk
-RAYLET_PORT = 6380  # fixed, so that a health check can knock at it
-# A node that was killed is missed after some 15 seconds. By default it takes half a minute, and its trials wait.
+SHARE = 0.8  # of it for Ray's objects; if that is too much, Ray uses a file on disk
+RAYLET_PORT = 6380  # fixed, so that a health check can connect to it
+# A killed node is noticed after some 15 seconds. By default it takes half a minute, while its trials wait.
 HEALTH = {
     "RAY_health_check_period_ms": "2000",
     "RAY_health_check_timeout_ms": "4000",
@@ -45,10 +45,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def environment_of(role: str, settings: Settings) -> Mapping[str, str]:
-    """What Ray and the trials that it starts read.
+    """Return the environment variables of Ray and its trials.
 
     Raises:
-        SettingsError: there is no token, and whoever reaches a cluster without one runs what they like on it.
+        SettingsError: there is no token; whoever reaches a cluster without one can run anything on it.
     """
     if settings.ray_auth_token is None:
         raise SettingsError("RAY_AUTH_TOKEN is missing; run `make setup` and use the value in .env")
@@ -58,12 +58,12 @@ def environment_of(role: str, settings: Settings) -> Mapping[str, str]:
 
 
 def command_of(role: str, address: str | None, shared_memory: int) -> list[str]:
-    """Arguments of Python that start a node and stay until it ends.
+    """Return the arguments of Python that start a node and block until it ends.
 
     Args:
         role: head or worker.
         address: of the head.
-        shared_memory: bytes that the container has.
+        shared_memory: of the container, in bytes.
 
     Raises:
         SettingsError: a worker knows no head.

@@ -1,4 +1,4 @@
-"""Start the service in the foreground, the one way for a laptop, Compose and the deploy stage; or end it.
+"""Start the service in the foreground, on a laptop, in Compose and by the deploy stage alike; or end it.
 
 python -m tasks.serving [--host 0.0.0.0] [--port 3000]
 python -m tasks.serving --stop
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     except PipelineError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code
-    # uvicorn raises the signal again when it is done; by default that would end the process with its notes left behind.
+    # uvicorn raises the signal again when it is done; by default that would end the process and leave its pid file.
     signal.signal(signal.SIGTERM, _leave)
     with process.recorded(settings.pipeline_home):
         serve(settings, address, port)
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def prepare(settings: Settings, host: str | None, port: int | None) -> tuple[str, int]:
-    """Check what can be checked before BentoML is imported; return the address and port to listen on.
+    """Check what is possible before BentoML is imported; return the address and port to listen on.
 
     Raises:
         SettingsError: SERVING_MODEL or the address cannot be used, or a service of this PIPELINE_HOME runs already.
@@ -68,9 +68,9 @@ def prepare(settings: Settings, host: str | None, port: int | None) -> tuple[str
 
 
 def serve(settings: Settings, address: str, port: int) -> None:
-    """Serve on an IP address and port until SIGTERM or SIGINT, then finish the requests under way.
+    """Serve on an IP address and port until SIGTERM or SIGINT, then finish the requests in progress.
 
-    Between SIGTERM and the end are SERVING_DRAIN_SECONDS.
+    After SIGTERM the service keeps answering for SERVING_DRAIN_SECONDS.
     """
     home = settings.pipeline_home.resolve() / "bentoml"  # what BentoML and its metrics keep on disk
     shutil.rmtree(home, ignore_errors=True)
@@ -83,17 +83,17 @@ def serve(settings: Settings, address: str, port: int) -> None:
         "MLFLOW_TRACKING_URI": settings.tracking_uri,
         "MLFLOW_REGISTRY_URI": settings.tracking_uri,
     }
-    # The registry is asked every few seconds anyway: a look that fails should fail soon.
+    # The registry is polled every few seconds anyway, so a request that fails should fail soon.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # After the environment is set: BentoML and Prometheus read it when they are imported.
+    # After the environment is set, because BentoML and Prometheus read it when imported.
     from tasks.serving.draining import DrainingServer
-    from tasks.serving.refusal import KnownPaths
+    from tasks.serving.http_errors import KnownPaths
     from tasks.serving.service import service
 
-    # One process, without BentoML's supervisor: it would import all of BentoML a second time before the model can
-    # load, and give the service several processes to find and end. More workers are more containers.
+    # One process, without BentoML's supervisor: that would import all of BentoML a second time before the model can
+    # load, and leave several processes to find and end. For more workers, start more containers.
     app = KnownPaths(service.to_asgi(is_main=True))
     server = DrainingServer(
         app, settings.serving_drain_seconds, host=address, port=port, ws="none", log_config=None, access_log=False,
@@ -106,7 +106,7 @@ def serve(settings: Settings, address: str, port: int) -> None:
 
 
 def _address(settings: Settings, host: str | None, port: int | None) -> tuple[str, int]:
-    """Return IP address and port to listen on, checked to be free."""
+    """Return the IP address and port to listen on, after checking that the port is free."""
     url = urlsplit(settings.serving_url)
     name = host or url.hostname or ""
     try:
@@ -114,7 +114,7 @@ def _address(settings: Settings, host: str | None, port: int | None) -> tuple[st
         number = port or url.port or 80
     except ValueError as error:
         raise SettingsError(
-            f"SERVING_URL={settings.serving_url!r} gives no address to listen on; add --host 0.0.0.0 --port 3000"
+            f"SERVING_URL={settings.serving_url!r} is not an address to listen on; add --host 0.0.0.0 --port 3000"
         ) from error
     with socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -122,7 +122,7 @@ def _address(settings: Settings, host: str | None, port: int | None) -> tuple[st
             probe.bind((str(address), number))
         except OSError as error:
             raise SettingsError(
-                f"cannot listen on {address} port {number} ({error.strerror}); end the program that does, "
+                f"cannot listen on {address} port {number} ({error.strerror}); stop the program that does, "
                 "or set SERVING_URL or --port to another"
             ) from error
     return str(address), number

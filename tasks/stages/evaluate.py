@@ -23,7 +23,7 @@ from tasks.records import artifact_digest, evidence_log, gold_store, ledger, reg
 from tasks.records.metric_log import log_values
 from tasks.records.tracking import StageRun, tag_of, use_datasets
 from tasks.records.verdict_log import log_verdict
-from tasks.serving.trial import MEGABYTE, Trial, attempt
+from tasks.serving.load_check import MEGABYTE, LoadCheck, load_check
 from tasks.settings import Settings
 from tasks.vision.data.gold import Gold
 from tasks.vision.devices import prepare_cpu
@@ -44,7 +44,7 @@ class _Model:
     network: torch.nn.Module
     shape: tuple[int, int, int]
     size_bytes: int
-    trial: Trial
+    trial: LoadCheck
     probabilities: NDArray[np.float32]
     correct: NDArray[np.bool_]
     scores: ClassScores
@@ -141,7 +141,7 @@ def _load(model_uri: str, gold: Gold, artifact_sha256: str | None, what: str) ->
         channels, height, width = metadata["input"]
         shape = (channels, height, width)
         size = sum(file.stat().st_size for file in (path / "data").rglob("*") if file.is_file())
-        with attempt(path) as outcome:
+        with load_check(path) as outcome:
             network = mlflow.pytorch.load_model(str(path))
             probabilities = predict(network, gold.test.images, shape)
             trial = outcome()
@@ -173,7 +173,7 @@ def _champion(
     version = int(champion.version)
     if rival is None:
         return Champion(version=version, same=True)
-    look = ledger.looks(request.registered_model, version, sha256) + 1
+    look = ledger.comparisons(request.registered_model, version, sha256) + 1
     return Champion(
         version=version,
         scores=rival.summary,

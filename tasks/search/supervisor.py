@@ -1,9 +1,8 @@
-"""Ends what a Ray leaves behind: `python guard.py LIFELINE FOLDER STAGE`.
+"""Ends what Ray leaves behind: `python supervisor.py LIFELINE FOLDER STAGE`.
 
-LIFELINE is the read end of a pipe whose write end only the stage holds. However the stage ends, by a signal that
-nothing can catch included, the operating system closes that end; this process sees it, ends every process that has a
-file open in Ray's FOLDER, but for the STAGE itself, and deletes the folder. Ray's own precautions let two of its
-agents live on.
+LIFELINE is the read end of a pipe whose write end only the stage holds. However the stage ends, even by SIGKILL, the
+operating system closes that end. This process then kills every process that has a file open in Ray's FOLDER, except
+the STAGE itself, and deletes the folder. Ray itself leaves two of its agents running.
 
 Stand-alone: it is started as a file, in a session of its own that the stage's signals do not reach.
 """
@@ -19,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-PATIENCE = 10.0  # seconds; a process that is starting may open its files later
+TIMEOUT = 10.0  # seconds; a process that is starting may open its files later
 PAUSE = 0.2
 PROCESSES = Path("/proc")
 
@@ -27,8 +26,8 @@ PROCESSES = Path("/proc")
 def main(arguments: list[str]) -> int:
     """Wait for the end of the stage, then clean up."""
     lifeline, folder, stage = int(arguments[0]), Path(arguments[1]), int(arguments[2])
-    os.read(lifeline, 1)  # nothing is ever written: this returns when the other end is gone
-    deadline, quiet = time.monotonic() + PATIENCE, 0
+    os.read(lifeline, 1)  # nothing is ever written: this returns when the other end is closed
+    deadline, quiet = time.monotonic() + TIMEOUT, 0
     while quiet < 2 and time.monotonic() < deadline:
         found = [process for process in users(folder) if process != stage]
         for process in found:
@@ -50,7 +49,7 @@ def users(folder: Path) -> list[int]:
 
 
 def _uses(process: Path, folder: str) -> bool:
-    with contextlib.suppress(OSError):  # it ended, or belongs to somebody else
+    with contextlib.suppress(OSError):  # it ended, or belongs to another user
         for descriptor in (process / "fd").iterdir():
             with contextlib.suppress(OSError):
                 if str(descriptor.readlink()).startswith(f"{folder}/"):
