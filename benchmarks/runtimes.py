@@ -66,7 +66,7 @@ def run(runtime: str) -> dict[str, Split]:
     Raises:
         RuntimeError: the run failed, or its log is not what is expected.
     """
-    forward = "python -m deploy.kubernetes.forward -- " if runtime == "kubernetes" else ""
+    forward = "python -m deploy forward -- " if runtime == "kubernetes" else ""
     script = f'. deploy/env.sh {runtime} && {forward}python -m pipeline run --anew daily_training "$CONF"'
     environment = {**os.environ, **PORTS[runtime], "CONF": json.dumps(CONF)}
     began = time.time()

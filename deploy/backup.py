@@ -1,44 +1,39 @@
-"""Save the stack's state to one file, and put it back.
+"""Save the stack's state to one file, and restore it.
 
-    python -m deploy.backup save [--file FILE]
-    python -m deploy.backup restore --file FILE [--force]
+The databases and the artifact bucket are saved while everything runs. The result is consistent because references are
+saved before what they point to: Airflow's database (which names MLflow runs), then MLflow's users, then MLflow's
+database, each in one snapshot, then the objects. MLflow finishes a run or creates a version only after its objects are
+written, and no program rewrites them; so whatever the databases call finished is in the file.
 
-Saved are the databases and the artifact bucket, while everything runs. It is consistent because what refers is saved
-before what it refers to: Airflow's database (which names MLflow runs), then MLflow's users, then MLflow's database,
-each in one snapshot, then the objects. MLflow finishes a run or makes a version only after its objects are written,
-and no program rewrites them, so whatever the databases call finished is in the file.
+A restore checks the whole file before it touches anything, loads it beside the present state, and then switches over
+in one transaction. When an earlier step fails, the present databases are unchanged.
 
-A restore checks the whole file before it touches anything, loads it beside the present state, and then puts it in
-place in one transaction; when a step before that fails, the present databases were not changed.
-
-The same on Docker and on Kubernetes (deploy/kubernetes/backup.py); where the programs run is the stack's business.
-Standard library only; pg_dump runs beside Postgres, the S3 client in the image of MLflow.
+The same on Docker and on Kubernetes (deploy/kubernetes/backup.py); the stack knows where the programs run.
+Standard library only; pg_dump runs beside Postgres, the S3 client in MLflow's image.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
 import subprocess
-import sys
 import tarfile
 import tempfile
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from deploy import backup_file
-from deploy.backup_stack import ROOT, BackupError, ComposeStack, Stack, last_line
+from deploy.backup_stack import BackupError, Stack, last_line
+from deploy.env_file import ROOT
+from deploy.errors import CANNOT_CREATE, DAMAGED, NO_INPUT, USAGE
 
-DATABASES = ("airflow", "mlflow_auth", "mlflow")  # what refers comes first
-# Rows that exist only after somebody worked; a database without the table has none.
+DATABASES = ("airflow", "mlflow_auth", "mlflow")  # in the order of references
+# Tables that have rows once the stack was used; a database may lack the table.
 WORK_DONE = {"mlflow": ("runs", "registered_models"), "airflow": ("dag_run",)}
-END = b"end of the dump"  # written after each: a stream that broke off on its way has none
-USAGE, DAMAGED, NO_INPUT, REFUSED = 64, 65, 66, 73  # sysexits.h
+END = b"end of the dump"  # written after each dump: a stream that was cut off has none
 
 
 def save(stack: Stack, path: Path) -> str:
-    """Write the backup file and return a line about it.
+    """Write the backup file and return a summary line.
 
     Raises:
         BackupError: the stack is not up, or a program failed; no file is left.
@@ -50,15 +45,17 @@ def save(stack: Stack, path: Path) -> str:
                 _save_database(stack, database, path.parent, writer)
             _save_bucket(stack, writer)
     except FileExistsError:
-        raise BackupError(f"{path} is there already; name another FILE", REFUSED) from None
+        raise BackupError(f"{path} exists already; name another FILE", CANNOT_CREATE) from None
     except OSError as error:
-        raise BackupError(f"{path}: {error.strerror or error}; free some space or name another FILE", REFUSED) from None
+        raise BackupError(
+            f"{path}: {error.strerror or error}; free space or name another FILE", CANNOT_CREATE
+        ) from None
     objects = len(writer.members) - len(DATABASES)
     return f"{path}: {len(DATABASES)} databases, {objects} objects, {path.stat().st_size / 1e6:.1f} MB"
 
 
 def restore(stack: Stack, path: Path, *, force: bool) -> str:
-    """Put the state in the file into the running stack and return a line about it.
+    """Restore the state in the file to the running stack and return a summary line.
 
     Raises:
         BackupError: the file is damaged, the stack is not up or holds work, or a program failed.
@@ -74,7 +71,7 @@ def restore(stack: Stack, path: Path, *, force: bool) -> str:
     stack.require_running()
     work = _work_done(stack)
     if work and not force:
-        raise BackupError(f"the stack holds {work}; FORCE=1 replaces it with the file's state", REFUSED)
+        raise BackupError(f"the stack holds {work}; FORCE=1 replaces it with the file's state", CANNOT_CREATE)
 
     try:
         for database in DATABASES:
@@ -95,7 +92,7 @@ def restore(stack: Stack, path: Path, *, force: bool) -> str:
 
 
 def _work_done(stack: Stack) -> str:
-    """What a restore would replace: the first kind of work found, or nothing."""
+    """Return what a restore would replace, the first thing found; empty when there is nothing."""
     for database, tables in WORK_DONE.items():
         for table in tables:
             if stack.sql("SELECT to_regclass(:'name') IS NOT NULL", database, name=table) == "t":
@@ -116,7 +113,7 @@ def _save_database(stack: Stack, database: str, folder: Path, writer: backup_fil
         size = dump.seek(0, io.SEEK_END) - len(END)
         dump.seek(max(size, 0))
         if dump.read() != END:
-            raise BackupError(f"the dump of database {database} broke off on its way; run it again")
+            raise BackupError(f"the dump of database {database} was cut off; run it again")
         dump.seek(0)
         writer.add(f"databases/{database}.dump", dump, size)
 
@@ -130,7 +127,7 @@ def _save_bucket(stack: Stack, writer: backup_file.BackupWriter) -> None:
         assert process.stdout is not None  # noqa: S101  # a pipe was asked for
         try:
             writer.add_tar("bucket/", process.stdout)
-            process.stdout.read()  # the blocks of zeros that fill a tar up
+            process.stdout.read()  # the zeros that pad a tar
             broken = None
         except tarfile.TarError as error:
             broken = error
@@ -168,7 +165,7 @@ def _load_bucket(stack: Stack, path: Path) -> None:
                     sent += 1
             process.stdin.close()
         except BrokenPipeError:
-            pass  # the client ended first; what it said is read below
+            pass  # the client ended first; its error is read below
         process.wait()
         said.seek(0)
         words = said.read()
@@ -178,12 +175,12 @@ def _load_bucket(stack: Stack, path: Path) -> None:
 
 
 def _require_all(words: bytes, count: int) -> None:
-    """Compare what went through here with what the client of the bucket says at its end."""
+    """Compare the number of objects seen here with the number that the bucket's client reports."""
     told = [line for line in words.decode(errors="replace").splitlines() if line.endswith(" objects")]
     if f"{count} objects" not in told:
         raise BackupError(
             f"{count} objects came through, and the bucket's client says {' '.join(told) or 'nothing'}: "
-            "the stream broke off on its way; run it again"
+            "the stream was cut off; run it again"
         )
 
 
@@ -203,39 +200,23 @@ def _put_in_place(stack: Stack) -> None:
         stack.sql(f"DROP DATABASE {database}_replaced")
 
 
-def arguments_of(prog: str, description: str) -> argparse.ArgumentParser:
-    """The arguments that every stack's backup takes."""
-    parser = argparse.ArgumentParser(prog=prog, description=description)
-    parser.add_argument("action", choices=["save", "restore"])
-    parser.add_argument("--file", type=Path)
-    parser.add_argument("--force", action="store_true", help="replace the state of a stack that holds work")
-    return parser
+def save_to(stack: Stack, path: Path | None) -> None:
+    """Write the backup file, by default a new one in `backups/`, and print a summary line.
+
+    Raises:
+        BackupError: as `save`.
+    """
+    path = path or ROOT / "backups" / f"{datetime.now(UTC):vision-mlops-%Y%m%dT%H%M%SZ}.tar"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    print(save(stack, path))
 
 
-def run(stack: Stack, given: argparse.Namespace) -> int:
-    """Save or restore, as the arguments say; one line either way, and an exit code."""
-    try:
-        if given.action == "save":
-            path = given.file or ROOT / "backups" / f"{datetime.now(UTC):vision-mlops-%Y%m%dT%H%M%SZ}.tar"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            print(save(stack, path))
-        elif given.file is None:
-            raise BackupError(f"name the file: {stack.restore_target} FILE=backups/NAME.tar", USAGE)
-        else:
-            print(restore(stack, given.file, force=given.force))
-    except BackupError as error:
-        print(f"backup: {error}", file=sys.stderr)
-        return error.code
-    return 0
+def restore_from(stack: Stack, path: Path | None, *, force: bool) -> None:
+    """Restore the state in the file and print a summary line.
 
-
-def main(arguments: Sequence[str]) -> int:
-    """Save or restore the stack on Docker."""
-    parser = arguments_of("deploy.backup", "Save or restore the stack's state.")
-    parser.add_argument("--env-file", type=Path, default=ROOT / ".env")
-    given = parser.parse_args(arguments)
-    return run(ComposeStack(given.env_file), given)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    Raises:
+        BackupError: no file is named, or as `restore`.
+    """
+    if path is None:
+        raise BackupError(f"name the file: {stack.restore_target} FILE=backups/NAME.tar", USAGE)
+    print(restore(stack, path, force=force))

@@ -5,7 +5,7 @@
     manifest.json            {"format", "created", "members": {name: {"bytes", "sha256"}}}
     manifest.json.sha256
 
-Both come last, so a file that was cut short has none and is refused. Standard library only.
+Both come last, so a truncated file has none and is refused. Standard library only.
 """
 
 from __future__ import annotations
@@ -20,17 +20,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
+from tasks.files import replacing
+
 FORMAT = 1
 MANIFEST = "manifest.json"
 CHUNK = 1 << 20
 
 
 class DamagedBackupError(Exception):
-    """The file is no backup, or not the one that was written; the text names what is wrong."""
+    """The file is not a backup, or was changed since it was written; the text names what is wrong."""
 
 
 class _Digesting:
-    """A readable that counts and hashes what is read from it."""
+    """A reader that counts and hashes what is read from it."""
 
     def __init__(self, source: IO[bytes]) -> None:
         self._source = source
@@ -60,7 +62,7 @@ class BackupWriter:
         self.members[name] = {"bytes": digesting.bytes, "sha256": digesting.sha256.hexdigest()}
 
     def add_tar(self, prefix: str, stream: IO[bytes]) -> None:
-        """Copy every member of a tar stream, its name behind `prefix`."""
+        """Copy every member of a tar stream, `prefix` put before its name."""
         with tarfile.open(fileobj=stream, mode="r|") as incoming:
             for info in incoming:
                 content = incoming.extractfile(info)
@@ -80,32 +82,24 @@ class BackupWriter:
 
 @contextmanager
 def create(path: Path) -> Iterator[BackupWriter]:
-    """Write a backup file that only its owner reads, whole or not at all.
+    """Write a backup file that only its owner can read; when the block raises, no file is left.
 
     Raises:
-        FileExistsError: `path` is there already; a backup is never written over.
+        FileExistsError: `path` exists already; a backup is never overwritten.
     """
     if path.exists():
         raise FileExistsError(path)
-    partial = path.with_name(path.name + ".partial")
-    partial.touch(mode=0o600)
-    partial.chmod(0o600)
-    try:
-        with tarfile.open(partial, "w") as archive:
-            writer = BackupWriter(archive)
-            yield writer
-            writer.finish()
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with replacing(path) as file, tarfile.open(fileobj=file, mode="w") as archive:
+        writer = BackupWriter(archive)
+        yield writer
+        writer.finish()
 
 
 def verify(path: Path) -> dict[str, dict[str, int | str]]:
     """Read the whole file and compare every member with the manifest; returns the manifest's members.
 
     Raises:
-        DamagedBackupError: it is no backup, was cut short, or a byte of it changed.
+        DamagedBackupError: it is not a backup, was truncated, or a byte of it changed.
     """
     found: dict[str, dict[str, int | str]] = {}
     ending: dict[str, bytes] = {}
@@ -114,7 +108,7 @@ def verify(path: Path) -> dict[str, dict[str, int | str]]:
             for info in archive:
                 content = archive.extractfile(info)
                 if content is None:
-                    raise DamagedBackupError(f"member {info.name!r} is no file")
+                    raise DamagedBackupError(f"member {info.name!r} is not a file")
                 if info.name in {MANIFEST, f"{MANIFEST}.sha256"}:
                     ending[info.name] = content.read()
                     continue
@@ -125,7 +119,7 @@ def verify(path: Path) -> dict[str, dict[str, int | str]]:
     except (tarfile.TarError, EOFError, UnicodeDecodeError, ValueError) as error:
         raise DamagedBackupError(f"it cannot be read to its end ({error})") from None
     if len(ending) != 2:
-        raise DamagedBackupError("it has no manifest: cut short, damaged, or no backup of this project")
+        raise DamagedBackupError("it has no manifest: truncated, damaged, or not a backup of this project")
     manifest = ending[MANIFEST]
     if ending[f"{MANIFEST}.sha256"].split()[:1] != [hashlib.sha256(manifest).hexdigest().encode()]:
         raise DamagedBackupError("its manifest changed since it was written")

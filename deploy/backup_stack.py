@@ -1,4 +1,4 @@
-"""What a backup asks of a running stack, and the answer of the one on Docker; Kubernetes': deploy/kubernetes/backup.py.
+"""What a backup needs from a running stack, and the stack on Docker; the one on Kubernetes: kubernetes/backup.py.
 
 Standard library only.
 """
@@ -14,51 +14,48 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO
 
-ROOT = Path(__file__).resolve().parent.parent
-BUCKET_CLIENT = ROOT / "deploy" / "bucket.py"
-UNAVAILABLE = 69  # sysexits.h
+from deploy import engine
+from deploy.errors import DeployError
+
+BUCKET_CLIENT = Path(__file__).resolve().with_name("bucket.py")
 
 
-class BackupError(Exception):
-    """One line that says what is wrong and what to do, and an exit code."""
-
-    def __init__(self, text: str, code: int = UNAVAILABLE) -> None:
-        super().__init__(text)
-        self.code = code
+class BackupError(DeployError):
+    """Why a backup or a restore failed."""
 
 
 class Stack(ABC):
     """A running stack."""
 
     save_target: str
-    restore_target: str  # of the Makefile, for messages
+    restore_target: str  # Make targets, for messages
 
     @abstractmethod
     def require_running(self) -> None:
-        """Ask for Postgres, the S3 store and MLflow.
+        """Require that Postgres, the S3 store and MLflow run.
 
         Raises:
-            BackupError: naming what does not run, and what starts it.
+            BackupError: names what does not run, and how to start it.
         """
 
     @abstractmethod
     def postgres(self, command: str, *, stdin: IO[bytes] | None = None, stdout: IO[bytes] | None = None) -> str:
-        """Run a shell command beside Postgres, as the superuser and with the password at hand.
+        """Run a shell command beside Postgres, logged in as the superuser.
 
         Raises:
-            BackupError: it failed; carries the last line it wrote.
+            BackupError: it failed; the text is the last line it wrote.
         """
 
     @abstractmethod
     def bucket(self, action: str) -> list[str]:
-        """Command that runs `deploy/bucket.py` in the image of MLflow, with the store's address and keys."""
+        """Return the command that runs `deploy/bucket.py` in MLflow's image, with the store's address and keys."""
 
     @abstractmethod
     def stopped(self) -> AbstractContextManager[None]:
-        """Without MLflow and what works on it, inside; as it was, afterwards."""
+        """Stop MLflow and its clients while the block runs, and start them again afterwards."""
 
     def sql(self, statement: str, database: str = "postgres", **variables: str) -> str:
-        """Run SQL as the superuser and return the rows, without decoration; `variables` are psql's."""
+        """Run SQL as the superuser and return the plain rows; `variables` are psql's."""
         given = " ".join(f"-v {shlex.quote(f'{name}={value}')}" for name, value in variables.items())
         with tempfile.TemporaryFile() as text:
             text.write(statement.encode())
@@ -106,17 +103,16 @@ class ComposeStack(Stack):
                 self._run("up", "--detach", "--no-recreate", *workers, work=True)
 
     def _running(self, *, work: bool = False) -> set[str]:
-        """Names of the services that run."""
+        """Return the names of the services that run."""
         return set(self._run("ps", "--services", "--status", "running", work=work).split())
 
     def _compose(self, *arguments: str, work: bool = False) -> list[str]:
-        file = ROOT / ("docker-compose-mlops.yml" if work else "docker-compose.yml")
-        return ["docker", "compose", "--file", str(file), "--env-file", str(self._env_file), *arguments]
+        return engine.compose(engine.WORK if work else engine.STATE, *arguments, env_file=self._env_file)
 
     def _run(
         self, *arguments: str, work: bool = False, stdin: IO[bytes] | None = None, stdout: IO[bytes] | None = None
     ) -> str:
-        """Run a compose command to its end and return what it printed."""
+        """Run a Compose command and return what it printed."""
         command = self._compose(*arguments, work=work)
         done = subprocess.run(  # noqa: S603  # compose, with arguments of ours
             command, stdin=stdin or subprocess.DEVNULL, stdout=stdout or subprocess.PIPE, stderr=subprocess.PIPE
@@ -127,12 +123,12 @@ class ComposeStack(Stack):
 
 
 def as_superuser(command: str) -> str:
-    """A shell command for the Postgres container, whose environment has the superuser's password."""
+    """Return a shell command for the Postgres container, whose environment has the superuser's password."""
     return f"export PGPASSWORD=$POSTGRES_PASSWORD PGUSER=postgres; {command}"
 
 
 def last_line(text: bytes) -> str:
-    """What a program said last; kubectl's word that it failed comes after the program's own, and says less."""
+    """Return the last line a program wrote; skip kubectl's note on the exit code, which follows it and says less."""
     lines = [line.strip() for line in text.decode(errors="replace").splitlines() if line.strip()]
     said = [line for line in lines if not line.startswith("command terminated with exit code")]
     return (said or lines or [""])[-1]

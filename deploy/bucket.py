@@ -1,11 +1,11 @@
-"""The artifact bucket as a tar stream; runs in the MLflow image, which has boto3. S3 API only: any S3 server will do.
+"""The artifact bucket as a tar stream; runs in MLflow's image, which has boto3. Any S3 server will do.
 
     python bucket.py save >objects.tar       every object, its key as the member's name
-    python bucket.py load <objects.tar       puts them back; objects that are there already stay
+    python bucket.py load <objects.tar       uploads them; objects that exist already stay
     python bucket.py count                   how many objects there are
 
-`save` and `load` end with their count on standard error: a tar that was cut between two members looks whole.
-Reads S3_BUCKET, MLFLOW_S3_ENDPOINT_URL and AWS_*, as the service `bucket` of docker-compose.yml has them.
+`save` and `load` print their count on standard error at the end: a tar that was cut between two members looks complete.
+Reads S3_BUCKET, MLFLOW_S3_ENDPOINT_URL and AWS_*, as set for the service `bucket` in docker-compose.yml.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ GONE = {"NoSuchKey", "404"}
 
 
 class _ReadOnly:
-    """A member of a tar stream as boto3 needs to see it: tarfile's own object cannot tell that it does not seek."""
+    """A member of a tar stream as boto3 needs it: tarfile's own object does not say that it cannot seek."""
 
     def __init__(self, member: IO[bytes]) -> None:
         self.read = member.read
 
 
 def keys(client: Any, bucket: str) -> Iterator[str]:
-    """Every key in the bucket, in the store's order."""
+    """Yield every key in the bucket, in the store's order."""
     for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
         for found in page.get("Contents", []):
             yield found["Key"]
 
 
 def save(client: Any, bucket: str, output: BinaryIO) -> int:
-    """Write every object to `output` as a tar stream and count them; no object is held in memory whole."""
+    """Write every object to `output` as a tar stream and count them; no whole object is held in memory."""
     count = 0
     with tarfile.open(fileobj=output, mode="w|") as archive:
         for key in keys(client, bucket):
             try:
                 answer = client.get_object(Bucket=bucket, Key=key)
             except ClientError as error:
-                if error.response["Error"]["Code"] in GONE:  # deleted since it was listed: an old checkpoint
+                if error.response["Error"]["Code"] in GONE:  # deleted since it was listed, such as an old checkpoint
                     continue
                 raise
             info = tarfile.TarInfo(key)
@@ -56,7 +56,7 @@ def save(client: Any, bucket: str, output: BinaryIO) -> int:
 
 
 def load(client: Any, bucket: str, stream: BinaryIO) -> int:
-    """Put every member of the tar stream into the bucket and count them."""
+    """Upload every member of the tar stream and count them."""
     count = 0
     with tarfile.open(fileobj=stream, mode="r|") as archive:
         for info in archive:
@@ -68,7 +68,7 @@ def load(client: Any, bucket: str, stream: BinaryIO) -> int:
 
 
 def main() -> None:
-    """Do what the one argument says; a refusal of the store is one line."""
+    """Do what the argument says; an error of the store is one line."""
     endpoint, bucket = os.environ["MLFLOW_S3_ENDPOINT_URL"], os.environ["S3_BUCKET"]
     client = boto3.client("s3", endpoint_url=endpoint)
     try:

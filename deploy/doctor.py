@@ -1,9 +1,8 @@
 """Find what keeps the stack from starting or working on this machine; each finding is one line with its fix.
 
-    python -m deploy.doctor [FOLDER]
-
-Exit code 1 when something fails. What the stack needs is read from the compose files and `.env.example`, so a port, a
-secret or an image that is added there is looked at here. Standard library only: this runs before anything is installed.
+What the stack needs is read from the compose files and `.env.example`, so a port, a secret or an image that is added
+there is checked here. Standard library only, as this runs before anything is installed; only the check of the S3 store
+needs boto3.
 """
 
 from __future__ import annotations
@@ -13,24 +12,22 @@ import http.client
 import re
 import shutil
 import socket
-import sys
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
-from deploy import engine, s3_probe
-from deploy.setup_env import parse, seen_by_compose
-from deploy.stack_files import chosen_profiles, images, profiles, published, required, run_once
+from deploy import bucket_check, engine
+from deploy.env_file import PLACEHOLDER, chosen_profiles, parse, read_as_compose
+from deploy.stack_files import images, profiles, published, required, run_once
 
-PLACEHOLDER = re.compile(r"(change[-_ ]?me.*|<.*>|xxx+|password|secret)", re.IGNORECASE)
 GIB = 2**30
-DISK = (10 * GIB, 30 * GIB)  # below: fails, warns. All images take about 10 GiB, a build's cache as much again
-MEMORY = (3 * GIB, 6 * GIB)  # the stack takes 2 GiB when nothing runs, a stage and a loaded model come on top
-MEMORY_BESIDE = (GIB, 4 * GIB)  # what a training needs beside a stack that is up
-CLOCK = (60.0, 900.0)  # seconds off: warns, fails. S3 refuses signatures that are 15 minutes off
-PATIENCE = 20.0  # seconds; what is down refuses at once, and a host that is busy starting a stack answers late
+DISK = (10 * GIB, 30 * GIB)  # fails, warns below. All images take about 10 GiB, the build cache as much again
+MEMORY = (3 * GIB, 6 * GIB)  # the stack takes 2 GiB when idle; a stage and a loaded model need more
+MEMORY_BESIDE = (GIB, 4 * GIB)  # what a training needs beside a running stack
+CLOCK = (60.0, 900.0)  # seconds off: warns, fails above. S3 refuses signatures that are 15 minutes off
+TIMEOUT = 20.0  # seconds; a server that is down refuses at once, but a host that is busy starting a stack answers late
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,7 @@ class Finding:
 
 
 def check_engine(version: Callable[[Sequence[str]], str]) -> list[Finding]:
-    """Docker answers, and Compose is version 2 or later.
+    """Check that Docker answers, and that Compose is version 2 or later.
 
     Args:
         version: runs a command and returns what it printed; raises OSError with the reason when it cannot.
@@ -62,7 +59,7 @@ def check_engine(version: Callable[[Sequence[str]], str]) -> list[Finding]:
 
 
 def check_env(folder: Path) -> list[Finding]:
-    """`.env` is there, private, complete, and holds nothing that no program reads."""
+    """Check that `.env` exists, is private and complete, and holds no variable that nothing reads."""
     path = folder / ".env"
     if not path.exists():
         return [Finding("fail", ".env", f"{path} is missing; run make setup")]
@@ -73,7 +70,7 @@ def check_env(folder: Path) -> list[Finding]:
     findings = []
     mode = path.stat().st_mode & 0o777
     if mode != 0o600:
-        findings.append(Finding("fail", ".env", f"its mode is {mode:o}, others may read secrets; run chmod 600 {path}"))
+        findings.append(Finding("fail", ".env", f"mode {mode:o} lets others read the secrets; run chmod 600 {path}"))
     for name in sorted(required(folder)):
         value = values.get(name, "")
         if not value:
@@ -82,12 +79,12 @@ def check_env(folder: Path) -> list[Finding]:
             findings.append(Finding("fail", ".env", f"{name} is a placeholder; empty it and run make setup"))
     known = parse((folder / ".env.example").read_text(encoding="utf-8"))
     for name in sorted(values.keys() - known.keys()):
-        findings.append(Finding("warn", ".env", f"{name} is read by nothing; see .env.example for the right name"))
+        findings.append(Finding("warn", ".env", f"nothing reads {name}; see .env.example for the right name"))
     return findings or [Finding("ok", ".env", "private and complete")]
 
 
 def check_profiles(chosen: set[str], known: Mapping[str, str], running: set[str]) -> list[Finding]:
-    """COMPOSE_PROFILES holds names that exist, and what runs is what it says.
+    """Check that COMPOSE_PROFILES holds known names, and that what runs is what it says.
 
     Args:
         chosen: names in COMPOSE_PROFILES.
@@ -111,41 +108,41 @@ def check_profiles(chosen: set[str], known: Mapping[str, str], running: set[str]
 
 
 def check_ports(ports: Mapping[str, int], ours: Container[int]) -> list[Finding]:
-    """Each port is free, or one of the stack's own."""
+    """Check that each port is free, or used by the stack itself."""
     findings = []
     for name, port in ports.items():
         with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was just closed is free
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was just closed counts as free
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 if port not in ours:
                     text = f"{port} ({name}) is taken by another program; stop it, or set {name} in .env to a free one"
                     findings.append(Finding("fail", "port", text))
-    return findings or [Finding("ok", "port", f"{', '.join(map(str, ports.values()))} free or the stack's own")]
+    return findings or [Finding("ok", "port", f"{', '.join(map(str, ports.values()))} free or used by the stack")]
 
 
 def check_room(subject: str, free: int, limits: tuple[int, int], fix: str) -> Finding:
-    """Judge free disk or memory, in bytes, by the two limits below which it fails and warns."""
+    """Judge free disk space or memory, in bytes, by the two limits below which it fails and warns."""
     fails, warns = limits
     level = "fail" if free < fails else "warn" if free < warns else "ok"
     text = f"{free / GIB:.0f} GiB free"
-    return Finding(level, subject, text if level == "ok" else f"{text}, {warns // GIB} GiB are comfortable; {fix}")
+    return Finding(level, subject, text if level == "ok" else f"{text}, {warns // GIB} GiB are recommended; {fix}")
 
 
 def check_images(wanted: Sequence[str], present: set[str]) -> list[Finding]:
-    """Every image has a tag, and is on this machine."""
+    """Check that every image has a fixed tag, and is on this machine."""
     findings = []
     for image in wanted:
         if not re.search(r":(?!latest$)[\w.-]+$", image):
             findings.append(Finding("fail", "image", f"{image} has no fixed tag; correct its variable in .env"))
         elif image not in present:
-            findings.append(Finding("warn", "image", f"{image} is not here yet; make images builds, make up pulls"))
+            findings.append(Finding("warn", "image", f"{image} is not here yet; make images or make up gets it"))
     return findings or [Finding("ok", "image", f"all {len(wanted)} are here")]
 
 
 def check_clock(seconds: float) -> Finding:
-    """Judge how far this machine's clock is from a server's."""
+    """Judge the difference in seconds between this machine's clock and a server's."""
     warns, fails = CLOCK
     level = "fail" if abs(seconds) > fails else "warn" if abs(seconds) > warns else "ok"
     text = f"{abs(seconds):.0f} s off the S3 store's"
@@ -153,27 +150,31 @@ def check_clock(seconds: float) -> Finding:
 
 
 def check_s3(url: str, values: Mapping[str, str]) -> list[Finding]:
-    """The S3 store at `url` takes the keys of `.env` for the bucket, and its clock agrees with this machine's."""
+    """Check that the S3 store at `url` accepts the keys of `.env` for the bucket, and that the clocks agree."""
+    if not bucket_check.available():
+        return [Finding("warn", "s3", "not checked, boto3 is missing; run make install, then make doctor again")]
     bucket = values.get("S3_BUCKET") or "mlflow"
     keys = values.get("S3_ACCESS_KEY", ""), values.get("S3_SECRET_KEY", "")
+    if not all(keys):
+        return [Finding("fail", "s3", "S3_ACCESS_KEY or S3_SECRET_KEY is empty; run make setup")]
     try:
-        status, date = s3_probe.head_bucket(url, bucket, keys, values.get("S3_REGION") or "us-east-1")
+        status, date = bucket_check.head_bucket(url, bucket, keys, values.get("S3_REGION") or "us-east-1")
     except ValueError as error:
         return [Finding("fail", "s3", f"S3_ENDPOINT_URL: {error}; give http://HOST:PORT")]
-    except (OSError, http.client.HTTPException) as error:
+    except OSError as error:
         if values.get("S3_ENDPOINT_URL"):
             text = f"no answer at {url} from this machine ({error}); correct S3_ENDPOINT_URL, unless containers know it"
             return [Finding("warn", "s3", text)]
         return [Finding("fail", "s3", f"no answer at {url} ({error}); see docker compose logs s3")]
     clock = [check_clock(time.time() - parsedate_to_datetime(date).timestamp())] if date else []
     found = {
-        200: ("ok", f"{url} takes the keys for bucket {bucket!r}"),
+        200: ("ok", f"{url} accepts the keys for bucket {bucket!r}"),
         301: ("fail", f"bucket {bucket!r} at {url} is in another region; set S3_REGION to it"),
-        404: ("warn", f"{url} has no bucket {bucket!r} yet; make up makes it"),
+        404: ("warn", f"{url} has no bucket {bucket!r} yet; make up creates it"),
     }
     refused = (
         f"{url} refuses S3_ACCESS_KEY and S3_SECRET_KEY of .env for bucket {bucket!r}; the stack's own store keeps "
-        "those of its first start: docs/how-to/containers.md"
+        "the keys of its first start: docs/how-to/containers.md"
     )
     found |= dict.fromkeys((400, 401, 403), ("fail", refused))
     level, text = found.get(status, ("fail", f"{url} answers {status}; see its log (make logs S=s3)"))
@@ -181,7 +182,7 @@ def check_s3(url: str, values: Mapping[str, str]) -> list[Finding]:
 
 
 def check_mlflow(port: int, login: tuple[str, str], hosts: Sequence[str]) -> list[Finding]:
-    """MLflow answers, takes the login of `.env`, and allows every Host header that clients send."""
+    """Check that MLflow answers, accepts the login of `.env`, and allows every Host header that clients send."""
     findings = []
     basic = base64.b64encode(":".join(login).encode()).decode()
     for host in hosts:
@@ -191,21 +192,19 @@ def check_mlflow(port: int, login: tuple[str, str], hosts: Sequence[str]) -> lis
         except (OSError, http.client.HTTPException) as error:
             return [Finding("fail", "mlflow", f"no answer on port {port} ({error}); see docker compose logs mlflow")]
         if status == 401:
-            text = (
-                "refuses MLFLOW_TRACKING_PASSWORD of .env; it keeps that of its first start: docs/how-to/containers.md"
-            )
+            text = "refuses MLFLOW_TRACKING_PASSWORD of .env; the first one stays: docs/how-to/containers.md"
             return [Finding("fail", "mlflow", text)]
         if status == 403:
             text = f"refuses the Host header {host}; add it to MLFLOW_MORE_HOSTS in .env, then make up"
             findings.append(Finding("fail", "mlflow", text))
         elif status != 200:
             findings.append(Finding("fail", "mlflow", f"answers {status} to {host}; see docker compose logs mlflow"))
-    return findings or [Finding("ok", "mlflow", f"answers on port {port}, takes the login, allows {', '.join(hosts)}")]
+    return findings or [Finding("ok", "mlflow", f"answers on port {port}, accepts login and Host {', '.join(hosts)}")]
 
 
 def get(port: int, path: str, headers: Mapping[str, str] | None = None) -> tuple[int, str | None]:
-    """Ask a server of this machine; returns status and Date header."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    """Ask a server on this machine; return the HTTP status and the Date header."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
     try:
         connection.request("GET", path, headers=dict(headers or {}))
         answer = connection.getresponse()
@@ -215,13 +214,13 @@ def get(port: int, path: str, headers: Mapping[str, str] | None = None) -> tuple
 
 
 def examine(folder: Path) -> list[Finding]:
-    """Run every check; what needs Docker, `.env` or a running stack only where there is one."""
+    """Run every check; those that need Docker, `.env` or a running stack only where there is one."""
     docker, env = check_engine(engine.output), check_env(folder)
     findings = [*docker, *env]
     path = folder / ".env"
     up: set[int] = set()
     if path.exists() and not any("is not NAME=value" in finding.text for finding in env):
-        values = seen_by_compose(path)
+        values = read_as_compose(path)
         if docker[0].level == "ok":
             up = engine.ports_of_the_stack(values)
             findings += check_images(images(folder, values), engine.images_here())
@@ -239,7 +238,7 @@ def examine(folder: Path) -> list[Finding]:
             names = ["127.0.0.1", f"127.0.0.1:{port}", "localhost", f"localhost:{port}", "mlflow", "mlflow:5000"]
             findings += check_mlflow(port, login, [*names, *more])
     disk = shutil.disk_usage("/var/lib/docker" if Path("/var/lib/docker").exists() else folder).free
-    findings.append(check_room("disk", disk, DISK, "docker image prune frees old builds"))
+    findings.append(check_room("disk", disk, DISK, "docker image prune removes old builds"))
     if Path("/proc/meminfo").exists():
         kib = re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())
         if kib:
@@ -252,14 +251,9 @@ def examine(folder: Path) -> list[Finding]:
     return findings
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Print the report."""
-    folder = Path(arguments[0]) if arguments else Path(__file__).resolve().parent.parent
+def report(folder: Path) -> int:
+    """Print the findings; return 1 when something fails, else 0."""
     findings = examine(folder)
     for finding in findings:
         print(f"{finding.level:<5} {finding.subject:<8} {finding.text}")
     return int(any(finding.level == "fail" for finding in findings))
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,29 +1,23 @@
-"""Stage containers that nobody removed: `python -m deploy.leftover_containers [--days 7] [--apply]`.
-
-Standard library and the docker command only.
-"""
+"""Stage containers that nobody removed. Standard library and the docker command only."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
-from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
 
-from deploy import leftover_stages
+from deploy.errors import DeployError
 from deploy.leftover_stages import Leftover, Place
 
-GRACE = 30  # seconds in which a stage that still runs marks its run KILLED
+GRACE = 30  # seconds for a stage that still runs to mark its run KILLED
 
 
 def stages(network: str) -> list[Leftover]:
     """List the stages' containers on a network, running or not.
 
     Raises:
-        OSError: no engine answers.
+        DeployError: no engine answers.
     """
     listed = _docker("ps", "--all", "--quiet", "--filter=label=pipeline.key", f"--filter=network={network}").split()
     shown = json.loads(_docker("inspect", *listed)) if listed else []
@@ -40,7 +34,7 @@ def stages(network: str) -> list[Leftover]:
 
 
 def remove(container: Leftover) -> None:
-    """Stop a container, and remove it with its own volumes."""
+    """Stop a container, and remove it with its anonymous volumes."""
     _docker("stop", f"--time={GRACE}", container.id)
     _docker("rm", "--force", "--volumes", container.id)
 
@@ -50,18 +44,12 @@ def _docker(*arguments: str) -> str:
     try:
         done = subprocess.run(["docker", *arguments], capture_output=True, text=True)  # noqa: S603, S607
     except OSError as error:
-        raise OSError(f"docker: {error}; {fix}") from error
+        raise DeployError(f"docker: {error}; {fix}") from error
     if done.returncode != 0:
-        raise OSError(f"docker {arguments[0]}: {done.stderr.strip()}; {fix}")
+        raise DeployError(f"docker {arguments[0]}: {done.stderr.strip()}; {fix}")
     return done.stdout
 
 
-def main(arguments: Sequence[str]) -> int:
-    """List or remove; 0, or 69 where no engine answers."""
-    network = os.environ.get("PIPELINE_DOCKER_NETWORK") or "vision-mlops"
-    place = Place("containers", f"on network {network}", partial(stages, network), remove)
-    return leftover_stages.main("deploy.leftover_containers", place, arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def place(network: str) -> Place:
+    """Return the stages on a Docker network as a place to clean up."""
+    return Place("containers", f"on network {network}", partial(stages, network), remove)

@@ -1,19 +1,18 @@
-"""Stages that nobody removed, wherever they ran: listed, and removed when asked; part of `make gc`.
+"""Stages that nobody removed, wherever they ran: list them, and remove them if asked; part of `make gc`.
 
-A stage's container or pod is removed when its task ends, and by the task's next try. One that is left was started by a
-scheduler that died, for a task that was not tried again. Standard library only.
+A stage's container or pod is removed when its task ends, and by the task's next try. What is left was started by a
+scheduler that died, for a task that was not retried. Standard library only.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from deploy.errors import USAGE, DeployError
+
 DAYS = 7.0
-UNAVAILABLE = 69  # sysexits.h
 
 
 @dataclass(frozen=True)
@@ -30,24 +29,26 @@ class Leftover:
 
 @dataclass(frozen=True)
 class Place:
-    """Where stages run, and how to look there."""
+    """Where stages run, and how to find and remove them there."""
 
     kind: str
-    """What a stage is there, as `containers`."""
+    """What stages are there, such as `containers`."""
     name: str
-    """Of the place, as `network vision-mlops`."""
+    """Of the place, such as `on network vision-mlops`."""
     stages: Callable[[], list[Leftover]]
-    """Lists all of them; OSError with one line where nothing answers."""
+    """Lists all of them; raises DeployError when nothing answers."""
     remove: Callable[[Leftover], None]
     """Stops and removes one."""
 
 
-def tell(place: Place, days: float, *, apply: bool) -> None:
-    """Print a line for each that was made more than `days` ago; with `apply` remove it.
+def clean(place: Place, days: float, *, apply: bool) -> None:
+    """Print a line for each stage created more than `days` ago; with `apply` also remove it.
 
     Raises:
-        OSError: nothing answers.
+        DeployError: `days` is negative, or nothing answers.
     """
+    if days < 0:
+        raise DeployError(f"--days={days:g} is negative; give 0 or more", USAGE)
     before = datetime.now(UTC) - timedelta(days=days)
     found = sorted((one for one in place.stages() if one.created < before), key=lambda one: one.created)
     for one in found:
@@ -57,19 +58,3 @@ def tell(place: Place, days: float, *, apply: bool) -> None:
     verb = "removed" if apply else "would be removed (APPLY=1 removes them)"
     told = f"{len(found)} {verb}" if found else f"none is left over {place.name}"
     print(f"{place.kind}: {told}")
-
-
-def main(program: str, place: Place, arguments: Sequence[str]) -> int:
-    """List or remove; 0, or 69 where nothing answers."""
-    parser = argparse.ArgumentParser(prog=program, description=f"Stages' {place.kind} that nobody removed.")
-    parser.add_argument("--days", type=float, default=DAYS, help="since they were made (%(default)g)")
-    parser.add_argument("--apply", action="store_true", help="remove them; otherwise they are only listed")
-    given = parser.parse_args(arguments)
-    if given.days < 0:
-        parser.error(f"--days={given.days:g}: give 0 or more")
-    try:
-        tell(place, given.days, apply=given.apply)
-    except OSError as error:
-        print(error, file=sys.stderr)
-        return UNAVAILABLE
-    return 0

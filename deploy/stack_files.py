@@ -6,18 +6,19 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from deploy.env_file import chosen_profiles
 from images import declared
 
 FILES = ("docker-compose.yml", "docker-compose-mlops.yml", "docker-compose-monitoring.yml", "docker-compose-ray.yml")
 
 
 def required(folder: Path) -> set[str]:
-    """Variables without which compose does not start."""
+    """Return the variables without which Compose does not start."""
     return {name for file in FILES for name in re.findall(r"\$\{([A-Z0-9_]+):\?", (folder / file).read_text())}
 
 
 def services(folder: Path) -> dict[str, str]:
-    """The compose files' text about each service, comments and anchors aside."""
+    """Return the text of each service in the compose files, without what stands outside `services`."""
     blocks: dict[str, str] = {}
     for file in FILES:
         text = re.search(r"^services:\n(.*?)(?=^\S|\Z)", (folder / file).read_text(), re.M | re.S)
@@ -27,29 +28,24 @@ def services(folder: Path) -> dict[str, str]:
 
 
 def profiles(folder: Path) -> dict[str, str]:
-    """Profile of each service that has one."""
+    """Return the profile of each service that has one."""
     found = {name: re.search(r"^    profiles: \[([a-z]+)\]$", text, re.M) for name, text in services(folder).items()}
     return {name: match[1] for name, match in found.items() if match}
 
 
 def run_once(folder: Path) -> set[str]:
-    """Services that do their work and exit."""
+    """Return the services that do their work and exit."""
     return {name for name, text in services(folder).items() if re.search(r'^    restart: "no"$', text, re.M)}
 
 
-def chosen_profiles(values: Mapping[str, str]) -> set[str]:
-    """Names in COMPOSE_PROFILES."""
-    return {name.strip() for name in values.get("COMPOSE_PROFILES", "").split(",")} - {""}
-
-
 def enabled(folder: Path, values: Mapping[str, str]) -> list[str]:
-    """What the compose files say about the services that `make up` starts with these variables."""
+    """Return the text of each service that `make up` starts with these variables."""
     chosen, of = chosen_profiles(values), profiles(folder)
     return [text for name, text in services(folder).items() if name not in of or chosen & {of[name], "*"}]
 
 
 def published(folder: Path, values: Mapping[str, str]) -> dict[str, int]:
-    """Ports that the enabled services publish, by variable."""
+    """Return the ports that the enabled services publish, by variable."""
     found = [
         pair for text in enabled(folder, values) for pair in re.findall(r"\$\{([A-Z0-9_]+_PORT):-(\d+)\}:\d+", text)
     ]

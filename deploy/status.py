@@ -1,22 +1,14 @@
-"""Print a table of the stack's services: health, since when, address.
-
-    python deploy/status.py
-
-Exit code 1 when a service that was started is not well.
-Standard library only.
-"""
+"""A table of the stack's services: state, since when, address. Standard library only."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-FILES = ("docker-compose.yml", "docker-compose-mlops.yml")
+from deploy import engine
+from deploy.errors import DeployError
 
 
 @dataclass(frozen=True)
@@ -30,19 +22,8 @@ class Row:
     well: bool
 
 
-def compose(file: str, *arguments: str) -> str:
-    """Run `docker compose` and return what it printed; its own words and exit code when it fails."""
-    command = ["docker", "compose", "--file", str(ROOT / file), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or ["docker compose failed without a word"]
-        print(lines[-1], file=sys.stderr)
-        sys.exit(done.returncode)
-    return done.stdout
-
-
 def row(service: str, container: dict[str, Any] | None) -> Row:
-    """Judge one service by what compose says of its container; None when it has none."""
+    """Judge one service by what Compose says about its container; None when it has none."""
     if container is None:
         return Row(service, "not started", "", "", True)
     state, health = str(container["State"]), str(container["Health"])
@@ -54,25 +35,33 @@ def row(service: str, container: dict[str, Any] | None) -> Row:
     return Row(service, shown, str(container["RunningFor"]), address, shown in ("healthy", "running"))
 
 
-def rows(file: str) -> list[Row]:
-    """One row per service of a compose file, in the file's order of names."""
-    found = {c["Service"]: c for c in map(json.loads, compose(file, "ps", "--all", "--format", "json").splitlines())}
-    return [row(service, found.get(service)) for service in sorted(compose(file, "config", "--services").split())]
+def rows(file: str, env_file: Path) -> list[Row]:
+    """Return one row per service of a compose file, sorted by name.
+
+    Raises:
+        OSError: Compose does not work.
+    """
+    listed = engine.output(engine.compose(file, "ps", "--all", "--format", "json", env_file=env_file))
+    found = {container["Service"]: container for container in map(json.loads, listed.splitlines())}
+    return [row(service, found.get(service)) for service in sorted(engine.services(file, env_file))]
 
 
 def table(lines: list[Row]) -> str:
-    """Lay the rows out in columns as wide as their longest entry."""
+    """Lay the rows out in columns, each as wide as its longest entry."""
     cells = [("SERVICE", "STATE", "STARTED", "ADDRESS")] + [(r.service, r.state, r.since, r.address) for r in lines]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells)
 
 
-def main() -> int:
-    """Print the table."""
-    lines = [line for file in FILES for line in rows(file)]
+def show(env_file: Path) -> int:
+    """Print the table; return 1 when a service that was started is not well, else 0.
+
+    Raises:
+        DeployError: Compose does not work.
+    """
+    try:
+        lines = [line for file in (engine.STATE, engine.WORK) for line in rows(file, env_file)]
+    except OSError as error:
+        raise DeployError(f"{error}; see make doctor") from None
     print(table(lines))
     return 0 if all(line.well for line in lines) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,56 +1,45 @@
-"""Start the stack and wait until it is healthy; what keeps it from that is told in one line, with its fix.
+"""Start the stack and wait until it is healthy, or stop it.
 
-    python -m deploy.up [--env-file FILE] [SERVICE ...]      services of docker-compose-mlops.yml; none: all
-
-Before anything starts, `.env` and the ports are looked at. A service that does not start is shown by its own last
-words, as soon as it has failed, not when compose has waited long enough. When all is up, MLflow is asked whether it
-takes the login of `.env`. Standard library only.
+Before anything starts, `.env` and the ports are checked. When a service fails, the last line it wrote is shown at
+once, instead of after Compose's timeout. When everything is up, MLflow is asked whether it accepts the login of `.env`.
+Standard library only.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from deploy import doctor, engine
-from deploy.setup_env import seen_by_compose
+from deploy.env_file import has_profile, read_as_compose
+from deploy.errors import CONFIG, DeployError
 from deploy.stack_files import published, required
 
-ROOT = Path(__file__).resolve().parent.parent
-FILES = ("docker-compose.yml", "docker-compose-mlops.yml")
-RESTARTS = 2  # a service that ended as often as this while it was waited for is not starting, but failing
-PATIENCE = 600.0  # seconds for one file to be healthy; pulled images take longest
-FAILED, REFUSED = 1, 78
-
-
-class UpError(Exception):
-    """What is wrong, a line for each thing, and an exit code."""
-
-    def __init__(self, lines: Sequence[str], code: int = FAILED) -> None:
-        super().__init__("\n".join(lines))
-        self.code = code
+RESTARTS = 2  # a service that restarted this often while we waited is failing, not starting
+TIMEOUT = 600.0  # seconds for the services of one file to become healthy; pulling images takes longest
+FAILED = 1
+FOR_STAGES = "serving"  # the one service of docker-compose-mlops.yml that stages started from this machine need
+WITH_RAY = "ray-worker"
 
 
 class Project:
     """One compose file with one `.env`."""
 
     def __init__(self, file: str, env_file: Path) -> None:
-        self._command = ["docker", "compose", "--file", str(ROOT / file), "--env-file", str(env_file)]
+        self._command = engine.compose(file, env_file=env_file)
 
     def up(self, services: Sequence[str]) -> None:
-        """Start, and wait until all are healthy; compose shows how far it is.
+        """Start services (none means all) and wait until all are healthy; Compose shows the progress.
 
         Raises:
-            UpError: with the last words of each service that failed; compose's own are on the terminal.
+            DeployError: with the last line of each service that failed; Compose's own output is on the terminal.
         """
         before = {c["Id"]: c["RestartCount"] for c in self._containers()}
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         command = [*self._command, "up", "--detach", "--wait", "--quiet-pull", *services]
         with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:  # noqa: S603  # compose, arguments of ours
             while process.poll() is None:
@@ -61,11 +50,16 @@ class Project:
                     break
                 time.sleep(1)
         if process.returncode != 0:
-            unwell = [self._last_words(c) for c in self._containers() if not well(c)]
-            raise UpError(unwell or [f"docker compose failed with exit code {process.returncode}; see its words above"])
+            unwell = [self._last_line(c) for c in self._containers() if not well(c)]
+            why = unwell or [f"docker compose failed with exit code {process.returncode}; see its output above"]
+            raise DeployError("\n".join(why), FAILED)
+
+    def run(self, *arguments: str) -> int:
+        """Run another command of Compose and return its exit code."""
+        return subprocess.run([*self._command, *arguments]).returncode  # noqa: S603  # compose, arguments of ours
 
     def _containers(self) -> list[dict[str, Any]]:
-        """What the engine says of the project's containers."""
+        """Return what the engine says about the project's containers."""
         found = subprocess.run([*self._command, "ps", "--all", "--quiet"], capture_output=True, text=True)  # noqa: S603
         names = found.stdout.split()
         if not names:
@@ -73,16 +67,16 @@ class Project:
         shown = subprocess.run(["docker", "inspect", *names], capture_output=True, text=True)  # noqa: S603, S607
         return list(json.loads(shown.stdout or "[]"))
 
-    def _last_words(self, container: dict[str, Any]) -> str:
+    def _last_line(self, container: dict[str, Any]) -> str:
         service = container["Config"]["Labels"]["com.docker.compose.service"]
         command = ["docker", "logs", "--tail", "20", container["Id"]]
         said = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # noqa: S603
         lines = [line.strip() for line in said.stdout.splitlines() if line.strip()]
-        return f"{service}: {lines[-1] if lines else 'said nothing'} (more: make logs S={service})"
+        return f"{service}: {lines[-1] if lines else 'wrote nothing'} (more: make logs S={service})"
 
 
 def well(container: dict[str, Any]) -> bool:
-    """Tell whether a container is healthy, has done its work, or only waits for others."""
+    """Tell whether a container is healthy, has finished its work, or only waits for others."""
     state = container["State"]
     if state["Status"] in ("created", "exited"):
         return bool(state["ExitCode"] == 0)
@@ -90,8 +84,8 @@ def well(container: dict[str, Any]) -> bool:
 
 
 def before(folder: Path, env_file: Path) -> list[str]:
-    """What would keep the stack from starting, by `.env` and the ports: lines, none when all is well."""
-    values = seen_by_compose(env_file)
+    """Return what keeps the stack from starting, judged by `.env` and the ports: one line each, none if all is well."""
+    values = read_as_compose(env_file)
     empty = sorted(name for name in required(folder) if not values.get(name))
     if empty:
         return [f"{env_file}: {', '.join(empty)} empty; run make setup"]
@@ -104,8 +98,8 @@ def before(folder: Path, env_file: Path) -> list[str]:
 
 
 def after(env_file: Path) -> list[str]:
-    """What is wrong with a stack that is up: lines, none when all is well."""
-    values = seen_by_compose(env_file)
+    """Return what is wrong with a stack that is up: one line each, none if all is well."""
+    values = read_as_compose(env_file)
     port = int(values.get("MLFLOW_PORT") or 5000)
     login = values["MLFLOW_TRACKING_USERNAME"], values["MLFLOW_TRACKING_PASSWORD"]
     found = doctor.check_mlflow(port, login, [f"127.0.0.1:{port}"])
@@ -113,40 +107,36 @@ def after(env_file: Path) -> list[str]:
 
 
 def start(folder: Path, env_file: Path, services: Sequence[str]) -> None:
-    """Start both files, one after the other.
+    """Start both compose files, one after the other.
+
+    Args:
+        folder: the repository.
+        env_file: `.env` of the stack.
+        services: those of docker-compose-mlops.yml to start; none means all.
 
     Raises:
-        UpError: naming what is wrong, in one line each.
+        DeployError: what is wrong, one line each.
     """
-    try:
-        wrong = before(folder, env_file)
-    except FileNotFoundError:
-        raise UpError([f"{env_file} is missing; run make setup"], REFUSED) from None
-    except ValueError as error:
-        raise UpError([f"{env_file}: {error}; correct the line"], REFUSED) from None
-    if wrong:
-        raise UpError(wrong, REFUSED)
-    for file, wanted in zip(FILES, ((), services), strict=True):
+    if wrong := before(folder, env_file):
+        raise DeployError("\n".join(wrong), CONFIG)
+    for file, wanted in ((engine.STATE, ()), (engine.WORK, services)):
         Project(file, env_file).up(wanted)
-        wrong = after(env_file)
-        if wrong:
-            raise UpError(wrong)
+        if wrong := after(env_file):
+            raise DeployError("\n".join(wrong), FAILED)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Start, and return an exit code: 0 when all is healthy."""
-    parser = argparse.ArgumentParser(prog="deploy.up", description="Start the stack and wait until it is healthy.")
-    parser.add_argument("--env-file", type=Path, default=ROOT / ".env")
-    parser.add_argument("services", nargs="*")
-    given = parser.parse_args(arguments)
-    try:
-        start(ROOT, given.env_file, given.services)
-    except UpError as error:
-        for line in str(error).splitlines():
-            print(f"up: {line}", file=sys.stderr)
-        return error.code
-    return 0
+def needed_by_stages(env_file: Path) -> list[str]:
+    """Return the services that stages started from this machine need: no Airflow, but Ray where it is turned on."""
+    return [FOR_STAGES, *([WITH_RAY] if has_profile(read_as_compose(env_file), "ray") else [])]
 
 
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def stop(env_file: Path, *, volumes: bool) -> int:
+    """Stop everything, also services of profiles that were turned off meanwhile; return Compose's exit code.
+
+    Args:
+        env_file: `.env` of the stack.
+        volumes: delete the data, too.
+    """
+    options = ["--volumes"] if volumes else []
+    code = Project(engine.WORK, env_file).run("--profile", "*", "down", *options)
+    return code or Project(engine.STATE, env_file).run("down", *options)

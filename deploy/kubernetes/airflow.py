@@ -1,24 +1,19 @@
 """Install or upgrade Airflow by its official Helm chart, with `airflow-values.yaml` and what differs per cluster.
 
-    python -m deploy.kubernetes.airflow --overlay local --repository https://... --ref v0.1.0 [--chart CHART]
-
 helm checks the values against the chart's own schema before it changes anything. Safe to run again. Standard library
 only.
 """
 
 from __future__ import annotations
 
-import argparse
 import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-from deploy.kubernetes.cluster import NAMESPACE, REFUSED, UNAVAILABLE, ClusterError
-from deploy.kubernetes.secret_manifests import ROOT, settings_of, values_of
+from deploy.errors import DeployError
 
 VALUES = Path(__file__).resolve().with_name("airflow-values.yaml")
-RELEASE = "airflow"  # its services and accounts are called after it; the NetworkPolicies and the Ingress know it
+RELEASE = "airflow"  # prefix of its services and accounts; the NetworkPolicies and the Ingress use them
 VERSION = "1.22.0"
 # Parts whose pods read or write task logs in the bucket.
 WITH_ROLE = ("apiServer", "scheduler", "triggerer", "workers")
@@ -27,15 +22,15 @@ WITH_ROLE = ("apiServer", "scheduler", "triggerer", "workers")
 def helm(
     values: Mapping[str, str], settings: Mapping[str, str], *, namespace: str, repository: str, ref: str, chart: str
 ) -> list[str]:
-    """The helm command.
+    """Return the helm command.
 
     Args:
-        values: of `.env`: PIPELINE_IMAGE_PREFIX, PIPELINE_IMAGE_TAG.
-        settings: of the overlay: STORAGE_ROLE_ARN, where there is one.
-        namespace: that the rest is in.
-        repository: Git address of the DAG files; empty: the one in the values.
-        ref: branch, tag or commit of it; the images should be of the same.
-        chart: name of the chart in a repository that helm knows, or a file.
+        values: of `.env`; PIPELINE_IMAGE_PREFIX and PIPELINE_IMAGE_TAG are used.
+        settings: of the overlay; STORAGE_ROLE_ARN is used, where set.
+        namespace: the one of the other workloads.
+        repository: Git address of the DAG files; empty means the one in the values.
+        ref: its branch, tag or commit; the images should be built from the same.
+        chart: its name in a repository that helm knows, or a file.
     """
     prefix, tag = values.get("PIPELINE_IMAGE_PREFIX") or "vision-mlops", values.get("PIPELINE_IMAGE_TAG") or "dev"
     given: dict[str, str] = {}
@@ -54,34 +49,13 @@ def helm(
     return command
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run helm; an exit code."""
-    parser = argparse.ArgumentParser(prog="deploy.kubernetes.airflow", description="Install Airflow by its Helm chart.")
-    parser.add_argument("--overlay", default="local")
-    parser.add_argument("--namespace", default=NAMESPACE)
-    parser.add_argument("--repository", default="")
-    parser.add_argument("--ref", default="")
-    parser.add_argument("--chart", default="apache-airflow/airflow")
-    parser.add_argument("--env-file", type=Path, default=ROOT / ".env")
-    given = parser.parse_args(arguments)
-    try:
-        command = helm(
-            values_of(given.env_file),
-            settings_of(given.overlay),
-            namespace=given.namespace,
-            repository=given.repository,
-            ref=given.ref,
-            chart=given.chart,
-        )
-    except ClusterError as error:
-        print(f"kubernetes-airflow: {error}", file=sys.stderr)
-        return REFUSED
+def install(command: list[str]) -> int:
+    """Run helm and return its exit code.
+
+    Raises:
+        DeployError: helm is not installed.
+    """
     try:
         return subprocess.run(command).returncode  # noqa: S603  # helm, with arguments of ours
     except FileNotFoundError:
-        print("kubernetes-airflow: helm is not installed; install it, version 3.19 or later", file=sys.stderr)
-        return UNAVAILABLE
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+        raise DeployError("helm is not installed; install it, version 3.19 or later") from None

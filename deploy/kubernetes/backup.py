@@ -1,31 +1,25 @@
-"""Save the state in a cluster to one file, and put it back, where Postgres and the S3 store are in the cluster.
+"""The stack in a cluster, for a backup or a restore: where Postgres and the S3 store run in the cluster.
 
-    python -m deploy.kubernetes.backup save [--file FILE] [--namespace NAME]
-    python -m deploy.kubernetes.backup restore --file FILE [--force] [--namespace NAME]
-
-The file and the flow are those of `deploy/backup.py`. pg_dump runs in the pod postgres-0, the S3 client in a pod of
+The file and the steps are those of `deploy/backup.py`. pg_dump runs in the pod postgres-0, the S3 client in a pod of
 MLflow, both by `kubectl exec`. Standard library only.
 """
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
-from deploy import backup
 from deploy.backup_stack import BUCKET_CLIENT, BackupError, Stack, as_superuser
-from deploy.kubernetes.cluster import BEFORE, NAMESPACE, Cluster, ClusterError
-from deploy.kubernetes.rollout import PATIENCE, await_ready
+from deploy.errors import CANNOT_CREATE
+from deploy.kubernetes.cluster import BEFORE, Cluster, ClusterError
+from deploy.kubernetes.rollout import TIMEOUT, await_ready
 from deploy.kubernetes.up import AIRFLOW, OURS
-
-REFUSED = 73  # as in deploy/backup.py
 
 
 class ClusterStack(Stack):
-    """What is in one namespace."""
+    """The stack in one namespace."""
 
     save_target, restore_target = "make kubernetes-backup", "make kubernetes-restore"
 
@@ -33,7 +27,7 @@ class ClusterStack(Stack):
         self._cluster = cluster
 
     def require_running(self) -> None:
-        """See Stack; starts what an earlier restore stopped and did not start again."""
+        """See Stack; also restarts what an unfinished restore stopped."""
         found = {one["metadata"]["name"]: one for one in self._objects("deployments,statefulsets", OURS)}
         if not found:
             raise BackupError(f"namespace {self._cluster.namespace} holds nothing of ours; run make kubernetes-up")
@@ -41,7 +35,7 @@ class ClusterStack(Stack):
             raise BackupError(
                 f"namespace {self._cluster.namespace} has no Postgres of its own, its state lies outside the cluster: "
                 "RDS' snapshots and S3's versions are the backup there (docs/kubernetes.md)",
-                REFUSED,
+                CANNOT_CREATE,
             )
         self._start()
         state = ({"postgres", "s3", "mlflow"} & found.keys()) | {"mlflow"}  # without s3 where the store is outside
@@ -69,9 +63,9 @@ class ClusterStack(Stack):
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        """See Stack. The service answers on, with the model it has, and looks for its champion anew afterwards.
+        """See Stack. The service keeps answering with its model, and is restarted afterwards to find its champion.
 
-        It is a matter of two patches per workload; autoscalers leave alone what has no replicas.
+        A workload is stopped by setting its replicas to 0; autoscalers ignore those that have none.
         """
         try:
             for one in self._workers():
@@ -79,11 +73,11 @@ class ClusterStack(Stack):
             yield
         finally:
             self._start()
-            # Version 1 of the file may be another model than version 1 of before; a new pod asks.
+            # Version 1 in the file may be another model than version 1 before; a new pod asks MLflow.
             self._run("rollout", "restart", "deployment/serving")
 
     def _workers(self) -> list[dict[str, Any]]:
-        """MLflow and Airflow's parts."""
+        """Return the workloads of MLflow and Airflow."""
         ours = [one for one in self._objects("deployments", OURS) if one["metadata"]["name"] == "mlflow"]
         return ours + self._objects("deployments,statefulsets", AIRFLOW)
 
@@ -94,8 +88,8 @@ class ClusterStack(Stack):
         self._patch(workload, str(replicas), 0)
         labels = workload["spec"]["selector"]["matchLabels"]
         selector = ",".join(f"{name}={value}" for name, value in labels.items())
-        # Until the last connection of theirs is closed: a database in use cannot be renamed.
-        self._run("wait", "--for=delete", "pods", "--selector", selector, f"--timeout={PATIENCE}s")
+        # Until their last connection is closed: a database in use cannot be renamed.
+        self._run("wait", "--for=delete", "pods", "--selector", selector, f"--timeout={TIMEOUT}s")
 
     def _start(self) -> None:
         stopped = [one for one in self._workers() if BEFORE in one["metadata"].get("annotations", {})]
@@ -103,7 +97,7 @@ class ClusterStack(Stack):
             self._patch(one, None, int(one["metadata"]["annotations"][BEFORE]))
         for one in stopped:
             if one["metadata"]["name"] == "mlflow":
-                with _told():
+                with _as_backup_error():
                     await_ready(self._cluster, _name(one))
 
     def _patch(self, workload: dict[str, Any], before: str | None, replicas: int) -> None:
@@ -111,17 +105,17 @@ class ClusterStack(Stack):
         self._run("patch", _name(workload), "--type", "merge", "--patch", json.dumps(patch))
 
     def _objects(self, kinds: str, selector: str) -> list[dict[str, Any]]:
-        with _told():
+        with _as_backup_error():
             return self._cluster.objects(kinds, selector)
 
     def _run(self, *arguments: str, stdin: IO[bytes] | None = None, stdout: IO[bytes] | None = None) -> str:
-        with _told():
+        with _as_backup_error():
             return self._cluster.run(*arguments, stdin=stdin, stdout=stdout)
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Tell the cluster's failures as a backup's."""
+def _as_backup_error() -> Iterator[None]:
+    """Raise the cluster's errors as those of a backup."""
     try:
         yield
     except ClusterError as error:
@@ -130,15 +124,3 @@ def _told() -> Iterator[None]:
 
 def _name(workload: dict[str, Any]) -> str:
     return f"{workload['kind'].lower()}/{workload['metadata']['name']}"
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Save or restore the state in a namespace."""
-    parser = backup.arguments_of("deploy.kubernetes.backup", "Save or restore the state in a cluster.")
-    parser.add_argument("--namespace", default=NAMESPACE)
-    given = parser.parse_args(arguments)
-    return backup.run(ClusterStack(Cluster(given.namespace)), given)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""kubectl, as the scripts of this folder use it: one namespace, one line of error. Standard library only."""
+"""kubectl, as the modules of this folder use it: one namespace, errors in one line. Standard library only."""
 
 from __future__ import annotations
 
@@ -7,20 +7,16 @@ import subprocess
 from typing import IO, Any
 
 from deploy.backup_stack import last_line
+from deploy.errors import DeployError
 
 NAMESPACE = "vision-mlops"
-UNAVAILABLE, REFUSED = 69, 78  # sysexits.h
-# Annotation of a workload that a restore stopped: how many pods it had. In the cluster, because whoever restores may
-# die, and the next one goes on.
+# Annotation of a workload that a restore stopped: how many pods it had. Kept in the cluster, so that another restore
+# can resume after one that was killed.
 BEFORE = "vision-mlops/replicas-before-restore"
 
 
-class ClusterError(Exception):
-    """One line that says what is wrong and what to do, and an exit code."""
-
-    def __init__(self, text: str, code: int = UNAVAILABLE) -> None:
-        super().__init__(text)
-        self.code = code
+class ClusterError(DeployError):
+    """What is wrong with the cluster or what was given for it."""
 
 
 class Cluster:
@@ -30,22 +26,22 @@ class Cluster:
         self.namespace = namespace
 
     def command(self, *arguments: str) -> list[str]:
-        """The kubectl command with these arguments."""
+        """Return the kubectl command with these arguments."""
         return ["kubectl", "--namespace", self.namespace, *arguments]
 
     def run(
         self, *arguments: str, text: str | None = None, stdin: IO[bytes] | None = None, stdout: IO[bytes] | None = None
     ) -> str:
-        """Run kubectl to its end and return what it printed.
+        """Run kubectl and return what it printed.
 
         Args:
             arguments: of kubectl.
-            text: what it reads, where it is not a file.
-            stdin: a file that it reads.
-            stdout: a file that it writes to; then nothing is returned.
+            text: its input, where that is not a file.
+            stdin: a file with its input.
+            stdout: a file for its output; then an empty text is returned.
 
         Raises:
-            ClusterError: it failed, or is not installed; carries the last line it wrote.
+            ClusterError: it failed, or is not installed; the text is the last line it wrote.
         """
         given: dict[str, Any] = {"input": text.encode()} if text is not None else {"stdin": stdin or subprocess.DEVNULL}
         try:
@@ -59,20 +55,17 @@ class Cluster:
         return "" if stdout else done.stdout.decode()
 
     def objects(self, kinds: str, selector: str = "") -> list[dict[str, Any]]:
-        """Objects of these kinds (`deployments,jobs`), those with the labels of a selector."""
+        """Return the objects of these kinds (`deployments,jobs`) that match a label selector."""
         chosen = ["--selector", selector] if selector else []
         return list(json.loads(self.run("get", kinds, *chosen, "--output", "json"))["items"])
 
     def apply(self, manifests: str) -> None:
-        """Make the cluster hold these manifests; what is as it should be stays.
-
-        On the server's side: a Secret does not carry a copy of itself in an annotation.
-        """
+        """Apply manifests, server-side: so no Secret carries a copy of itself in an annotation."""
         self.run(
             "apply", "--server-side", "--force-conflicts", "--field-manager", "vision-mlops", "--filename", "-",
             text=manifests,
         )  # fmt: skip
 
     def python(self, pod: str, program: str, *, container: str, text: str = "") -> str:
-        """Run a Python program in a container of a pod and return what it printed; `text` is what it reads."""
+        """Run a Python program in a container of a pod and return what it printed; `text` is its input."""
         return self.run("exec", "--stdin", pod, "--container", container, "--", "python", "-c", program, text=text)

@@ -1,15 +1,12 @@
-"""Run a command on this machine with the cluster's MLflow and service at 127.0.0.1, as long as it runs.
+"""Run a command on this machine with the cluster's MLflow and service at 127.0.0.1 while it runs.
 
-    python -m deploy.kubernetes.forward [--namespace NAME] [--store] -- COMMAND ...
-
-MLflow is at MLFLOW_PORT of the environment (5000), the service at SERVING_PORT (3000). A way that ends, because its
-pod was replaced, is opened again to another pod; one that cannot be opened ends the command. The exit code is the
-command's. Standard library only.
+MLflow is at MLFLOW_PORT of the environment (5000), the service at SERVING_PORT (3000). A tunnel that ends because its
+pod was replaced is reopened to another pod; one that cannot be opened ends the command. The exit code is the command's.
+Standard library only.
 """
 
 from __future__ import annotations
 
-import argparse
 import fnmatch
 import json
 import os
@@ -23,86 +20,86 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from deploy.kubernetes.cluster import NAMESPACE, REFUSED, Cluster, ClusterError
+from deploy.env_file import ROOT
+from deploy.errors import CONFIG
+from deploy.kubernetes.cluster import Cluster, ClusterError
 
-PATIENCE = 60.0  # seconds for a way to open, or to open again: a pod that starts
+TIMEOUT = 60.0  # seconds for a tunnel to open or reopen: a pod has to start
 PAUSE = 0.2
-GRACE = 30.0  # for a command that is ended because a way is gone
+GRACE = 30.0  # seconds for the command to end when a tunnel is gone
+KUBECTL_GRACE = 5.0
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 NOT_FOUND = 127
-# kubectl ends when standard input does, which is when this program ends, however it ends.
-TIED = """
-exec 3<&0
-"$@" </dev/null 3<&- &
-child=$!
-(read -r _ <&3; kill $child) >/dev/null 2>&1 &
-wait $child
-kill $! 2>/dev/null
-"""
+# Ends kubectl when this program ends, however it ends.
+SUPERVISOR = ROOT / "plugins" / "pipeline" / "local" / "supervisor.py"
 
 
 @dataclass(frozen=True)
-class Way:
-    """A port of this machine that leads to a service of the cluster."""
+class Service:
+    """A service of the cluster, and the port of this machine that leads to it."""
 
-    service: str
+    name: str
     port: int
-    """Of the service."""
+    """The service's."""
     variable: str
-    """Of the environment, with another port of this machine."""
+    """The environment variable that sets another port of this machine."""
 
     def local(self, environment: Mapping[str, str]) -> int:
-        """The port of this machine.
+        """Return the port of this machine.
 
         Raises:
-            ClusterError: the variable is no port.
+            ClusterError: the variable is not a port.
         """
         text = environment.get(self.variable) or str(self.port)
         if not (text.isdecimal() and 0 < int(text) < 65536):
-            raise ClusterError(f"{self.variable}={text!r} is no port; give a number from 1 to 65535", REFUSED)
+            raise ClusterError(f"{self.variable}={text!r} is not a port; give a number from 1 to 65535", CONFIG)
         return int(text)
 
 
-MLFLOW, SERVING = Way("mlflow", 5000, "MLFLOW_PORT"), Way("serving", 3000, "SERVING_PORT")
-STORE = Way("s3", 9000, "S3_PORT")
+MLFLOW, SERVING = Service("mlflow", 5000, "MLFLOW_PORT"), Service("serving", 3000, "SERVING_PORT")
+STORE = Service("s3", 9000, "S3_PORT")
 
 
-class Forward:
+class Tunnel:
     """One `kubectl port-forward`, opened again when it ends."""
 
-    def __init__(self, cluster: Cluster, way: Way, port: int) -> None:
-        self._way, self._port = way, port
-        # Any running pod will do, and before the first champion none is ready; kubectl asks for no more.
-        target = ("port-forward", "--address", "127.0.0.1", f"service/{way.service}", f"{port}:{way.port}")
-        self._command = ["sh", "-c", TIED, "sh", *cluster.command(*target)]
-        self._words = ""
+    def __init__(self, cluster: Cluster, service: Service, port: int) -> None:
+        self._service = service
+        # Any running pod will do: before the first champion none is ready.
+        target = ("port-forward", "--address", "127.0.0.1", f"service/{service.name}", f"{port}:{service.port}")
+        self._command = cluster.command(*target)
+        self._last_line = ""
+        self._lifeline = -1  # the supervisor ends kubectl when this is closed
         self._process: subprocess.Popen[str] | None = None
         self._open = threading.Event()
-        self._deadline = time.monotonic() + PATIENCE
+        self._deadline = time.monotonic() + TIMEOUT
 
     def open(self) -> None:
-        """Start it; `tend` tells when it is there."""
+        """Start it; `check` tells when it is open."""
         self._open.clear()
+        watched, self._lifeline = os.pipe()
+        supervised = [sys.executable, "-I", str(SUPERVISOR), str(watched), str(KUBECTL_GRACE), *self._command]
         self._process = subprocess.Popen(  # noqa: S603  # kubectl, with arguments of ours
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            start_new_session=True,  # Ctrl-C is for the command
+            supervised, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            pass_fds=(watched,), start_new_session=True,  # Ctrl-C is for the command
         )  # fmt: skip
+        os.close(watched)
         threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
 
-    def tend(self) -> bool:
-        """Tell whether it is open; one that ended is opened again.
+    def check(self) -> bool:
+        """Tell whether it is open; reopen it when it has ended.
 
         Raises:
-            ClusterError: it could not be opened for PATIENCE seconds.
+            ClusterError: it could not be opened for TIMEOUT seconds.
         """
-        assert self._process is not None  # noqa: S101  # opened before it is tended
+        assert self._process is not None  # noqa: S101  # opened before it is checked
         if self._process.poll() is None and self._open.is_set():
-            self._deadline = time.monotonic() + PATIENCE
+            self._deadline = time.monotonic() + TIMEOUT
             return True
         if time.monotonic() > self._deadline:
             raise ClusterError(
-                f"no way to service/{self._way.service} for {PATIENCE:.0f} s "
-                f"({self._words or 'kubectl says nothing'}); run make kubernetes-verify"
+                f"no connection to service/{self._service.name} for {TIMEOUT:.0f} s "
+                f"({self._last_line or 'kubectl wrote nothing'}); run make kubernetes-verify"
             )
         if self._process.poll() is not None:
             self.close()
@@ -112,8 +109,9 @@ class Forward:
 
     def close(self) -> None:
         """End it."""
-        if self._process is not None and self._process.stdin is not None:
-            self._process.stdin.close()
+        if self._process is not None and self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
             self._process.wait()
 
     def _listen(self, process: subprocess.Popen[str]) -> None:
@@ -123,14 +121,14 @@ class Forward:
                 if line.startswith("Forwarding from"):
                     self._open.set()
                 elif not line.startswith("Handling connection") and line.strip():
-                    self._words = line.strip()
+                    self._last_line = line.strip()
 
 
 def require_free(port: int, variable: str) -> None:
-    """Look for another program on a port.
+    """Require that no other program uses a port.
 
     Raises:
-        ClusterError: there is one.
+        ClusterError: one does.
     """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -138,13 +136,13 @@ def require_free(port: int, variable: str) -> None:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise ClusterError(
-                f"port {port} of this machine cannot be used ({error.strerror}); end what listens there, or set "
+                f"port {port} of this machine cannot be used ({error.strerror}); stop what listens there, or set "
                 f"{variable} to another"
             ) from None
 
 
 def require_allowed(cluster: Cluster, port: int) -> None:
-    """Ask the settings whether MLflow takes requests for a port of this machine: it compares names with ports.
+    """Require that MLflow accepts requests for a port of this machine: it compares the Host header, port included.
 
     Raises:
         ClusterError: it would answer 403, or there are no settings.
@@ -155,62 +153,62 @@ def require_allowed(cluster: Cluster, port: int) -> None:
         raise ClusterError(
             f"MLflow would refuse 127.0.0.1:{port}; unset {MLFLOW.variable}, or add it to MLFLOW_SERVER_ALLOWED_HOSTS "
             "in the overlay's settings.env and run make kubernetes-up",
-            REFUSED,
+            CONFIG,
         )
 
 
 def forward(cluster: Cluster, command: Sequence[str], environment: Mapping[str, str], *, store: bool = False) -> int:
-    """Run a command with the ways open and return its exit code; 128 and the signal's number when one ended it.
+    """Run a command with the tunnels open and return its exit code; 128 plus the number when a signal ended it.
 
     Args:
-        cluster: where they lead.
-        command: what is run.
-        environment: with ports of this machine that are not the usual ones.
-        store: open one to the S3 store, too, where it is in the cluster; S3_ENDPOINT_URL is then its end here.
+        cluster: where the services are.
+        command: what to run.
+        environment: of the command; may set other ports of this machine.
+        store: open one to the S3 store as well, where that is in the cluster; S3_ENDPOINT_URL then leads to it.
 
     Raises:
-        ClusterError: a port is taken, or a way cannot be opened; the command was ended.
+        ClusterError: a port is taken, or a tunnel cannot be opened; the command was ended.
     """
-    ways = [MLFLOW, SERVING]
-    if store and cluster.run("get", "service", STORE.service, "--ignore-not-found"):
-        ways.append(STORE)
-    ports = {way: way.local(environment) for way in ways}
-    told = dict(environment)
+    services = [MLFLOW, SERVING]
+    if store and cluster.run("get", "service", STORE.name, "--ignore-not-found"):
+        services.append(STORE)
+    ports = {service: service.local(environment) for service in services}
+    variables = dict(environment)
     if STORE in ports:
-        told["S3_ENDPOINT_URL"] = f"http://127.0.0.1:{ports[STORE]}"
-    for way, port in ports.items():
-        require_free(port, way.variable)
+        variables["S3_ENDPOINT_URL"] = f"http://127.0.0.1:{ports[STORE]}"
+    for service, port in ports.items():
+        require_free(port, service.variable)
     require_allowed(cluster, ports[MLFLOW])
-    got: list[int] = []  # signals; noted first and passed on later, so that none finds us between two steps
+    got: list[int] = []  # signals; noted first and passed on later, so that none interrupts a step
     with ExitStack() as ended:
         for name in PASSED_ON:
             ended.callback(signal.signal, name, signal.signal(name, lambda number, _: got.append(number)))
-        forwards = [Forward(cluster, way, port) for way, port in ports.items()]
-        for one in forwards:
+        tunnels = [Tunnel(cluster, service, port) for service, port in ports.items()]
+        for one in tunnels:
             ended.callback(one.close)
             one.open()
-        while not all(one.tend() for one in forwards):
+        while not all(one.check() for one in tunnels):
             if got:
                 return 128 + got[0]
             time.sleep(PAUSE)
-        child = _start(command, told)
+        child = _start(command, variables)
         ended.callback(_end, child)
         while True:
             try:
                 code = child.wait(PAUSE)
             except subprocess.TimeoutExpired:
                 _pass_on(got, child)
-                for one in forwards:
-                    one.tend()
+                for one in tunnels:
+                    one.check()
             else:
                 return code if code >= 0 else 128 - code
 
 
 def _start(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     try:
-        return subprocess.Popen(command, env=environment)  # noqa: S603  # the command that was asked for
+        return subprocess.Popen(command, env=environment)  # noqa: S603  # the user's command
     except OSError as error:
-        raise ClusterError(f"{command[0]!r} cannot be started ({error.strerror}); correct COMMAND", NOT_FOUND) from None
+        raise ClusterError(f"{command[0]!r} cannot be started ({error.strerror}); correct it", NOT_FOUND) from None
 
 
 def _pass_on(got: list[int], child: subprocess.Popen[bytes]) -> None:
@@ -228,23 +226,3 @@ def _end(child: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; its exit code, or that of what went wrong before or beside it."""
-    parser = argparse.ArgumentParser(
-        prog="deploy.kubernetes.forward", description="Run a command with MLflow and the service at 127.0.0.1."
-    )
-    parser.add_argument("--namespace", default=NAMESPACE)
-    parser.add_argument("--store", action="store_true", help="the S3 store, too, where it is in the cluster")
-    parser.add_argument("command", nargs="+", metavar="COMMAND")
-    given = parser.parse_args(arguments)
-    try:
-        return forward(Cluster(given.namespace), given.command, os.environ, store=given.store)
-    except ClusterError as error:
-        print(f"kubernetes-forward: {error}", file=sys.stderr)
-        return error.code
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""An overlay as manifests, with the images and the namespace that are wanted; kubectl renders, nothing is templated."""
+"""An overlay as manifests, with the wanted images and namespace; kubectl renders them, there are no templates."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 from deploy.kubernetes.cluster import NAMESPACE, Cluster
 from deploy.kubernetes.secret_manifests import folder_of
 
-IMAGES = ("mlflow", "serving", "tune")  # ours, as the manifests name them: vision-mlops/NAME:dev
+IMAGES = ("mlflow", "serving", "tune")  # in the manifests: vision-mlops/NAME:dev
 
 
 def in_namespace(namespace: str) -> dict[str, object]:
-    """What `base/in-one-namespace.yaml` does, for another namespace."""
+    """Return `base/in-one-namespace.yaml` for another namespace."""
     return {
         "apiVersion": "builtin",
         "kind": "NamespaceTransformer",
@@ -29,13 +29,13 @@ def in_namespace(namespace: str) -> dict[str, object]:
 
 
 def kustomization(overlay: str, values: Mapping[str, str], namespace: str, where: Path) -> dict[str, object]:
-    """What lies over an overlay: the namespace, and PIPELINE_IMAGE_PREFIX and PIPELINE_IMAGE_TAG of `.env`.
+    """Return a kustomization on top of an overlay: namespace, PIPELINE_IMAGE_PREFIX and PIPELINE_IMAGE_TAG of `.env`.
 
     Args:
         overlay: name of a folder in `overlays`, or the path of one.
         values: of `.env`.
         namespace: of every object.
-        where: folder that the kustomization will be in; addresses in it are relative.
+        where: folder of the kustomization; paths in it are relative.
     """
     prefix, tag = values.get("PIPELINE_IMAGE_PREFIX") or "vision-mlops", values.get("PIPELINE_IMAGE_TAG") or "dev"
     return {
@@ -57,13 +57,13 @@ def kustomization(overlay: str, values: Mapping[str, str], namespace: str, where
 
 
 def render(overlay: str, values: Mapping[str, str], namespace: str = NAMESPACE) -> str:
-    """Manifests of an overlay, as YAML.
+    """Return the manifests of an overlay, as YAML.
 
     Raises:
         ClusterError: there is no such overlay, or kubectl cannot render it.
     """
     with tempfile.TemporaryDirectory() as name:
-        where = Path(name).resolve()  # kustomize compares addresses without links
+        where = Path(name).resolve()  # kustomize compares paths without links
         text = json.dumps(kustomization(overlay, values, namespace, where))  # JSON is YAML
         (where / "kustomization.yaml").write_text(text, encoding="utf-8")
         return Cluster(namespace).run("kustomize", str(where))

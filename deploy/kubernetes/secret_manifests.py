@@ -1,31 +1,29 @@
-"""The Secrets of an overlay, made of `.env` and the overlay's settings, on standard output for `kubectl apply`.
+"""The Secrets of an overlay, made from `.env` and the overlay's settings.
 
-    python -m deploy.kubernetes.secret_manifests --overlay local | kubectl -n vision-mlops apply --server-side -f -
+    python3 -m deploy kubernetes-secrets --overlay local | kubectl -n vision-mlops apply --server-side -f -
 
-Each program gets the Secret with its own name, and in it what it reads and no more. They are written to no file.
+Each program has a Secret of its own with what it reads, and no more. They are never written to a file.
 Standard library only.
 """
 
 from __future__ import annotations
 
-import argparse
 import base64
 import json
 import re
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deploy.kubernetes.cluster import REFUSED, ClusterError
-from deploy.setup_env import parse
+from deploy.env_file import PLACEHOLDER, parse
+from deploy.errors import CONFIG
+from deploy.kubernetes.cluster import ClusterError
 
-ROOT = Path(__file__).resolve().parents[2]
 OVERLAYS = Path(__file__).resolve().parent / "overlays"
 
 LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 STORE = ("S3_ACCESS_KEY", "S3_SECRET_KEY")
-# Secret, and the variables of .env that are its keys.
+# Each Secret, and the variables of .env that are its keys.
 REQUIRED: Mapping[str, tuple[str, ...]] = {
     "mlflow": (*LOGIN, "MLFLOW_FLASK_SERVER_SECRET_KEY", "POSTGRES_MLFLOW_PASSWORD", "POSTGRES_MLFLOW_AUTH_PASSWORD"),
     "serving": LOGIN,
@@ -34,7 +32,7 @@ REQUIRED: Mapping[str, tuple[str, ...]] = {
     "airflow": ("AIRFLOW_ADMIN_PASSWORD",),
     "airflow-environment": (*LOGIN, "RAY_AUTH_TOKEN"),
 }
-# What a stage gets, Airflow has too: by that its operator knows that there is such a thing.
+# What a stage gets, Airflow has too: that is how its operator knows which of them exist.
 OF_STAGES = (
     "SERVING_API_KEY",
     "AWS_ACCESS_KEY_ID",
@@ -42,15 +40,15 @@ OF_STAGES = (
     "TUNE_STORAGE_ACCESS_KEY_ID",
     "TUNE_STORAGE_SECRET_ACCESS_KEY",
 )
-# Those that go along where `.env` has a value.
+# Added where `.env` has a value.
 OPTIONAL: Mapping[str, tuple[str, ...]] = {
     "serving": ("SERVING_API_KEY",),
     "stages": OF_STAGES,
     "airflow-environment": (*OF_STAGES, "NOTIFY_SLACK_WEBHOOK_URL", "NOTIFY_SMTP_URL"),
 }
-# Only where pods have keys to the store, and no role.
+# Only where pods use keys for the store, not a role.
 WITH_KEYS: Mapping[str, tuple[str, ...]] = {"s3": STORE, "ray": STORE, "airflow-environment": STORE}
-# The store of searches is the stack's, unless `.env` names another (tasks/settings.py: with_the_stacks_ray).
+# Searches use the stack's store, unless `.env` names another (tasks/settings.py: with_the_stacks_ray).
 OF_SEARCHES = tuple(zip(("TUNE_STORAGE_ACCESS_KEY_ID", "TUNE_STORAGE_SECRET_ACCESS_KEY"), STORE, strict=True))
 # Only where Postgres is in the cluster.
 IN_CLUSTER = (
@@ -66,58 +64,57 @@ CHART = {
     "api-secret-key": "AIRFLOW_SECRET_KEY",
 }
 
-PLACEHOLDER = re.compile(r"(change[-_ ]?me.*|<.*>|xxx+|password|secret)", re.IGNORECASE)
-IN_A_URL = re.compile(r"[A-Za-z0-9._~-]+")  # a pod puts these into an address as they are
+IN_A_URL = re.compile(r"[A-Za-z0-9._~-]+")  # a pod puts these into a URL unquoted
 
 
 class Values:
-    """Values of `.env`; who asks for one that cannot be used is told which, and what to do."""
+    """Values of `.env`; asking for one that cannot be used is an error that names it and the fix."""
 
     def __init__(self, values: Mapping[str, str]) -> None:
         self._values = values
 
     def required(self, name: str) -> str:
-        """A value that must be there.
+        """Return a value that must be set.
 
         Raises:
             ClusterError: it is empty, or a placeholder.
         """
         value = self._values.get(name, "")
         if not value:
-            raise ClusterError(f"{name} is empty in .env; run make setup", REFUSED)
+            raise ClusterError(f"{name} is empty in .env; run make setup", CONFIG)
         if PLACEHOLDER.fullmatch(value):
-            raise ClusterError(f"{name} in .env is still a placeholder; empty it and run make setup", REFUSED)
+            raise ClusterError(f"{name} in .env is still a placeholder; empty it and run make setup", CONFIG)
         if name.startswith("POSTGRES_") and not IN_A_URL.fullmatch(value):
             raise ClusterError(
-                f"{name} in .env has a character with a meaning in addresses; use letters and digits", REFUSED
+                f"{name} in .env has a character that is special in URLs; use letters and digits", CONFIG
             )
         return value
 
     def optional(self, name: str) -> str:
-        """A value, or nothing."""
+        """Return a value; empty when it is not set."""
         return self._values.get(name, "")
 
 
 def secrets_of(values: Mapping[str, str], settings: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """Every Secret of an overlay: name, then key and value.
+    """Return every Secret of an overlay: name, then key and value.
 
     Args:
         values: of `.env`.
         settings: of the overlay's `settings.env`.
 
     Raises:
-        ClusterError: naming the variable that is missing or cannot be used, and the fix.
+        ClusterError: names the variable that is missing or cannot be used, and the fix.
     """
     env = Values(values)
     if settings.get("S3_AUTH") not in ("keys", "role"):
         raise ClusterError(
-            f"S3_AUTH={settings.get('S3_AUTH')!r} in settings.env is unknown; choose keys or role", REFUSED
+            f"S3_AUTH={settings.get('S3_AUTH')!r} in settings.env is unknown; choose keys or role", CONFIG
         )
     if settings.get("SERVING_HOST") and not env.optional("SERVING_API_KEY"):
         raise ClusterError(
             f"SERVING_HOST={settings['SERVING_HOST']} publishes the service, and SERVING_API_KEY is empty in .env: "
-            "everyone could ask it; set a key",
-            REFUSED,
+            "anyone could use it; set a key",
+            CONFIG,
         )
     found = {secret: {name: env.required(name) for name in names} for secret, names in REQUIRED.items()}
     for secret, names in OPTIONAL.items():
@@ -139,7 +136,7 @@ def secrets_of(values: Mapping[str, str], settings: Mapping[str, str]) -> dict[s
 
 
 def _log_store(env: Values, settings: Mapping[str, str]) -> dict[str, Any]:
-    """Airflow's connection to the store of task logs; without keys boto3 takes the role of the pod's account."""
+    """Return Airflow's connection to the store of task logs; without keys, boto3 uses the role of the pod's account."""
     connection: dict[str, Any] = {
         "conn_type": "aws",
         "extra": {"endpoint_url": settings["S3_ENDPOINT_URL"], "region_name": settings["S3_REGION"]},
@@ -150,7 +147,7 @@ def _log_store(env: Values, settings: Mapping[str, str]) -> dict[str, Any]:
 
 
 def manifest(secrets: Mapping[str, Mapping[str, str]]) -> str:
-    """The Secrets as one JSON list, which kubectl takes as it takes YAML."""
+    """Return the Secrets as one JSON list, which kubectl accepts like YAML."""
     items = [
         {
             "apiVersion": "v1",
@@ -165,7 +162,7 @@ def manifest(secrets: Mapping[str, Mapping[str, str]]) -> str:
 
 
 def folder_of(overlay: str) -> Path:
-    """Folder of an overlay: one of `overlays` by its name, or any other by its path, for one of your own.
+    """Return the folder of an overlay: one in `overlays` by its name, or one of your own by its path.
 
     Raises:
         ClusterError: there is no such overlay.
@@ -173,12 +170,12 @@ def folder_of(overlay: str) -> Path:
     folder = Path(overlay).resolve() if "/" in overlay else OVERLAYS / overlay
     if not (folder / "kustomization.yaml").is_file():
         known = ", ".join(sorted(path.name for path in OVERLAYS.iterdir()))
-        raise ClusterError(f"OVERLAY={overlay!r} is unknown; choose one of {known}, or a folder of your own", REFUSED)
+        raise ClusterError(f"OVERLAY={overlay!r} is unknown; choose one of {known}, or a folder of your own", CONFIG)
     return folder
 
 
 def settings_of(overlay: str) -> dict[str, str]:
-    """What an overlay's `settings.env` says; without one, that of the overlay it builds on.
+    """Read an overlay's `settings.env`; without one, that of the overlay it builds on.
 
     Raises:
         ClusterError: there is no such overlay, or no `settings.env`.
@@ -188,40 +185,6 @@ def settings_of(overlay: str) -> dict[str, str]:
         resources = re.findall(r"^ +- (\.\./\S+)$", (folder / "kustomization.yaml").read_text(encoding="utf-8"), re.M)
         below = [path for path in ((folder / one).resolve() for one in resources) if path.parent.name == OVERLAYS.name]
         if not below:
-            raise ClusterError(f"{folder} has no settings.env and builds on no overlay that has one", REFUSED)
+            raise ClusterError(f"{folder} has no settings.env and builds on no overlay that has one", CONFIG)
         folder = below[0]
     return parse((folder / "settings.env").read_text(encoding="utf-8"))
-
-
-def values_of(env_file: Path) -> dict[str, str]:
-    """What `.env` says.
-
-    Raises:
-        ClusterError: it is missing, or a line of it is none.
-    """
-    try:
-        return parse(env_file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ClusterError(f"{env_file} is missing; run make setup", REFUSED) from None
-    except ValueError as error:
-        raise ClusterError(f"{env_file}: {error}; correct the line", REFUSED) from None
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Print the Secrets; an exit code."""
-    parser = argparse.ArgumentParser(
-        prog="deploy.kubernetes.secret_manifests", description="Print an overlay's Secrets."
-    )
-    parser.add_argument("--overlay", default="local")
-    parser.add_argument("--env-file", type=Path, default=ROOT / ".env")
-    given = parser.parse_args(arguments)
-    try:
-        print(manifest(secrets_of(values_of(given.env_file), settings_of(given.overlay))))
-    except ClusterError as error:
-        print(f"secrets: {error}", file=sys.stderr)
-        return error.code
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

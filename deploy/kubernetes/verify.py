@@ -1,26 +1,20 @@
-"""Tell whether what runs in the cluster is well: workloads, MLflow's login, the model of every serving pod.
+"""Check what runs in the cluster: workloads, MLflow's login, the model of every serving pod.
 
-    python -m deploy.kubernetes.verify [--namespace NAME] [--env-file FILE]
-
-One line for each; exit code 1 when one is not well. Changes nothing. Standard library only.
+Changes nothing. Standard library only.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from deploy.kubernetes.cluster import BEFORE, NAMESPACE, Cluster, ClusterError
-from deploy.kubernetes.rollout import keeps
-from deploy.kubernetes.secret_manifests import ROOT, values_of
+from deploy.kubernetes.cluster import BEFORE, Cluster, ClusterError
+from deploy.kubernetes.rollout import blocked_by
 from deploy.kubernetes.up import AIRFLOW, OURS
 
-# Run in the pods, whose images hold Python. What they read on standard input is in no list of processes.
+# Run in the pods, whose images have Python. The login goes to standard input, so no list of processes shows it.
 ASK_MLFLOW = """
 import base64, json, sys, urllib.error, urllib.request
 user, password, model = json.load(sys.stdin)
@@ -59,7 +53,7 @@ def workload(found: Mapping[str, Any]) -> Line:
         done = bool(status.get("succeeded"))
         return Line(subject, "done" if done else f"not done, {status.get('failed', 0)} tries failed", done)
     if before := found["metadata"].get("annotations", {}).get(BEFORE):
-        text = f"had {before}, stopped by a restore that did not end; run make kubernetes-restore again"
+        text = f"had {before} pods, stopped by a restore that did not finish; run make kubernetes-restore again"
         return Line(subject, text, False)
     ready, wanted = status.get("readyReplicas", 0), found["spec"].get("replicas", 1)
     behind = wanted - status.get("updatedReplicas", 0)
@@ -68,20 +62,20 @@ def workload(found: Mapping[str, Any]) -> Line:
 
 
 def champion(answer: Mapping[str, Any]) -> tuple[Line, str | None]:
-    """Judge MLflow's answer to the question for the champion; the version, too."""
+    """Judge MLflow's answer about the champion; return the version, too."""
     if "champion" in answer:
         version = str(answer["champion"])
-        return Line("mlflow", f"takes the login of .env; champion is version {version}", True), version
+        return Line("mlflow", f"accepts the login of .env; champion is version {version}", True), version
     if answer["status"] == 404:
-        return Line("mlflow", "takes the login of .env; there is no champion yet", True), None
+        return Line("mlflow", "accepts the login of .env; there is no champion yet", True), None
     if answer["status"] == 401:
-        fix = "refuses the login of .env; put the password there that it was first started with"
+        fix = "refuses the login of .env; set the password to that of its first start"
         return Line("mlflow", fix, False), None
     return Line("mlflow", f"answers with status {answer['status']}; see its log", False), None
 
 
 def replica(pod: str, info: Mapping[str, Any], wanted: str | None) -> Line:
-    """Judge what a pod of the service says of itself."""
+    """Judge what a pod of the service says about itself."""
     version = None if info["model_version"] is None else str(info["model_version"])
     said = "has no model" if version is None else f"serves version {version}"
     said += f" ({info['problem']})" if info.get("problem") else ""
@@ -89,10 +83,10 @@ def replica(pod: str, info: Mapping[str, Any], wanted: str | None) -> Line:
 
 
 def verify(cluster: Cluster, values: Mapping[str, str]) -> list[Line]:
-    """Ask everything; a line for each.
+    """Run every check; return a line for each.
 
     Raises:
-        ClusterError: the cluster does not answer, or nothing of ours is in the namespace.
+        ClusterError: the cluster does not answer, or the namespace holds nothing of ours.
     """
     kinds = "deployments,statefulsets,jobs"
     found = cluster.objects(kinds, OURS)
@@ -117,12 +111,12 @@ def verify(cluster: Cluster, values: Mapping[str, str]) -> list[Line]:
             lines.append(replica(name, info, version))
         except (ClusterError, json.JSONDecodeError) as error:
             lines.append(Line(f"pod/{name}", f"does not answer ({error})", False))
-    # Without a champion no serving pod is ready, and none is to blame.
+    # Without a champion no serving pod is ready, and that is no fault.
     waiting = {"deployment/serving"} if version is None else set()
     judged = []
     for line in (workload(one) for one in [*found, *cluster.objects(kinds, AIRFLOW)]):
         well = line.well or line.subject in waiting
-        why = "" if well else keeps(cluster, line.subject)
+        why = "" if well else blocked_by(cluster, line.subject)
         judged.append(Line(line.subject, f"{line.state}; {why}" if why else line.state, well))
     return [*judged, *lines]
 
@@ -132,22 +126,14 @@ def _model(cluster: Cluster) -> str:
     return str(settings.get("SERVING_REGISTERED_MODEL") or "vision-classifier")
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Print the table; 0 when all is well."""
-    parser = argparse.ArgumentParser(prog="deploy.kubernetes.verify", description="Tell whether the cluster is well.")
-    parser.add_argument("--namespace", default=NAMESPACE)
-    parser.add_argument("--env-file", type=Path, default=ROOT / ".env")
-    given = parser.parse_args(arguments)
-    try:
-        lines = verify(Cluster(given.namespace), values_of(given.env_file))
-    except ClusterError as error:
-        print(f"kubernetes-verify: {error}", file=sys.stderr)
-        return error.code
+def report(cluster: Cluster, values: Mapping[str, str]) -> int:
+    """Print a line for each check; return 0 when all is well, else 1.
+
+    Raises:
+        ClusterError: as `verify`.
+    """
+    lines = verify(cluster, values)
     width = max(len(line.subject) for line in lines)
     for line in lines:
         print(f"{'ok  ' if line.well else 'FAIL'}  {line.subject:<{width}}  {line.state}")
     return 0 if all(line.well for line in lines) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,7 +1,6 @@
-"""Make Postgres' user `monitoring`, which reads a few columns of Airflow's tables and the server's own statistics.
+"""Create Postgres' user `monitoring`, which reads a few columns of Airflow's tables and the server's statistics.
 
-Runs in MLflow's image, which has a Postgres client, at every `make up` with the profile monitoring. Changes nothing
-when nothing is to be done.
+Runs in MLflow's image, which has a Postgres client, at every `make up` with the profile monitoring. Safe to repeat.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import psycopg2
 from psycopg2 import sql
 
 USER = "monitoring"
-# What airflow_queries.yml reads: no conf of a run, no rendered field, no connection, no variable.
+# What airflow_queries.yml reads; not the conf of a run, rendered fields, connections or variables.
 COLUMNS = {
     "dag": ("dag_id", "is_paused", "is_stale"),
     "dag_run": ("id", "dag_id", "state", "start_date", "end_date"),
@@ -24,7 +23,7 @@ COLUMNS = {
 
 
 def statements(exists: bool, password: str) -> list[sql.Composable]:
-    """Return what makes the role, or gives the one there is this password, and its rights."""
+    """Return what creates the role, or sets the password of an existing one, and grants its rights."""
     user = sql.Identifier(USER)
     verb = sql.SQL("ALTER" if exists else "CREATE")
     made: list[sql.Composable] = [
@@ -40,7 +39,7 @@ def statements(exists: bool, password: str) -> list[sql.Composable]:
 
 
 def main() -> None:
-    """Make it, and say so in one line."""
+    """Create or update the user, and say so in one line."""
     superuser = os.environ["POSTGRES_PASSWORD"]
     try:
         connection = psycopg2.connect(host="postgres", user="postgres", password=superuser, dbname="airflow")

@@ -28,11 +28,11 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from tasks.records import checkpoint_store, gold_store, ledger, tracking
+from tasks.records.paging import PAGE, all_pages
 from tasks.search.storage import SearchStorage, credentials, searches
 from tasks.settings import Settings, load_settings
 from tasks.text_table import columns
 
-PAGE = 1000
 REFERENCE = "_run_id"  # suffix of tags and parameters that hold the ID of another run
 DATASET = "dataset"
 HEADER = ("what", "of", "run ID", "idle since (UTC)", "MB")
@@ -108,15 +108,10 @@ def remove(leftover: Leftover, settings: Settings) -> None:
 
 
 def _all_runs(experiment_id: str) -> Iterator[Run]:
-    token: str | None = None
-    while True:
-        page = MlflowClient().search_runs(
-            [experiment_id], "tags.`pipeline.dag_run_id` != ''", ViewType.ACTIVE_ONLY, PAGE, page_token=token
-        )
-        yield from page
-        token = page.token
-        if not token:
-            return
+    client, text = MlflowClient(), "tags.`pipeline.dag_run_id` != ''"
+    return all_pages(
+        lambda size, token: client.search_runs([experiment_id], text, ViewType.ACTIVE_ONLY, size, page_token=token)
+    )
 
 
 def _deleted(run_id: str) -> Run | None:
@@ -188,13 +183,10 @@ def _newest_gold(runs: Iterable[Run]) -> set[str]:
 
 
 def _versions(name: str) -> Iterator[ModelVersion]:
-    token: str | None = None
-    while True:
-        page = MlflowClient().search_model_versions(f"name = '{name}'", max_results=PAGE, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
+    client = MlflowClient()
+    return all_pages(
+        lambda size, token: client.search_model_versions(f"name = '{name}'", max_results=size, page_token=token)
+    )
 
 
 def _references(names: Mapping[str, str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Where checkpoints lie between two tries of a train stage: the artifact folder `checkpoints` of its run."""
+"""Stores checkpoints between two tries of a train stage: in the artifact folder `checkpoints` of its run."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ log = logging.getLogger("tasks.train")
 
 
 class CheckpointStore:
-    """Saves the state of a training to its run, as often as it pays, and finds it again after a failure."""
+    """Saves the state of a training to its run, as often as is worthwhile, and finds it again after a failure."""
 
     def __init__(self, run_id: str) -> None:
-        """Nothing is read or written yet."""
+        """Take the run; nothing is read or written yet."""
         self._run_id = run_id
         self._cadence = Cadence()
 
     def newest(self) -> dict[str, Any] | None:
-        """Return the newest good state that an earlier try left, or None."""
+        """Return the newest undamaged state that an earlier try left, or None."""
         if not MlflowClient().list_artifacts(self._run_id, ARTIFACT):
             return None
         with tempfile.TemporaryDirectory(prefix="checkpoints-") as folder:
@@ -35,7 +35,7 @@ class CheckpointStore:
             return checkpoints.load_newest(Path(path))
 
     def due(self) -> bool:
-        """Tell whether another checkpoint pays by now (see `tasks.vision.training.cadence`)."""
+        """Tell whether another checkpoint is worthwhile by now (see `tasks.vision.training.cadence`)."""
         return self._cadence.due()
 
     def save(self, state: dict[str, Any], epoch: int) -> None:

@@ -1,4 +1,4 @@
-"""Where gold lies between stages: the artifact folder `gold` of the prepare run that made it."""
+"""Stores gold between stages: in the artifact folder `gold` of the prepare run that created it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GOLD_RUN = "pipeline.gold_run_id"
 
 
 def fetch(prepare_run_id: str) -> Gold:
-    """Download and load the gold that a prepare run made or used again.
+    """Download and load the gold that a prepare run created or reused.
 
     Raises:
         DataError: the run, its tag `pipeline.gold_run_id` or the gold does not exist, or the gold is damaged.
@@ -29,10 +29,10 @@ def fetch(prepare_run_id: str) -> Gold:
 
 
 def fetch_made_by(gold_run_id: str) -> Gold:
-    """Download and load the gold that lies in this very run.
+    """Download and load the gold stored in this run itself.
 
     Raises:
-        DataError: the gold is gone or damaged.
+        DataError: the gold is missing or damaged.
     """
     if not exists(gold_run_id):
         raise DataError(f"run {gold_run_id!r} has no artifact {ARTIFACT!r} (any more); run prepare again")
@@ -42,7 +42,7 @@ def fetch_made_by(gold_run_id: str) -> Gold:
 
 
 def exists(gold_run_id: str) -> bool:
-    """Tell whether a run is there, not deleted, and both files of its gold are."""
+    """Tell whether a run exists, is not deleted, and has both files of its gold."""
     client = MlflowClient()
     try:
         run = client.get_run(gold_run_id)

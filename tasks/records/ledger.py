@@ -1,7 +1,7 @@
 """The ledger: every promotion, refusal and rollback, one MLflow run each in the experiment `promotions`.
 
-Append-only: a record is made once, found again by its key, and never changed. It is RUNNING while the alias moves and
-FINISHED when it has; one that stays RUNNING shows a move that was cut short, and the retry of its task finishes both.
+Append-only: a record is created once, found again by its key, and never changed. It is RUNNING while the alias moves
+and FINISHED afterwards. One that stays RUNNING shows an interrupted move; the retry of its task finishes both.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 
 from tasks.records import registry
+from tasks.records.paging import PAGE, all_pages
 from tasks.records.tracking import experiment
 from tasks.settings import load_settings
 
 EXPERIMENT = "promotions"
-PAGE = 1000
 
 
 class Kind(StrEnum):
@@ -34,15 +34,15 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Entry:
-    """What a record says; versions are of `registered_model`."""
+    """The content of a record; versions are those of `registered_model`."""
 
-    key: str  # of the task that made it; with `kind` and `candidate_sha256`, its identity
+    key: str  # of the task that created it; with `kind` and `candidate_sha256`, its identity
     kind: Kind
     registered_model: str
     from_version: int | None  # the champion before
     to_version: int | None  # the champion after; None when the alias is gone
     candidate_version: int  # the version that was judged, rolled back to, or could not be deployed
-    candidate_sha256: str  # its `pipeline.model_sha256`
+    candidate_sha256: str  # `pipeline.model_sha256` of that version
     by: str  # a person, or the DAG run that acted
     reason: str
     evidence_run_id: str | None = None  # of evaluate
@@ -50,7 +50,7 @@ class Entry:
 
     @property
     def tags(self) -> dict[str, str]:
-        """The record as MLflow tags, `ledger.` before each field; what is None is left out."""
+        """The entry as MLflow tags, `ledger.` before each field; fields that are None are left out."""
         moves = {"ledger.moves": "false" if self.kind is Kind.REFUSAL else "true"}
         return moves | {f"ledger.{name}": str(value) for name, value in vars(self).items() if value is not None}
 
@@ -62,7 +62,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Record:
-    """An entry as it lies in the ledger."""
+    """An entry as stored in the ledger."""
 
     entry: Entry
     at: datetime  # UTC
@@ -72,10 +72,10 @@ class Record:
 
 @contextmanager
 def recorded(entry: Entry) -> Iterator[None]:
-    """Record what is done inside: the record is there before it begins, and finished when it is done.
+    """Record what the block does: the record exists before it starts and is finished after it.
 
-    A retry finds its record and may repeat what is inside. What is done again after others moved the alias since (a
-    task that someone cleared) is a new record.
+    A retry finds its record and may repeat the block. When others have moved the alias since (someone cleared an old
+    task), a new record is created.
     """
     client = MlflowClient()
     found = _search(entry.identity, limit=1)
@@ -88,7 +88,7 @@ def recorded(entry: Entry) -> Iterator[None]:
 
 
 def move_champion(entry: Entry) -> None:
-    """Point `champion` at `entry.to_version`, or take it away where that is None, and record it."""
+    """Point `champion` at `entry.to_version`, or delete the alias if that is None, and record it."""
     with recorded(entry):
         if entry.to_version is None:
             registry.delete_alias(entry.registered_model, registry.CHAMPION)
@@ -102,10 +102,10 @@ def history(registered_model: str | None = None, *, limit: int = PAGE) -> list[R
     return [_record(run) for run in _search(tags, limit=limit)]
 
 
-def looks(registered_model: str, champion_version: int, candidate_sha256: str) -> int:
+def comparisons(registered_model: str, champion_version: int, candidate_sha256: str) -> int:
     """Count the other candidates that this champion was compared with.
 
-    The same weights judged again are the same candidate: a retry, or a day on which training gave the same model.
+    The same weights are the same candidate when judged again: in a retry, or when training gave the same model.
     """
     judged = {Kind.REFUSAL, Kind.PROMOTION}
     entries = [record.entry for record in history(registered_model)]
@@ -114,7 +114,7 @@ def looks(registered_model: str, champion_version: int, candidate_sha256: str) -
 
 
 def rolled_back(registered_model: str, candidate_sha256: str) -> str | None:
-    """Say who took these weights out of service, and why; None unless that is the last that was done with them."""
+    """Say who took these weights out of service, and why; None unless that was the last thing done with them."""
     for record in history(registered_model):
         entry = record.entry
         if entry.kind is Kind.ROLLBACK and entry.former_sha256 == candidate_sha256:
@@ -138,23 +138,16 @@ def _experiment() -> str:
 
 
 def _search(tags: dict[str, str], *, limit: int) -> list[Run]:
+    client, experiment_id = MlflowClient(), _experiment()
     conditions = [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
-    found: list[Run] = []
-    token: str | None = None
-    while len(found) < limit:
-        page = MlflowClient().search_runs(
-            [_experiment()],
-            " and ".join([*conditions, "tags.`ledger.key` != ''"]),
-            ViewType.ACTIVE_ONLY,
-            max_results=min(PAGE, limit - len(found)),
-            order_by=["attributes.start_time DESC"],
-            page_token=token,
+    text = " and ".join([*conditions, "tags.`ledger.key` != ''"])
+    order = ["attributes.start_time DESC"]
+    return list(
+        all_pages(
+            lambda size, token: client.search_runs([experiment_id], text, ViewType.ACTIVE_ONLY, size, order, token),
+            limit,
         )
-        found += page
-        token = page.token
-        if not token:
-            break
-    return found
+    )
 
 
 def _moved_since(run: Run, entry: Entry) -> bool:

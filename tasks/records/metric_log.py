@@ -1,4 +1,4 @@
-"""Metrics of a run: each step once, however often the stage is tried."""
+"""Metrics of a run: each step is logged once, however often the stage is tried."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 
-BATCH = 500  # MLflow takes up to 1000 in one request
+BATCH = 500  # MLflow accepts up to 1000 in one request
 FLUSH_SECONDS = 10.0
 
 
 class MetricLog:
-    """Collects metrics and sends them to a run; steps that an earlier try of the stage has sent are left out."""
+    """Collects metrics and sends them to a run; steps that an earlier try of the stage sent are skipped."""
 
     def __init__(self, run_id: str, *, fresh: bool = False) -> None:
-        """Ask the run for the last step of every metric it has, or spare the question where it is a `fresh` one."""
+        """Read the last step of every metric of the run; a `fresh` run has none to read."""
         self._client = MlflowClient()
         self._run_id = run_id
         self._pending: list[Metric] = []
@@ -26,7 +26,7 @@ class MetricLog:
         self._last = {key: max(m.step for m in self._client.get_metric_history(run_id, key)) for key in logged}
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Take the `values` of one step, sent at once or within the next few seconds' steps."""
+        """Add the `values` of one step; they are sent now or with a later step, after at most FLUSH_SECONDS."""
         now = int(time.time() * 1000)
         self._pending += [
             Metric(key, value, now, step) for key, value in values.items() if step > self._last.get(key, -1)
@@ -35,7 +35,7 @@ class MetricLog:
             self.flush()
 
     def flush(self) -> None:
-        """Send everything taken so far."""
+        """Send everything added so far."""
         while self._pending:
             self._client.log_batch(self._run_id, metrics=self._pending[:BATCH])
             del self._pending[:BATCH]
@@ -43,9 +43,9 @@ class MetricLog:
 
 
 def log_values(values: Mapping[str, float], model_id: str | None = None) -> None:
-    """Log what a stage counted or measured to the active run, and to a logged model if one is named.
+    """Log values that a stage counted or measured to the active run, and to a logged model if one is named.
 
-    A retry counts and measures again. What is the same as before is not sent twice; another value is the next step.
+    A retry counts and measures again. An unchanged value is not sent twice; a changed one becomes the next step.
     """
     client, run = MlflowClient(), mlflow.active_run()
     assert run is not None  # noqa: S101  # stages work inside `tracking.stage_run`

@@ -1,4 +1,4 @@
-"""Where a trained classifier lies: the logged model `model` of its train run, made once per run."""
+"""Stores a trained classifier: as the logged model `model` of its train run, once per run."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tasks.vision.data.gold import Gold
 from tasks.vision.models.classifier import Classifier, digest
 
 NAME = "model"
-# Said here, because MLflow would otherwise load the model in a process of its own to find out.
+# Listed here, because MLflow would otherwise load the model in a process of its own to find out.
 REQUIREMENTS = ("mlflow-skinny", "torch", "numpy")
-# torch.export takes a batch of one for a model of batches of one.
+# With a batch of one, torch.export would fix the batch size to one.
 EXAMPLES = 4
 
 
@@ -30,11 +30,11 @@ def log_once(classifier: Classifier, gold: Gold, architecture: str, run: StageRu
     """Log `classifier` (on the CPU, in evaluation mode) to the active run, as an exported graph without pickle.
 
     It takes uint8 images [N, C, H, W] and returns float32 probabilities [N, classes]. An earlier try of the stage may
-    have logged it already, or have been killed while it did: a whole one with the same weights is used again, an
-    unfinished one of them is finished, anything else is deleted.
+    have logged it already, or have been killed meanwhile: a complete model with the same weights is reused, an
+    unfinished one is finished, any other is deleted.
 
     Returns:
-        Its address, `models:/m-...`.
+        Its URI, `models:/m-...`.
     """
     sha256 = digest(classifier)
     model = _keep_one(run, sha256) or _begin(run, sha256)
@@ -44,17 +44,17 @@ def log_once(classifier: Classifier, gold: Gold, architecture: str, run: StageRu
 
 
 def _begin(run: StageRun, sha256: str) -> LoggedModel:
-    """Make the logged model, without files yet."""
+    """Create the logged model, without files yet."""
     client = MlflowClient()
     params = client.get_run(run.run_id).data.params
     return client.create_logged_model(run.experiment_id, NAME, run.run_id, {registry.SHA256: sha256}, params)
 
 
 def _write(model: LoggedModel, classifier: Classifier, gold: Gold, about: dict[str, str]) -> None:
-    """Write the files of a model that is not ready, and make it so.
+    """Write the files of a model that is not ready, and mark it ready.
 
-    In steps of our own, because `mlflow.pytorch.log_model` cannot go on with a model that it left unfinished; another
-    one would leave the run with two outputs, of which one is gone.
+    In separate steps, because `mlflow.pytorch.log_model` cannot resume an unfinished model, and a second one would
+    leave the run with two outputs, one of them deleted.
     """
     client, run_id = MlflowClient(), str(model.source_run_id)
     outputs = client.get_run(run_id).outputs
@@ -65,7 +65,7 @@ def _write(model: LoggedModel, classifier: Classifier, gold: Gold, about: dict[s
         mlflow.pytorch.save_model(
             classifier,
             folder,
-            # A location of its own, and not the folder that is written here, is what MLflow's pages and loaders go by.
+            # MLflow's pages and loaders use its final location, not the folder written here.
             mlflow_model=Model(
                 model.artifact_location, run_id=run_id, model_uuid=model.model_id, model_id=model.model_id
             ),
@@ -88,7 +88,7 @@ def _write(model: LoggedModel, classifier: Classifier, gold: Gold, about: dict[s
 
 
 def _keep_one(run: StageRun, sha256: str) -> LoggedModel | None:
-    """Return the run's logged model with this digest, if any, a whole one rather than not; delete every other one."""
+    """Return the run's logged model with this digest, preferably a complete one, and delete all others."""
     client = MlflowClient()
     models = client.search_logged_models([run.experiment_id], f"source_run_id = '{run.run_id}'")
     same = [model for model in models if model.tags.get(registry.SHA256) == sha256]
@@ -100,11 +100,11 @@ def _keep_one(run: StageRun, sha256: str) -> LoggedModel | None:
 
 
 def _version(package: str) -> str:
-    """Version of an installed package, without the build (`+cu130`) that package indexes do not know."""
+    """Return the version of an installed package, without the build (`+cu130`), which package indexes do not know."""
     return importlib.metadata.version(package).partition("+")[0]
 
 
 def artifact_sha256(uri: str) -> str:
-    """Fetch a logged model back from its store and return the digest of its files."""
+    """Download a logged model from its store and return the digest of its files."""
     with tempfile.TemporaryDirectory() as folder:
         return artifact_digest.digest(Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder)))

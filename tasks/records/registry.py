@@ -1,7 +1,7 @@
 """The model registry: versions of one registered model and the aliases `champion` and `challenger`.
 
-An alias is resolved to a version once, and the version is used from then on. (MLflow's version search returns
-versions without their aliases, so aliases are always asked for by name.)
+An alias is resolved to a version once, and from then on the version is used. (MLflow's version search returns versions
+without their aliases, so aliases are always looked up by name.)
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ def by_digest(registered_model: str, model_sha256: str) -> ModelVersion | None:
 def create_version(
     registered_model: str, source: str, train_run_id: str, tags: dict[str, str], description: str
 ) -> ModelVersion:
-    """Make a version of a logged model, and the registered model itself when it is the first.
+    """Create a version of a logged model, and the registered model if this is its first.
 
-    The tags go in with the version, in one request: a version is never seen without its digest.
+    The tags are set in the same request, so a version never exists without its digest.
     """
     client = MlflowClient()
     try:
@@ -79,31 +79,31 @@ def create_version(
 
 
 def set_alias(registered_model: str, alias: str, version: int) -> None:
-    """Point an alias at a version; nothing is written when it is there already."""
+    """Point an alias at a version; nothing is written if it points there already."""
     current = by_alias(registered_model, alias)
     if current is None or int(current.version) != version:
         MlflowClient().set_registered_model_alias(registered_model, alias, str(version))
 
 
 def delete_alias(registered_model: str, alias: str) -> None:
-    """Take an alias away; one that is not there is no error."""
+    """Delete an alias; it is not an error if it does not exist."""
     if by_alias(registered_model, alias) is not None:
         MlflowClient().delete_registered_model_alias(registered_model, alias)
 
 
 def require_same_classes(registered_model: str, classes: Sequence[str]) -> None:
-    """Refuse a candidate that does another task than the champion it would replace.
+    """Refuse a candidate with other classes than the champion that it would replace.
 
     Raises:
-        ModelError: the champion of `registered_model` knows other classes than `classes`.
+        ModelError: the champion of `registered_model` has other classes than `classes`.
     """
     champion = by_alias(registered_model)
     if champion is None:
         return
     if not champion.run_id:
         raise ModelError(
-            f"champion of {registered_model!r}, version {champion.version}, has no run to read its classes from; "
-            "it was not made here: give this pipeline a registered_model of its own"
+            f"champion of {registered_model!r}, version {champion.version}, has no run to read its classes from, "
+            "because another program created it: give this pipeline a registered_model of its own"
         )
     known = classes_of_run(champion.run_id)
     if known == list(classes):
@@ -115,7 +115,7 @@ def require_same_classes(registered_model: str, classes: Sequence[str]) -> None:
 
 
 def classes_of_run(train_run_id: str) -> list[str]:
-    """Return the class names that the model of a train run answers with."""
+    """Return the class names of the model of a train run."""
     return list(mlflow.artifacts.load_dict(f"runs:/{train_run_id}/classes.json"))
 
 

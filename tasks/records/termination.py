@@ -1,4 +1,4 @@
-"""SIGTERM, by which a task is cancelled, at a moment that leaves nothing half done."""
+"""Delays SIGTERM, which cancels a task, until a group of writes is complete."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from types import FrameType
 
 
 @contextmanager
-def sigterm_waits() -> Iterator[None]:
-    """Let a SIGTERM that comes inside take effect at the end: what is done inside is done as a whole.
+def sigterm_delayed() -> Iterator[None]:
+    """Delay a SIGTERM that arrives during the block until its end, so that the block is done completely.
 
-    For a few quick writes only: whoever sends SIGTERM sends SIGKILL seconds later.
+    For a few quick writes only: SIGKILL follows SIGTERM within seconds.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield  # Python gives signals to the main thread alone
+        yield  # Python handles signals in the main thread only
         return
     came: list[FrameType | None] = []
     handler = signal.signal(signal.SIGTERM, lambda number, frame: came.append(frame))

@@ -1,7 +1,7 @@
-"""MLflow runs: one parent per DAG run, one child per stage, each found by its tags before it is made.
+"""MLflow runs: one parent per DAG run, one child per stage; each is searched by its tags before it is created.
 
-The one place that connects to MLflow and does the bookkeeping of runs. Stages log into the active run with
-MLflow's fluent API; what they hand on is `StageRun.run_id`.
+The only place that connects to MLflow and manages runs. Stages log to the active run with MLflow's fluent API; what
+they pass to the next stage is `StageRun.run_id`.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from tasks.contract.messages import StageRequest, StageResult, TaskIdentity
 from tasks.errors import DataError, SettingsError, UnavailableError
-from tasks.records.termination import sigterm_waits
+from tasks.records.termination import sigterm_delayed
 from tasks.records.transient_errors import answered_by_another, as_unavailable
 from tasks.settings import Settings
 
 PARENT_STAGE = "pipeline"
 RESULT_TAG = "pipeline.result"
-REUSED_FROM = "pipeline.reused_from"  # the run that did the work, whose result this run took
+REUSED_FROM = "pipeline.reused_from"  # the run that did the work and whose result this run reused
 ERROR_TAG = "pipeline.error"
 # Opens MLflow's pages on training runs instead of language models' traces.
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 _IDENTITY = {"pipeline.key", "pipeline.stage", "pipeline.request_sha256"}
 MLFLOW_DEFAULTS = {
-    # A server that restarts is back within these: the pauses between tries double and add up to about a minute.
+    # Enough for a server to restart: the pauses between retries double and add up to about a minute.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "6",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    # The operator prints the address that a browser reaches; MLflow would print, three times, the one of the stage.
+    # The operator prints a URL that a browser can reach; MLflow would print the stage's, three times.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    # In a log every step of a bar is a line.
+    # In a log, every step of a progress bar would be a line.
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 
@@ -64,9 +64,11 @@ class StageRun:
             "seconds": round(time.monotonic() - self.started, 3),
         }
 
+    baton = result_fields  # its old name
+
 
 def connect(settings: Settings) -> str:
-    """Point MLflow at its server or database and return the ID of the experiment, made when missing.
+    """Point MLflow at its server or database and return the ID of the experiment, which is created if missing.
 
     Raises:
         UnavailableError: no server answers at the tracking URI.
@@ -95,7 +97,7 @@ def connect(settings: Settings) -> str:
 
 
 def experiment(name: str, artifact_root: str | None = None) -> str:
-    """Return the ID of an experiment, made when missing.
+    """Return the ID of an experiment, which is created if missing.
 
     Raises:
         SettingsError: it was deleted.
@@ -107,7 +109,7 @@ def experiment(name: str, artifact_root: str | None = None) -> str:
         except MlflowException as error:
             if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
                 raise
-            found = mlflow.get_experiment_by_name(name)  # another stage was first
+            found = mlflow.get_experiment_by_name(name)  # another stage created it first
     if found is None or found.lifecycle_stage == "deleted":
         raise SettingsError(
             f"experiment {name!r} was deleted in MLflow; restore it, or set PIPELINE_EXPERIMENT to another name"
@@ -117,10 +119,10 @@ def experiment(name: str, artifact_root: str | None = None) -> str:
 
 @contextmanager
 def stage_run(request: StageRequest, stage: str, settings: Settings) -> Iterator[StageRun]:
-    """Open the run of a stage, the same one for every retry of the same request, and end it with the stage.
+    """Open the run of a stage, the same one for every retry of a request, and end it with the stage.
 
-    The run becomes MLflow's active run. It ends FINISHED, FAILED (an exception), or KILLED (a signal, raised as
-    `SystemExit` or `KeyboardInterrupt`); the parent run shows the state of its last stage.
+    The run becomes MLflow's active run. It ends as FINISHED, FAILED (an exception), or KILLED (a signal, raised as
+    `SystemExit` or `KeyboardInterrupt`); the parent run has the state of its last stage.
     """
     experiment_id = connect(settings)
     client = MlflowClient()
@@ -130,7 +132,7 @@ def stage_run(request: StageRequest, stage: str, settings: Settings) -> Iterator
     opened: list[str] = []
     status = "FAILED"
     try:
-        with sigterm_waits():  # a run that was made but is not known here would stay RUNNING
+        with sigterm_delayed():  # otherwise a run just created could stay RUNNING
             pipeline = _tags(task, PARENT_STAGE, f"{task.dag_id}/{task.dag_run_id}", settings)
             parent_id = _find_or_create(client, experiment_id, pipeline, task.dag_run_id)
             opened.append(parent_id)
@@ -143,8 +145,8 @@ def stage_run(request: StageRequest, stage: str, settings: Settings) -> Iterator
             client.update_run(parent_id, status="RUNNING")
         with mlflow.start_run(run_id=run_id) as run:
             if settings.pipeline_image:
-                client.set_tag(run_id, "pipeline.image", settings.pipeline_image)  # of this try, others may differ
-            if ERROR_TAG in run.data.tags:  # of an earlier try
+                client.set_tag(run_id, "pipeline.image", settings.pipeline_image)  # of this try; others may differ
+            if ERROR_TAG in run.data.tags:  # from an earlier try
                 client.delete_tag(run_id, ERROR_TAG)
             mlflow.log_params({name: value for name, value in body.items() if value is not None})
             yield StageRun(run_id, experiment_id, parent_id)
@@ -153,22 +155,22 @@ def stage_run(request: StageRequest, stage: str, settings: Settings) -> Iterator
         status = "KILLED"
         raise
     except Exception as error:
-        if run_id and as_unavailable(error) is None:  # else there may be no server to tell
+        if run_id and as_unavailable(error) is None:  # otherwise there may be no server to tell
             client.set_tag(run_id, ERROR_TAG, f"{type(error).__name__}: {error}"[:500])
         raise
     finally:
-        with sigterm_waits():
+        with sigterm_delayed():
             for ended in reversed(opened):
                 client.set_terminated(ended, status)
 
 
 def record_result(run: StageRun, result: StageResult) -> None:
-    """Keep the result with its run, so that whoever finds the run later knows what it answered."""
+    """Store the result with its run, for later runs that reuse it."""
     MlflowClient().set_tag(run.run_id, RESULT_TAG, result.model_dump_json())
 
 
 def tag_of(run_id: str, name: str) -> str:
-    """Read one tag of a run that an earlier stage made.
+    """Read one tag of a run that an earlier stage created.
 
     Raises:
         DataError: the run or the tag does not exist.
@@ -181,14 +183,14 @@ def tag_of(run_id: str, name: str) -> str:
         raise DataError(f"MLflow has no run {run_id!r}; start the DAG again from its first stage") from error
     value = run.data.tags.get(name)
     if value is None:
-        raise DataError(f"run {run_id!r} has no tag {name!r}; it was not made by the stage that should come before")
+        raise DataError(f"run {run_id!r} has no tag {name!r}; it was not created by the stage that comes before")
     return str(value)
 
 
 def use_datasets(run: StageRun, prepare_run_id: str, *contexts: str) -> None:
-    """Show the data sets that a prepare run logged as inputs of this run too, those of `contexts` only.
+    """Record the data sets that a prepare run logged as inputs of this run, too; only those of `contexts`.
 
-    Contexts are MLflow's words: training, validation, testing.
+    Contexts are MLflow's terms: training, validation, testing.
     """
     client = MlflowClient()
     inputs = client.get_run(prepare_run_id).inputs
@@ -199,14 +201,14 @@ def use_datasets(run: StageRun, prepare_run_id: str, *contexts: str) -> None:
 
 
 def http_status(error: MlflowException) -> int:
-    """Return the HTTP status that MLflow's error stands for, also without a server; 502 for another's answer."""
+    """Return the HTTP status of MLflow's error, also without a server; 502 when another program answered."""
     if answered_by_another(error) is not None:
         return 502
     return int(error.get_http_status_code())  # type: ignore[no-untyped-call]
 
 
 def find_runs(experiment_id: str, tags: dict[str, str], *, status: str | None = None, limit: int = 1) -> list[Run]:
-    """List the newest runs that carry all `tags`, newest first."""
+    """List the newest runs that have all `tags`, newest first."""
     conditions = [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
     if status:
         conditions.append(f"attributes.status = '{status}'")
@@ -243,7 +245,7 @@ def _tags(task: TaskIdentity, stage: str, key: str, settings: Settings) -> dict[
 
 
 def _require_server(uri: str) -> None:
-    """Fail within seconds, and in one line, where MLflow's own retries would take minutes."""
+    """Fail within seconds and with one line, where MLflow's own retries would take minutes."""
     import requests
 
     cause = ""

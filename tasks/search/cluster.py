@@ -1,7 +1,7 @@
-"""The Ray that trials run on: one of the stage's own on this machine, or a cluster that it joins for the time.
+"""The Ray that trials run on: started by the stage on this machine, or a cluster that the stage joins.
 
-A stage joins a cluster as a node without CPUs and GPUs of its own. The search, its callbacks, MLflow's credentials and
-the log so stay in the stage; only trials run elsewhere.
+A stage joins a cluster as a node without CPUs and GPUs. So the search, its callbacks, MLflow's credentials and the log
+stay in the stage; only trials run elsewhere.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-d
 import tasks
 from tasks.contract.training import TuneRequest
 from tasks.errors import RequestError, UnavailableError
-from tasks.search import guard
+from tasks.search import supervisor
 from tasks.search.environment import environment
 from tasks.settings import Settings
 from tasks.vision.devices import available_cpus
 
-# Ray's name for the right to run a trial of this process, of which there are as many as trials may run at a time. With
-# one name for all, stages on one cluster would take each other's, and lose them when the other leaves.
+# A custom resource of Ray: there are as many as trials of this process may run at a time. With one name for all, stages
+# on the same cluster would use each other's, and lose them when the other leaves.
 SLOT = f"trial-{secrets.token_hex(4)}"
 MIB = 2**20
-STORE_MARGIN = 100 * MIB  # beside the gold: results on their way; Ray's smallest store is 75 MiB
-ANSWER_SECONDS = 5.0  # for a cluster's head to take a connection
+STORE_MARGIN = 100 * MIB  # beside the gold: results in transit; Ray's smallest store is 75 MiB
+ANSWER_SECONDS = 5.0  # for a cluster's head to accept a connection
 JOIN_SECONDS = 60.0
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to anyone
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # MLflow has it all
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # MLflow has everything
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    # Ray's own snapshots are not used (tasks.search.memory).
+    # Ray's own snapshots are not used (tasks.search.earlier_trials).
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
 }
 
@@ -55,13 +55,13 @@ log = logging.getLogger("tasks.tune")
 
 @contextmanager
 def ray_for(request: TuneRequest, settings: Settings, gold_bytes: int) -> Iterator[int]:
-    """Start or join a Ray with room for the request's trials, and leave nothing of it behind.
+    """Start or join a Ray with room for the request's trials, and clean it up afterwards.
 
     Yields how many trials may run at a time.
 
     Raises:
         RequestError: no machine there has the CPUs or GPUs of one trial.
-        UnavailableError: no cluster answers at RAY_ADDRESS, or it does not let this stage in.
+        UnavailableError: no cluster answers at RAY_ADDRESS, or it refuses this stage.
     """
     if settings.ray_address:
         _require_answer(settings.ray_address)
@@ -69,14 +69,14 @@ def ray_for(request: TuneRequest, settings: Settings, gold_bytes: int) -> Iterat
         logging.getLogger(name).setLevel(logging.ERROR)
     with ExitStack() as stack:
         stack.enter_context(environment(_variables(settings)))
-        os.environ.pop("RAY_ADDRESS")  # what to connect to is said outright
-        # Ray read its settings when it was imported, and keeps a token for good.
+        os.environ.pop("RAY_ADDRESS")  # the address is given explicitly
+        # Ray read its settings when it was imported, and caches the token.
         Config.initialize("")
         AuthenticationTokenLoader.instance().reset_cache()
-        folder = stack.enter_context(_guarded_folder())
+        folder = stack.enter_context(_supervised_folder())
         rights = {SLOT: float(request.concurrent_trials or request.trials)}
         stack.callback(_shut_down)
-        with _same_sigterm_handler():  # Ray puts its own in place
+        with _same_sigterm_handler():  # Ray installs its own
             if settings.ray_address:
                 stack.enter_context(_joined(settings.ray_address, folder, rights, gold_bytes + STORE_MARGIN))
             else:
@@ -91,13 +91,13 @@ def ray_for(request: TuneRequest, settings: Settings, gold_bytes: int) -> Iterat
                     _temp_dir=str(folder),
                 )
         slots = _require_room(request, settings)
-        # As many may wait for their process to start: one by one, short trials would end before the next has one.
+        # As many trials may wait for a process: one by one, short trials would end before the next process is ready.
         stack.enter_context(environment({"TUNE_MAX_PENDING_TRIALS_PG": str(slots)}))
         yield slots
 
 
 def _variables(settings: Settings) -> dict[str, str]:
-    """Return what Ray's processes are told; it reads most of its settings from the environment."""
+    """Return the environment for Ray's processes, where Ray reads most of its settings."""
     root = str(Path(tasks.__file__).resolve().parents[1])
     variables = QUIET | {
         "RAY_ADDRESS": "",
@@ -112,12 +112,12 @@ def _variables(settings: Settings) -> dict[str, str]:
 
 
 @contextmanager
-def _guarded_folder() -> Iterator[Path]:
-    """Make a folder for a Ray, and see to it that its processes and the folder go, however this process ends."""
+def _supervised_folder() -> Iterator[Path]:
+    """Create a folder for Ray; its processes and the folder are removed however this process ends."""
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir=_short_folder()))
     lifeline, held = os.pipe()
     watch = subprocess.Popen(  # noqa: S603  # our own file
-        [sys.executable, "-I", guard.__file__, str(lifeline), str(folder), str(os.getpid())],
+        [sys.executable, "-I", supervisor.__file__, str(lifeline), str(folder), str(os.getpid())],
         pass_fds=(lifeline,),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -129,12 +129,12 @@ def _guarded_folder() -> Iterator[Path]:
         yield folder
     finally:
         os.close(held)
-        watch.wait(2 * guard.PATIENCE)
+        watch.wait(2 * supervisor.TIMEOUT)
 
 
 @contextmanager
 def _joined(address: str, folder: Path, rights: Mapping[str, float], store_bytes: int) -> Iterator[None]:
-    """Be a node of the cluster, without CPUs and GPUs of its own."""
+    """Join the cluster as a node without CPUs and GPUs while the block runs."""
     output = folder / "join.log"
     with output.open("wb") as file:
         node = subprocess.Popen(  # noqa: S603  # Ray's own command
@@ -161,7 +161,7 @@ def _joined(address: str, folder: Path, rights: Mapping[str, float], store_bytes
 
 
 def _connect(address: str, folder: Path, node: subprocess.Popen[bytes], output: Path) -> None:
-    deadline, cause = time.monotonic() + JOIN_SECONDS, "it takes too long"
+    deadline, cause = time.monotonic() + JOIN_SECONDS, f"it took more than {JOIN_SECONDS:.0f} s"
     while time.monotonic() < deadline:
         if node.poll() is not None:
             cause = _last_line(output)
@@ -184,11 +184,11 @@ def _connect(address: str, folder: Path, node: subprocess.Popen[bytes], output: 
 
 def _last_line(output: Path) -> str:
     lines = [line.strip() for line in output.read_text(encoding="utf-8", errors="replace").splitlines()]
-    return next((line[:300] for line in reversed(lines) if line), "its node ended without a word")
+    return next((line[:300] for line in reversed(lines) if line), "its node ended without a message")
 
 
 def _require_answer(address: str) -> None:
-    """Fail within seconds where nothing listens; Ray itself would wait for minutes."""
+    """Fail within seconds when nothing listens; Ray itself would wait for minutes."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
@@ -223,13 +223,13 @@ def _require_room(request: TuneRequest, settings: Settings) -> int:
 
 
 def _short_folder() -> str:
-    """Return a folder for temporary files whose path leaves room for Ray's sockets, which may have 107 characters."""
+    """Return a folder for temporary files with a short path: those of Ray's sockets may have only 107 characters."""
     usual = tempfile.gettempdir()
-    return usual if len(usual) <= 24 else "/tmp"  # noqa: S108  # mkdtemp makes a private folder in it
+    return usual if len(usual) <= 24 else "/tmp"  # noqa: S108  # mkdtemp creates a private folder in it
 
 
 def _shut_down() -> None:
-    with _same_sigterm_handler():  # Ray leaves the system's own action there, which ends this process without a word
+    with _same_sigterm_handler():  # Ray restores the default action, which would end this process silently
         ray.shutdown()
 
 

@@ -1,4 +1,4 @@
-"""Environment variables for a while: Ray, its workers and Arrow read what they need from there."""
+"""Temporary environment variables: Ray, its workers and Arrow read their settings from there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set `variables` in this process, and put back what was there before."""
+    """Set `variables` in this process while the block runs, and restore the old values afterwards."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

@@ -1,6 +1,6 @@
-"""The search as MLflow has it: a run for each trial, one however often the search is tried.
+"""The search in MLflow: one run for each trial, however often the search is retried.
 
-Ray's loop hands over what happened, and a thread writes it down: a server that takes its time holds up no trial.
+Ray's loop hands over what happened, and a thread writes it: so a slow server delays no trial.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from tasks.contract.recipe import Recipe
 from tasks.contract.training import TuneRequest
 from tasks.records.metric_log import MetricLog
 from tasks.records.tracking import ERROR_TAG, StageRun
-from tasks.search.memory import EPOCH_METRICS, Remembered
+from tasks.search.earlier_trials import EPOCH_METRICS, EarlierTrial
 from tasks.search.schedulers import EPOCH, REPLAYED, rungs
 from tasks.search.searchers import NUMBER
 from tasks.search.table import CONFIG_SHA256, RUNG, SECONDS, STATE, TRIAL, VALUES, State, run_status
 from tasks.search.trial import BATCHES, FINISHED, recipe_of, sha256_of
 
 STAGE = "trial"
-MACHINE = "pipeline.machine"  # tag: name of the machine that a trial ended on
+MACHINE = "pipeline.machine"  # tag: name of the machine on which a trial ended
 INHERITED = ("pipeline.dag_id", "pipeline.dag_run_id", "mlflow.source.name", "mlflow.source.git.commit")
 
 
 class Journal(Callback):
     """Writes each trial to its run."""
 
-    def __init__(self, request: TuneRequest, run: StageRun, known: Mapping[int, Remembered]) -> None:
-        """Begin to write; `known` trials have their runs already."""
+    def __init__(self, request: TuneRequest, run: StageRun, known: Mapping[int, EarlierTrial]) -> None:
+        """Start the writing thread; `known` trials have runs already."""
         self._request, self._run, self._known = request, run, known
         self._writer = _Writer()
         self._client = MlflowClient()
@@ -49,11 +49,11 @@ class Journal(Callback):
         self._trials: dict[int, _TrialRun] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Leave everything out of the copy that Ray keeps of its settings."""
+        """Keep everything out of the copy that Ray makes of its settings."""
         return (Callback, ())
 
     def on_trial_start(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any) -> None:
-        """Find the trial's run, or make it."""
+        """Find the trial's run, or create it."""
         self._entry(trial).starts += 1
 
     def on_trial_result(
@@ -62,7 +62,7 @@ class Journal(Callback):
         """Log an epoch."""
         entry = self._entry(trial)
         epoch = int(result[EPOCH])
-        again = epoch <= entry.epochs  # its machine was lost, and it went on from an earlier epoch
+        again = epoch <= entry.epochs  # its machine was lost, and it resumed from an earlier epoch
         entry.epochs = max(entry.epochs, epoch)
         entry.seconds += float(result["epoch_seconds"])
         metrics = {name: float(result[name]) for name in EPOCH_METRICS}
@@ -71,7 +71,7 @@ class Journal(Callback):
             self._writer.put(lambda: entry.add(epoch, metrics, batches))
 
     def on_trial_save(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any) -> None:
-        """Let nothing be lost that no later try repeats."""
+        """Write everything that a later try will not repeat."""
         self._writer.put(self._entry(trial).flush)
 
     def on_trial_complete(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any) -> None:
@@ -84,15 +84,15 @@ class Journal(Callback):
         self._close(trial, State.FAILED, reason(trial))
 
     def on_step_end(self, iteration: int, trials: list[RayTrial], **info: Any) -> None:
-        """Fail the search where MLflow cannot be written to.
+        """Fail the search when MLflow cannot be written to.
 
         Raises:
-            MlflowException: what the writing thread met.
+            MlflowException: what happened in the writing thread.
         """
         self._writer.check()
 
     def interrupt(self) -> None:
-        """Mark the trials that have not ended, which a later try goes on with, as stopped."""
+        """Mark the runs of unfinished trials as killed; a later try resumes them."""
         for entry in self._trials.values():
             if not entry.closed:
                 self._writer.put(partial(entry.interrupt, self._client))
@@ -101,12 +101,12 @@ class Journal(Callback):
         """Wait until everything is written.
 
         Raises:
-            MlflowException: what the writing thread met.
+            MlflowException: what happened in the writing thread.
         """
         self._writer.close()
 
     def _entry(self, trial: RayTrial) -> _TrialRun:
-        """Return what is known of a trial; its run is found or made first, even where it failed before it began."""
+        """Return the entry of a trial; its run is found or created first, also if it failed before it started."""
         number = int(trial.config[NUMBER])
         if number not in self._trials:
             values = {name: value for name, value in trial.config.items() if name != NUMBER}
@@ -124,7 +124,7 @@ class Journal(Callback):
                 self._client.update_run(entry.run_id, status="RUNNING")
                 self._log_params(entry)
             return
-        if before is not None:  # of a search that chose otherwise
+        if before is not None:  # of a search that chose other values
             self._client.delete_run(before.run_id)
         tags = self._inherited | {
             "mlflow.parentRunId": self._run.run_id,
@@ -158,7 +158,7 @@ class Journal(Callback):
         self._writer.put(lambda: entry.close(self._client, tags, seconds, state))
 
     def _rung(self, entry: _TrialRun, state: State) -> int:
-        """Count the scheduler's decisions that the trial outlived."""
+        """Count the scheduler's decisions that the trial survived."""
         if self._request.scheduler == "hyperband":
             return max(0, entry.starts - 1)
         reached = sum(epoch <= entry.epochs for epoch in rungs(self._request))
@@ -166,12 +166,12 @@ class Journal(Callback):
 
 
 class _TrialRun:
-    """What the journal knows of one trial."""
+    """What the journal knows about one trial."""
 
     def __init__(self, number: int, recipe: Recipe, values: Mapping[str, Any]) -> None:
         self.number, self.recipe, self.values = number, recipe, dict(values)
         self.run_id = ""
-        self.starts = 0  # and goings on after a pause
+        self.starts = 0  # also after a pause
         self.ended = False  # in an earlier try: its run is complete
         self.closed = False
         self.epochs = 0
@@ -208,7 +208,7 @@ class _TrialRun:
 
 
 class _Writer:
-    """A thread that does one thing after another, and keeps the first failure."""
+    """A thread that runs one job after another, and keeps the first failure."""
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -233,7 +233,7 @@ class _Writer:
             if self._failure is None:
                 try:
                     act()
-                except Exception as error:  # told by `check`, in the thread that can act on it
+                except Exception as error:  # raised by `check`, in the thread that can act on it
                     self._failure = error
 
 
@@ -243,6 +243,6 @@ def reason(trial: RayTrial) -> str:
     lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines() if path else []
     told = [line.strip() for line in lines if line.strip() and not line.startswith("Failure #")]
     if not told:
-        return "no reason was given"
+        return "no reason is known"
     own = [line.removeprefix("tasks.errors.") for line in told if line.startswith("tasks.errors.")]
     return (own[-1] if own else told[-1] if "Traceback" in "".join(told) else told[0])[:500]

@@ -1,4 +1,4 @@
-"""Pictures of a search: which values were tried, which hyperparameters mattered, how the best grew."""
+"""Figures of a search: which values were tried, which hyperparameters mattered, how the best improved."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from optuna.importance import FanovaImportanceEvaluator
 
 from tasks.search.table import State, TrialRow, best_trial, mode
 
-LOG_RATIO = 30.0  # values that span more than this are drawn, and judged, by their logarithm
-FEWEST_TRIALS = 8  # with fewer, an importance would be noise
+LOG_RATIO = 30.0  # values that span more than this factor are drawn and judged on a log scale
+FEWEST_TRIALS = 8  # with fewer, importances would be noise
 NEUTRAL, BEST = "#666666", "#ee6677"  # Paul Tol's "bright" colours: safe for the colour-blind
 
 
 def figures(trials: Sequence[TrialRow], metric: str) -> dict[str, Figure]:
-    """Draw what can be drawn of these trials, by file name; failed ones are left out.
+    """Draw the figures that these trials allow, by file name; failed trials are left out.
 
     Args:
         trials: the rows of a search, in any order.
-        metric: what they were judged by: `validation_accuracy` (more is better) or `validation_loss` (less is).
+        metric: `validation_accuracy` (higher is better) or `validation_loss` (lower is better).
     """
     judged = sorted((t for t in trials if t.state != State.FAILED and t.best_value is not None), key=lambda t: t.number)
     names = searched(judged)
@@ -49,14 +49,14 @@ def searched(trials: Sequence[TrialRow]) -> list[str]:
 
 
 def common_epochs(trials: Sequence[TrialRow]) -> int:
-    """Count the epochs that every trial has trained: there they can be compared, also with those stopped early."""
+    """Count the epochs that every trial has trained: after these they can be compared, also those stopped early."""
     return min(len(trial.history) for trial in trials)
 
 
 def importances(trials: Sequence[TrialRow], names: Sequence[str]) -> dict[str, float]:
     """Share the variance of the metric among hyperparameters, by functional ANOVA (Hutter et al., ICML 2014).
 
-    Judged after the last epoch that all trials reached. Empty where there are too few trials, or all ended equal.
+    Judged after the last epoch that all trials reached. Empty when there are too few trials, or all ended equal.
 
     Returns:
         Shares that add up to 1, the largest first.
@@ -68,7 +68,7 @@ def importances(trials: Sequence[TrialRow], names: Sequence[str]) -> dict[str, f
     if not np.ptp(scores) > 0:
         return {}
     distributions = {name: _distribution([trial.values[name] for trial in trials]) for name in names}
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would tell of a study that nobody knows
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would announce a study that nobody asked for
     study = optuna.create_study()
     for trial, score in zip(trials, scores, strict=True):
         chosen = {name: trial.values[name] for name in names}
@@ -78,7 +78,7 @@ def importances(trials: Sequence[TrialRow], names: Sequence[str]) -> dict[str, f
 
 
 def best_so_far_figure(trials: Sequence[TrialRow], metric: str) -> Figure:
-    """Draw each trial's best value, and the best until then, over the epochs that the search had trained."""
+    """Draw each trial's best value, and the best so far, over the epochs that the search had trained."""
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes = figure.subplots()
     cost = np.cumsum([trial.epochs for trial in trials])
@@ -113,14 +113,14 @@ def importance_figure(shares: dict[str, float], trials: int, epoch: int, metric:
 
 
 def parallel_coordinates_figure(trials: Sequence[TrialRow], names: Sequence[str], metric: str) -> Figure:
-    """Draw a line per trial through its values, coloured by its result; the best is drawn last, and thick."""
+    """Draw a line per trial through its values, coloured by its result; the best is drawn last, as a thick line."""
     figure = Figure(figsize=(2.2 + 1.5 * (len(names) + 1), 4.8), layout="constrained")
     axes = figure.subplots()
     scores = np.array([trial.best_value for trial in trials], dtype=float)
     sign = 1 if mode(metric) == "max" else -1
     winner = best_trial(trials, metric) or trials[0]
     columns = [_Column([trial.values[name] for trial in trials]) for name in names] + [_Column(list(scores))]
-    # Many trials end nearly equal: colour tells the order, the last axis the values.
+    # Many trials end nearly equal: the colour shows the order, the last axis the values.
     order = np.argsort(np.argsort(sign * scores, kind="stable"), kind="stable")
     colours = colormaps["viridis"](Normalize(0, max(1, len(trials) - 1))(order))
     best = [trial.number for trial in trials].index(winner.number)
@@ -143,7 +143,7 @@ def parallel_coordinates_figure(trials: Sequence[TrialRow], names: Sequence[str]
 
 
 class _Column:
-    """One axis: where each trial's line crosses it, 0 to 1, and what is written at it."""
+    """One axis: where each trial's line crosses it, 0 to 1, and its tick labels."""
 
     def __init__(self, values: Sequence[Any]) -> None:
         if all(isinstance(value, int | float) for value in values):

@@ -1,4 +1,4 @@
-"""How a search goes, in the stage's log: a line for each trial that ends, a table each half minute."""
+"""The progress of a search in the stage's log: a line for each trial that ends, a table every half minute."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ log = logging.getLogger("tasks.tune")
 
 
 class Progress(Callback):
-    """Counts trials and tells of them."""
+    """Counts trials and logs them."""
 
     def __init__(self, request: TuneRequest, trials: int) -> None:
-        """Begin to count; there will be so many `trials`."""
+        """Take the number of trials that there will be."""
         self._request, self._all = request, trials
         self._counts = dict.fromkeys((State.FINISHED, State.STOPPED, State.FAILED), 0)
         self._values: dict[int, list[float]] = {}
@@ -36,31 +36,31 @@ class Progress(Callback):
         self._started = self._told = time.monotonic()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Leave everything out of the copy that Ray keeps of its settings."""
+        """Keep everything out of the copy that Ray makes of its settings."""
         return (Callback, ())
 
     def on_trial_result(
         self, iteration: int, trials: list[RayTrial], trial: RayTrial, result: dict[str, Any], **info: Any
     ) -> None:
-        """Remember an epoch; tell where a trial of an earlier try goes on."""
+        """Remember an epoch; log where a trial of an earlier try resumes."""
         number, epoch = int(trial.config[NUMBER]), int(result[EPOCH])
         if result[REPLAYED]:
             self._replayed[number] = epoch
         elif self._replayed.pop(number, None) == epoch - 1:
-            log.info("trial %d goes on after epoch %d, from its checkpoint", number, epoch - 1)
+            log.info("trial %d resumes after epoch %d, from its checkpoint", number, epoch - 1)
         self._values.setdefault(number, []).append(float(result[self._request.metric]))
 
     def on_trial_complete(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any) -> None:
-        """Tell of a trial that finished or was stopped."""
+        """Log a trial that finished or was stopped."""
         result = trial.last_result or {}
         self._end(trial, State.FINISHED if result.get(FINISHED) else State.STOPPED)
 
     def on_trial_error(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any) -> None:
-        """Tell of a trial that failed."""
+        """Log a trial that failed."""
         self._end(trial, State.FAILED, f": {reason(trial)}")
 
     def on_step_end(self, iteration: int, trials: list[RayTrial], **info: Any) -> None:
-        """Tell how it goes, each half minute."""
+        """Log the table every half minute."""
         if time.monotonic() - self._told >= TABLE_SECONDS:
             self._told = time.monotonic()
             running = sum(trial.status == RayTrial.RUNNING for trial in trials)
@@ -112,6 +112,6 @@ class Progress(Callback):
     def _left(self) -> str:
         done = sum(self._counts.values())
         if not self._trained:
-            return "time left not known yet"
+            return "time left unknown"
         seconds = (time.monotonic() - self._started) / self._trained * (self._all - done)
         return f"{seconds:.0f} s left" if seconds < 120 else f"{seconds / 60:.0f} min left"

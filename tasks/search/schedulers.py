@@ -1,7 +1,7 @@
 """Which trials are stopped before their last epoch.
 
-Learning-rate schedules are laid out over all epochs of the request, however early a trial is stopped: what is cut off
-is the end of a training, never squeezed into fewer epochs.
+Learning-rate schedules span all epochs of the request, however early a trial is stopped: a stopped training lacks its
+end, it is not squeezed into fewer epochs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ REPLAYED = "replayed"  # in a result: known from an earlier try, not trained aga
 
 
 class Asha(AsyncHyperBandScheduler):
-    """ASHA that lets a trial replay what it had trained: it had been let on."""
+    """ASHA that lets a trial replay the epochs it had trained: it was continued then."""
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Record the result at its rung; decide, unless it was decided in an earlier try."""
@@ -34,7 +34,7 @@ class Asha(AsyncHyperBandScheduler):
 
 
 class Median(MedianStoppingRule):
-    """Median stopping that lets a trial replay what it had trained: it had been let on."""
+    """Median stopping that lets a trial replay the epochs it had trained: it was continued then."""
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Record the result; decide, unless it was decided in an earlier try."""
@@ -46,7 +46,7 @@ class Median(MedianStoppingRule):
 
 
 def make_scheduler(request: TuneRequest) -> TrialScheduler:
-    """Make the scheduler asked for."""
+    """Return the scheduler asked for."""
     aim: dict[str, Any] = {"time_attr": EPOCH, "metric": request.metric, "mode": mode(request.metric)}
     match request.scheduler:
         case "asha":
@@ -59,7 +59,7 @@ def make_scheduler(request: TuneRequest) -> TrialScheduler:
         case "hyperband":
             return HyperBandScheduler(max_t=request.epochs, reduction_factor=request.reduction_factor, **aim)
         case "median":
-            # min_time_slice: a trial is never paused to let others catch up, which would only cost checkpoints.
+            # min_time_slice: never pause a trial to let others catch up, which would only cost checkpoints.
             return Median(grace_period=request.grace_epochs, min_time_slice=request.epochs, **aim)
         case "none":
             return FIFOScheduler()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Runs a search: trials on Ray, told to MLflow, gone on with where an earlier try was killed."""
+"""Runs a search: trials on Ray, recorded in MLflow, resumed where an earlier try was killed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ray.tune.execution.placement_groups import PlacementGroupFactory
 from tasks.contract.training import TuneRequest
 from tasks.records.tracking import StageRun
 from tasks.search.cluster import SLOT, ray_for
+from tasks.search.earlier_trials import read_earlier
 from tasks.search.journal import Journal
-from tasks.search.memory import recall
 from tasks.search.progress import Progress
 from tasks.search.schedulers import make_scheduler
 from tasks.search.searchers import NUMBER, combinations, make_searcher
@@ -22,15 +22,15 @@ from tasks.search.trial import Plan, Trial
 from tasks.settings import Settings
 from tasks.vision.data.gold import Gold
 
-# A trial whose machine was lost goes on elsewhere. Ray does not tell that from a failure of its own, which on a cluster
-# is so often repeated too.
+# A trial whose machine was lost resumes on another. Ray does not tell that from a failure of the trial itself, so on a
+# cluster that is retried as often.
 LOST_MACHINES = 2
 
 log = logging.getLogger("tasks.tune")
 
 
 def run_search(request: TuneRequest, run: StageRun, settings: Settings, gold: Gold) -> None:
-    """Try all trials that earlier tries of the stage have not brought to their end; MLflow has them then.
+    """Run all trials that earlier tries of the stage have not finished, and record them in MLflow.
 
     Raises:
         RequestError: no machine has the CPUs or GPUs of one trial.
@@ -39,7 +39,7 @@ def run_search(request: TuneRequest, run: StageRun, settings: Settings, gold: Go
     trials = combinations(request)
     with credentials(settings):
         storage = SearchStorage(settings, run.run_id)
-        known = recall(run.experiment_id, run.run_id, storage.checkpoints())
+        known = read_earlier(run.experiment_id, run.run_id, storage.checkpoints())
         with ray_for(request, settings, gold.nbytes) as slots:
             _tell_start(request, trials, len(known), sum(trial.ended for trial in known.values()))
             journal = Journal(request, run, known)
@@ -80,10 +80,10 @@ def run_search(request: TuneRequest, run: StageRun, settings: Settings, gold: Go
 
 
 def _resources(request: TuneRequest) -> PlacementGroupFactory:
-    """Return what a trial takes: its cores and GPUs on one machine, and a slot of the stage's own where slots count.
+    """Return what a trial needs: its cores and GPUs on one machine, and with HyperBand a slot of this stage.
 
-    Otherwise it is the searcher that keeps to `concurrent_trials`; with HyperBand it cannot, for the sake of the trials
-    that are paused.
+    Other schedulers leave `concurrent_trials` to the searcher. With HyperBand the searcher cannot limit them,
+    because of the trials that are paused.
     """
     trial = {"CPU": request.trial_cpus, "GPU": request.trial_gpus}
     counted = request.scheduler == "hyperband" and request.concurrent_trials is not None
@@ -91,7 +91,7 @@ def _resources(request: TuneRequest) -> PlacementGroupFactory:
 
 
 def remove_state(run: StageRun, settings: Settings) -> None:
-    """Delete what a search that has come to its end kept for later tries."""
+    """Delete what a finished search kept for later tries."""
     with credentials(settings):
         SearchStorage(settings, run.run_id).remove()
 
@@ -102,4 +102,4 @@ def _tell_start(request: TuneRequest, trials: int, known: int, ended: int) -> No
         *(trials, request.epochs, request.searcher, request.scheduler, ", ".join(request.dimensions)),
     )
     if known:
-        log.info("going on with an earlier try: %d trials are done, %d were under way", ended, known - ended)
+        log.info("resuming an earlier try: %d trials are done, %d were running", ended, known - ended)

@@ -1,7 +1,7 @@
 """How the values of the next trial are chosen.
 
-Every searcher is asked through `Numbered`, which counts the trials and, after a crash, gives those that have a run the
-same values again. What random and grid choose for a trial is a function of the seed and its number alone.
+Every searcher is wrapped in `Numbered`, which counts the trials. After a crash, trials that have a run get the same
+values again. What random and grid choose for a trial depends only on the seed and its number.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from tasks.contract.search_space import Dimension, Interval
 from tasks.contract.training import TuneRequest
-from tasks.search.memory import Remembered
+from tasks.search.earlier_trials import EarlierTrial
 from tasks.search.table import mode
 
 NUMBER = "number"  # in a trial's config, beside the values chosen
@@ -27,12 +27,12 @@ SEED_STRIDE = 1_000_003  # more than the trials of any request, so that no two (
 
 
 class Numbered(Searcher):
-    """Counts trials from 0, and remembers those that have a run."""
+    """Counts trials from 0, and limits how many run at a time."""
 
     def __init__(self, inner: Searcher, dimensions: Mapping[str, Dimension], metric: str, slots: int | None) -> None:
-        """Ask `inner` for the values of each trial, of no more at a time than there are `slots`.
+        """Take the searcher to ask, and how many trials may run at a time; None means any number.
 
-        A trial that waits for a slot was chosen without the results of those that it waits for.
+        A trial is chosen only when it can run: one that waited would be chosen without the results of the others.
         """
         super().__init__(metric=metric, mode=mode(metric))
         self._inner = inner
@@ -42,7 +42,7 @@ class Numbered(Searcher):
         self._live: set[str] = set()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """Choose the values of the next trial; None where no slot is free, FINISHED where a grid is at its end."""
+        """Choose the values of the next trial; None when no slot is free, FINISHED when a grid is exhausted."""
         if self._slots is not None and len(self._live) >= self._slots:
             return None
         chosen = self._inner.suggest(trial_id)
@@ -54,23 +54,23 @@ class Numbered(Searcher):
         return {NUMBER: self._count - 1, **values}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Tell the searcher of an epoch."""
+        """Tell the searcher about an epoch."""
         self._inner.on_trial_result(trial_id, result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tell the searcher of a trial's end."""
+        """Tell the searcher that a trial ended."""
         self._live.discard(trial_id)
         self._inner.on_trial_complete(trial_id, result, error)
 
     def save(self, checkpoint_path: str) -> None:
-        """Write nothing: a search is gone on with by what MLflow knows (`tasks.search.memory`)."""
+        """Write nothing: a search is resumed from MLflow (`tasks.search.earlier_trials`)."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Read nothing."""
 
 
 class _Random(Searcher):
-    """Each trial's values drawn anew from its own seed."""
+    """Draws each trial's values from a seed of its own."""
 
     def __init__(self, dimensions: Mapping[str, Dimension], seed: int) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class _Random(Searcher):
 
 
 class _Grid(Searcher):
-    """Every combination, the last name changing fastest."""
+    """Tries every combination, the last name changing fastest."""
 
     def __init__(self, dimensions: Mapping[str, Dimension]) -> None:
         super().__init__()
@@ -112,14 +112,14 @@ class _Grid(Searcher):
         pass
 
 
-def make_searcher(request: TuneRequest, known: Mapping[int, Remembered], slots: int) -> Numbered:
-    """Make the searcher asked for, seeded; it begins with the values of the `known` trials.
+def make_searcher(request: TuneRequest, known: Mapping[int, EarlierTrial], slots: int) -> Numbered:
+    """Return the searcher asked for, seeded; it starts with the values of the `known` trials.
 
-    So many trials as there are `slots` run at a time.
+    At most `slots` trials run at a time.
     """
     dimensions = request.dimensions
-    # After a crash random numbers start anew: with the seed of the first try, the first new trial would be a copy of
-    # the first old one.
+    # After a crash random numbers start again: with the same seed, the first new trial would be a copy of the first old
+    # one.
     options: dict[str, Any] = {"metric": request.metric, "mode": mode(request.metric)}
     options["points_to_evaluate"] = [dict(known[number].values) for number in range(len(known))] or None
     seed = (request.seed * SEED_STRIDE + len(known)) % 2**31
@@ -135,12 +135,12 @@ def make_searcher(request: TuneRequest, known: Mapping[int, Remembered], slots: 
         case "hyperopt":
             space = HyperOptSearch.convert_search_space({name: _domain(item) for name, item in dimensions.items()})
             inner = HyperOptSearch(space=space, random_state_seed=seed, **options)
-    # HyperBand pauses trials until others have come as far: those would hold their slots.
+    # HyperBand pauses trials until others have come as far; paused trials would hold their slots.
     return Numbered(inner, dimensions, request.metric, None if request.scheduler == "hyperband" else slots)
 
 
 def combinations(request: TuneRequest) -> int:
-    """Return how many trials the search makes: as many as asked for, or the whole grid."""
+    """Return how many trials the search runs: as many as asked for, or the whole grid."""
     if request.searcher != "grid":
         return request.trials
     return len(_Grid(request.dimensions)._points)
@@ -153,7 +153,7 @@ def _domain(dimension: Dimension) -> Any:
 
 
 def _within(dimension: Dimension, value: Any) -> Any:
-    """Return a value as JSON has it, the same after a crash; and on its interval, which rounding may have left."""
+    """Return a value as JSON stores it, so that it is the same after a crash, and clipped to its interval."""
     if isinstance(dimension, Interval):
         return min(max(float(value), dimension.low), dimension.high)
     return next(item for item in dimension if item == value)

@@ -1,9 +1,9 @@
-"""Where a search keeps what a later try needs: a folder of its own under `Settings.tune_storage`, local or on S3.
+"""Where a search keeps what a later try needs: its own folder under `Settings.tune_storage`, local or on S3.
 
     STORAGE/TUNE RUN ID/try-000/trial-00007/checkpoint_000001/     as Ray lays it out, one folder per try
 
-Ray writes pickles of its own beside the checkpoints; nothing here reads them. Checkpoints are tensors and plain values,
-checked against their SHA-256.
+Ray writes pickles beside the checkpoints; nothing here reads them. Checkpoints are tensors and plain values, checked
+against their SHA-256.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ CHECKPOINT = re.compile(r"try-(\d+)/trial-(\d+)/checkpoint_(\d+)$")
 
 
 def variables(settings: Settings) -> dict[str, str]:
-    """Return the variables in which Arrow looks for the storage's region, endpoint and user."""
+    """Return the environment variables from which Arrow reads the storage's region, endpoint and user."""
     secret = settings.tune_storage_secret_access_key
     given = {
         "AWS_REGION": settings.tune_storage_region,
         "AWS_ENDPOINT_URL": settings.tune_storage_endpoint_url,
         "AWS_ACCESS_KEY_ID": settings.tune_storage_access_key_id,
         "AWS_SECRET_ACCESS_KEY": secret.get_secret_value() if secret else None,
-        # Else an upload carries its checksum as a trailer, which stores that do not know it refuse with 411.
+        # Otherwise an upload has its checksum in a trailer, which some stores refuse with 411.
         "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
         "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
     }
@@ -43,7 +43,7 @@ def variables(settings: Settings) -> dict[str, str]:
 def credentials(settings: Settings) -> Iterator[None]:
     """Put the storage's endpoint and user into this process's environment, for Arrow and for Ray's workers.
 
-    Not into the address: Ray writes that down.
+    Not into the URI, because Ray stores that.
     """
     with environment(variables(settings)):
         yield
@@ -53,7 +53,7 @@ class SearchStorage:
     """The folder of one search."""
 
     def __init__(self, settings: Settings, tune_run_id: str) -> None:
-        """Find the storage; nothing is read or written yet.
+        """Find the storage; nothing is written yet.
 
         Raises:
             SettingsError: there is no such bucket, or it refuses the user.
@@ -68,7 +68,7 @@ class SearchStorage:
         return f"try-{max(numbers, default=-1) + 1:03d}"
 
     def checkpoints(self) -> dict[int, list[str]]:
-        """List where the checkpoints of each trial lie, the newest first."""
+        """List where the checkpoints of each trial are, the newest first."""
         found: dict[int, list[tuple[int, int, str]]] = defaultdict(list)
         for name in _folders(self._system, self._folder):
             if match := CHECKPOINT.search(name):
@@ -93,12 +93,12 @@ def searches(settings: Settings) -> list[str]:
     try:
         below = [PurePosixPath(name).relative_to(root).parts for name in _folders(system, root) if name != root]
     except OSError as error:
-        raise _told(settings.tune_storage, error) from error
+        raise _explained(settings.tune_storage, error) from error
     return sorted({parts[0] for parts in below})
 
 
 def _open(settings: Settings) -> tuple[str, FileSystem, str]:
-    """Find the storage: its address, its file system, and its folder there."""
+    """Find the storage: its URI, its file system, and its folder there."""
     given = settings.tune_storage
     uri = given if "://" in given else str(Path(given).resolve())
     try:
@@ -106,14 +106,14 @@ def _open(settings: Settings) -> tuple[str, FileSystem, str]:
         bucket = root.partition("/")[0]
         there = not bucket or system.get_file_info(bucket).type is not FileType.NotFound
     except OSError as error:
-        raise _told(given, error) from error
+        raise _explained(given, error) from error
     if not there:
-        raise SettingsError(f"TUNE_STORAGE_URI={given}: there is no bucket {bucket!r}; make it, or name another one")
+        raise SettingsError(f"TUNE_STORAGE_URI={given}: there is no bucket {bucket!r}; create it, or name another")
     return uri, system, root
 
 
 def _folders(system: FileSystem, root: str) -> list[str]:
-    """List all folders below `root`; where a store knows no folders, those that its files seem to lie in."""
+    """List all folders below `root`; where a store has no folders, those in the paths of its files."""
     entries = system.get_file_info(FileSelector(root, recursive=True, allow_not_found=True))
     folders = {entry.path for entry in entries if entry.type is FileType.Directory}
     for entry in entries:
@@ -121,8 +121,8 @@ def _folders(system: FileSystem, root: str) -> list[str]:
     return sorted(folders)
 
 
-def _told(root: str, error: OSError) -> PipelineError:
-    """Say what is wrong with the storage."""
+def _explained(root: str, error: OSError) -> PipelineError:
+    """Return the error that says what is wrong with the storage."""
     cause = " ".join(str(error).split())[:300]
     if "ACCESS_DENIED" in cause or "INVALID_ACCESS_KEY" in cause or "SIGNATURE" in cause:
         return SettingsError(f"TUNE_STORAGE_URI={root} refuses the user ({cause}); check TUNE_STORAGE_ACCESS_KEY_ID")
@@ -133,9 +133,9 @@ def download(uri: str, folder: Path) -> None:
     """Copy the files under `uri` into `folder`.
 
     Raises:
-        OSError: they are not there, or the store does not answer.
+        OSError: they do not exist, or the store does not answer.
     """
     system, path = FileSystem.from_uri(uri)
     if system.get_file_info(path).type is FileType.NotFound:
-        raise FileNotFoundError(f"{uri} is not there any more")
+        raise FileNotFoundError(f"{uri} does not exist any more")
     copy_files(path, str(folder), source_filesystem=system)

@@ -1,4 +1,4 @@
-"""The trials of a search as a table, read back from MLflow: for the stage's result, its plots and `make tune-results`.
+"""The trials of a search as a table, read from MLflow: for the stage's result, its plots and `make tune-results`.
 
 A trial's run is a child of the tune run. It carries its number, state, rung and what was chosen for it as tags.
 """
@@ -14,14 +14,15 @@ from enum import StrEnum
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 
+from tasks.records.paging import all_pages
+
 TRIAL = "tune.trial"  # tag of a trial's run: its number, from 0
 STATE = "tune.state"  # tag: a `State`
-RUNG = "tune.rung"  # tag: at how many of the scheduler's decisions it was let on
-VALUES = "tune.values"  # tag: what was chosen for it, JSON
-CONFIG_SHA256 = "tune.config_sha256"  # tag: of the whole recipe
-METRIC = "tune.metric"  # tag of the tune run: what makes a trial the best
-SECONDS = "trial_seconds"  # metric of a trial's run: what its epochs took, validation included
-PAGE = 1000
+RUNG = "tune.rung"  # tag: how many of the scheduler's decisions let it continue
+VALUES = "tune.values"  # tag: the values chosen for it, as JSON
+CONFIG_SHA256 = "tune.config_sha256"  # tag: SHA-256 of the whole recipe
+METRIC = "tune.metric"  # tag of the tune run: the metric that decides which trial is best
+SECONDS = "trial_seconds"  # metric of a trial's run: seconds for its epochs, validation included
 
 _SMALLER_IS_BETTER = {"validation_loss"}
 
@@ -31,14 +32,14 @@ class State(StrEnum):
 
     RUNNING = "running"
     FINISHED = "finished"
-    """It trained all its epochs, or as many as its patience lasted."""
+    """It trained all its epochs, or until early stopping."""
     STOPPED = "stopped"
     """The scheduler ended it early."""
     FAILED = "failed"
 
 
 def run_status(state: State) -> str:
-    """Return the status in MLflow of a run whose trial ended so."""
+    """Return the status in MLflow of a run whose trial ended in this state."""
     return "FAILED" if state is State.FAILED else "FINISHED"
 
 
@@ -52,30 +53,30 @@ class TrialRow:
     state: str
     """A `State`."""
     rung: int
-    """At how many of the scheduler's decisions it was let on."""
+    """How many of the scheduler's decisions let it continue."""
     epochs: int
     best_value: float | None
-    """Of the search's metric, in the trial's best epoch; None before the first."""
+    """The search's metric in the trial's best epoch; None before the first epoch."""
     history: tuple[float, ...]
     """The search's metric after each epoch."""
     values: dict[str, object] = field(hash=False)
     """What the searcher chose, by name."""
     seconds: float
-    """What its epochs took, validation included."""
+    """Time for its epochs, validation included."""
 
 
 def mode(metric: str) -> str:
-    """Return `max` or `min`: which end of `metric` is the good one."""
+    """Return `max` or `min`: whether a higher or a lower `metric` is better."""
     return "min" if metric in _SMALLER_IS_BETTER else "max"
 
 
 def best_of(values: Iterable[float], metric: str) -> float | None:
-    """Return the best of some values of `metric`; None where there are none."""
+    """Return the best of some values of `metric`; None when there are none."""
     return (min if mode(metric) == "min" else max)(values, default=None)
 
 
 def best_trial(rows: Sequence[TrialRow], metric: str) -> TrialRow | None:
-    """Return the trial with the best value that did not fail; of equal ones the first that was tried."""
+    """Return the trial with the best value that did not fail; of equal ones the first."""
     good = [row for row in rows if row.state != State.FAILED and row.best_value is not None]
     sign = 1.0 if mode(metric) == "min" else -1.0
     return min(good, key=lambda row: (sign * (row.best_value or 0.0), row.number), default=None)
@@ -94,20 +95,14 @@ def read(tune_run_id: str) -> list[TrialRow]:
 
 
 def trial_runs(experiment_id: str, tune_run_id: str) -> list[Run]:
-    """List the runs of a search's trials by number, those deleted in MLflow left out."""
-    client, runs, token = MlflowClient(), list[Run](), None
-    while True:
-        page = client.search_runs(
-            [experiment_id],
-            f"tags.`mlflow.parentRunId` = '{tune_run_id}'",
-            ViewType.ACTIVE_ONLY,
-            max_results=PAGE,
-            page_token=token,
-        )
-        runs += [run for run in page if TRIAL in run.data.tags]
-        token = page.token
-        if not token:
-            return sorted(runs, key=lambda run: (int(run.data.tags[TRIAL]), run.info.start_time))
+    """List the runs of a search's trials by number, without those deleted in MLflow."""
+    client = MlflowClient()
+    text = f"tags.`mlflow.parentRunId` = '{tune_run_id}'"
+    found = all_pages(
+        lambda size, token: client.search_runs([experiment_id], text, ViewType.ACTIVE_ONLY, size, page_token=token)
+    )
+    runs = [run for run in found if TRIAL in run.data.tags]
+    return sorted(runs, key=lambda run: (int(run.data.tags[TRIAL]), run.info.start_time))
 
 
 def _row(client: MlflowClient, run: Run, metric: str) -> TrialRow:

@@ -1,7 +1,7 @@
-"""One trial as Ray runs it, in a process of its own: an epoch a step.
+"""One trial as Ray runs it, in a process of its own, one epoch per step.
 
-The process is used for trial after trial, as starting one costs seconds. The gold is read from Ray's object store,
-which every trial of a machine shares.
+The process is reused for many trials, because starting one takes seconds. The gold is read from Ray's object store,
+which all trials on a machine share.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tasks.contract.recipe import Recipe
 from tasks.contract.training import TuneRequest
 from tasks.errors import DataError, ModelError
 from tasks.search import storage
-from tasks.search.memory import Remembered
+from tasks.search.earlier_trials import EarlierTrial
 from tasks.search.schedulers import EPOCH, REPLAYED
 from tasks.search.searchers import NUMBER
 from tasks.vision.data.gold import Gold
@@ -34,9 +34,9 @@ from tasks.vision.training import checkpoints
 from tasks.vision.training.cadence import Cadence
 from tasks.vision.training.loop import BatchEnd, EpochEnd, Training
 
-BATCHES = "batches"  # in a result: the batches logged of its epoch; in a checkpoint: of all epochs, by epoch
+BATCHES = "batches"  # in a result: the logged batches of its epoch; in a checkpoint: those of all epochs, by epoch
 FINISHED = "finished"  # in a result: whether nothing is left to train
-POSITION = "position.json"  # in a checkpoint of a trial that is replaying: how far it is
+POSITION = "position.json"  # in a checkpoint of a trial that is replaying: its epoch
 
 Batch = tuple[int, float, float]
 """Step, loss, learning rate."""
@@ -46,24 +46,24 @@ log = logging.getLogger("tasks.tune")
 
 @dataclass(frozen=True)
 class Plan:
-    """What all trials of a search are told."""
+    """What all trials of a search need to know."""
 
     request: TuneRequest
-    known: Mapping[int, Remembered] = field(hash=False)
+    known: Mapping[int, EarlierTrial] = field(hash=False)
 
 
 def recipe_of(request: TuneRequest, config: Mapping[str, Any]) -> Recipe:
-    """Settle the recipe of a trial by what the searcher chose."""
+    """Return the recipe of a trial with the values that the searcher chose."""
     return request.recipe({name: value for name, value in config.items() if name != NUMBER})
 
 
 def sha256_of(recipe: Recipe) -> str:
-    """Return what tells the recipes of two trials apart."""
+    """Return the SHA-256 of a recipe, which identifies it."""
     return hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()
 
 
 class Trial(Trainable):
-    """Trains one recipe, or replays what an earlier try of the search had trained and goes on from there."""
+    """Trains one recipe, or replays what an earlier try of the search had trained and resumes from there."""
 
     _plan: Plan
     _gold: Gold
@@ -72,18 +72,18 @@ class Trial(Trainable):
     _training: Training | None
     _known: tuple[EpochEnd, ...]
     _batches: dict[int, list[Batch]]  # of every epoch trained: MLflow may not have the last ones yet
-    _before: Remembered | None
+    _before: EarlierTrial | None
     _epoch: int
 
     def setup(self, config: dict[str, Any], *, gold: Gold, plan: Plan) -> None:  # type: ignore[override]
-        """Begin the first trial of this process."""
+        """Start the first trial of this process."""
         # The object store's memory is read-only, and nothing writes to it.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
         self._plan, self._gold, self._cadence = plan, gold, Cadence()
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Begin another trial in this process."""
+        """Start another trial in this process."""
         self._cadence.restart()
         self._begin(new_config)
         return True
@@ -134,8 +134,8 @@ class Trial(Trainable):
             self._training = self._resume(self._before)
             self._known = tuple(self._training.history) if self._training else ()
 
-    def _resume(self, before: Remembered) -> Training | None:
-        """Return the training in the state of its newest good checkpoint; None where there is none."""
+    def _resume(self, before: EarlierTrial) -> Training | None:
+        """Return the training in the state of its newest good checkpoint; None when there is none."""
         for uri in before.checkpoints:
             with tempfile.TemporaryDirectory(prefix="checkpoint-") as name:
                 folder = Path(name)
@@ -144,13 +144,13 @@ class Trial(Trainable):
                     state = checkpoints.load_newest(folder)
                     if state is not None:
                         return self._load(self._make(), state)
-                except (DataError, OSError) as error:  # half an upload, or gone by now
-                    log.warning("trial %d: %s; going back to the checkpoint before it", before.number, error)
+                except (DataError, OSError) as error:  # half uploaded, or deleted since
+                    log.warning("trial %d: %s; trying the checkpoint before it", before.number, error)
         return None
 
     def _load(self, training: Training, state: dict[str, Any]) -> Training:
         training.load_state_dict(state)
-        self._batches = state.get(BATCHES, {})  # of a state that was taken, and of no other
+        self._batches = state.get(BATCHES, {})  # only of the state that was loaded
         return training
 
     def _make(self) -> Training:
@@ -159,20 +159,20 @@ class Trial(Trainable):
         return Training(self._recipe, self._gold)
 
     def save(self, checkpoint_dir: str | None = None) -> Any:
-        """Save and upload a checkpoint, and remember what that cost."""
+        """Save and upload a checkpoint, and measure what that costs."""
         with self._cadence.saving():
             return super().save(checkpoint_dir)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Write the state: of a trial that is replaying, how far it is."""
+        """Write the state; of a trial that is replaying, only its epoch."""
         if self._training is None or len(self._training.history) > self._epoch:
             (Path(checkpoint_dir) / POSITION).write_text(json.dumps({EPOCH: self._epoch}), encoding="utf-8")
         else:
             state = self._training.state_dict() | {BATCHES: self._batches}
             checkpoints.save(state, self._epoch, Path(checkpoint_dir))
 
-    def load_checkpoint(self, checkpoint: str) -> None:  # type: ignore[override]  # a dict only where save made one
-        """Go on from where this trial was paused.
+    def load_checkpoint(self, checkpoint: str) -> None:  # type: ignore[override]  # a dict only if save returned one
+        """Resume where this trial was paused.
 
         Raises:
             DataError: the checkpoint is damaged.
@@ -183,12 +183,12 @@ class Trial(Trainable):
             return
         state = checkpoints.load_newest(Path(checkpoint))
         if state is None:
-            raise DataError(f"the checkpoint of trial {self.trial_id} is damaged; it cannot be gone on with")
+            raise DataError(f"the checkpoint of trial {self.trial_id} is damaged; it cannot be resumed")
         self._training = self._load(self._training or self._make(), state)
         self._epoch = len(self._training.history)
 
     def cleanup(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         self._training = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

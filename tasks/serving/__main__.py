@@ -90,7 +90,7 @@ def serve(settings: Settings, address: str, port: int) -> None:
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # Imported after the environment is set: BentoML and Prometheus read it during their import.
     from tasks.serving.draining import DrainingServer
-    from tasks.serving.refusal import KnownPaths
+    from tasks.serving.http_errors import KnownPaths
     from tasks.serving.service import service
 
     # One process, without BentoML's supervisor: that would import all of BentoML a second time before the model can
@@ -107,7 +107,7 @@ def serve(settings: Settings, address: str, port: int) -> None:
 
 
 def _address(settings: Settings, host: str | None, port: int | None) -> tuple[str, int]:
-    """Return IP address and port to listen on, checked to be free."""
+    """Return the IP address and port to listen on, after checking that the port is free."""
     url = urlsplit(settings.serving_url)
     name = host or url.hostname or ""
     try:

@@ -1,4 +1,4 @@
-"""Who may ask: with SERVING_API_KEY set, those who send it."""
+"""Access control: with SERVING_API_KEY set, only requests that carry the key are answered."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tasks.settings import load_settings
 
-# What an orchestrator and Prometheus ask, without a word about images.
+# Asked by orchestrators and Prometheus; they reveal nothing about images.
 OPEN = frozenset({"/livez", "/readyz", "/healthz", "/health", "/metrics"})
 
 
@@ -17,7 +17,7 @@ class ApiKeyMiddleware:
     """ASGI middleware: answers 401 to requests without the key, in `Authorization: Bearer KEY` or `X-API-Key: KEY`."""
 
     def __init__(self, app: ASGIApp) -> None:
-        """Wrap `app`; without SERVING_API_KEY everyone may ask."""
+        """Wrap `app`; without SERVING_API_KEY every request is answered."""
         self.app = app
         key = load_settings().serving_api_key
         self.key = key.get_secret_value().encode() if key else None

@@ -1,4 +1,4 @@
-"""What the service answers, as JSON."""
+"""The answers of the service, as JSON."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Prediction(Classification):
 
 
 class BatchPrediction(_Answer):
-    """Answer of /predict_batch: all images by the same model, in the order sent."""
+    """Answer of /predict_batch: all images classified by the same model, in the order sent."""
 
     predictions: list[Classification]
     model_version: int | None
@@ -34,7 +34,7 @@ class BatchPrediction(_Answer):
 
 
 class ModelInfo(_Answer):
-    """Answer of /get_model_info; what concerns the model is null until one is loaded."""
+    """Answer of /get_model_info; the fields about the model are null until one is loaded."""
 
     service: Literal["vision-mlops"] = Field(default="vision-mlops", description="Tells it from other programs.")
     reference: str = Field(description="What the service was told to serve.")

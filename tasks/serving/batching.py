@@ -1,7 +1,7 @@
-"""Adaptive batching: what arrives while the model is busy goes through it together, in its next pass.
+"""Adaptive batching: images that arrive while the model is busy form the batch of its next forward pass.
 
-Nobody waits for a batch to fill. A request that finds the model idle is a batch of one, at once; the busier the
-service, the larger the batches get by themselves (docs/decisions/0009).
+No request waits for a batch to fill. When the model is idle, a request is a batch of its own at once; the busier the
+service, the larger the batches (docs/decisions/0009).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tasks.serving.model import CHUNK, ServedModel
 
 @dataclass(frozen=True)
 class _Job:
-    """Up to CHUNK images that wait for their model."""
+    """Up to CHUNK images that wait for their forward pass."""
 
     model: ServedModel
     images: NDArray[np.uint8]
@@ -28,21 +28,21 @@ class _Job:
 
 
 class Batcher:
-    """Runs forward passes one after the other in a thread of its own, each with all that waits, up to CHUNK images.
+    """Runs forward passes one after another in a thread of its own, each with all waiting images up to CHUNK.
 
-    A pass is one model's: while the follower swaps models, what was begun with the old one goes through the old one.
+    A pass uses one model: while the follower swaps models, requests that started with the old one finish with it.
     All methods belong to the event loop.
     """
 
     def __init__(self, passed: Callable[[int], None] = lambda images: None) -> None:
-        """Make the thread; `passed` is told the size of each pass."""
+        """Start the thread; `passed` is called with the size of each pass."""
         self._passed = passed
         self._waiting: deque[_Job] = deque()
         self._busy = False
         self._thread = ThreadPoolExecutor(1, "forward")
 
     async def predict(self, model: ServedModel, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Classify images by `model`; many of them take turns with the other requests, CHUNK at a time.
+        """Classify images by `model`; a large request takes turns with others, CHUNK images at a time.
 
         Args:
             model: the model that answers all of them.
@@ -52,13 +52,13 @@ class Batcher:
             float32 [N, K]: the probability of each of the model's classes.
 
         Raises:
-            Exception: what the model raised; everyone in that pass gets it.
+            Exception: what the model raised; every request in that pass gets it.
         """
         parts = [await self._queue(model, images[i : i + CHUNK]) for i in range(0, len(images), CHUNK)]
         return np.concatenate(parts)
 
     def close(self) -> None:
-        """Let the thread end after its pass."""
+        """End the thread after its current pass."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _queue(self, model: ServedModel, images: NDArray[np.uint8]) -> asyncio.Future[NDArray[np.float32]]:
@@ -69,7 +69,7 @@ class Batcher:
         return job.answer
 
     def _start(self) -> None:
-        """Begin the next pass, if anything waits."""
+        """Start the next pass, if any images wait."""
         batch = self._take()
         self._busy = bool(batch)
         if batch:
@@ -78,7 +78,7 @@ class Batcher:
             running.add_done_callback(lambda done: self._finish(batch, done))
 
     def _take(self) -> list[_Job]:
-        """Take the jobs in front that are of one model and fit into one pass; those given up meanwhile are dropped."""
+        """Take the first jobs that use one model and fit into one pass; cancelled ones are dropped."""
         batch: list[_Job] = []
         room = CHUNK
         while self._waiting:
@@ -92,14 +92,14 @@ class Batcher:
         return batch
 
     def _finish(self, batch: list[_Job], done: asyncio.Future[NDArray[np.float32]]) -> None:
-        self._start()  # first: the model works on while answers are written
+        self._start()  # first, so that the model works while answers are written
         error = asyncio.CancelledError() if done.cancelled() else done.exception()
         self._passed(sum(len(job.images) for job in batch))
         first = 0
         for job in batch:
             last = first + len(job.images)
             if job.answer.done():
-                pass  # whoever asked is gone
+                pass  # the client is gone
             elif isinstance(error, asyncio.CancelledError):
                 job.answer.cancel()
             elif error is not None:

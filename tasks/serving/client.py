@@ -1,4 +1,4 @@
-"""The service as a stage sees it: what it answers, and whether it is ours at all."""
+"""A client of the service, for stages: what it answers, and whether it is our service at all."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ SECONDS = 30.0
 
 
 def replicas(url: str, api_key: str | None = None) -> list[ServiceClient]:
-    """Make a client for every server behind a name: Compose's and Kubernetes' (headless) service names have several.
+    """Return a client for every server behind a name: a Compose service or a headless one of Kubernetes has several.
 
-    A TLS certificate is for the name, so https is asked by name, and so is what has one address only.
+    A TLS certificate is for the name, so https is asked by name, and so is a name with a single address.
 
     Raises:
         UnavailableError: the name has no address.
@@ -49,13 +49,13 @@ class ServiceClient:
     """Asks the service at a URL."""
 
     def __init__(self, url: str, api_key: str | None = None, host: str | None = None) -> None:
-        """Take the address, scheme included, the key if the service asks for one, and the name to ask for at it.
+        """Take the URL, the key if the service needs one, and the Host header if the URL has an IP address instead.
 
         Raises:
-            SettingsError: it is no http(s) address.
+            SettingsError: the URL is not an http(s) address.
         """
         if urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname:
-            raise SettingsError(f"SERVING_URL={url!r} is no address; give http://HOST:PORT")
+            raise SettingsError(f"SERVING_URL={url!r} is not an address; give http://HOST:PORT")
         self.url = url.rstrip("/")
         self._session = requests.Session()
         # A proxy can reach neither this machine's own loopback nor one replica behind a name.
@@ -66,19 +66,19 @@ class ServiceClient:
             self._session.headers["Host"] = host
 
     def info(self) -> dict[str, Any] | None:
-        """Return what the service says of itself; None when nothing answers (yet).
+        """Return what the service says about itself; None when nothing answers (yet).
 
         Raises:
-            SettingsError: what answers is another program.
+            SettingsError: another program answers, or the service refuses the key.
         """
         try:
             response = self._session.post(f"{self.url}/get_model_info", timeout=SECONDS)
         except requests.RequestException as error:
-            if isinstance(error, requests.ConnectionError | requests.Timeout) and not _spoke(error):
+            if isinstance(error, requests.ConnectionError | requests.Timeout) and not _answered(error):
                 return None
             raise self._foreign(type(error).__name__) from error
         if response.status_code in {502, 503, 504}:
-            return None  # a proxy in front of a service that is not up
+            return None  # from a proxy in front of a service that is not up
         if response.status_code == 401:
             raise SettingsError(f"the service at {self.url} refuses the key; give both the same SERVING_API_KEY")
         try:
@@ -90,7 +90,7 @@ class ServiceClient:
         return answer
 
     def refresh(self) -> None:
-        """Ask the service to look now which version it should serve; one that is away will look by itself."""
+        """Ask the service to check now which version it should serve; one that does not answer will check by itself."""
         with contextlib.suppress(requests.RequestException):
             self._session.post(f"{self.url}/refresh", timeout=SECONDS)
 
@@ -99,31 +99,31 @@ class ServiceClient:
 
         Raises:
             ModelError: the service refuses the image.
-            UnavailableError: it went away.
+            UnavailableError: it no longer answers, or is busy.
         """
         try:
             response = self._session.post(
                 f"{self.url}/predict_image", files={"image": (f"{name}.png", image, "image/png")}, timeout=SECONDS
             )
         except requests.RequestException as error:
-            raise UnavailableError(f"the service at {self.url} went away ({type(error).__name__})") from error
+            raise UnavailableError(f"the service at {self.url} no longer answers ({type(error).__name__})") from error
         if response.status_code in {429, 502, 503, 504}:
-            raise UnavailableError(f"the service at {self.url} is busy or away (HTTP {response.status_code})")
+            raise UnavailableError(f"the service at {self.url} is busy or not reachable (HTTP {response.status_code})")
         if response.status_code != 200:
             raise ModelError(
-                f"the service at {self.url} refuses probe {name!r}: HTTP {response.status_code} {response.text[:300]}; "
-                "see its log"
+                f"the service at {self.url} refuses reference image {name!r}: "
+                f"HTTP {response.status_code} {response.text[:300]}; see its log"
             )
         answer: dict[str, Any] = response.json()
         return answer
 
     def _foreign(self, what: str) -> SettingsError:
         return SettingsError(
-            f"SERVING_URL={self.url} is answered by another program ({what}); end that program, "
+            f"SERVING_URL={self.url} is answered by another program ({what}); stop that program, "
             "or set SERVING_URL to a free port"
         )
 
 
-def _spoke(error: requests.RequestException) -> bool:
+def _answered(error: requests.RequestException) -> bool:
     """Tell whether something answered, but not in HTTP."""
     return "BadStatusLine" in str(error) or "InvalidHeader" in str(error)

@@ -1,4 +1,4 @@
-"""End without breaking a connection: answer on for a while, each answer being its connection's last."""
+"""Graceful shutdown: keep answering for a while, and close each connection after its next answer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class LastAnswers:
-    """ASGI application: from a moment on, tells each client that its connection closes after the answer."""
+    """ASGI application: once `begun`, tells each client that its connection closes after the answer."""
 
     def __init__(self, app: ASGIApp) -> None:
         """Wrap the service's application."""
@@ -33,20 +33,20 @@ class LastAnswers:
 
 
 class DrainingServer(uvicorn.Server):
-    """Ends some seconds after SIGTERM, and asks every client to connect anew until then.
+    """Ends some seconds after SIGTERM, and makes every client reconnect until then.
 
-    A server that ends at once closes the connections that clients keep, and a request that is on its way at that moment
-    is lost with its connection. Where new connections go elsewhere by then (a Service of Kubernetes, a load balancer),
-    no request is lost, if the seconds are more than those between two requests of a connection: at most
-    `timeout_keep_alive` of uvicorn, 5. A second signal ends the wait.
+    A server that ends at once closes the connections that clients keep open, and loses a request that is in transit at
+    that moment. Where new connections go to other servers by then (a Kubernetes Service, a load balancer), no request
+    is lost if the wait is longer than the time between two requests on a connection: at most uvicorn's
+    `timeout_keep_alive`, 5 seconds. A second signal ends the wait.
     """
 
     def __init__(self, app: ASGIApp, seconds: float, **options: object) -> None:
         """Serve an application.
 
         Args:
-            app: it.
-            seconds: between SIGTERM and the end of the server; 0: none.
+            app: the application.
+            seconds: from SIGTERM to the end of the server; 0 means at once.
             options: of `uvicorn.Config`.
         """
         self._answers = LastAnswers(app)
@@ -55,17 +55,17 @@ class DrainingServer(uvicorn.Server):
         super().__init__(uvicorn.Config(self._answers, **options))  # type: ignore[arg-type]
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Take a signal."""
+        """Handle a signal."""
         if sig != signal.SIGTERM or self._answers.begun or self._seconds == 0:
             self._end = float("inf")
             super().handle_exit(sig, frame)
             return
-        log.info("SIGTERM: answering on for %g s, every connection once more", self._seconds)
+        log.info("SIGTERM: still answering for %g s, closing each connection after its next answer", self._seconds)
         self._answers.begun = True
         self._end = time.monotonic() + self._seconds
 
     async def on_tick(self, counter: int) -> bool:
-        """Look ten times a second whether to end."""
+        """Check ten times a second whether to end."""
         if time.monotonic() >= self._end:
             self.handle_exit(signal.SIGTERM, None)
         return await super().on_tick(counter)

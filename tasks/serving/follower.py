@@ -1,4 +1,4 @@
-"""Keeps the model in service the one its alias names: a thread beside the requests, one per worker."""
+"""Keeps the version in service that the alias names: a thread beside the requests, one per worker."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ RETRY_SECONDS = 60.0
 
 
 class Follower:
-    """Looks up a reference again and again, and swaps the model in when it names another.
+    """Polls a reference, and replaces the model when the reference names another.
 
-    `current` is read once per request. The new model is loaded and warmed beside the old one and put in its place
-    by one assignment: a request runs wholly on the one or on the other. Whatever goes wrong, the old one stays.
+    `current` is read once per request. The new model is loaded and warmed up beside the old one and replaces it by one
+    assignment, so each request uses only one of them. Whatever goes wrong, the old one stays.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class Follower:
         resolve: Callable[[Reference], Target],
         load: Callable[[Target], ServedModel],
     ) -> None:
-        """Take what to follow, how often to look, and how to look and load; see `start`."""
+        """Take what to follow, the seconds between polls, and functions that resolve and load; see `start`."""
         self.reference = reference
         self.current: ServedModel | None = None
         self.problem: str | None = None
@@ -44,25 +44,25 @@ class Follower:
         self._thread = threading.Thread(target=self._follow, name="model-follower", daemon=True)
 
     def start(self) -> None:
-        """Begin to follow; returns at once, the first model comes later."""
+        """Start to follow; returns at once, before the first model is loaded."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Ask the thread to end after what it is doing."""
+        """Ask the thread to end after its current step."""
         self._stop.set()
         self._wake.set()
 
     def wake(self) -> None:
-        """Ask the thread to look now, also for a model that it refused a moment ago."""
+        """Ask the thread to poll now, and to retry a model that failed a moment ago."""
         self._refused = None
         self._wake.set()
 
     def join(self) -> None:
-        """Wait for the thread's end."""
+        """Wait for the thread to end."""
         self._thread.join()
 
-    def look(self) -> None:
-        """Look once: load what the reference names if that is not in service. Never raises."""
+    def poll(self) -> None:
+        """Poll once: load the model that the reference names if it is not in service. Never raises."""
         try:
             target = self._resolve(self.reference)
             if self.current is None or target != self.current.target:
@@ -77,7 +77,7 @@ class Follower:
 
     def _follow(self) -> None:
         while not self._stop.is_set():
-            self.look()
+            self.poll()
             if self.current is not None and self.reference.follows is None:
                 return
             self._wake.wait(self._poll_seconds)
@@ -85,7 +85,7 @@ class Follower:
 
     def _replace(self, target: Target) -> None:
         if self._refused is not None and self._refused[0] == target and time.monotonic() < self._refused[1]:
-            return  # it failed a moment ago; fetching it at every look would only load the store
+            return  # it failed a moment ago; fetching it at every poll would only burden the store
         began = time.perf_counter()
         try:
             model = self._load(target)
@@ -102,7 +102,7 @@ class Follower:
     def _report(self, error: Exception) -> None:
         text = str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}"
         problem = " ".join(text.split())[:500]
-        if problem != self.problem:  # once, not at every look
+        if problem != self.problem:  # once, not at every poll
             serving = f"still serving {self.current.target}" if self.current else "nothing is served yet"
             log.warning("%s (%s)", problem, serving)
         self.problem = problem

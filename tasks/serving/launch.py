@@ -1,4 +1,4 @@
-"""Starts the local service, where that is this project's business: local runtime, loopback address."""
+"""Starts the local service where that is our task: with the local runtime, on a loopback address."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ log = logging.getLogger("tasks.deploy")
 
 
 class Launcher:
-    """The service process of one PIPELINE_HOME, as far as this project may start and end it."""
+    """The service process of one PIPELINE_HOME, if this project may start and end it."""
 
     def __init__(self, settings: Settings, registered_model: str) -> None:
-        """Take where the service should be and which registered model it should follow."""
+        """Take the settings and the registered model that the service should follow."""
         self.started = False
         self._settings = settings
         self._registered_model = registered_model
@@ -26,10 +26,10 @@ class Launcher:
         self._child: subprocess.Popen[bytes] | None = None
 
     def ensure(self) -> None:
-        """Nothing answers: start the service, unless one of ours is starting up already.
+        """Start the service, because nothing answers; unless ours is already starting.
 
         Raises:
-            SettingsError: the one just started died.
+            SettingsError: the service that was just started died.
         """
         settings = self._settings
         if not self.in_charge:
@@ -47,8 +47,8 @@ class Launcher:
         pid = process.find(settings.pipeline_home)
         if pid is not None:
             if f"--port {port} " in f"{process.command_line(pid)} ":
-                return  # left by a stage that was killed meanwhile; it will answer
-            log.info("ending the service (pid %d): it listens on another port than SERVING_URL says", pid)
+                return  # started by a stage that was killed since; it will answer soon
+            log.info("ending the service (pid %d): it does not listen on the port of SERVING_URL", pid)
             process.stop(settings.pipeline_home)
         environment = {
             "PIPELINE_HOME": str(settings.pipeline_home.resolve()),
@@ -64,10 +64,10 @@ class Launcher:
         )  # fmt: skip
 
     def replace(self, why: str) -> None:
-        """What answers is ours but serves something else: end it, so that `ensure` starts the right one.
+        """End our service, which serves another model, so that `ensure` starts the right one.
 
         Raises:
-            ModelError: this project did not start it, or did and it is wrong all the same.
+            ModelError: this project did not start the service, or it is still wrong after a restart.
         """
         if not self.in_charge or self.started or process.find(self._settings.pipeline_home) is None:
             raise ModelError(

@@ -1,6 +1,6 @@
-"""What Prometheus learns of the model in service. BentoML itself counts requests and measures how long they take.
+"""Metrics for Prometheus about the model in service. BentoML itself counts requests and measures their latency.
 
-All of it is called `serving_...`: NAMESPACE is what BentoML's own metrics are told to begin with.
+All names begin with `serving_`: NAMESPACE is also the prefix of BentoML's metrics.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from prometheus_client.registry import REGISTRY, Collector
 from tasks.serving.model import ServedModel
 
 NAMESPACE = "serving"
-# Seconds. Close together around 0.05, the latency that is promised: a quantile is a guess between two neighbours.
+# Seconds. Dense around 0.05, the promised latency: a quantile is interpolated between two bounds.
 BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
@@ -22,7 +22,7 @@ PASS_BUCKETS = (1, 2, 4, 8, 16, 32)
 
 
 class PredictionCounter:
-    """Images classified, by class and by the version of the model that did, and how many went through it at once."""
+    """Images classified, by class and model version, and images per forward pass."""
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
         """Register the metrics; once per process and registry."""
@@ -39,7 +39,7 @@ class PredictionCounter:
         self._passes.observe(images)
 
     def expect(self, model: ServedModel) -> None:
-        """Show every class of a new model at zero: a rate is only seen from the second sample on."""
+        """Export every class of a new model with count 0: a rate needs two samples."""
         for name in model.classes:
             self._images.labels(_version(model), name)
 
@@ -50,9 +50,9 @@ class PredictionCounter:
 
 
 def describe(model: ServedModel | None, problem: str | None) -> str:
-    """Tell which model is in service and whether there is a problem with a newer one, as Prometheus reads it.
+    """Return which model is in service and whether there is a problem with a newer one, in Prometheus' format.
 
-    Made from the model itself at every scrape, so that after a swap nothing of the old one is left.
+    Created from the model at every scrape, so that nothing of a replaced model remains.
     """
     registry = CollectorRegistry()
     registry.register(_Description(model, problem))
@@ -65,7 +65,7 @@ class _Description(Collector):
         self._problem = problem
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the gauges; those of the model only when there is one."""
+        """Yield the gauges; those about the model only when one is loaded."""
         problem = "1 when the model that is followed cannot be looked up or loaded."
         yield GaugeMetricFamily(f"{NAMESPACE}_model_problem", problem, value=float(self._problem is not None))
         model = self._model

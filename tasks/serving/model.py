@@ -24,7 +24,7 @@ CHUNK = 32
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A model that answers; it never changes once made, so requests share it without a lock."""
+    """A loaded model; it never changes, so requests share it without a lock."""
 
     target: Target
     classes: tuple[str, ...]
@@ -46,14 +46,14 @@ class ServedModel:
 
 
 def load(target: Target) -> ServedModel:
-    """Fetch a model from MLflow, check what it says of itself, and run it once.
+    """Fetch a model from MLflow, check its description, and run it once.
 
     Raises:
-        ModelError: its files are not those registered, it has no classes or input shape, brings code, or does not
+        ModelError: its files are not those registered, it has no classes or input shape, contains code, or does not
             answer with one probability per class.
-        MlflowException: it holds pickled objects, or MLflow or its store is away.
+        MlflowException: it contains pickled objects, or MLflow or its store does not answer.
     """
-    # Imported here: together they take seconds, and the process that supervises the workers needs neither.
+    # Imported here, because they take seconds and other users of this module need none of them.
     import mlflow
     import mlflow.pytorch
     import torch
@@ -61,11 +61,11 @@ def load(target: Target) -> ServedModel:
 
     from tasks.vision.devices import available_cpus
 
-    # Half the cores for the forward pass, the others for HTTP and decoding: torch's threads wait for each other
-    # spinning, and one that has lost its core to a decoder makes all of them late.
+    # Half the cores for the forward pass, the others for HTTP and decoding: torch's threads spin while they wait for
+    # each other, and one that lost its core to a decoder delays them all.
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, available_cpus() // 2))
-    # torch.export's archives may hold pickles; with this, MLflow refuses those that do before it opens them.
+    # torch.export's archives may contain pickles; with this, MLflow refuses such files before it opens them.
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
     with tempfile.TemporaryDirectory(prefix="serving-model-") as folder:
         path = mlflow.artifacts.download_artifacts(artifact_uri=target.uri, dst_path=folder)
@@ -76,7 +76,7 @@ def load(target: Target) -> ServedModel:
         classes, shape = _described(target, metadata)
         flavor = description.flavors.get("pytorch")
         if flavor is None or flavor.get("code"):
-            raise ModelError(f"{target} is no plain PyTorch model (or brings code along); log it as train does")
+            raise ModelError(f"{target} is not a plain PyTorch model, or contains code; log it as train does")
         module = mlflow.pytorch.load_model(path)
     devices = {str(tensor.device) for tensor in module.state_dict().values()} - {"cpu"}
     if devices:
@@ -102,7 +102,7 @@ def _described(target: Target, metadata: dict[str, Any]) -> tuple[tuple[str, ...
 
 
 def _warm(model: ServedModel) -> None:
-    """Run a batch of one and of two: the first request must not pay for it, and a fixed batch size must not pass."""
+    """Run batches of one and two: to warm up before the first request, and to refuse a fixed batch size."""
     for size in (1, 2):
         try:
             answer = model.forward(np.zeros((size, *model.shape), np.uint8))

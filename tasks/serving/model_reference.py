@@ -1,4 +1,4 @@
-"""Which model the service was told to serve: the setting SERVING_MODEL, read.
+"""Which model to serve: parses the setting SERVING_MODEL.
 
 SERVING_MODEL                        served
 (unset), champion, any alias         the version the alias names; followed when the alias moves
@@ -29,7 +29,7 @@ MODEL_PATH = "model"  # the name under which train logs its model
 
 
 class Kind(Enum):
-    """What a reference names a model by."""
+    """How a reference names a model."""
 
     ALIAS = "alias"
     VERSION = "version"
@@ -41,7 +41,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Reference:
-    """What the service was told to serve; `name` is the alias, version, run ID, logged model ID or stage."""
+    """Which model to serve; `name` is the alias, version, run ID, logged model ID or stage."""
 
     kind: Kind
     registered_model: str
@@ -56,14 +56,14 @@ class Reference:
 
 @dataclass(frozen=True)
 class Target:
-    """One model that never changes: where its files are, and what to call it in answers."""
+    """One fixed model: where its files are, and what to call it in answers."""
 
     uri: str
     registered_model: str | None
     version: int | None
     run_id: str | None
-    artifact_sha256: str | None = None  # of the files, as registered; None: not known, not checked
-    evaluate_run_id: str | None = None  # holds the answers that the model must give
+    artifact_sha256: str | None = None  # of the files, as registered; None if unknown, then it is not checked
+    evaluate_run_id: str | None = None  # has the reference predictions
 
     def __str__(self) -> str:
         """Name the target in a log line."""
@@ -71,10 +71,10 @@ class Target:
 
 
 def parse(text: str | None, registered_model: str) -> Reference:
-    """Read SERVING_MODEL; see the module's table.
+    """Parse SERVING_MODEL; see the module's table.
 
     Raises:
-        SettingsError: `text` is none of the forms.
+        SettingsError: `text` has none of these forms.
     """
     text = text or DEFAULT
     if text.startswith("models:/"):

@@ -1,4 +1,4 @@
-"""The service as a process: started detached, found again by its pid file, ended.
+"""The service as a process: start it detached, find it by its pid file, end it.
 
 Standard library only: the deploy stage uses this in an image that has neither BentoML nor torch.
 """
@@ -33,7 +33,7 @@ def log_file(home: Path) -> Path:
 
 @contextmanager
 def recorded(home: Path) -> Iterator[None]:
-    """Keep this process in the pid file while it serves."""
+    """Record this process in the pid file while it serves."""
     home.mkdir(parents=True, exist_ok=True)
     pid_file(home).write_text(f"{os.getpid()}\n")
     try:
@@ -43,9 +43,9 @@ def recorded(home: Path) -> Iterator[None]:
 
 
 def find(home: Path) -> int | None:
-    """Return the process ID of the service that the pid file names; None when it is gone.
+    """Return the process ID of the service that the pid file names; None when it no longer runs.
 
-    A number that is another program's by now is not the service's: its command line tells.
+    Its command line tells whether the ID belongs to another program by now.
     """
     try:
         pid = int(pid_file(home).read_text())
@@ -57,14 +57,14 @@ def find(home: Path) -> int | None:
 def start(home: Path, host: str, port: int, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """Start the service so that it outlives this process.
 
-    It gets a session of its own (signals to the stage's process group do not reach it) and no file of the caller's:
-    whoever waits for the end of the caller's output must not wait for the service.
+    It has a session of its own, so signals to the stage's process group do not reach it, and none of the caller's
+    files, so a reader of the caller's output does not wait for the service.
 
     Args:
         home: folder of the log, and of the pid file that the service writes itself.
         host: address to listen on.
         port: port to listen on.
-        environment: variables added to this process's.
+        environment: variables in addition to those of this process.
     """
     home.mkdir(parents=True, exist_ok=True)
     with log_file(home).open("ab") as log:
@@ -80,13 +80,13 @@ def start(home: Path, host: str, port: int, environment: Mapping[str, str]) -> s
 
 
 def stop(home: Path) -> int | None:
-    """End the service of the pid file, and wait until it is gone.
+    """End the service of the pid file, and wait until it has ended.
 
     Returns:
         Its process ID, or None when no such service runs.
 
     Raises:
-        UnavailableError: it does not end, even killed.
+        UnavailableError: it does not end, even by SIGKILL.
     """
     pid = find(home)
     if pid is not None:
@@ -96,7 +96,7 @@ def stop(home: Path) -> int | None:
 
 
 def last_lines(home: Path, count: int = 5) -> str:
-    """Return the end of the service's log as one line, to explain why it died."""
+    """Return the end of the service's log as one line, to explain why it ended."""
     try:
         lines = log_file(home).read_text(errors="replace").splitlines()
     except FileNotFoundError:
@@ -105,7 +105,7 @@ def last_lines(home: Path, count: int = 5) -> str:
 
 
 def command_line(pid: int) -> str:
-    """Return the command of a process, arguments separated by blanks; empty when it is gone."""
+    """Return the command of a process, arguments separated by spaces; empty when it has ended."""
     proc = Path("/proc")
     if (proc / "self").exists():
         try:
@@ -122,13 +122,13 @@ def _is_service(pid: int) -> bool:
 
 
 def _end(pid: int) -> None:
-    """Ask the service to finish its requests and go; after `STOP_SECONDS` kill it."""
+    """Ask the service to finish its requests and end; after `STOP_SECONDS` kill it."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
             os.kill(pid, number)
         deadline = time.monotonic() + STOP_SECONDS
         while time.monotonic() < deadline:
-            if not _is_service(pid):  # nor is a zombie: it has no command line
+            if not _is_service(pid):  # also true for a zombie, which has no command line
                 return
             time.sleep(0.05)
-    raise UnavailableError(f"the service (pid {pid}) does not end; end it by hand")
+    raise UnavailableError(f"the service (pid {pid}) does not end; kill it by hand")

@@ -1,4 +1,4 @@
-"""Golden answers: a model goes into service only if it answers evaluate's test images as it did there."""
+"""Reference predictions: a model goes into service only if it answers evaluate's test images as it did there."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from tasks.serving.model_reference import Target
 from tasks.vision.data.images import decode
 
 
-def load_proven(target: Target) -> ServedModel:
-    """Load a model and compare its answers; one that no pipeline evaluated has none to compare.
+def load_verified(target: Target) -> ServedModel:
+    """Load a model and compare its answers with the reference predictions, if the pipeline evaluated it.
 
     Raises:
-        ModelError: it cannot be loaded, or answers otherwise.
-        MlflowException: it holds pickled objects, or MLflow or its store is away.
+        ModelError: it cannot be loaded, or answers differently.
+        MlflowException: it contains pickled objects, or MLflow or its store does not answer.
     """
     model = load(target)
     if target.evaluate_run_id is not None:
@@ -24,13 +24,13 @@ def load_proven(target: Target) -> ServedModel:
 
 
 def compare(model: ServedModel, evaluate_run_id: str) -> None:
-    """Have `model` answer the probe images of an evaluate run.
+    """Compare the answers of `model` with the reference predictions of an evaluate run.
 
     Raises:
-        ModelError: there are no probe images, or an answer differs by more than their tolerance.
+        ModelError: there are none, or an answer differs by more than their tolerance.
     """
     from tasks.records.reference_predictions import (
-        read_probes,  # MLflow takes seconds to import; the follower's thread has it by now
+        read_probes,  # MLflow takes seconds to import; the follower's thread has done so by now
     )
 
     try:
@@ -47,6 +47,6 @@ def compare(model: ServedModel, evaluate_run_id: str) -> None:
     worst = int(differences.argmax())
     if not differences[worst] <= probes.tolerance:  # also when it is NaN
         raise ModelError(
-            f"{model.target} answers probe {probes.probes[worst].name!r} otherwise than in evaluate (a probability "
-            f"differs by {differences[worst]:.2g}, allowed {probes.tolerance:g}); the former model stays"
+            f"{model.target} answers reference image {probes.probes[worst].name!r} differently than in evaluate "
+            f"(a probability differs by {differences[worst]:.2g}, allowed {probes.tolerance:g}); the old model stays"
         )

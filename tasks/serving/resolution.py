@@ -1,4 +1,4 @@
-"""Which model a reference names right now: asked of MLflow once, then the answer is used."""
+"""Asks MLflow once which model a reference names right now."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def resolve(reference: Reference) -> Target:
     Raises:
         ModelError: it names none (yet).
         UnavailableError: something else answers in MLflow's place.
-        MlflowException: MLflow is away, or refuses.
+        MlflowException: MLflow does not answer, or refuses.
     """
     _require_database()
     try:
@@ -30,8 +30,8 @@ def resolve(reference: Reference) -> Target:
     except MlflowException as error:
         if (another := answered_by_another(error)) is None:
             raise
-        # The connection leads to whatever that is for as long as it is kept: in a cluster, to the world outside when it
-        # was opened before the Service's rules were there. MLflow's client has no public way to drop it.
+        # A kept connection would lead there for good: in a cluster, out to the internet if it was opened before the
+        # Service's rules existed. MLflow's client has no public way to close it.
         _cached_get_request_session.cache_clear()
         raise another from error
 
@@ -74,7 +74,7 @@ def _run(client: MlflowClient, reference: Reference) -> Target:
             raise
         raise ModelError(f"MLflow has no run {run_id!r}; correct SERVING_MODEL") from error
     uri = f"runs:/{run_id}/{reference.path}"
-    # A run that was registered is known by its version, so that answers carry it.
+    # Answers name the version of a run that was registered.
     versions = client.search_model_versions(f"run_id = '{run_id}'")
     mine = [int(v.version) for v in versions if v.name == reference.registered_model]
     return Target(uri, reference.registered_model if mine else None, max(mine, default=None), run_id)
@@ -91,7 +91,7 @@ def _logged_model(client: MlflowClient, model_id: str) -> Target:
 
 
 def _require_database() -> None:
-    """Leave the making of a SQLite store to the stages: two processes that migrate one break it."""
+    """Let only stages create a SQLite store: two processes that migrate one at the same time break it."""
     uri = mlflow.get_tracking_uri()
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
         raise ModelError(f"there is no MLflow database at {uri} yet; run the pipeline")

@@ -19,11 +19,11 @@ from tasks.serving.admission import Admission
 from tasks.serving.answers import BatchPrediction, Classification, Health, ModelInfo, Prediction
 from tasks.serving.batching import Batcher
 from tasks.serving.follower import Follower
+from tasks.serving.http_errors import HttpError, HttpErrorMiddleware
 from tasks.serving.metrics import BUCKETS, NAMESPACE, PredictionCounter, describe
 from tasks.serving.model import ServedModel
 from tasks.serving.model_reference import Reference, Target, parse
-from tasks.serving.reference_check import load_proven
-from tasks.serving.refusal import Refusal, RefusalMiddleware
+from tasks.serving.reference_check import load_verified
 from tasks.serving.uploads import BatchUpload, ImageUpload, NoInput
 from tasks.settings import load_settings
 from tasks.vision.data.images import decode
@@ -35,7 +35,7 @@ class VisionClassifier:
     """Classifies images with the model that SERVING_MODEL names."""
 
     def __init__(self) -> None:
-        """Begin to fetch the model; predictions are refused with 503 until it is there."""
+        """Start to fetch the model; predictions are answered with 503 until it is loaded."""
         settings = load_settings()
         reference = parse(settings.serving_model, settings.serving_registered_model)
         self._told = settings.serving_model or reference.name
@@ -67,7 +67,7 @@ class VisionClassifier:
 
     @bentoml.api(input_spec=BatchUpload)
     async def predict_batch(self, images: Mapping[str, bytes]) -> BatchPrediction:
-        """Classify several PNG or JPEG images by one and the same model."""
+        """Classify several PNG or JPEG images, all by the same model."""
         model = self._model()
         answers = await self._classify(model, images)
         return BatchPrediction(predictions=answers, model_version=model.target.version, run_id=model.target.run_id)
@@ -99,14 +99,14 @@ class VisionClassifier:
 
     @bentoml.api(input_spec=NoInput)
     async def refresh(self) -> ModelInfo:
-        """Look now which model should be in service, instead of at the next turn; answers before it has."""
+        """Check now which model should be in service, instead of at the next poll; answers before that is done."""
         self._follower.wake()
         info: ModelInfo = await self.get_model_info()
         return info
 
     @bentoml.api(input_spec=NoInput)
     async def health(self) -> Health:
-        """Answer 200 when predictions are answered, else 503 and why."""
+        """Answer 200 when predictions are possible, else 503 with the reason."""
         return Health(model_version=self._model().target.version)
 
     async def __is_ready__(self) -> bool:
@@ -114,11 +114,11 @@ class VisionClassifier:
         return self._follower.current is not None
 
     async def __metrics__(self, counted: str) -> str:
-        """Answer GET /metrics: what BentoML and this service counted, and which model is in service."""
+        """Answer GET /metrics: the counts of BentoML and this service, and which model is in service."""
         return counted + describe(self._follower.current, self._follower.problem)
 
     def _load(self, target: Target) -> ServedModel:
-        model = load_proven(target)
+        model = load_verified(target)
         self._counter.expect(model)
         return model
 
@@ -140,7 +140,9 @@ class VisionClassifier:
     def _model(self) -> ServedModel:
         model = self._follower.current
         if model is None:
-            raise Refusal(503, f"no model is loaded yet: {self._follower.problem or 'it is being fetched'}; try later")
+            raise HttpError(
+                503, f"no model is loaded yet: {self._follower.problem or 'it is being fetched'}; try later"
+            )
         return model
 
 
@@ -149,12 +151,12 @@ service = bentoml.service(
     traffic={"timeout": 60},
     metrics={"namespace": NAMESPACE, "duration": {"buckets": list(BUCKETS)}},
 )(VisionClassifier)
-service.add_asgi_middleware(RefusalMiddleware)
+service.add_asgi_middleware(HttpErrorMiddleware)
 service.add_asgi_middleware(ApiKeyMiddleware)
 
 
 def _resolve(reference: Reference) -> Target:
-    # Imported by the follower's thread: MLflow takes seconds, and the service should be alive before.
+    # Imported in the follower's thread: MLflow takes seconds, and the service should be alive before.
     from tasks.serving.resolution import resolve
 
     return resolve(reference)
@@ -167,5 +169,5 @@ def _decode(model: ServedModel, files: Mapping[str, bytes]) -> NDArray[np.uint8]
         try:
             images[i] = decode(data, channels, size)
         except DataError as error:
-            raise Refusal(400, f"{name}: {error}") from error
+            raise HttpError(400, f"{name}: {error}") from error
     return images

@@ -17,7 +17,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
-from tasks.serving.refusal import Refusal
+from tasks.serving.http_errors import HttpError
 
 MAX_IMAGES = 128
 EXAMPLE = "curl -F {field}=@picture.png"
@@ -26,7 +26,7 @@ Image = Annotated[Path, ContentType("image/*")]
 
 
 class NoInput(IODescriptor):  # type: ignore[misc]  # BentoML is untyped here
-    """No input: whatever body comes is left unread."""
+    """No input: a request body is ignored."""
 
     @classmethod
     async def from_http_request(cls, request: Request, serde: Any) -> Self:
@@ -42,26 +42,26 @@ class _Upload(IODescriptor):  # type: ignore[misc]  # BentoML is untyped here
         """Read the files of the field.
 
         Raises:
-            Refusal: 415 for another content type, 400 for a malformed or unfinished form, a missing, empty or repeated
-                field.
+            HttpError: 415 for another content type, 400 for a malformed or unfinished form, or a missing, empty or
+                repeated field.
         """
         example = EXAMPLE.format(field=cls.field)
         kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
         if kind != "multipart/form-data":
-            raise Refusal(415, f"content type {kind!r} cannot be read; send multipart/form-data: {example}")
+            raise HttpError(415, f"content type {kind!r} cannot be read; send multipart/form-data: {example}")
         try:
             form = await request.form(max_files=MAX_IMAGES, max_fields=MAX_IMAGES)
         except HTTPException as error:
-            raise Refusal(400, f"the form cannot be read ({error.detail}); send up to {MAX_IMAGES} files") from error
+            raise HttpError(400, f"the form cannot be read ({error.detail}); send up to {MAX_IMAGES} files") from error
         except ClientDisconnect as error:
-            raise Refusal(400, "the upload broke off; nobody reads this but the metrics") from error
+            raise HttpError(400, "the client disconnected during the upload") from error
         try:
             values = form.getlist(cls.field)
             if not values:
                 names = ", ".join(sorted(set(form.keys()))) or "none"
-                raise Refusal(400, f"field {cls.field!r} is missing (fields sent: {names}); send a file: {example}")
+                raise HttpError(400, f"field {cls.field!r} is missing (fields sent: {names}); send a file: {example}")
             if not all(isinstance(value, UploadFile) for value in values):
-                raise Refusal(400, f"field {cls.field!r} is text, not a file; send a file: {example}")
+                raise HttpError(400, f"field {cls.field!r} is text, not a file; send a file: {example}")
             uploads = [value for value in values if isinstance(value, UploadFile)]
             return cls._of({cls._label(i, upload): await upload.read() for i, upload in enumerate(uploads)})
         finally:
@@ -86,7 +86,9 @@ class ImageUpload(_Upload):
     @classmethod
     def _of(cls, files: Mapping[str, bytes]) -> Self:
         if len(files) != 1:
-            raise Refusal(400, f"field 'image' has {len(files)} files; send one, or all as 'images' to /predict_batch")
+            raise HttpError(
+                400, f"field 'image' has {len(files)} files; send one, or all as 'images' to /predict_batch"
+            )
         return super()._of(files)
 
 

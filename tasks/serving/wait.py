@@ -1,4 +1,4 @@
-"""Waits until the service reports a version, or can be seen never to."""
+"""Waits until the service reports a version, or clearly never will."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def wait_for_version(
     *,
     still_wanted: Callable[[], None],
 ) -> dict[str, Any]:
-    """Return what the service says of itself once it serves the version.
+    """Return what the service says about itself once it serves the version.
 
     Args:
-        client: asks the service.
-        launcher: starts or replaces it where that is allowed.
-        registered_model: name of the model it should serve.
-        version: version it should serve.
-        run_id: MLflow run of that version; tells it from the same number in another MLflow.
+        client: of the service.
+        launcher: starts or replaces the service where that is allowed.
+        registered_model: name of the model that it should serve.
+        version: the one it should serve.
+        run_id: MLflow run of that version; tells it apart from the same number in another MLflow.
         deadline: `time.monotonic()` at which waiting ends.
-        still_wanted: raises when the version need not be waited for any more; called with each log line.
+        still_wanted: raises when waiting is no longer needed; called before each log line.
 
     Raises:
-        ModelError: the service serves another model and is not ours to restart.
-        UnavailableError: it did not get there in time.
+        ModelError: the service serves another model, and we may not restart it.
+        UnavailableError: it does not serve the version in time.
     """
     spoken = time.monotonic()
     while True:
@@ -62,7 +62,7 @@ def wait_for_version(
             still_wanted()
             raise UnavailableError(
                 f"the service at {client.url} {state}, not with {registered_model} version {version}; "
-                "start it or see its log, or give deploy_timeout more seconds"
+                "start it, see its log, or raise deploy_timeout"
             )
         if now - spoken >= LOG_SECONDS:
             spoken = now
@@ -72,7 +72,7 @@ def wait_for_version(
 
 
 def _hopeless(info: dict[str, Any], registered_model: str, version: int, run_id: str | None) -> str | None:
-    """Say why this service will never serve the version by itself; None when it may."""
+    """Say why this service will never serve the version by itself; None if it may."""
     if info["registered_model"] != registered_model:
         return f"serves registered model {info['registered_model']!r}, not {registered_model!r}"
     if info["model_version"] == version:

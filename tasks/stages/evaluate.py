@@ -24,7 +24,7 @@ from tasks.records.inputs.evaluation import CurrentChampion, EvaluateInputs
 from tasks.records.metric_log import log_values
 from tasks.records.tracking import StageRun, use_datasets
 from tasks.records.verdict_log import log_verdict
-from tasks.serving.trial import MEGABYTE, Trial, attempt
+from tasks.serving.load_check import MEGABYTE, LoadCheck, load_check
 from tasks.settings import Settings
 from tasks.vision.data.gold import Gold
 from tasks.vision.devices import prepare_cpu
@@ -45,7 +45,7 @@ class _Model:
     network: torch.nn.Module
     shape: tuple[int, int, int]
     size_bytes: int
-    trial: Trial
+    trial: LoadCheck
     probabilities: NDArray[np.float32]
     correct: NDArray[np.bool_]
     scores: ClassScores
@@ -139,7 +139,7 @@ def _load(model_uri: str, gold: Gold, artifact_sha256: str | None, what: str) ->
         channels, height, width = metadata["input"]
         shape = (channels, height, width)
         size = sum(file.stat().st_size for file in (path / "data").rglob("*") if file.is_file())
-        with attempt(path) as outcome:
+        with load_check(path) as outcome:
             network = mlflow.pytorch.load_model(str(path))
             probabilities = predict(network, gold.test.images, shape)
             trial = outcome()

@@ -49,7 +49,7 @@ IMPORTS = (
     *("matplotlib.pyplot", "matplotlib.backends.backend_agg", "sklearn.datasets", "PIL.JpegImagePlugin"),
     *("mlflow.pyfunc.scoring_server", "mlflow.types.responses", "redis", "PIL.GifImagePlugin", "PIL.BmpImagePlugin"),
     *(f"tasks.stages.{name}" for name in ("prepare", "tune", "train", "evaluate", "register", "rollback", "deploy")),
-    *("tasks.serving.trial", "tasks.serving.model"),
+    *("tasks.serving.load_check", "tasks.serving.model"),
 )
 
 
@@ -238,18 +238,18 @@ def _fork_trials() -> None:
     """Try a model in a forked process rather than in a new one: the same code, without five seconds of imports."""
     import torch
 
-    from tasks.serving.trial import Trial, load_and_answer
+    from tasks.serving.load_check import LoadCheck, load_and_answer
     from tasks.stages import evaluate
 
-    def work(folder: Path) -> Trial:
+    def work(folder: Path) -> LoadCheck:
         torch.set_num_threads(1)  # as the new process would; and threads of this one are not there after a fork
         return load_and_answer(folder)
 
     @contextlib.contextmanager
-    def attempt(folder: Path) -> Iterator[Callable[[], Trial]]:
+    def load_check(folder: Path) -> Iterator[Callable[[], LoadCheck]]:
         yield lambda: in_child(lambda: work(folder))
 
-    setattr(evaluate, "attempt", attempt)  # noqa: B010  # what it imports is no attribute of its own to mypy
+    setattr(evaluate, "load_check", load_check)  # noqa: B010  # what it imports is no attribute of its own to mypy
 
 
 def _save_every_epoch() -> None:

@@ -56,7 +56,7 @@ def test_a_tasks_token_outlives_the_longest_search(facts: dict[str, Any]) -> Non
     # Sooner, Redis would hand a search that goes on to a second worker.
     queue = compose["x-celery-environment"]["AIRFLOW__CELERY_BROKER_TRANSPORT_OPTIONS__VISIBILITY_TIMEOUT"]
     assert int(queue) == valid
-    assert f"JWT_EXPIRATION_TIME={valid}" in (ROOT / "deploy" / "ui.sh").read_text()
+    assert f'JWT_EXPIRATION_TIME": "{valid}"' in (ROOT / "deploy" / "ui.py").read_text()
 
 
 @pytest.mark.parametrize(

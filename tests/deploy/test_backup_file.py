@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy import backup, backup_file
+from deploy import backup_file
+from deploy.__main__ import main
 from deploy.backup_file import DamagedBackupError
 
 DUMP = b"dump of a database " * 100
@@ -90,7 +91,7 @@ def test_a_restore_names_a_wrong_file_in_one_line(
     path = tmp_path / "wrong.tar"
     if content is not None:
         path.write_bytes(content)
-    assert backup.main(["restore", "--file", str(path)]) == code
+    assert main(["restore", "--file", str(path)]) == code
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert str(path) in error

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from deploy import doctor, setup_env, stack_files
+from deploy import bucket_check, doctor, env_file, setup_env, stack_files
 
 ROOT = Path(__file__).resolve().parents[2]
+KEYS = {"S3_ACCESS_KEY": "access", "S3_SECRET_KEY": "secret"}
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def folder(tmp_path: Path) -> Path:
     """The project's files that are looked at, and a fresh `.env`."""
     for name in (*stack_files.FILES, ".env.example"):
         shutil.copy(ROOT / name, tmp_path / name)
-    setup_env.main([str(tmp_path)])
+    setup_env.setup(tmp_path)
     return tmp_path
 
 
@@ -75,14 +76,14 @@ def test_a_missing_env_says_how_to_make_one(folder: Path) -> None:
 def test_a_readable_env_is_named_with_its_mode(folder: Path) -> None:
     (folder / ".env").chmod(0o644)
     [line] = lines(doctor.check_env(folder))
-    assert line.startswith("its mode is 644")
+    assert line.startswith("mode 644 lets others read the secrets")
     assert f"chmod 600 {folder / '.env'}" in line
 
 
 @pytest.mark.parametrize(("value", "wrong"), [("", "is empty"), ("changeme", "is a placeholder")])
 def test_a_required_secret_without_a_real_value_is_named(folder: Path, value: str, wrong: str) -> None:
     text = (folder / ".env").read_text()
-    secret = setup_env.parse(text)["POSTGRES_PASSWORD"]
+    secret = env_file.parse(text)["POSTGRES_PASSWORD"]
     (folder / ".env").write_text(text.replace(f"POSTGRES_PASSWORD={secret}", f"POSTGRES_PASSWORD={value}"))
     [line] = lines(doctor.check_env(folder))
     assert line.startswith(f"POSTGRES_PASSWORD {wrong}")
@@ -92,7 +93,7 @@ def test_a_misspelt_variable_is_a_warning(folder: Path) -> None:
     with (folder / ".env").open("a") as file:
         file.write("MLFLOW_PROT=5001\n")
     [line] = lines(doctor.check_env(folder), "warn")
-    assert line.startswith("MLFLOW_PROT is read by nothing")
+    assert line.startswith("nothing reads MLFLOW_PROT")
 
 
 def test_a_broken_line_is_named_without_its_content(folder: Path) -> None:
@@ -133,15 +134,15 @@ def test_a_clock_that_is_off_is_said(seconds: float, level: str) -> None:
 @pytest.mark.parametrize(
     ("status", "level", "said"),
     [
-        ("200", "ok", "takes the keys for bucket '200'"),
+        ("200", "ok", "accepts the keys for bucket '200'"),
         ("403", "fail", "refuses S3_ACCESS_KEY and S3_SECRET_KEY of .env for bucket '403'"),
-        ("404", "warn", "make up makes it"),
+        ("404", "warn", "make up creates it"),
         ("301", "fail", "set S3_REGION"),
         ("500", "fail", "answers 500"),
     ],
 )
 def test_a_store_is_asked_for_the_bucket_and_its_clock_compared(port: int, status: str, level: str, said: str) -> None:
-    s3, clock = doctor.check_s3(f"http://127.0.0.1:{port}", {"S3_BUCKET": status})
+    s3, clock = doctor.check_s3(f"http://127.0.0.1:{port}", KEYS | {"S3_BUCKET": status})
     assert (s3.level, s3.subject) == (level, "s3")
     assert said in s3.text
     assert (clock.level, clock.subject) == ("ok", "clock")
@@ -149,17 +150,17 @@ def test_a_store_is_asked_for_the_bucket_and_its_clock_compared(port: int, statu
 
 def test_a_store_outside_that_this_machine_does_not_reach_is_a_warning(closed: int) -> None:
     url = f"http://127.0.0.1:{closed}"
-    [line] = lines(doctor.check_s3(url, {"S3_ENDPOINT_URL": url}), "warn")
+    [line] = lines(doctor.check_s3(url, KEYS | {"S3_ENDPOINT_URL": url}), "warn")
     assert line.startswith(f"no answer at {url} from this machine")
-    [line] = lines(doctor.check_s3("here:9000", {"S3_ENDPOINT_URL": "here:9000"}))
-    assert line == "S3_ENDPOINT_URL: 'here:9000' is no address; give http://HOST:PORT"
+    [line] = lines(doctor.check_s3("here:9000", KEYS | {"S3_ENDPOINT_URL": "here:9000"}))
+    assert line == "S3_ENDPOINT_URL: 'here:9000' is not an address; give http://HOST:PORT"
 
 
 def test_a_store_outside_is_looked_at_without_a_running_stack(folder: Path, port: int) -> None:
     with (folder / ".env").open("a") as file:
         file.write(f"S3_ENDPOINT_URL=http://127.0.0.1:{port}\nS3_BUCKET=200\nSTACK_NAME=vm-test-nowhere\n")
     said = [finding for finding in doctor.examine(folder) if finding.subject == "s3"]
-    assert [(f.level, f.text) for f in said] == [("ok", f"http://127.0.0.1:{port} takes the keys for bucket '200'")]
+    assert [(f.level, f.text) for f in said] == [("ok", f"http://127.0.0.1:{port} accepts the keys for bucket '200'")]
 
 
 KNOWN = {"airflow-worker": "celery", "redis": "celery"}
@@ -189,7 +190,7 @@ def test_services_without_their_profile_are_named() -> None:
 
 
 def test_servers_that_are_away_are_named_with_their_port(closed: int) -> None:
-    assert f"no answer at http://127.0.0.1:{closed}" in lines(doctor.check_s3(f"http://127.0.0.1:{closed}", {}))[0]
+    assert f"no answer at http://127.0.0.1:{closed}" in lines(doctor.check_s3(f"http://127.0.0.1:{closed}", KEYS))[0]
     assert f"no answer on port {closed}" in lines(doctor.check_mlflow(closed, ("admin", "right"), ["mlflow"]))[0]
 
 
@@ -218,5 +219,14 @@ def test_the_report_has_one_line_per_finding_and_fails_with_one(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / ".env").unlink()
-    assert doctor.main([str(folder)]) == 1
+    assert doctor.report(folder) == 1
     assert f"fail  .env     {folder / '.env'} is missing; run make setup\n" in capsys.readouterr().out
+
+
+def test_without_boto3_or_keys_the_store_is_not_asked(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
+    assert lines(doctor.check_s3(f"http://127.0.0.1:{port}", {})) == [
+        "S3_ACCESS_KEY or S3_SECRET_KEY is empty; run make setup"
+    ]
+    monkeypatch.setattr(bucket_check, "available", lambda: False)
+    [line] = lines(doctor.check_s3(f"http://127.0.0.1:{port}", KEYS), "warn")
+    assert line == "not checked, boto3 is missing; run make install, then make doctor again"

@@ -6,7 +6,8 @@ import re
 from itertools import pairwise
 from pathlib import Path
 
-from deploy.setup_env import SECRETS, parse
+from deploy.env_file import parse
+from deploy.setup_env import SECRETS
 from deploy.stack_files import FILES
 from tasks.settings import Settings
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy import setup_env
+from deploy import env_file, setup_env
+from deploy.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = "# comment\nMLFLOW_PORT=\nMLFLOW_TRACKING_USERNAME=admin\nPOSTGRES_PASSWORD=\nAIRFLOW_FERNET_KEY=\n"
@@ -20,39 +21,39 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_new_file_holds_the_example_with_secrets_filled(folder: Path) -> None:
-    assert setup_env.main([str(folder)]) == 0
+    assert main(["setup", str(folder)]) == 0
     text = (folder / ".env").read_text()
-    values = setup_env.parse(text)
+    values = env_file.parse(text)
     assert text.startswith("# comment\nMLFLOW_PORT=\nMLFLOW_TRACKING_USERNAME=admin\n")
     assert len(bytes.fromhex(values["POSTGRES_PASSWORD"])) == 24
     assert len(base64.urlsafe_b64decode(values["AIRFLOW_FERNET_KEY"])) == 32
 
 
 def test_only_the_owner_reads_it(folder: Path) -> None:
-    setup_env.main([str(folder)])
+    main(["setup", str(folder)])
     assert (folder / ".env").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_loose_mode_is_tightened(folder: Path) -> None:
-    setup_env.main([str(folder)])
+    main(["setup", str(folder)])
     (folder / ".env").chmod(0o644)
-    setup_env.main([str(folder)])
+    main(["setup", str(folder)])
     assert (folder / ".env").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_second_call_changes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    setup_env.main([str(folder)])
+    main(["setup", str(folder)])
     first = (folder / ".env").read_text()
     capsys.readouterr()
-    assert setup_env.main([str(folder)]) == 0
+    assert main(["setup", str(folder)]) == 0
     assert (folder / ".env").read_text() == first
     assert capsys.readouterr().out == ""
 
 
 def test_what_is_missing_is_added_and_the_rest_kept(folder: Path) -> None:
     (folder / ".env").write_text("POSTGRES_PASSWORD=mine\nOTHER=kept\nMLFLOW_PORT=5001\n")
-    setup_env.main([str(folder)])
-    values = setup_env.parse((folder / ".env").read_text())
+    main(["setup", str(folder)])
+    values = env_file.parse((folder / ".env").read_text())
     assert values["POSTGRES_PASSWORD"] == "mine"
     assert values["OTHER"] == "kept"
     assert values["MLFLOW_PORT"] == "5001"
@@ -62,20 +63,20 @@ def test_what_is_missing_is_added_and_the_rest_kept(folder: Path) -> None:
 
 def test_an_empty_secret_is_filled(folder: Path) -> None:
     (folder / ".env").write_text("POSTGRES_PASSWORD=\n")
-    setup_env.main([str(folder)])
-    assert setup_env.parse((folder / ".env").read_text())["POSTGRES_PASSWORD"]
+    main(["setup", str(folder)])
+    assert env_file.parse((folder / ".env").read_text())["POSTGRES_PASSWORD"]
 
 
 def test_two_machines_have_no_secret_in_common() -> None:
     example = (ROOT / ".env.example").read_text()
-    one, other = (setup_env.parse(setup_env.complete("", example)[0]) for _ in range(2))
+    one, other = (env_file.parse(setup_env.complete("", example)[0]) for _ in range(2))
     assert all(one[name] and one[name] != other[name] for name in setup_env.SECRETS)
 
 
 def test_no_secret_is_printed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    setup_env.main([str(folder)])
+    main(["setup", str(folder)])
     printed = capsys.readouterr()
-    values = setup_env.parse((folder / ".env").read_text())
+    values = env_file.parse((folder / ".env").read_text())
     assert values["POSTGRES_PASSWORD"] not in printed.out + printed.err
 
 
@@ -84,7 +85,7 @@ def test_a_line_that_is_no_variable_stops_it_without_change(
     folder: Path, capsys: pytest.CaptureFixture[str], line: str
 ) -> None:
     (folder / ".env").write_text(f"POSTGRES_PASSWORD=mine\n{line}\n")
-    assert setup_env.main([str(folder)]) == 78
+    assert main(["setup", str(folder)]) == 78
     assert (folder / ".env").read_text() == f"POSTGRES_PASSWORD=mine\n{line}\n"
     error = capsys.readouterr().err
     assert "line 2 is not NAME=value" in error
@@ -97,14 +98,5 @@ def test_a_failed_write_leaves_no_half_file(folder: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(OSError, match="disk full"):
-        setup_env.main([str(folder)])
+        main(["setup", str(folder)])
     assert [path.name for path in folder.iterdir()] == [".env.example"]
-
-
-def test_the_environment_goes_before_the_file_as_compose_has_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / ".env").write_text("STACK_NAME=of-the-file\nMLFLOW_PORT=5001\n")
-    monkeypatch.setenv("STACK_NAME", "of-the-shell")
-    values = setup_env.seen_by_compose(tmp_path / ".env")
-    assert (values["STACK_NAME"], values["MLFLOW_PORT"]) == ("of-the-shell", "5001")

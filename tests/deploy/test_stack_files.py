@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from deploy import stack_files
+from deploy.env_file import chosen_profiles
 
 ROOT = Path(__file__).resolve().parents[2]
 REDIS = "redis:8.0-bookworm"
@@ -45,7 +46,7 @@ def test_what_runs_once_is_not_expected_to_run() -> None:
     ("value", "chosen"), [("", set()), ("celery", {"celery"}), (" celery , other ", {"celery", "other"}), ("*", {"*"})]
 )
 def test_profiles_are_read_as_compose_reads_them(value: str, chosen: set[str]) -> None:
-    assert stack_files.chosen_profiles({"COMPOSE_PROFILES": value}) == chosen
+    assert chosen_profiles({"COMPOSE_PROFILES": value}) == chosen
 
 
 @pytest.mark.parametrize(("value", "wanted"), [("", False), ("celery", True), ("*", True), ("other", False)])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy import user
+from deploy.__main__ import main
 
 SECRET = "a-secret-of-the-administrator"
 
@@ -60,7 +60,7 @@ def env_file(folder: Path, port: int) -> str:
 def test_a_name_or_role_that_will_not_do_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, role: str, says: str
 ) -> None:
-    assert user.main([name, role, env_file(tmp_path, 9)]) == 64
+    assert main(["user", name, role, "--env-file", env_file(tmp_path, 9)]) == 64
     said = capsys.readouterr()
     assert says in said.err
     assert said.err.count("\n") == 1
@@ -68,21 +68,23 @@ def test_a_name_or_role_that_will_not_do_is_one_line(
 
 
 def test_without_an_env_file_it_says_what_makes_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert user.main(["ann", "viewer", str(tmp_path / ".env")]) == 78
+    assert main(["user", "ann", "viewer", "--env-file", str(tmp_path / ".env")]) == 78
     assert "run make setup" in capsys.readouterr().err
 
 
 def test_a_stack_that_is_away_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert user.main(["ann", "viewer", env_file(tmp_path, 9)]) == 69  # the discard port, where nothing listens
+    assert (
+        main(["user", "ann", "viewer", "--env-file", env_file(tmp_path, 9)]) == 69
+    )  # the discard port, where nothing listens
     said = capsys.readouterr().err
-    assert "no Airflow answers at http://127.0.0.1:9" in said
+    assert "Airflow does not answer at http://127.0.0.1:9" in said
     assert "make up" in said
 
 
 def test_a_refused_administrator_is_one_line_without_the_password(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], refusing: int
 ) -> None:
-    assert user.main(["ann", "viewer", env_file(tmp_path, refusing)]) == 77
+    assert main(["user", "ann", "viewer", "--env-file", env_file(tmp_path, refusing)]) == 77
     said = capsys.readouterr().err
     assert "Airflow refuses the administrator's password in .env" in said
     assert SECRET not in said

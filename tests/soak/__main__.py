@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from mlflow import MlflowClient
 
+from tasks.records.paging import all_pages
 from tasks.text_table import columns
 
 from .growth import Day, ends, growths
@@ -70,12 +71,9 @@ class Soak:
         experiment = self._client.get_experiment_by_name(MODEL)
         if experiment is None:
             return [*failed, "no run is in MLflow"]
-        stages: Counter[tuple[str, str]] = Counter()
-        token: str | None = None
-        while token != "":
-            page = self._client.search_runs([experiment.experiment_id], max_results=1000, page_token=token)
-            stages.update((run.data.tags.get("pipeline.stage", "?"), run.info.status) for run in page)
-            token = page.token or ""
+        ours = [experiment.experiment_id]
+        runs = all_pages(lambda size, token: self._client.search_runs(ours, max_results=size, page_token=token))
+        stages = Counter((run.data.tags.get("pipeline.stage", "?"), run.info.status) for run in runs)
         expected = Counter({(stage, "FINISHED"): len(days) for stage in ("pipeline", *STAGES)})
         if stages != expected:
             failed.append(f"MLflow's runs are {dict(stages)}, not {dict(expected)}")

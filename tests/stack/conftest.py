@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.setup_env import complete, parse
+from deploy.env_file import parse
+from deploy.setup_env import complete
 
 STAGES = ["prepare", "train", "evaluate", "register", "deploy"]
 ROOT = Path(__file__).resolve().parents[2]

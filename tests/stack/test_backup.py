@@ -83,7 +83,7 @@ class Restored(Stack):
 
 
 def backup(*arguments: str | Path, stack: Stack) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "deploy.backup", *map(str, arguments), "--env-file", str(stack.env_file)]
+    command = [sys.executable, "-m", "deploy", *map(str, arguments), "--env-file", str(stack.env_file)]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=_bare_environment())
 
 
@@ -132,7 +132,7 @@ def dag_run(stack: Stack) -> str:
 @pytest.fixture(scope="module")
 def saved(stack: Stack, run_id: str, answers: Answers, dag_run: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("backups") / "saved.tar"
-    done = backup("save", "--file", path, stack=stack)
+    done = backup("backup", "--file", path, stack=stack)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 databases" in done.stdout
     assert path.stat().st_mode & 0o777 == 0o600

@@ -19,11 +19,11 @@ pytestmark = pytest.mark.docker
 EXPERIMENT = "leftovers"
 
 
-def gc(module: str, *arguments: str, **variables: str) -> str:
+def gc(command: str, *arguments: str, **variables: str) -> str:
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "DOCKER_HOST") if name in os.environ}
-    command = [sys.executable, "-m", module, *arguments]
+    program = [sys.executable, "-m", *command.split(), *arguments]
     done = subprocess.run(
-        command, capture_output=True, text=True, cwd=ROOT, env=kept | variables, timeout=120, check=True
+        program, capture_output=True, text=True, cwd=ROOT, env=kept | variables, timeout=120, check=True
     )
     return done.stdout
 
@@ -54,13 +54,13 @@ def there(containers: list[str]) -> list[bool]:
 
 def test_containers_are_listed_first_and_removed_when_asked(left: list[str]) -> None:
     network = {"PIPELINE_DOCKER_NETWORK": PROJECT}
-    assert f"none is left over on network {PROJECT}" in gc("deploy.leftover_containers", **network)  # too young
+    assert f"none is left over on network {PROJECT}" in gc("deploy leftover-containers", **network)  # too young
     time.sleep(1.1)  # the engine's times are read in whole seconds
-    said = gc("deploy.leftover_containers", "--days", "0", **network)
+    said = gc("deploy leftover-containers", "--days", "0", **network)
     assert said.count("daily/gc/register") == 2
     assert "2 would be removed" in said
     assert there(left) == [True, True, True]
-    assert "2 removed" in gc("deploy.leftover_containers", "--days", "0", "--apply", **network)
+    assert "2 removed" in gc("deploy leftover-containers", "--days", "0", "--apply", **network)
     assert there(left) == [False, False, True]
 
 

@@ -128,7 +128,7 @@ def killed(airflow: dict[str, str], client: MlflowClient) -> str:
 
 
 def test_a_killed_search_goes_on_and_every_trial_has_one_run(killed: str, client: MlflowClient) -> None:
-    assert "going on with an earlier try" in killed
+    assert "resuming an earlier try" in killed
     [tune] = runs(client, "tune", "killed-search")
     assert tune.info.status == "FINISHED"
     trials = runs(client, "trial", "killed-search")
@@ -212,7 +212,7 @@ def test_the_killed_workers_trial_ended_on_the_other(survived: str, client: Mlfl
 
 @pytest.mark.long
 def test_results_are_those_of_one_try(survived: str, client: MlflowClient) -> None:
-    assert "going on with an earlier try" not in survived
+    assert "resuming an earlier try" not in survived
     [tune] = runs(client, "tune", "search-on-cluster")
     assert tune.info.status == "FINISHED"
     assert tune.data.metrics["best_validation_accuracy"] > 0.5

@@ -15,7 +15,8 @@ import pytest
 from mlflow import MlflowClient
 
 from deploy import engine
-from deploy.setup_env import complete, parse
+from deploy.env_file import parse
+from deploy.setup_env import complete
 
 from .conftest import FIRST_PORT, PROJECT, ROOT, TAG, Stack, _bare_environment, build_images
 
@@ -26,7 +27,7 @@ S3_IMAGE = "quay.io/minio/minio:RELEASE.2025-09-07T16-13-09Z"
 
 
 def up(stack: Stack, *services: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "deploy.up", "--env-file", str(stack.env_file), *services]
+    command = [sys.executable, "-m", "deploy", "up", "--env-file", str(stack.env_file), *services]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=_bare_environment(), timeout=400)
 
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from deploy.setup_env import parse
+from deploy.env_file import parse
 
 from .checkout import Checkout
 from .state import Check, Home, checks

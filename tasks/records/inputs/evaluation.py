@@ -74,7 +74,7 @@ class EvaluateInputs(StageInputs):
             return cls(model, data, None, ledger.rolled_back(name, model.sha256))
         version, sha256 = int(found.version), found.tags.get(registry.SHA256)
         same = sha256 == model.sha256
-        comparisons = 0 if same else ledger.looks(name, version, model.sha256)
+        comparisons = 0 if same else ledger.comparisons(name, version, model.sha256)
         champion = CurrentChampion(version, sha256, found.tags.get(artifact_digest.TAG), comparisons)
         return cls(model, data, champion, None if same else ledger.rolled_back(name, model.sha256))
 

@@ -99,14 +99,14 @@ def test_a_store_outside_is_not_asked_for() -> None:
     ],
 )
 def test_a_namespace_that_will_not_do_is_one_line_and_nothing_is_changed(
-    replicas: dict[str, int], code: int, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    replicas: dict[str, int], code: int, says: str, tmp_path: Path
 ) -> None:
     cluster = Pretended(**replicas)
-    given = backup.arguments_of("", "").parse_args(["save", "--file", str(tmp_path / "saved.tar")])
-    assert backup.run(ClusterStack(cluster), given) == code
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert says in error
+    with pytest.raises(BackupError) as error:
+        backup.save_to(ClusterStack(cluster), tmp_path / "saved.tar")
+    assert error.value.code == code
+    assert "\n" not in str(error.value)
+    assert says in str(error.value)
     assert cluster.ran == []
 
 

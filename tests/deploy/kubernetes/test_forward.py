@@ -1,4 +1,4 @@
-"""`deploy.kubernetes.forward`, with a kubectl that listens where it is told to and leads nowhere."""
+"""`python3 -m deploy forward`, with a kubectl that listens where it is told to and leads nowhere."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.__main__ import main
 from deploy.kubernetes import forward
 from tests.waiting import until
 
@@ -53,7 +54,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 def start(environment: dict[str, str], *command: str) -> subprocess.Popen[str]:
-    program = [sys.executable, "-m", "deploy.kubernetes.forward", "--", *command]
+    program = [sys.executable, "-m", "deploy", "forward", "--", *command]
     return subprocess.Popen(
         program, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
     )
@@ -143,11 +144,11 @@ def test_a_way_that_cannot_be_opened_is_one_line_with_kubectls_words(
 ) -> None:
     for name, value in (environment | {"REFUSES": "1"}).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(forward, "PATIENCE", 1.0)
-    assert forward.main(["--", "true"]) == 69
+    monkeypatch.setattr(forward, "TIMEOUT", 1.0)
+    assert main(["forward", "--", "true"]) == 69
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "no way to service/mlflow for 1 s (error: unable to forward port because pod is not running" in error
+    assert "no connection to service/mlflow for 1 s (error: unable to forward port because pod is not running" in error
     assert "run make kubernetes-verify" in error
 
 
@@ -156,13 +157,13 @@ def test_a_way_that_is_gone_ends_the_command(
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(forward, "PATIENCE", 2.0)
+    monkeypatch.setattr(forward, "TIMEOUT", 2.0)
     kubectl = Path(environment["PIDS"]).parent / "bin/kubectl"
     breaks = f"rm {kubectl}; kill $(ls {environment['PIDS']}); exec sleep 60"
     began = time.monotonic()
-    assert forward.main(["--", "sh", "-c", breaks]) == 69
+    assert main(["forward", "--", "sh", "-c", breaks]) == 69
     assert time.monotonic() - began < 20
-    assert "no way to service/" in capsys.readouterr().err
+    assert "no connection to service/" in capsys.readouterr().err
 
 
 def test_a_port_that_is_taken_is_one_line_with_the_fix(environment: dict[str, str]) -> None:
@@ -176,8 +177,8 @@ def test_a_port_that_is_taken_is_one_line_with_the_fix(environment: dict[str, st
 @pytest.mark.parametrize(
     ("changed", "code", "says"),
     [
-        ({"MLFLOW_PORT": "http"}, 78, "MLFLOW_PORT='http' is no port; give a number from 1 to 65535"),
-        ({"SERVING_PORT": "65536"}, 78, "SERVING_PORT='65536' is no port"),
+        ({"MLFLOW_PORT": "http"}, 78, "MLFLOW_PORT='http' is not a port; give a number from 1 to 65535"),
+        ({"SERVING_PORT": "65536"}, 78, "SERVING_PORT='65536' is not a port"),
         (
             {"HOSTS": "mlflow:5000,127.0.0.1:5000"},
             78,

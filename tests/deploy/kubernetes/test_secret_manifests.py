@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 import yaml
 
+from deploy.__main__ import main
+from deploy.env_file import parse
 from deploy.kubernetes import secret_manifests
 from deploy.kubernetes.cluster import ClusterError
 from deploy.kubernetes.secret_manifests import manifest, secrets_of, settings_of
-from deploy.setup_env import complete, parse
+from deploy.setup_env import complete
 
 from .conftest import OVERLAYS, ROOT, Manifest, manifests
 
@@ -186,15 +188,15 @@ def test_kubectl_gets_a_list_of_secrets_whose_values_come_back(env: dict[str, st
 
 def test_the_program_prints_them_or_one_line_and_a_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / ".env"
-    assert secret_manifests.main(["--env-file", str(file)]) == 78
+    assert main(["kubernetes-secrets", "--env-file", str(file)]) == 78
     assert "is missing; run make setup" in capsys.readouterr().err
     file.write_text("no equals sign: hunter2\n")
-    assert secret_manifests.main(["--env-file", str(file)]) == 78
+    assert main(["kubernetes-secrets", "--env-file", str(file)]) == 78
     said = capsys.readouterr()
     assert "line 1 is not NAME=value" in said.err
     assert "hunter2" not in said.out + said.err
     file.write_text(complete("", (ROOT / ".env.example").read_text())[0])
-    assert secret_manifests.main(["--env-file", str(file)]) == 0
+    assert main(["kubernetes-secrets", "--env-file", str(file)]) == 0
     assert json.loads(capsys.readouterr().out)["kind"] == "List"
 
 

@@ -35,7 +35,7 @@ def test_what_a_restore_stopped_and_did_not_start_is_not_well() -> None:
     found = deployment(0) | {"metadata": {"name": "mlflow", "annotations": {BEFORE: "2"}}}
     line = workload(found)
     assert not line.well
-    assert line.state == "had 2, stopped by a restore that did not end; run make kubernetes-restore again"
+    assert line.state == "had 2 pods, stopped by a restore that did not finish; run make kubernetes-restore again"
 
 
 @pytest.mark.parametrize(

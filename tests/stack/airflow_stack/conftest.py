@@ -47,8 +47,8 @@ def log_in(name: str, password: str) -> requests.Response:
 
 
 def make_user(airflow: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "deploy/user.py"), *arguments, str(airflow.env_file)]
-    return subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, "-m", "deploy", "user", *arguments, "--env-file", str(airflow.env_file)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 
 def in_service(service: str, code: str) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""Run under deploy.kubernetes.forward: make a version of a small model in the cluster's MLflow champion, and say which.
+"""Run under `deploy forward`: make a version of a small model in the cluster's MLflow champion, and say which.
 
 python -m tests.stack.kubernetes.champion ORDER       ORDER: 012, or another, for another model
 python -m tests.stack.kubernetes.champion             only say it: version, run, digest of each file of the model

@@ -17,7 +17,8 @@ from typing import Any
 
 import requests
 
-from deploy.setup_env import complete, parse
+from deploy.env_file import parse
+from deploy.setup_env import complete
 from tests.stack.conftest import FIRST_PORT, TAG, _bare_environment, build_images
 from tests.tasks.serving.samples import picture
 
@@ -65,9 +66,9 @@ class State:
     def objects(self, kinds: str, *more: str) -> list[dict[str, Any]]:
         return list(json.loads(self.kubectl("get", kinds, *more, "--output", "json"))["items"])
 
-    def python(self, module: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        """Run a module of `deploy.kubernetes` on the namespace."""
-        command = [sys.executable, "-m", f"deploy.kubernetes.{module}", *map(str, arguments)]
+    def deploy(self, name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        """Run a command of `python3 -m deploy` on the namespace."""
+        command = [sys.executable, "-m", "deploy", name, *map(str, arguments)]
         given = ["--namespace", self.name]
         at = command.index("--") if "--" in command else len(command)
         return subprocess.run(
@@ -77,14 +78,14 @@ class State:
 
     def up(self, env_file: Path | None = None) -> subprocess.CompletedProcess[str]:
         overlay = HERE / ("current-cluster" if minor_version() >= 23 else "old-cluster")
-        return self.python("up", "--overlay", overlay, "--env-file", env_file or self.env_file)
+        return self.deploy("kubernetes-up", "--overlay", overlay, "--env-file", env_file or self.env_file)
 
     def verify(self, env_file: Path | None = None) -> subprocess.CompletedProcess[str]:
-        return self.python("verify", "--env-file", env_file or self.env_file)
+        return self.deploy("kubernetes-verify", "--env-file", env_file or self.env_file)
 
     def forwarded(self, *command: str) -> str:
         """Run a command with MLflow and the service at this machine's ports; its output."""
-        done = self.python("forward", "--", *command)
+        done = self.deploy("forward", "--", *command)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

@@ -63,7 +63,7 @@ def answer(state: State) -> dict[str, Any]:
 def test_without_a_champion_all_is_well_and_the_service_waits(state: State) -> None:
     done = state.verify()
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "takes the login of .env; there is no champion yet" in done.stdout
+    assert "accepts the login of .env; there is no champion yet" in done.stdout
     assert done.stdout.count("has no model") == 2, "the autoscaler's least, without a metrics server too"
     said = " ".join(done.stdout.split())
     for line in ("statefulset/postgres 1 of 1", "statefulset/s3 1 of 1", "deployment/mlflow 2 of 2", "job/bucket done"):
@@ -169,7 +169,7 @@ def test_a_rolling_update_under_load_fails_no_request(state: State, champion: di
 
 def test_a_backup_brings_back_champion_and_artifact(state: State, champion: dict[str, Any], tmp_path: Path) -> None:
     file = tmp_path / "saved.tar"
-    saved = state.python("backup", "save", "--file", file)
+    saved = state.deploy("kubernetes-backup", "--file", file)
     assert saved.returncode == 0, saved.stdout + saved.stderr
     assert file.stat().st_mode & 0o777 == 0o600
 
@@ -180,15 +180,15 @@ def test_a_backup_brings_back_champion_and_artifact(state: State, champion: dict
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     (tmp_path / "changed.tar").write_bytes(content)
-    changed = state.python("backup", "restore", "--file", tmp_path / "changed.tar", "--force")
+    changed = state.deploy("kubernetes-restore", "--file", tmp_path / "changed.tar", "--force")
     assert (changed.returncode, changed.stdout, changed.stderr.count("\n")) == (65, "", 1)
-    refused = state.python("backup", "restore", "--file", file)
+    refused = state.deploy("kubernetes-restore", "--file", file)
     assert (refused.returncode, refused.stderr.count("\n")) == (73, 1)
     assert "FORCE=1 replaces it" in refused.stderr
 
     load = Load(state.service)
     with load.applied(anew=1, kept=1):
-        restored = state.python("backup", "restore", "--file", file, "--force")
+        restored = state.deploy("kubernetes-restore", "--file", file, "--force")
         assert restored.returncode == 0, restored.stdout + restored.stderr
         state.kubectl("rollout", "status", "deployment/serving", "--timeout=600s")
     print(f"{dict(load.answers)}, slowest {load.slowest:.1f} s")
@@ -209,10 +209,10 @@ def test_a_restore_that_was_killed_is_told_and_the_next_one_goes_on(state: State
     state.kubectl("patch", "deployment", "mlflow", "--type", "merge", "--patch", json.dumps(stopped))
     up, verified = state.up(), state.verify()
     assert (up.returncode, up.stderr.count("\n")) == (69, 1)
-    assert "a restore stopped MLflow and did not end; run make kubernetes-restore again" in up.stderr
+    assert "a restore stopped MLflow and did not finish; run make kubernetes-restore again" in up.stderr
     assert verified.returncode == 1
-    assert "had 2, stopped by a restore that did not end" in verified.stdout
-    saved = state.python("backup", "save", "--file", tmp_path / "saved.tar")
+    assert "had 2 pods, stopped by a restore that did not finish" in verified.stdout
+    saved = state.deploy("kubernetes-backup", "--file", tmp_path / "saved.tar")
     assert saved.returncode == 0, saved.stdout + saved.stderr
     assert state.up().returncode == 0
     assert state.verify().returncode == 0

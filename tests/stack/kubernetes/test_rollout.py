@@ -72,7 +72,7 @@ def test_a_workload_that_is_not_ready_in_time_is_told_with_what_keeps_it(
 ) -> None:
     workload = apply(cluster, name, pod(image, code, **fields))
     with pytest.raises(ClusterError) as failure:
-        await_ready(cluster, workload, patience=25)
+        await_ready(cluster, workload, timeout=25)
     assert re.fullmatch(f"{workload} is not ready: {words}", str(failure.value))
     assert re.search(words, capsys.readouterr().out), "it is told before the end, too"
     cluster.run("delete", workload)
@@ -84,7 +84,7 @@ def test_what_keeps_a_workload_is_printed_once_while_it_is_waited_for(
     """An image that no registry gives is ErrImagePull and ImagePullBackOff by turns."""
     workload = apply(cluster, "waits", pod(image, "", image="vm-test.invalid/none:0", imagePullPolicy="IfNotPresent"))
     with pytest.raises(ClusterError):
-        await_ready(cluster, workload, patience=60)
+        await_ready(cluster, workload, timeout=60)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(set(lines)) >= 2, lines
     assert any("ErrImagePull: " in line for line in lines)
@@ -94,7 +94,7 @@ def test_what_keeps_a_workload_is_printed_once_while_it_is_waited_for(
 def test_a_job_that_failed_three_times_is_not_waited_for_any_longer(cluster: Cluster, image: str) -> None:
     workload, began = apply(cluster, "refuses", pod(image, LOST, restartPolicy="Never")), time.monotonic()
     with pytest.raises(ClusterError, match=r"job/refuses is not ready: pod refuses-\S+: ended with code 1 \(start it"):
-        await_ready(cluster, workload, patience=300)
+        await_ready(cluster, workload, timeout=300)
     assert time.monotonic() - began < 150  # the cluster tries again after 10 s and 20 s
     cluster.run("delete", workload)
 
@@ -106,5 +106,5 @@ def test_what_is_ready_is_waited_for_no_longer(
     cluster: Cluster, image: str, name: str, seconds: int, fields: dict[str, Any]
 ) -> None:
     workload = apply(cluster, name, pod(image, f"import time; time.sleep({seconds})", **fields))
-    await_ready(cluster, workload, patience=60)
+    await_ready(cluster, workload, timeout=60)
     cluster.run("delete", workload)

@@ -109,7 +109,7 @@ def test_what_no_try_comes_back_for_is_listed_and_removed_by_gc(
         "KUBECONFIG": KUBECONFIG,
         "PIPELINE_KUBERNETES_NAMESPACE": namespace.name,
     }
-    command = [sys.executable, "-m", "deploy.kubernetes.leftover_pods"]
+    command = [sys.executable, "-m", "deploy", "leftover-pods"]
 
     def gc(*arguments: str) -> str:
         done = subprocess.run([*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)

@@ -101,15 +101,15 @@ def test_an_alias_can_be_taken_away() -> None:
 
 def test_a_champion_counts_the_candidates_it_met() -> None:
     ledger.move_champion(entry(Kind.PROMOTION, 1, None))
-    assert ledger.looks(NAME, 1, "sha2") == 0
+    assert ledger.comparisons(NAME, 1, "sha2") == 0
     refuse(2, 1, "tue")
-    assert ledger.looks(NAME, 1, "sha2") == 0  # the same weights again are the same candidate
-    assert ledger.looks(NAME, 1, "sha3") == 1
+    assert ledger.comparisons(NAME, 1, "sha2") == 0  # the same weights again are the same candidate
+    assert ledger.comparisons(NAME, 1, "sha3") == 1
     refuse(2, 1, "wed")
-    assert ledger.looks(NAME, 1, "sha3") == 1
+    assert ledger.comparisons(NAME, 1, "sha3") == 1
     ledger.move_champion(entry(Kind.PROMOTION, 3, 1, "thu"))
-    assert ledger.looks(NAME, 1, "new") == 2
-    assert ledger.looks(NAME, 3, "new") == 0
+    assert ledger.comparisons(NAME, 1, "new") == 2
+    assert ledger.comparisons(NAME, 3, "new") == 0
 
 
 def test_weights_that_were_rolled_back_stay_so_until_someone_takes_them_again() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tasks.records.termination import sigterm_waits
+from tasks.records.termination import sigterm_delayed
 
 
 class StoppedError(Exception):
@@ -28,7 +28,7 @@ def test_what_is_inside_is_done_as_a_whole() -> None:
     done = []
 
     def work() -> None:
-        with sigterm_waits():
+        with sigterm_delayed():
             os.kill(os.getpid(), signal.SIGTERM)
             done.append("first")
             os.kill(os.getpid(), signal.SIGTERM)
@@ -42,12 +42,12 @@ def test_what_is_inside_is_done_as_a_whole() -> None:
 
 
 def test_without_a_signal_nothing_happens() -> None:
-    with sigterm_waits():
+    with sigterm_delayed():
         pass
 
 
 def test_a_failure_inside_comes_out() -> None:
-    with pytest.raises(KeyError), sigterm_waits():
+    with pytest.raises(KeyError), sigterm_delayed():
         raise KeyError
 
 
@@ -55,7 +55,7 @@ def test_other_threads_may_use_it_too() -> None:
     done = []
 
     def work() -> None:
-        with sigterm_waits():
+        with sigterm_delayed():
             done.append(1)
 
     thread = threading.Thread(target=work)

@@ -1,4 +1,4 @@
-"""A tune stage that is killed in the middle, as processes: the next try goes on where it was."""
+"""A tune stage that is killed in the middle, as processes: the next try resumes where it was."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from tasks.contract.recipe import Recipe
 from tasks.records import tracking
 from tasks.runner import faults
-from tasks.search import guard, table
+from tasks.search import supervisor, table
 from tasks.search.table import State, TrialRow
 from tasks.settings import Settings
 from tasks.vision.data.gold import Gold
@@ -89,7 +89,7 @@ def left_behind(temporary: Path) -> list[Path]:
     deadline = time.monotonic() + 60
     while list(temporary.glob("ray-*")) and time.monotonic() < deadline:
         time.sleep(0.2)
-    return [*temporary.glob("ray-*"), *(Path("/proc") / str(process) for process in guard.users(temporary))]
+    return [*temporary.glob("ray-*"), *(Path("/proc") / str(process) for process in supervisor.users(temporary))]
 
 
 def undisturbed(row: TrialRow, gold: Gold) -> tuple[float, ...]:
@@ -140,7 +140,7 @@ def test_a_killed_search_goes_on_with_the_same_runs_and_ends_with_the_same_numbe
     second = start(prepare_run_id, settings.pipeline_home, dag_run_id)
     output, _ = second.communicate(timeout=240)
     assert second.returncode == 0, output
-    assert f"going on with an earlier try: {len(ended)} trials are done" in output
+    assert f"resuming an earlier try: {len(ended)} trials are done" in output
     again, rows = rows_of(dag_run_id, settings)
     assert again == tune_run_id
     assert [row.number for row in rows] == list(range(TRIALS))
@@ -153,7 +153,7 @@ def test_a_killed_search_goes_on_with_the_same_runs_and_ends_with_the_same_numbe
         assert row.history == undisturbed(row, digits_gold)
         steps = [point.step for point in MlflowClient().get_metric_history(row.run_id, "train_loss")]
         assert steps == list(range(1, EPOCHS + 1))
-    resumed = [line for line in output.splitlines() if " goes on after epoch " in line]
+    resumed = [line for line in output.splitlines() if " resumes after epoch " in line]
     assert resumed, output
     assert left_behind(temporary) == []
 
@@ -171,7 +171,7 @@ def test_a_stopped_stage_ends_in_time_and_leaves_no_process(
     tune_run_id, rows = rows_of("stopped", settings)
     assert MlflowClient().get_run(tune_run_id).info.status == "KILLED"
     trials = {row.state: MlflowClient().get_run(row.run_id).info.status for row in rows}
-    assert trials == {State.FINISHED: "FINISHED", State.RUNNING: "KILLED"}  # the second goes on in a later try
+    assert trials == {State.FINISHED: "FINISHED", State.RUNNING: "KILLED"}  # the second is resumed in a later try
     assert any((settings.pipeline_home / "tune" / tune_run_id).rglob("checkpoint_*"))
 
 

@@ -69,32 +69,32 @@ def version(follower: Follower) -> int | None:
 
 
 def test_serves_nothing_until_there_is_a_champion(follower: Follower, registry: Registry) -> None:
-    follower.look()
+    follower.poll()
     assert (version(follower), follower.problem) == (None, "no champion yet")
     registry.champion = target(1)
-    follower.look()
+    follower.poll()
     assert (version(follower), follower.problem) == (1, None)
 
 
 def test_loads_a_version_once(follower: Follower, registry: Registry) -> None:
     registry.champion = target(1)
     for _ in range(3):
-        follower.look()
+        follower.poll()
     registry.champion = target(2)
-    follower.look()
+    follower.poll()
     assert (registry.loads, version(follower)) == ([1, 2], 2)
 
 
 @pytest.mark.parametrize("failure", [ConnectionError("MLflow is away"), ModelError("alias removed"), RuntimeError("?")])
 def test_keeps_serving_when_the_registry_fails(follower: Follower, registry: Registry, failure: Exception) -> None:
     registry.champion = target(1)
-    follower.look()
+    follower.poll()
     registry.champion = failure
-    follower.look()
+    follower.poll()
     assert version(follower) == 1
     assert str(failure) in str(follower.problem)
     registry.champion = target(1)
-    follower.look()
+    follower.poll()
     assert follower.problem is None
 
 
@@ -102,34 +102,34 @@ def test_keeps_the_old_model_and_does_not_fetch_a_bad_one_at_every_look(
     follower: Follower, registry: Registry, caplog: pytest.LogCaptureFixture
 ) -> None:
     registry.champion = target(1)
-    follower.look()
+    follower.poll()
     registry.champion, registry.broken = target(2), {2: ValueError("not a zip file")}
     with caplog.at_level(logging.WARNING, "tasks.serving"):
         for _ in range(5):
-            follower.look()
+            follower.poll()
     assert (version(follower), registry.loads) == (1, [1, 2])
     assert follower.problem == "cats version 2 cannot be served: not a zip file"
     assert caplog.text.count("still serving cats version 1") == 1
     registry.champion = target(3)
-    follower.look()
+    follower.poll()
     assert (version(follower), follower.problem) == (3, None)
 
 
 def test_fetches_again_soon_when_the_store_was_away(follower: Follower, registry: Registry) -> None:
     registry.champion, registry.broken = target(1), {1: ConnectionError("S3 is away")}
-    follower.look()
+    follower.poll()
     registry.broken = {}
-    follower.look()
+    follower.poll()
     assert (version(follower), registry.loads, follower.problem) == (1, [1, 1], None)
 
 
 def test_goes_back_to_the_old_version(follower: Follower, registry: Registry) -> None:
     registry.champion = target(1)
-    follower.look()
+    follower.poll()
     registry.champion, registry.broken = target(2), {2: ValueError("bad")}
-    follower.look()
+    follower.poll()
     registry.champion = target(1)
-    follower.look()
+    follower.poll()
     assert (version(follower), follower.problem) == (1, None)
 
 

@@ -101,5 +101,5 @@ def test_refuses_code_that_comes_with_a_model(store: Store, tmp_path: Path) -> N
     assert "code: code" in description
     (folder / "MLmodel").write_text(description)
     (folder / "code").mkdir()
-    with pytest.raises(ModelError, match="brings code along"):
+    with pytest.raises(ModelError, match="contains code"):
         load(target(str(folder)))

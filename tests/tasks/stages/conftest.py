@@ -18,7 +18,7 @@ from mlflow.types import Schema, TensorSpec
 
 from tasks.contract.messages import TaskIdentity
 from tasks.records import artifact_digest, gold_store, model_store, tracking
-from tasks.serving.trial import Trial, load_and_answer
+from tasks.serving.load_check import LoadCheck, load_and_answer
 from tasks.settings import Settings
 from tasks.stages import evaluate
 from tasks.vision.data.gold import Gold, Split
@@ -73,11 +73,11 @@ def trial_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """
 
     @contextmanager
-    def attempt(folder: Path) -> Iterator[Callable[[], Trial]]:
+    def load_check(folder: Path) -> Iterator[Callable[[], LoadCheck]]:
         trial = replace(load_and_answer(folder), memory_mb=50.0)
         yield lambda: trial
 
-    monkeypatch.setattr(evaluate, "attempt", attempt)
+    monkeypatch.setattr(evaluate, "load_check", load_check)
 
 
 @pytest.fixture(autouse=True)

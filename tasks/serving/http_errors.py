@@ -1,4 +1,4 @@
-"""How the service says no: one JSON line with the right status code, before any work is done for the request."""
+"""Error answers of the service: one JSON line with the right status code, before any work is done."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tasks.settings import load_settings
 
 
-class Refusal(BaseException):
-    """A request that will not be answered, and why.
+class HttpError(BaseException):
+    """An error answer and its HTTP status.
 
     Not an `Exception`: BentoML turns every exception of an API method into status 500 and hides its text.
     """
 
     def __init__(self, status: int, message: str, *, retry_seconds: int | None = None) -> None:
-        """Take the HTTP status, one line that names what is wrong and the fix, and when to try again, if that helps."""
+        """Take the HTTP status, one line that names the problem and the fix, and when to retry, if that helps."""
         super().__init__(message)
         self.headers = {} if retry_seconds is None else {"Retry-After": str(retry_seconds)}
         self.status = status
         self.message = " ".join(message.split())
 
 
-class RefusalMiddleware:
-    """ASGI middleware: answers refusals, and refuses uploads over the limit after at most that many bytes.
+class HttpErrorMiddleware:
+    """ASGI middleware: sends error answers, and refuses uploads over the limit after at most that many bytes.
 
-    The limit holds for the declared length and for what really arrives, so also for chunked uploads.
+    The limit applies to the declared length and to the bytes received, so also to chunked uploads.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -59,12 +59,12 @@ class RefusalMiddleware:
         try:
             self._check_declared_length(scope)
             await self.app(scope, counted, noted)
-        except Refusal as refusal:
+        except HttpError as error:
             if started:
                 return
-            # The connection stays open: the server drops what still arrives, and a client that is busy sending
-            # gets to read this answer instead of a connection reset.
-            response = JSONResponse({"error": refusal.message}, refusal.status, refusal.headers)
+            # The connection stays open: the server discards what still arrives, so a client that is still sending reads
+            # this answer instead of getting a connection reset.
+            response = JSONResponse({"error": error.message}, error.status, error.headers)
             await response(scope, receive, send)
 
     def _check_declared_length(self, scope: Scope) -> None:
@@ -72,16 +72,16 @@ class RefusalMiddleware:
             if name == b"content-length" and int(value) > self.limit_mb * 2**20:
                 raise self._too_large()
 
-    def _too_large(self) -> Refusal:
-        return Refusal(
+    def _too_large(self) -> HttpError:
+        return HttpError(
             413, f"the upload is larger than {self.limit_mb} MiB; send smaller images, or raise SERVING_MAX_UPLOAD_MB"
         )
 
 
 class KnownPaths:
-    """ASGI application: answers 404 or 405 where the service has no route, and hands everything else on.
+    """ASGI application: answers 404 or 405 where the service has no route, and passes everything else on.
 
-    Stands before BentoML, which would count each such path under a name of its own, without end.
+    In front of BentoML, which would count each unknown path as a metric of its own, without limit.
     """
 
     def __init__(self, app: Starlette) -> None:
@@ -93,13 +93,13 @@ class KnownPaths:
         if scope["type"] == "http":
             matches = [(route.matches(scope)[0], route) for route in self.app.routes]
             if all(match is Match.NONE for match, _ in matches):
-                response = JSONResponse({"error": "there is no such path; GET /docs.json lists those there are"}, 404)
+                response = JSONResponse({"error": "unknown path; GET /docs.json lists the known ones"}, 404)
                 await response(scope, receive, send)
                 return
             if all(match is not Match.FULL for match, _ in matches):
                 found = [route for match, route in matches if match is Match.PARTIAL]
                 allowed = ", ".join(sorted(name for route in found for name in getattr(route, "methods", None) or ()))
-                text = f"{scope['method']} {scope['path']} is not answered; send {allowed}"
+                text = f"{scope['method']} {scope['path']} is not supported; send {allowed}"
                 await JSONResponse({"error": text}, 405, {"Allow": allowed})(scope, receive, send)
                 return
         await self.app(scope, receive, send)

@@ -1,8 +1,8 @@
-"""Cleans up after a local Ray cluster: `python guard.py PIPE FOLDER STAGE`.
+"""Ends what Ray leaves behind: `python supervisor.py LIFELINE FOLDER STAGE`.
 
-PIPE is the read end of a pipe whose write end only the stage holds. However the stage ends, even by SIGKILL, the
-operating system closes the write end; this process then kills every process that has a file open in Ray's FOLDER,
-except the STAGE (a process ID), and deletes the folder. Ray's own cleanup leaves two of its agents running.
+LIFELINE is the read end of a pipe whose write end only the stage holds. However the stage ends, even by SIGKILL, the
+operating system closes that end. This process then kills every process that has a file open in Ray's FOLDER, except
+the STAGE itself, and deletes the folder. Ray itself leaves two of its agents running.
 
 It imports nothing of the project: it is started as a file, in its own session, which the stage's signals do not reach.
 """
@@ -18,16 +18,16 @@ import sys
 import time
 from pathlib import Path
 
-PATIENCE = 10.0  # seconds; a process that is just starting may not have opened its files yet
+TIMEOUT = 10.0  # seconds; a process that is starting may open its files later
 PAUSE = 0.2
 PROCESSES = Path("/proc")
 
 
 def main(arguments: list[str]) -> int:
-    """Wait for the stage to end, then clean up."""
-    pipe, folder, stage = int(arguments[0]), Path(arguments[1]), int(arguments[2])
-    os.read(pipe, 1)  # nothing is ever written: this returns when the other end is closed
-    deadline, quiet = time.monotonic() + PATIENCE, 0
+    """Wait for the end of the stage, then clean up."""
+    lifeline, folder, stage = int(arguments[0]), Path(arguments[1]), int(arguments[2])
+    os.read(lifeline, 1)  # nothing is ever written: this returns when the other end is closed
+    deadline, quiet = time.monotonic() + TIMEOUT, 0
     while quiet < 2 and time.monotonic() < deadline:
         found = [process for process in users(folder) if process != stage]
         for process in found:
@@ -49,7 +49,7 @@ def users(folder: Path) -> list[int]:
 
 
 def _uses(process: Path, folder: str) -> bool:
-    with contextlib.suppress(OSError):  # it has ended, or belongs to another user
+    with contextlib.suppress(OSError):  # it ended, or belongs to another user
         for descriptor in (process / "fd").iterdir():
             with contextlib.suppress(OSError):
                 if str(descriptor.readlink()).startswith(f"{folder}/"):

@@ -1,6 +1,6 @@
-"""Loads a model as the service does, in a process of its own: does it work, and what memory does it take?
+"""Loads a model as the service would, in a process of its own: does it work, and how much memory does it take?
 
-python -m tasks.serving.trial FOLDER      prints one line of JSON, the fields of `Trial`
+python -m tasks.serving.load_check FOLDER      prints one line of JSON, the fields of `LoadCheck`
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from subprocess import PIPE
 
 from tasks.errors import PipelineError
 
-SECONDS = 300
+TIMEOUT = 300  # seconds
 MEGABYTE = 1e6
 
 
 @dataclass(frozen=True)
-class Trial:
-    """What came of it; `memory_mb` is the peak over what the process needed before it had the model."""
+class LoadCheck:
+    """The result; `memory_mb` is the peak beyond what the process needed before it loaded the model."""
 
     works: bool
     note: str
@@ -33,13 +33,13 @@ class Trial:
 
 
 @contextmanager
-def attempt(folder: Path) -> Iterator[Callable[[], Trial]]:
-    """Try the model in `folder` in a new process, which may die of it; what is given waits for what comes of it.
+def load_check(folder: Path) -> Iterator[Callable[[], LoadCheck]]:
+    """Start to load the model in `folder` in a new process; yields a function that waits for the result.
 
-    Most of the process's time goes into imports, so there is something else to do meanwhile.
+    The process may crash, and spends most of its time on imports; so the caller can work meanwhile.
     """
-    command = [sys.executable, "-m", "tasks.serving.trial", str(folder)]
-    # One thread: its own memory and the model's, not that of as many arenas as the machine has cores.
+    command = [sys.executable, "-m", "tasks.serving.load_check", str(folder)]
+    # One thread, so that the memory measured is the model's, not that of an arena per core.
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stdout=PIPE, stderr=PIPE, text=True, env=environment) as process:  # noqa: S603
         try:
@@ -48,21 +48,21 @@ def attempt(folder: Path) -> Iterator[Callable[[], Trial]]:
             process.kill()
 
 
-def _result(process: subprocess.Popen[str]) -> Trial:
+def _result(process: subprocess.Popen[str]) -> LoadCheck:
     try:
-        out, errors = process.communicate(timeout=SECONDS)
+        out, errors = process.communicate(timeout=TIMEOUT)
     except subprocess.TimeoutExpired:
-        return Trial(False, f"it does not load and answer within {SECONDS} s")
+        return LoadCheck(False, f"it does not load and answer within {TIMEOUT} s")
     try:
-        return Trial(**json.loads(out.strip().splitlines()[-1]))
+        return LoadCheck(**json.loads(out.strip().splitlines()[-1]))
     except (IndexError, TypeError, json.JSONDecodeError):
-        last = (errors.strip().splitlines() or ["no word"])[-1]
-        return Trial(False, f"the process that tried it ended with {process.returncode} ({last[:200]})")
+        last = (errors.strip().splitlines() or ["no message"])[-1]
+        return LoadCheck(False, f"the process that loaded it ended with {process.returncode} ({last[:200]})")
 
 
-def load_and_answer(folder: Path) -> Trial:
-    """Load the model in `folder` with the service's loader, in this process, and hold it to its signature."""
-    import mlflow.pytorch  # noqa: F401  # before the memory is counted
+def load_and_answer(folder: Path) -> LoadCheck:
+    """Load the model in `folder` with the service's loader, in this process, and compare it with its signature."""
+    import mlflow.pytorch  # noqa: F401  # before the memory is measured
     import numpy as np
     import torch
     from mlflow.models import Model
@@ -75,23 +75,23 @@ def load_and_answer(folder: Path) -> Trial:
         model = load(Target(str(folder), None, None, None))
         answers = model.predict(np.random.default_rng(0).integers(0, 256, (CHUNK, *model.shape), np.uint8))
     except PipelineError as error:
-        return Trial(False, str(error))
+        return LoadCheck(False, str(error))
     except Exception as error:
-        return Trial(False, f"it does not load and answer: {type(error).__name__}: {error}"[:300])
+        return LoadCheck(False, f"it does not load and answer: {type(error).__name__}: {error}"[:300])
     memory = max(0, _peak() - before) / MEGABYTE
     signature = Model.load(str(folder)).signature
     if signature is None or signature.inputs is None or signature.outputs is None:
-        return Trial(False, "the model has no signature; log it as train does", memory)
+        return LoadCheck(False, "the model has no signature; log it as train does", memory)
     declared = [(spec.type, spec.shape[1:]) for spec in (signature.inputs.inputs[0], signature.outputs.inputs[0])]
     actual = [(np.dtype(np.uint8), model.shape), (answers.dtype, answers.shape[1:])]
     if declared != actual:
-        return Trial(False, f"its signature says {declared}, it takes and answers {actual}", memory)
+        return LoadCheck(False, f"its signature says {declared}, it takes and answers {actual}", memory)
     versions = f"torch {torch.__version__}, mlflow {importlib.metadata.version('mlflow-skinny')}"
-    return Trial(True, f"the service's loader takes it, and it keeps to its signature ({versions})", memory)
+    return LoadCheck(True, f"the service's loader accepts it, and it matches its signature ({versions})", memory)
 
 
 def _peak(*, reset: bool = False) -> int:
-    """Peak resident memory of this process in bytes; `reset` makes what is resident now the peak, where Linux lets."""
+    """Return the peak resident memory of this process in bytes; `reset` starts a new peak, where Linux allows it."""
     status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     if reset and clear.exists():
         clear.write_text("5")
@@ -102,7 +102,7 @@ def _peak(*, reset: bool = False) -> int:
 
 
 def main() -> None:
-    """Print what came of the folder named on the command line."""
+    """Print the result for the folder named on the command line."""
     print(json.dumps(asdict(load_and_answer(Path(sys.argv[1])))))
 
 

@@ -6,7 +6,7 @@ import mlflow
 import pytest
 import torch
 
-from tasks.serving.trial import attempt, load_and_answer
+from tasks.serving.load_check import load_and_answer, load_check
 from tests.tasks.serving.samples import Brightness, Store, log_model
 
 
@@ -15,7 +15,7 @@ def fetched(uri: str, folder: Path) -> Path:
 
 
 def test_a_sound_model_works_and_its_memory_is_counted(store: Store, tmp_path: Path) -> None:
-    with attempt(fetched(log_model(Brightness([0, 1, 2]))[1], tmp_path)) as outcome:
+    with load_check(fetched(log_model(Brightness([0, 1, 2]))[1], tmp_path)) as outcome:
         trial = outcome()
     assert trial.works, trial.note
     assert trial.memory_mb is not None
@@ -23,7 +23,7 @@ def test_a_sound_model_works_and_its_memory_is_counted(store: Store, tmp_path: P
 
 
 def test_what_kills_its_process_is_an_answer_too(tmp_path: Path) -> None:
-    with attempt(tmp_path / "nothing") as outcome:
+    with load_check(tmp_path / "nothing") as outcome:
         trial = outcome()
     assert not trial.works
     assert "does not load" in trial.note

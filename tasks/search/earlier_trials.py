@@ -1,13 +1,13 @@
 """What earlier tries of a search left: the runs of its trials in MLflow and their checkpoints in storage.
 
-A try that was killed is gone on with by *replaying*: the searcher chooses the same values again for the trials that
-have a run, and each of them reports its known epochs once more, without training them. Searcher and scheduler thereby
-learn all they knew, whatever state they were killed in. A trial that had come to its end ends there; another one goes
-on from its checkpoint. MLflow is the one truth of what happened.
+A search that was killed is resumed by *replaying*: the searcher chooses the same values again for the trials that have
+a run, and each of these reports its known epochs again without training them. So searcher and scheduler learn
+everything they knew, whatever state they were killed in. A trial that had ended ends again; any other resumes from its
+checkpoint. MLflow is the only record of what happened.
 
-Not by Ray's `Tuner.restore`: its snapshot lags behind what MLflow has and is a pickle, which runs what whoever can
-write to the storage put into it; and it leaves out the scheduler, so that the trials that are left would be judged as
-if there had been no others.
+Not by Ray's `Tuner.restore`: its snapshot lags behind MLflow and is a pickle, which runs whatever someone with access
+to the storage put into it; and it leaves out the scheduler, so the remaining trials would be judged as if there had
+been no others.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ EPOCH_METRICS = tuple(item.name for item in fields(EpochEnd) if item.name != "ep
 
 
 @dataclass(frozen=True)
-class Remembered:
-    """A trial that has a run."""
+class EarlierTrial:
+    """A trial of an earlier try, which has a run."""
 
     number: int
     run_id: str
@@ -40,46 +40,46 @@ class Remembered:
     error: str
     """Why it failed; empty otherwise."""
     history: tuple[EpochEnd, ...]
-    """Epochs from 1 on without a gap; of a trial that has not ended its checkpoint tells how far it came."""
+    """Epochs from 1 without a gap; empty for a trial that has not ended, whose checkpoint tells how far it got."""
     checkpoints: tuple[str, ...] = ()
-    """Where its checkpoints may lie, the newest first."""
+    """Where its checkpoints may be, the newest first."""
 
     @property
     def ended(self) -> bool:
-        """Whether nothing of it is left to train."""
+        """Whether nothing is left to train."""
         return self.state is not State.RUNNING
 
 
-def recall(
+def read_earlier(
     experiment_id: str, tune_run_id: str, checkpoints: Mapping[int, Sequence[str]] | None = None
-) -> dict[int, Remembered]:
-    """Read the trials of earlier tries by number, as far as there is no gap in the numbers, and mend their runs.
+) -> dict[int, EarlierTrial]:
+    """Read the trials of earlier tries by number, up to the first gap in the numbers, and repair their runs.
 
-    A searcher that learns chooses trial after trial, so that one after a gap has nothing to stand on: its run, and any
-    second run of a number, is deleted in MLflow. A run of which all but its end was written is ended.
+    A searcher that learns chooses one trial after another, so a trial after a gap cannot be reproduced: its run, and
+    any second run of a number, is deleted in MLflow. A complete run that was not ended is ended.
 
     Args:
-        experiment_id: where the tune run is.
+        experiment_id: of the tune run.
         tune_run_id: the search.
-        checkpoints: where checkpoints of each trial lie, the newest first.
+        checkpoints: where the checkpoints of each trial are, the newest first.
     """
     client = MlflowClient()
-    known = dict[int, Remembered]()
+    known = dict[int, EarlierTrial]()
     for run in trial_runs(experiment_id, tune_run_id):
         number = int(run.data.tags[TRIAL])
         if number == len(known):
-            known[number] = _remembered(client, run, (checkpoints or {}).get(number, ()))
+            known[number] = _earlier(client, run, (checkpoints or {}).get(number, ()))
         else:
             client.delete_run(run.info.run_id)
     return known
 
 
-def _remembered(client: MlflowClient, run: Run, checkpoints: Sequence[str]) -> Remembered:
+def _earlier(client: MlflowClient, run: Run, checkpoints: Sequence[str]) -> EarlierTrial:
     tags = run.data.tags
     state = State(tags.get(STATE, State.RUNNING))
     if state is not State.RUNNING and not RunStatus.is_terminated(RunStatus.from_string(run.info.status)):
         client.set_terminated(run.info.run_id, run_status(state))
-    return Remembered(
+    return EarlierTrial(
         number=int(tags[TRIAL]),
         run_id=str(run.info.run_id),
         values=json.loads(tags[VALUES]),
@@ -106,5 +106,5 @@ def _history(client: MlflowClient, run: Run) -> tuple[EpochEnd, ...]:
 
 
 def metrics_of(end: EpochEnd) -> dict[str, float]:
-    """Return what a run's metrics hold of one epoch, by name."""
+    """Return the metrics of one epoch, by name."""
     return {name: value for name, value in asdict(end).items() if name != "epoch"}

@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 
 from tasks.records import tracking
-from tasks.search.memory import EPOCH_METRICS, recall
+from tasks.search.earlier_trials import EPOCH_METRICS, read_earlier
 from tasks.search.table import CONFIG_SHA256, STATE, TRIAL, VALUES, State
 from tasks.settings import Settings
 
@@ -44,7 +44,7 @@ def test_a_run_that_lacks_only_its_end_is_ended(
     experiment_id: str, tune_run_id: str, state: State, status: str
 ) -> None:
     run_id = trial(experiment_id, tune_run_id, 0, state)
-    [known] = recall(experiment_id, tune_run_id).values()
+    [known] = read_earlier(experiment_id, tune_run_id).values()
     assert (known.run_id, known.state, known.ended) == (run_id, state, True)
     assert MlflowClient().get_run(run_id).info.status == status
 
@@ -52,13 +52,13 @@ def test_a_run_that_lacks_only_its_end_is_ended(
 def test_a_run_that_was_ended_keeps_its_end(experiment_id: str, tune_run_id: str) -> None:
     run_id = trial(experiment_id, tune_run_id, 0, State.FINISHED)
     MlflowClient().set_terminated(run_id, "FINISHED", end_time=1234)
-    recall(experiment_id, tune_run_id)
+    read_earlier(experiment_id, tune_run_id)
     assert MlflowClient().get_run(run_id).info.end_time == 1234
 
 
 def test_a_trial_under_way_is_not_ended(experiment_id: str, tune_run_id: str) -> None:
     run_id = trial(experiment_id, tune_run_id, 0, State.RUNNING)
-    [known] = recall(experiment_id, tune_run_id, {0: ["newest", "older"]}).values()
+    [known] = read_earlier(experiment_id, tune_run_id, {0: ["newest", "older"]}).values()
     assert (known.ended, known.history, known.checkpoints) == (False, (), ("newest", "older"))
     assert MlflowClient().get_run(run_id).info.status == "RUNNING"
 
@@ -67,13 +67,13 @@ def test_a_second_run_of_a_number_and_what_follows_a_gap_are_deleted(experiment_
     kept = trial(experiment_id, tune_run_id, 0, State.FINISHED)
     second = trial(experiment_id, tune_run_id, 0, State.FINISHED)
     after_a_gap = trial(experiment_id, tune_run_id, 2, State.FINISHED)
-    assert [known.run_id for known in recall(experiment_id, tune_run_id).values()] == [kept]
+    assert [known.run_id for known in read_earlier(experiment_id, tune_run_id).values()] == [kept]
     stages = [MlflowClient().get_run(run_id).info.lifecycle_stage for run_id in (kept, second, after_a_gap)]
     assert stages == ["active", "deleted", "deleted"]
 
 
-def test_epochs_after_one_that_is_missing_are_not_remembered(experiment_id: str, tune_run_id: str) -> None:
+def test_epochs_after_one_that_is_missing_are_not_earlier(experiment_id: str, tune_run_id: str) -> None:
     run_id = trial(experiment_id, tune_run_id, 0, State.FINISHED, epochs=1)
     MlflowClient().log_metric(run_id, "train_loss", 0.5, step=3)
-    [known] = recall(experiment_id, tune_run_id).values()
+    [known] = read_earlier(experiment_id, tune_run_id).values()
     assert [end.epoch for end in known.history] == [1]

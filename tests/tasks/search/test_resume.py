@@ -17,8 +17,8 @@ from tasks.contract.messages import TaskIdentity
 from tasks.contract.training import TuneRequest
 from tasks.records import tracking
 from tasks.records.tracking import StageRun
+from tasks.search.earlier_trials import EarlierTrial, read_earlier
 from tasks.search.journal import Journal
-from tasks.search.memory import Remembered, recall
 from tasks.search.searchers import NUMBER
 from tasks.search.table import State, trial_runs
 from tasks.search.trial import BATCHES, Plan, Trial, recipe_of
@@ -67,7 +67,7 @@ def test_a_run_that_was_made_and_no_more_gets_its_parameters(
         killed.setattr(Journal, "_log_params", lambda self, entry: None)
         half = begun(Journal(request_, run, {}), run)
     assert half.data.params == {}
-    whole = begun(Journal(request_, run, recall(run.experiment_id, run.run_id)), run)
+    whole = begun(Journal(request_, run, read_earlier(run.experiment_id, run.run_id)), run)
     assert whole.info.run_id == half.info.run_id
     expected = recipe_of(request_, CONFIG).model_dump(mode="json")
     assert whole.data.params == {name: str(value) for name, value in expected.items()}
@@ -80,7 +80,7 @@ def test_a_stopped_search_marks_what_it_was_trying_and_the_next_try_goes_on_with
     journal.on_trial_start(0, [], ray_trial())
     journal.interrupt()
     journal.finish()
-    [known] = recall(run.experiment_id, run.run_id).values()
+    [known] = read_earlier(run.experiment_id, run.run_id).values()
     assert not known.ended
     assert MlflowClient().get_run(known.run_id).info.status == "KILLED"
     assert begun(Journal(request_, run, {0: known}), run).info.status == "RUNNING"
@@ -95,7 +95,7 @@ def test_batches_that_mlflow_may_not_have_yet_are_told_again(
     told = [first.step()[BATCHES] for _ in range(2)]
     assert all(told)
     first.save_checkpoint(str(tmp_path))
-    before = Remembered(0, "r" * 32, {}, "c" * 64, State.RUNNING, "", (), (str(tmp_path),))
+    before = EarlierTrial(0, "r" * 32, {}, "c" * 64, State.RUNNING, "", (), (str(tmp_path),))
     second = Trial.__new__(Trial)
     second.setup(CONFIG, gold=digits_gold, plan=Plan(request_, {0: before}))
     assert [second.step()[BATCHES] for _ in range(2)] == told
@@ -110,7 +110,7 @@ def test_nothing_is_taken_from_a_checkpoint_of_another_recipe(
     other.step()
     other.step()
     other.save_checkpoint(str(tmp_path / "other"))
-    before = Remembered(0, "r" * 32, {}, "c" * 64, State.RUNNING, "", (), (str(tmp_path / "other"),))
+    before = EarlierTrial(0, "r" * 32, {}, "c" * 64, State.RUNNING, "", (), (str(tmp_path / "other"),))
     trial = Trial.__new__(Trial)
     trial.setup(CONFIG, gold=digits_gold, plan=Plan(request_, {0: before}))
     trial.step()

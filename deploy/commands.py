@@ -1,0 +1,144 @@
+"""What each command of `python3 -m deploy` does with its arguments; each returns an exit code, or nothing for 0."""
+
+from __future__ import annotations
+
+import os
+import time
+from argparse import Namespace
+
+from deploy import (
+    backup,
+    bucket_check,
+    curl_line,
+    doctor,
+    engine,
+    leftover_containers,
+    leftover_stages,
+    logs,
+    setup_env,
+    status,
+    ui,
+    up,
+    user,
+)
+from deploy.backup_stack import ComposeStack
+from deploy.env_file import ROOT, read, read_as_compose
+from deploy.kubernetes import airflow, forward, leftover_pods, verify
+from deploy.kubernetes import up as cluster_up
+from deploy.kubernetes.backup import ClusterStack
+from deploy.kubernetes.cluster import NAMESPACE, Cluster
+from deploy.kubernetes.secret_manifests import manifest, secrets_of, settings_of
+
+
+def run_setup(given: Namespace) -> None:
+    """Write or complete `.env`."""
+    setup_env.setup(given.folder)
+
+
+def run_up(given: Namespace) -> None:
+    """Start services and wait until they are healthy."""
+    services = up.needed_by_stages(given.env_file) if given.for_stages else given.services
+    up.start(ROOT, given.env_file, services)
+
+
+def run_down(given: Namespace) -> int:
+    """Stop all services."""
+    return up.stop(given.env_file, volumes=given.volumes)
+
+
+def run_status(given: Namespace) -> int:
+    """Show a table of the services."""
+    return status.show(given.env_file)
+
+
+def run_logs(given: Namespace) -> int:
+    """Follow the output of services."""
+    return logs.follow(given.services, given.env_file)
+
+
+def run_user(given: Namespace) -> None:
+    """Create a user and print the password."""
+    password = user.make_user(given.user, given.role, read_as_compose(given.env_file))
+    print(f"{given.user} ({given.role}), in Airflow and MLflow; the password is shown only once: {password}")
+
+
+def run_doctor(given: Namespace) -> int:
+    """Find what keeps the stack from working."""
+    bucket_check.restart_in_venv(["doctor", str(given.folder)])
+    return doctor.report(given.folder)
+
+
+def run_backup(given: Namespace) -> None:
+    """Save the stack's state."""
+    backup.save_to(ComposeStack(given.env_file), given.file)
+
+
+def run_restore(given: Namespace) -> None:
+    """Restore the stack's state."""
+    backup.restore_from(ComposeStack(given.env_file), given.file, force=given.force)
+
+
+def run_leftover_containers(given: Namespace) -> None:
+    """List or remove stage containers that nobody removed."""
+    network = os.environ.get("PIPELINE_DOCKER_NETWORK") or engine.NETWORK
+    leftover_stages.clean(leftover_containers.place(network), given.days, apply=given.apply)
+
+
+def run_ui(_: Namespace) -> None:
+    """Start Airflow and MLflow on this machine."""
+    ui.start()
+
+
+def run_stop_ui(_: Namespace) -> None:
+    """Stop them."""
+    ui.stop()
+
+
+def run_curl_line(given: Namespace) -> int:
+    """Show how to ask the service with curl."""
+    return curl_line.show(given.dag)
+
+
+def run_kubernetes_up(given: Namespace) -> None:
+    """Apply an overlay and wait until it is healthy."""
+    began = time.monotonic()
+    cluster_up.up(Cluster(given.namespace), given.overlay, read(given.env_file))
+    print(f"{given.overlay} is up in namespace {given.namespace} after {time.monotonic() - began:.0f} s")
+
+
+def run_kubernetes_airflow(given: Namespace) -> int:
+    """Install or upgrade Airflow by its Helm chart."""
+    values, settings = read(given.env_file), settings_of(given.overlay)
+    source = {"repository": given.repository, "ref": given.ref, "chart": given.chart}
+    return airflow.install(airflow.helm(values, settings, namespace=given.namespace, **source))
+
+
+def run_kubernetes_verify(given: Namespace) -> int:
+    """Check what runs in the cluster."""
+    return verify.report(Cluster(given.namespace), read(given.env_file))
+
+
+def run_kubernetes_secrets(given: Namespace) -> None:
+    """Print an overlay's Secrets."""
+    print(manifest(secrets_of(read(given.env_file), settings_of(given.overlay))))
+
+
+def run_kubernetes_backup(given: Namespace) -> None:
+    """Save the cluster's state."""
+    backup.save_to(ClusterStack(Cluster(given.namespace)), given.file)
+
+
+def run_kubernetes_restore(given: Namespace) -> None:
+    """Restore the cluster's state."""
+    backup.restore_from(ClusterStack(Cluster(given.namespace)), given.file, force=given.force)
+
+
+def run_leftover_pods(given: Namespace) -> None:
+    """List or remove stage pods that nobody removed."""
+    namespace = given.namespace or os.environ.get("PIPELINE_KUBERNETES_NAMESPACE") or NAMESPACE
+    leftover_stages.clean(leftover_pods.place(Cluster(namespace)), given.days, apply=given.apply)
+
+
+def run_forward(given: Namespace) -> int:
+    """Run a command with the cluster's MLflow and service at 127.0.0.1."""
+    return forward.forward(Cluster(given.namespace), given.command, os.environ, store=given.store)
