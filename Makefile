@@ -78,20 +78,20 @@ setup down status logs user doctor backup restore kubernetes-up kubernetes-airfl
 
 ## Development. ARGS=... is passed on to the program
 test: install ## run all tests; those that need Docker only where an engine answers (REQUIRE_DOCKER=1: fail without one)
-	@$(LOCAL) && $(if $(ARGS),pytest --cov $(ARGS),tests/all.sh)
-test-long: install ## run the tests that are slow by nature: long chaos, soak, browser
+	@$(LOCAL) && $(if $(ARGS),pytest $(ARGS),tests/all.sh)
+test-long: install ## run what `test` leaves out and runs every night: browser, monitoring, workers, restarts, all of chaos; needs Docker
 	@$(LOCAL) && tests/long.sh
 test-kubernetes: install ## test the Kubernetes runtime and manifests on a real cluster: KUBECONFIG=file
 	@[ -f "$$KUBECONFIG" ] || { echo "KUBECONFIG='$$KUBECONFIG' is not a file; give the kubeconfig of a cluster for tests" >&2; exit 64; }
 	@$(LOCAL) && TEST_KUBECONFIG="$$KUBECONFIG" $(if $(ARGS),pytest -m kubernetes $(ARGS),tests/kubernetes.sh)
-chaos: install ## kill every stage at every external write; its retry must give the same result (ARGS="--stage train --sample 20")
-	@$(LOCAL) && python -m tests.chaos --jobs 2 $(ARGS)
-outages: install ## stop MLflow, Postgres or S3 for 20 s at random times; needs Docker (ARGS="--times 3 --service s3")
-	@$(LOCAL) && python -m tests.chaos.outages $(ARGS)
-soak: install ## run RUNS=100 daily runs in a row, kill a stage in one of ten, and look for growth; needs Docker (ARGS="--seed 1")
-	@$(LOCAL) && python -m tests.soak $(call option,runs,RUNS) $(ARGS)
+chaos: WITH = chaos --jobs 2 ## kill every stage at every external write; its retry must give the same result (ARGS="--stage train --sample 20")
+outages: WITH = chaos.outages ## stop MLflow, Postgres or S3 for 20 s at random times; needs Docker (ARGS="--times 3 --service s3")
+upgrade-check: WITH = upgrade ## compare results with another release, and use the state it left (ARGS="same-results --base v0.1.0", "state ...")
+soak: WITH = soak $(call option,runs,RUNS) ## run RUNS=100 daily runs in a row, kill a stage in one of ten, and look for growth; needs Docker (ARGS="--seed 1")
+chaos outages upgrade-check soak: install
+	@$(LOCAL) && python -m tests.$(WITH) $(ARGS)
 pictures: install ## take the screenshots in docs/images anew; needs Docker and Chromium
-	@$(LOCAL) && PICTURES=docs/images REQUIRE_DOCKER=1 pytest tests/stack/airflow_stack/test_browser.py
+	@$(LOCAL) && TEST_LONG=1 PICTURES=docs/images REQUIRE_DOCKER=1 pytest tests/stack/airflow_stack/test_browser.py
 check: install ## lint, check format, import directions, types and security
 	@$(LOCAL) && ruff check . && ruff format --check . && lint-imports && mypy && bandit -q -c pyproject.toml -r tasks plugins dags deploy
 format: install ## format the sources
