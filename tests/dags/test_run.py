@@ -21,7 +21,7 @@ from tasks.errors import RequestError
 COMMAND = """
 import json, os, sys
 from datetime import timedelta
-import pipeline.run
+import pipeline.command.run
 from pipeline.local.operator import LocalStageOperator
 from run_scenarios import STUB
 folder = sys.argv.pop(1)
