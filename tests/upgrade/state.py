@@ -143,7 +143,9 @@ def checks(home: Home, before: Checkout, today: Checkout, first_day: Mapping[str
 
     third = home.run_daily(today, NEXT_DAY)
     took = third["train"].data.tags.get(REUSED_FROM, "nothing")
-    yield Check("the same run again reuses the training", _short(took), took == second["train"].info.run_id)
+    yield Check(
+        "the same run again reuses the training", f"reused: {_short(took)}", took == second["train"].info.run_id
+    )
 
     home.rollback(today)
     newest = home.history(today)[0]
@@ -161,7 +163,7 @@ def _same_day(again: Mapping[str, Run], first: Mapping[str, Run], home: Home, sa
     what = (
         "the old training is reused, for its code is the same" if same_code else "no training of other code is reused"
     )
-    yield Check(what, _short(took), took == wanted)
+    yield Check(what, f"reused: {_short(took)}", took == wanted)
     digests = [result(day["train"])["model_sha256"] for day in (first, again)]
     found = " and ".join(map(_short, digests))
     yield Check("the same training gives the same model", found, digests[0] == digests[1])
