@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tarfile
 from collections.abc import Iterator
@@ -65,12 +64,6 @@ def open_store(path: Path, where: str = "", limits: Limits | None = None) -> Sto
     except tarfile.HeaderError as error:
         raise DataError(f"source {where!r} is not an archive; give a folder, .tar, .tar.gz or .zip") from error
     return Tar(path, where, limits, compressed=False)
-
-
-def digest_of(path: Path) -> str:
-    """Return the SHA-256 of a file as hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass

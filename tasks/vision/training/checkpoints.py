@@ -9,16 +9,15 @@ was interrupted, the slot counts as damaged and the other one is used.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tasks.errors import DataError
+from tasks.files import replacing, sha256
 
 SLOTS = ("checkpoint-0", "checkpoint-1")
 
@@ -29,16 +28,12 @@ def save(state: dict[str, Any], epoch: int, folder: Path) -> list[Path]:
     """Write `state` (tensors and plain values) after `epoch` epochs over the older slot; return its two files."""
     target = folder / f"{SLOTS[epoch % len(SLOTS)]}.pt"
     description = target.with_suffix(".json")
-    temporary = target.with_suffix(".tmp")
     folder.mkdir(parents=True, exist_ok=True)
-    with temporary.open("wb") as file:
+    with replacing(target) as file:
         torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    about = {"epoch": epoch, "bytes": temporary.stat().st_size, "sha256": _sha256(temporary)}
-    temporary.replace(target)
-    temporary.write_text(json.dumps(about), encoding="utf-8")
-    temporary.replace(description)
+    about = {"epoch": epoch, "bytes": target.stat().st_size, "sha256": sha256(target)}
+    with replacing(description) as file:
+        file.write(json.dumps(about).encode())
     return [target, description]
 
 
@@ -49,7 +44,7 @@ def load(path: Path) -> dict[str, Any]:
         DataError: its SHA-256 is not the one in its description.
     """
     about = _description(path)
-    if not path.is_file() or about.get("sha256") != _sha256(path):
+    if not path.is_file() or about.get("sha256") != sha256(path):
         raise DataError(f"checkpoint {path.name} is damaged: its SHA-256 is not {about.get('sha256')}; use another one")
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state
@@ -79,8 +74,3 @@ def _description(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return about if isinstance(about, dict) else {}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
