@@ -142,7 +142,7 @@ def start() -> None:
     }
     airflow = Program("airflow", home)
     if airflow.group() is None:
-        made = subprocess.run([sys.executable, "-m", "pipeline.dag_parts.pool"], env=environment)  # ours
+        made = subprocess.run([sys.executable, "-m", "pipeline", "pool"], env=environment)  # ours
         if made.returncode != 0:
             raise DeployError("Airflow's pool for the stages could not be made; see above", made.returncode)
     airflow.start(airflow_port, ["airflow", "standalone"], environment)

@@ -64,8 +64,6 @@ class StageRun:
             "seconds": round(time.monotonic() - self.started, 3),
         }
 
-    baton = result_fields  # its old name
-
 
 def connect(settings: Settings) -> str:
     """Point MLflow at its server or database and return the ID of the experiment, which is created if missing.

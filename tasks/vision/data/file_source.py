@@ -11,10 +11,11 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from tasks.errors import DataError, RequestError
+from tasks.files import sha256
 from tasks.vision.data import metadata
 from tasks.vision.data.layout import arrange
 from tasks.vision.data.records import Content, Entry, Listing
-from tasks.vision.data.stores import Store, digest_of, open_store
+from tasks.vision.data.stores import Store, open_store
 
 
 @dataclass
@@ -43,10 +44,10 @@ class FileSource:
     def digest(self) -> str:
         """Return the SHA-256 of the archive, or of the sorted paths and contents of a folder's images."""
         if self.store.is_archive:
-            return digest_of(self.store.path)
+            return sha256(self.store.path)
         whole = hashlib.sha256()
         for name, entry in sorted(self.listing.entries.items(), key=lambda item: item[1].name):
-            whole.update(f"{entry.name}\0{digest_of(self.store.path / name)}\n".encode())
+            whole.update(f"{entry.name}\0{sha256(self.store.path / name)}\n".encode())
         return whole.hexdigest()
 
     def read(self) -> Iterator[tuple[Entry, Callable[[], Content]]]:
