@@ -1,1 +1,1 @@
-"""Images in, classifiers out, in plain numpy and torch. May import the gate and the contract; neither MLflow nor Airflow."""
+"""Images in, classifiers out, in numpy and torch. May import the gate and the contract, neither MLflow nor Airflow."""
