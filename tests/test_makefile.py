@@ -113,7 +113,7 @@ CASES: dict[str, list[tuple[str, ...]]] = {
     "bench-gate ARGS=--seed=1": [("python", "-m", "benchmarks.false_promotions", "--seed=1")],
     "bench SOURCE=cifar": [("python", "-m", "benchmarks.training_throughput", "--source", "cifar")],
     "soak RUNS=7": [("python", "-m", "tests.soak", "--runs", "7")],
-    "test ARGS=tests/dags": [("pytest", "--cov", "tests/dags")],
+    "test ARGS=tests/dags": [("pytest", "tests/dags")],
 }
 
 

@@ -23,6 +23,7 @@ from tasks.contract.recipe import Hyperparameters
 from tasks.contract.stages import STAGES
 from tests.waiting import until
 
+pytestmark = pytest.mark.long  # what it joins is tested in parts: test_run, test_weekly_tuning, search/test_crash
 ROOT = Path(__file__).resolve().parents[2]
 TRIALS = 4
 # Small trials, more of them than end before the kill; two epochs on digits need not be a good model.

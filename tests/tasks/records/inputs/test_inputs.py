@@ -102,7 +102,7 @@ def test_a_verdict_depends_on_the_champion(evaluation: Any) -> None:
 def test_the_champions_own_weights_are_only_to_judge(evaluation: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     request, run = evaluation
     version = crown(run, "a")
-    monkeypatch.setattr(ledger, "looks", lambda *_: pytest.fail("nothing is compared"))
+    monkeypatch.setattr(ledger, "comparisons", lambda *_: pytest.fail("nothing is compared"))
     inputs = EvaluateInputs.resolve(request, run)
     assert inputs.only_to_judge
     assert inputs.identity is not None
