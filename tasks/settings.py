@@ -151,7 +151,7 @@ class Settings(BaseSettings):
         if (self.mlflow_tracking_username is None) != (self.mlflow_tracking_password is None):
             raise ValueError("set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD together, or neither")
         if self.notify_slack_webhook_url and not WEB_URL.match(self.notify_slack_webhook_url.get_secret_value()):
-            raise ValueError("NOTIFY_SLACK_WEBHOOK_URL is no address; copy the whole https:// line that Slack shows")
+            raise ValueError("NOTIFY_SLACK_WEBHOOK_URL is not a web address; copy the whole https:// line that Slack shows")
         if self.notify_smtp_url and not MAIL_URL.match(self.notify_smtp_url.get_secret_value()):
             raise ValueError("NOTIFY_SMTP_URL must be like smtp://user:password@host:587/?from=ADDRESS&to=ADDRESS")
         if self.pipeline_runtime is Runtime.LOCAL:
@@ -190,7 +190,7 @@ class Settings(BaseSettings):
         uri = (self.tune_storage_uri or "").rstrip("/")
         if self.pipeline_runtime is not Runtime.LOCAL and "://" not in uri:
             raise SettingsError(
-                f"TUNE_STORAGE_URI={uri!r} is no address, and a container's disk ends with it; set s3://BUCKET/tune"
+                f"TUNE_STORAGE_URI={uri!r} is not an address, and a folder in a container is gone with it; set s3://BUCKET/tune"
             )
         return uri or str(self.pipeline_home.resolve() / "tune")
 

@@ -115,7 +115,7 @@ def _address(settings: Settings, host: str | None, port: int | None) -> tuple[st
         number = port or url.port or 80
     except ValueError as error:
         raise SettingsError(
-            f"SERVING_URL={settings.serving_url!r} names no address of this machine; add --host 0.0.0.0 --port 3000"
+            f"SERVING_URL={settings.serving_url!r} is not an address of this machine; add --host 0.0.0.0 --port 3000"
         ) from error
     with socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -47,7 +47,7 @@ class StageInputs(ABC):
         """
 
     # Some results are a measurement and a judgement of it. Where only the judgement is due, an earlier measurement of
-    # the same is taken and judged anew.
+    # the same is taken and judged again.
     measured_same: ClassVar[str] = ""  # what was the same then, in words
 
     @property
