@@ -1,8 +1,8 @@
 """How often does the gate promote a model that is no better? Simulated: `make bench-gate`.
 
-Two equal models answer the same test images, each right with the same probability; the gate judges one against the
-other as it does every day. With `rate_holds_for="gate"` each gate alone may be wrong at the policy's rate; with
-`"champion"`, the default, all the gates that a champion meets together may.
+Two equal models answer the same test images, each correctly with the same probability; the gate compares one with the
+other as it does every day. With `rate_holds_for="gate"` the policy's rate holds for each gate alone; with `"champion"`,
+the default, for all gates that one champion meets together.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ COST = Cost(p50_ms=1, p95_ms=1, memory_mb=1, size_mb=1)
 
 
 def promoted(candidate: NDArray[np.bool_], champion: NDArray[np.bool_], policy: GatePolicy, look: int) -> bool:
-    """Have the gate judge two lists of right answers; everything but the comparison is in order."""
+    """Have the gate decide on two lists of correct answers; every check but the comparison passes."""
     accuracy = float(candidate.mean())
     scores = Scores(accuracy=accuracy, macro_f1=accuracy, calibration_error=0)
     return decide(
@@ -45,7 +45,7 @@ def promoted(candidate: NDArray[np.bool_], champion: NDArray[np.bool_], policy: 
 def pair(
     rng: np.random.Generator, images: int, champion: float, candidate: float, both: float
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Draw answers of two models to the same images: `both` is the share that both have right."""
+    """Draw answers of two models to the same images: `both` is the share that both answer correctly."""
     draw = rng.random(images)
     right_champion = draw < champion
     right_candidate = (draw < both) | ((draw >= champion) & (draw < champion + candidate - both))

@@ -1,4 +1,4 @@
-"""An HTTP client that costs little: a process of its own, keep-alive connections, requests made beforehand."""
+"""An HTTP client that costs little CPU time: its own process, keep-alive connections, requests built in advance."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONNECTIONS = 8  # over which requests at a fixed rate are spread
 
 @dataclass
 class Report:
-    """What came of one measurement."""
+    """The result of one measurement."""
 
     images: int
     elapsed: float
@@ -31,7 +31,7 @@ class Report:
         return self.images / self.elapsed
 
     def percentile(self, percent: float) -> float:
-        """Latency in milliseconds that so many percent of the requests keep."""
+        """Latency in milliseconds that this percentage of the requests does not exceed."""
         ordered = sorted(self.seconds)
         return 1000 * ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
 
@@ -45,7 +45,7 @@ class Report:
 
 
 def http_request(prepared: requests.PreparedRequest) -> bytes:
-    """Return a request as it goes over the line."""
+    """Return the bytes of a request as they are sent."""
     body = prepared.body or b""
     content = body.encode() if isinstance(body, str) else bytes(body)
     host = urlsplit(str(prepared.url)).netloc
@@ -64,7 +64,7 @@ class Load:
         self._process.start()
 
     def flood(self, url: str, requests: list[bytes], clients: int, seconds: float, images: int) -> Report:
-        """Have `clients` connections ask one request after the other, of `images` images each, for so long."""
+        """Send requests of `images` images each for `seconds`, one after the other on each of `clients` connections."""
         return self._ask("flood", url, requests, clients, seconds, images)
 
     def pace(self, url: str, requests: list[bytes], rate: float, seconds: float) -> Report:
@@ -101,7 +101,7 @@ class _Client:
             answer += self._more()
         head, _, body = answer.partition(b"\r\n\r\n")
         if not head.startswith(b"HTTP/1.1 200"):
-            raise RuntimeError(f"the server answers {answer[:500]!r}")
+            raise RuntimeError(f"the server answered {answer[:500]!r}")
         length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
         received = len(body)
         while received < length:

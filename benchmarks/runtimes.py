@@ -5,8 +5,8 @@
 Each round runs `daily_training` on digits once under each runtime, one after the other, with nothing reused
 (`force=["all"]`). A stage's *work* is the time that it reports itself. Its *start* is the rest of the time between its
 request and its result: process or container, Python, imports, reading the result, removal. *Airflow* is the time
-between one stage's result and the next one's request, and before the first and after the last stage. The stack of
-Docker and the cluster must be up: `make up S=serving`, `make kubernetes-up`.
+between one stage's result and the next one's request, and before the first and after the last stage. The Docker stack
+and the cluster must be up: `make up S=serving`, `make kubernetes-up`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CONF = {
     "force": ["all"],
     "resources": {name: {"memory": "3g"} for name in ("prepare", "train", "evaluate")},
 }
-# Beside a stack at the usual ports.
+# Free even if a stack uses the default ports.
 PORTS = {
     "local": {"SERVING_URL": "http://127.0.0.1:3020"},
     "docker": {},
@@ -56,15 +56,15 @@ class Split:
 
     @property
     def all(self) -> float:
-        """Of the whole task, and the way to it."""
+        """Of the whole task, including the time before its request."""
         return self.airflow + self.start + self.work
 
 
 def run(runtime: str) -> dict[str, Split]:
-    """Run the DAG once; seconds per stage, and what came after the last under the name `end`.
+    """Run the DAG once; return seconds per stage, and the time after the last stage under the name `end`.
 
     Raises:
-        RuntimeError: the run failed, or its log is not what is expected.
+        RuntimeError: the run failed, or its log is not as expected.
     """
     forward = "python -m deploy forward -- " if runtime == "kubernetes" else ""
     script = f'. deploy/env.sh {runtime} && {forward}python -m pipeline run --anew daily_training "$CONF"'
@@ -82,7 +82,7 @@ def split(log: str, began: float, ended: float) -> dict[str, Split]:
     """Read a run's log; times are seconds since 1970.
 
     Raises:
-        RuntimeError: a stage has no request or no result in it.
+        RuntimeError: the log has no request or no result of a stage.
     """
     begun = {found["stage"]: _seconds(found["at"]) for found in BEGUN.finditer(log)}
     done = {found["stage"]: (_seconds(found["at"]), float(found["seconds"])) for found in DONE.finditer(log)}
@@ -97,7 +97,7 @@ def split(log: str, began: float, ended: float) -> dict[str, Split]:
 
 
 def table(rounds: dict[str, list[dict[str, Split]]]) -> str:
-    """Medians over the rounds as a Markdown table, and each runtime's whole run beside the first one's."""
+    """Medians over the rounds as a Markdown table, and each runtime's whole run compared with the first one's."""
     lines = ["| stage | runtime | Airflow | start | work | all |", "|---|---|---|---|---|---|"]
     for stage in (*STAGES, "end"):
         for runtime, runs in rounds.items():
@@ -130,7 +130,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.runtimes", description=__doc__.splitlines()[0])
     parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=list(RUNTIMES))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--write", type=Path, metavar="FILE", help="write the page there, too")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="also write the page to this file")
     given = parser.parse_args(arguments)
     if given.rounds < 1:
         parser.error(f"--rounds={given.rounds}: give 1 or more")
@@ -139,7 +139,7 @@ def main(arguments: Sequence[str]) -> int:
         for number in range(given.rounds + 1):
             for runtime in given.runtimes:
                 found = run(runtime)
-                if number:  # the first of each warms the machine's caches up
+                if number:  # the first round only warms up caches
                     rounds[runtime].append(found)
                 whole = sum(one.all for one in found.values())
                 print(f"round {number}, {runtime}: {whole:.1f} s", file=sys.stderr, flush=True)

@@ -1,18 +1,18 @@
-"""Serving: this project's service beside `mlflow models serve`, the same model on the same machine, in one run.
+"""Serving: this project's service compared with `mlflow models serve`: same model, same machine, one run.
 
     python -m benchmarks.serving
 
 The model is mobilenet_v3_small for 32x32 colour images with fresh weights, logged by the train stage's own code. Sides:
 
     ours                 `python -m tasks.serving`; PNG files as multipart forms, decoded by the service
-    mlflow               `mlflow models serve --env-manager local`, one worker, as it comes; the same pixels, already
+    mlflow               `mlflow models serve --env-manager local`, one worker, defaults; the same pixels, already
                          decoded, as JSON {"inputs": [[[[...]]]]}: the one format it takes for a tensor signature
     mlflow, 1 thread     the same with OMP_NUM_THREADS=1, which suits a small network on few cores better
 
-All are started before and take turns; the processes of those whose turn it is not are stopped (SIGSTOP). The client is
-a process of its own with keep-alive connections, raw sockets and requests made beforehand; what it costs is reported.
-The latency at a fixed rate is taken from the moment at which a request was due, so one that waits behind a slow one
-counts its waiting. Images per second of the server's CPU time depend less on what else the machine does.
+All are started in advance and take turns; meanwhile the others are paused (SIGSTOP). The client is a process of its own
+with keep-alive connections, raw sockets and requests built in advance; its CPU cost is reported. Latency at a fixed
+rate counts from the moment at which a request was due, so a request that queues behind a slow one includes its wait.
+Images per second of the server's CPU time depend less on other load on the machine.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ START_SECONDS = 180.0
 
 
 class Side:
-    """One server: how it is started and asked."""
+    """One server: how it is started and queried."""
 
     def __init__(self, name: str, command: list[str], url: str, environment: dict[str, str], log: Path) -> None:
         """Start the server; see `ready`."""
@@ -89,7 +89,7 @@ class Side:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Let it run for a while."""
+        """Let it run inside the context, and pause it afterwards."""
         os.killpg(self.process.pid, signal.SIGCONT)
         try:
             yield
@@ -121,9 +121,9 @@ class Side:
 def main() -> int:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3, help="rounds, in which each side has its turn (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=5, help="of each throughput measurement (%(default)s)")
-    parser.add_argument("--latency-seconds", type=float, default=30, help="of each latency measurement (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds; each side runs once in each (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=5, help="length of each throughput run (%(default)s)")
+    parser.add_argument("--latency-seconds", type=float, default=30, help="length of each latency run (%(default)s)")
     parser.add_argument("--port", type=int, default=21340, help="first of three free ports (%(default)s)")
     parser.add_argument("--write", type=Path, help="also write the report to this Markdown file, above its notes")
     options = parser.parse_args()
@@ -146,7 +146,7 @@ def main() -> int:
 
 
 def log_model(home: Path, images: NDArray[np.uint8]) -> tuple[str, Settings]:
-    """Log and promote a model with fresh weights as train and register do; return its address and the settings."""
+    """Log and promote a model with fresh weights as train and register do; return its URI and the settings."""
     settings = Settings(pipeline_home=home, mlflow_tracking_uri=f"sqlite:///{home}/mlflow.db")
     split = Split(images, np.arange(BATCH) % len(CLASSES), tuple(map(str, range(BATCH))))
     mean = std = (0.5, 0.5, 0.5)
@@ -191,7 +191,7 @@ def start(home: Path, uri: str, settings: Settings, port: int, stack: ExitStack)
 
 
 def compare_answers(sides: list[Side], images: NDArray[np.uint8]) -> None:
-    """Make each side's requests, and see that all give the same probabilities for the same pixels."""
+    """Build each side's requests, and check that all give the same probabilities for the same pixels."""
     files = [png(image) for image in images]
     answers = []
     for side in sides:
@@ -213,7 +213,7 @@ def compare_answers(sides: list[Side], images: NDArray[np.uint8]) -> None:
             answer = session.send(whole, timeout=60).json()["predictions"]
         answers.append([list(row["probabilities"].values()) if isinstance(row, dict) else row for row in answer])
     if not all(np.allclose(answer, answers[0], atol=1e-4) for answer in answers):
-        raise SystemExit("the servers do not answer alike; they do not serve the same model")
+        raise SystemExit("the servers give different answers, so they do not serve the same model")
 
 
 def png(image: NDArray[np.uint8]) -> bytes:
@@ -227,7 +227,7 @@ Found = dict[str, dict[str, list[Report]]]
 
 
 def measure(sides: list[Side], load: Load, rounds: int, seconds: float, latency_seconds: float) -> Found:
-    """Let the sides take turns; return what was found by measurement and side, one report per round."""
+    """Let the sides take turns; return the reports by measurement and side, one per round."""
     found: Found = {"predict_batch": {}, "singles": {}, "latency": {}}
 
     def take(what: str, side: Side, ask: Callable[[], Report], number: int) -> None:

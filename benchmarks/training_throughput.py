@@ -1,19 +1,20 @@
-"""Training throughput: this pipeline beside the usual torchvision loop, interleaved in one run.
+"""Training throughput: this pipeline compared with the usual torchvision loop, interleaved in one run.
 
     python -m benchmarks.training_throughput --source ../shared/data/cifar10.tar.gz
 
 Both sides train the same network with Nesterov SGD on the same JPEG files at the same batch size, on the CPU, with as
-many threads as there are cores. Only the way of doing it differs:
+many threads as there are cores. Only the implementation differs:
 
     ours        `tasks.vision.training.loop`: images decoded once and kept as uint8, augmentation on whole batches,
                 channels_last, fused optimiser, gradients of `tasks.vision.training.kernels`, an allocator that keeps
                 its memory
     plain       `ImageFolder` and `DataLoader`, PIL transforms (RandomCrop with padding, flip, ToTensor, Normalize),
-                NCHW, shuffled, torch.optim.SGD as it comes, the textbook loop; with 0 workers and with 2
+                NCHW, shuffled, torch.optim.SGD's default implementation, the textbook loop; with 0 workers and
+                with 2
 
-Each side lives in a process of its own and they take turns, an epoch each, so that a slow minute of the machine hits
-all of them. Decoding is inside the plain loop, because that is where it happens there, every epoch. Ours happens once,
-before training; its seconds are reported beside the rates. Validation and logging are outside both.
+Each side runs in a process of its own and they take turns, an epoch each, so that a slow minute of the machine affects
+all of them. The plain loop decodes in every epoch, so its rate includes decoding. Ours decodes once, before training;
+the seconds that takes are reported beside the rates. Neither rate includes validation and logging.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def main() -> int:
     parser.add_argument("--write", type=Path, help="also write the report to this Markdown file, above its notes")
     options = parser.parse_args()
     if options.rounds < 3:
-        parser.error(f"--rounds {options.rounds} says nothing about spread; use 3 or more")
+        parser.error(f"--rounds {options.rounds} is too few to show the spread; use 3 or more")
 
     with tempfile.TemporaryDirectory(prefix="throughput-") as folder:
         images = take_subset(options.source, Path(folder), options.images)
@@ -281,7 +282,7 @@ def report(rates: dict[str, list[float]], ratio: float, recipe: Recipe, folder: 
 
 
 def _notes(page: Path) -> str:
-    """What was written by hand on the page: from its first second-level heading on."""
+    """The part of the page that was written by hand: from its first second-level heading on."""
     _, heading, notes = page.read_text(encoding="utf-8").partition("\n## ") if page.exists() else ("", "", "")
     return heading + notes
 

@@ -1,12 +1,12 @@
-"""What a search costs and what it brings: `make bench-tuning SOURCE=cifar10.tar.gz`, or one part of it by `ARGS=cost`.
+"""What a search costs and what it gains: `make bench-tuning SOURCE=cifar10.tar.gz`, or one part of it by `ARGS=cost`.
 
-    cost     the tune stage on digits beside the bare training loop: the same recipes, trained one after the other in
-             this process, with as many threads. Of the stage: its trials, which count MLflow, checkpoints and Ray's
-             messages, and all of it, with Ray's start and end and the plots.
-    asha     ASHA beside random search on CIFAR-10 images: both draw their trials from the same space, over five seeds.
-             How many epochs does each train, and how good is the best that it finds?
-    gain     hyperparameters found by a search on CIFAR-10 images beside the defaults: the same training, over five
-             seeds, scored on validation and on test images, which no search sees. The gap with its interval.
+    cost     the tune stage on digits compared with the bare training loop: the same recipes, trained one by one in this
+             process, with as many threads. Two figures for the stage: its trials, including MLflow, checkpoints and
+             Ray's messages; and the whole stage, including Ray's start and shutdown and the plots.
+    asha     ASHA compared with random search on CIFAR-10 images: both draw their trials from the same space, over five
+             seeds. How many epochs does each train, and how good is the best model that it finds?
+    gain     hyperparameters found by a search on CIFAR-10 images compared with the defaults: the same training, over
+             five seeds, scored on validation images and on test images, which no search sees. The gap, its interval.
 
 Each part runs both of its sides itself, so that the ratios do not depend on the machine's speed.
 """
@@ -209,12 +209,12 @@ def gap_row(name: str, split: Split, default: list[NDArray[np.bool_]], tuned: li
 
 
 def rounded(values: dict[str, Any]) -> dict[str, Any]:
-    """Give numbers three digits."""
+    """Round numbers to three significant digits."""
     return {name: float(f"{value:.3g}") if isinstance(value, float) else value for name, value in values.items()}
 
 
 def train(recipe: Recipe, gold: Gold) -> Training:
-    """Train in the textbook's loop, without logging, on one thread."""
+    """Train in the bare loop, without logging, on one thread."""
     prepare_cpu(0)
     training = Training(recipe, gold)
     for event in training.run():
@@ -238,12 +238,12 @@ def tune(prepare_run_id: str, name: str, values: dict[str, Any]) -> tuple[TuneRe
 
 
 def identity(stage: str, name: str) -> dict[str, str]:
-    """Name the task in whose name a stage runs."""
+    """Name the task that a stage runs for."""
     return {"dag_id": "benchmark", "dag_run_id": name, "task_id": stage}
 
 
 def subset(source: Path, train: int, test: int) -> dict[str, Any]:
-    """Unpack so many images of each class; return the request's values that name them."""
+    """Unpack `train` and `test` images of each class; return the request's values that name them."""
     folder = Path(os.environ["PIPELINE_HOME"]) / "images"
     taken: dict[tuple[str, str], int] = {}
     limits = {"train": train, "test": test}

@@ -1,4 +1,4 @@
-"""Builds the images and tells about them: `python3 -m images build|digests|table|list`. Standard library only.
+"""Builds the images and reports on them: `python3 -m images build|digests|table|list`. Standard library only.
 
 They are named PIPELINE_IMAGE_PREFIX/NAME:PIPELINE_IMAGE_TAG, by default vision-mlops/NAME:dev.
 """
@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; return its exit code."""
     parser = argparse.ArgumentParser(prog="python3 -m images", description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    builds = commands.add_parser("build", help="build the images named, or all of them")
+    builds = commands.add_parser("build", help="build the named images, or all of them")
     builds.add_argument("names", nargs="*", metavar="NAME", help=", ".join(images()))
     commands.add_parser("digests", help="print PIPELINE_IMAGE_DIGESTS for .env, once the stage images are pushed")
     commands.add_parser("table", help="print size, start time, user and content of each image as a Markdown table")

@@ -1,4 +1,4 @@
-"""Builds images, one at a time: the layers are shared, so the first pays and the others follow in seconds."""
+"""Builds images, one at a time: they share layers, so that all but the first take seconds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ UNKNOWN = 64  # exit code for a name that no image has
 
 
 def build(names: Sequence[str]) -> int:
-    """Build the images named, or all, and print size and seconds of each; return an exit code."""
+    """Build the named images, or all, and print the size and build time of each; return an exit code."""
     known = images()
     if unknown := [name for name in names if name not in known]:
         print(f"image {unknown[0]!r} is unknown; choose from: {' '.join(known)}", file=sys.stderr)

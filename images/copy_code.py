@@ -1,7 +1,7 @@
 """Copies the code that modules import, and nothing else: `python copy_code.py TARGET MODULE...`.
 
-Run while an image is built, from a folder that holds `tasks`; standard library only. An image whose code did not change
-keeps its layer, however much changed elsewhere.
+Runs while an image is built, from a folder that contains `tasks`; standard library only. An image keeps its layer as
+long as the code that it imports is unchanged.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from pathlib import Path
 
 from tasks.reuse.code_digest import closure
 
-# What the runner imports only on request: commands for people, and what images/declared.py gives to some images.
+# What the runner imports only on demand: commands for people, and what images/declared.py adds to some images.
 ON_REQUEST = ("tasks.cli", "tasks.search")
 
 
 def copy_code(package: Path, target: Path, modules: list[str]) -> None:
-    """Copy the sources in `package` that `modules` come to into `target`, a folder that then holds the package.
+    """Copy the sources in `package` that `modules` import to `target`, a folder that then holds the package.
 
     Raises:
         ModuleNotFoundError: the package has no such module.

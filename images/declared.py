@@ -1,6 +1,6 @@
-"""Which images there are: one for each stage of the table in `tasks/contract`, and the servers.
+"""The images: one for each stage of the table in `tasks/contract`, and the servers.
 
-The table is read as text, as far as the images need it: `make images` runs where nothing but Python is installed.
+The table is parsed, not imported, because `make images` runs where nothing but Python is installed.
 Standard library only.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNNER = "tasks.__main__"
-# What an image of an extra starts by its name, so that no import leads to it.
+# Modules that an extra's images start by name, so that no import leads to them.
 STARTED_BY_NAME = {"tune": ("tasks.search.node",), "serving": ("tasks.serving.__main__", "tasks.serving.service")}
 
 
@@ -26,7 +26,7 @@ class Image:
     dockerfile: str
     target: str | None = None
     extra: str | None = None  # whose packages it holds
-    modules: tuple[str, ...] = ()  # whose imports are its code
+    modules: tuple[str, ...] = ()  # it holds these and what they import
 
     @property
     def is_stage(self) -> bool:
@@ -35,7 +35,7 @@ class Image:
 
     @property
     def build_arguments(self) -> list[str]:
-        """What `docker build` is told."""
+        """Arguments of `docker build`."""
         values = {"EXTRA": self.extra, "NAME": self.name, "MODULES": " ".join(self.modules)} if self.target else {}
         target = ["--target", self.target] if self.target else []
         return ["--file", self.dockerfile, *target, *(f"--build-arg={name}={value}" for name, value in values.items())]

@@ -1,4 +1,4 @@
-"""Prints PIPELINE_IMAGE_DIGESTS for `.env`: the digests that the stage images have where they were pushed to."""
+"""Prints PIPELINE_IMAGE_DIGESTS for `.env`: the digests of the stage images in their registry."""
 
 from __future__ import annotations
 

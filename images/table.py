@@ -2,8 +2,8 @@
 
     python3 -m images table         (make image-table)
 
-Everything is asked of the engine and of the images themselves. Start time: the shortest of three, from `docker run` to
-the end of a program that imports what the image is for. Standard library only.
+All values come from the engine and from the images themselves. Start time: the shortest of three, from `docker run` to
+the exit of a program that imports the image's main module. Standard library only.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ PACKAGES = {
     "tune": ("ray", "optuna", "hyperopt"),
     "serving": ("bentoml", "torch"),
 }
-# What the servers' images are there to import.
+# Main modules of the servers' images.
 IMPORTS = {"mlflow": "mlflow.server", "airflow": "airflow.sdk", "serving": "bentoml, torch"}
 TRIES = 3
 
 
 def inspect(image: str) -> dict[str, Any]:
-    """What the engine knows of an image; ends the program when it is not there."""
+    """The engine's record of an image; exits when there is none."""
     shown = subprocess.run(["docker", "image", "inspect", image], capture_output=True, text=True)  # noqa: S603, S607
     if shown.returncode != 0:
-        sys.exit(f"{image} is not here; run make images")
+        sys.exit(f"{image} does not exist on this engine; run make images")
     return dict(json.loads(shown.stdout)[0])
 
 
 def python(image: str, code: str) -> tuple[str, float]:
-    """Run Python in an image, without network or a disk to write to; what it printed, and the seconds it took."""
+    """Run Python in an image, without network or writable disk; return its output and its duration in seconds."""
     command = ["docker", "run", "--rm", "--network", "none", "--tmpfs", "/tmp", "--entrypoint", "python"]  # noqa: S108
     began = time.perf_counter()
     done = subprocess.run([*command, image, "-c", code], capture_output=True, text=True)  # noqa: S603

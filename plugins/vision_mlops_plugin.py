@@ -1,4 +1,4 @@
-"""Tells Airflow about the links from a task to MLflow."""
+"""Registers the links from a task to MLflow with Airflow."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pipeline.operator.links import MlflowRunLink, ReusedFromLink, TunedByLink
 
 
 class VisionMlopsPlugin(AirflowPlugin):
-    """The project's one plugin; operators are imported by DAG files, not registered."""
+    """The project's only plugin; operators are imported by DAG files, not registered."""
 
     name = "vision_mlops"
-    # Airflow's base class declares it so
+    # A plain list, as in Airflow's base class
     operator_extra_links = [MlflowRunLink(), ReusedFromLink(), TunedByLink()]  # noqa: RUF012

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Pins every environment of pyproject.toml, with hashes, in one resolution: dev first, the others inside its versions.
+# Pins every environment of pyproject.toml, with hashes, in one resolution: dev first, the others constrained to its versions.
 #   requirements/lock.sh             write requirements/*.txt, keeping pins that still fit
 #   requirements/lock.sh --upgrade   the same, newest versions
-#   requirements/lock.sh --check     fail when a file no longer follows from pyproject.toml
+#   requirements/lock.sh --check     fail when a file is out of date with pyproject.toml
 # The files hold names, versions and hashes; they install on Python 3.11 and later, on Linux and macOS.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -14,7 +14,7 @@ case ${1:-} in
   --check) into=$(mktemp -d) && trap 'rm -rf "$into"' EXIT && cp requirements/*.txt "$into" ;;
   --upgrade) upgrade=(--upgrade) ;;
   "") ;;
-  *) echo "lock.sh: unknown option $1; give --check, --upgrade or nothing" >&2 && exit 64 ;;
+  *) echo "lock.sh: unknown option $1; use --check, --upgrade or nothing" >&2 && exit 64 ;;
 esac
 
 compile() {  # SOURCE OUTPUT [options]
@@ -30,6 +30,6 @@ compile requirements/uv.in uv "${upgrade[@]}"
 
 if [ "$into" != requirements ]; then
   for file in requirements/*.txt; do
-    cmp -s "$file" "$into/${file##*/}" || { echo "$file does not follow from pyproject.toml; run make lock" >&2; exit 1; }
+    cmp -s "$file" "$into/${file##*/}" || { echo "$file is out of date with pyproject.toml; run make lock" >&2; exit 1; }
   done
 fi

@@ -1,4 +1,4 @@
-"""Waits for what another process or thread does."""
+"""Waits for something that another process or thread does."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Value = TypeVar("Value")
 
 
 def until(condition: Callable[[], Value], seconds: float = 60, pause: float = 0.05) -> Value:
-    """Ask until the answer is true, and return it; fail after `seconds`. `pause` is the time between two questions."""
+    """Poll a condition until it is true; return its value; fail after `seconds`. `pause` is the time between polls."""
     limit = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < limit, f"it did not happen within {seconds:g} s"

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Write Alertmanager's configuration from the environment, then become Alertmanager. Without NOTIFY_SLACK_WEBHOOK_URL
-# alerts are shown on its page and nobody is told. The address is a secret: it goes to a file that no page shows.
+# Writes Alertmanager's configuration from the environment, then runs Alertmanager. Without NOTIFY_SLACK_WEBHOOK_URL
+# alerts are shown on its page only. The webhook's URL is a secret: it goes to a file that no page shows.
 set -eu
 umask 077
 receiver=nobody

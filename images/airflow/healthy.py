@@ -1,8 +1,8 @@
-"""Tell whether a part of Airflow is healthy: `python healthy.py metadatabase|scheduler|dag_processor|triggerer`.
+"""Checks whether a component of Airflow is healthy: `python healthy.py metadatabase|scheduler|dag_processor|triggerer`.
 
-Asks the api-server, which knows everyone's heartbeat; `airflow jobs check` would import all of Airflow each time.
-A part that is well is unhealthy too while the api-server is away, and cannot work then. A heartbeat from before this
-container's start is that of a former life: a part that was killed is healthy when it has come back, not before.
+Asks the api-server, which knows every component's heartbeat; `airflow jobs check` would import all of Airflow each
+time. While the api-server is down every component counts as unhealthy, because none can work then. A heartbeat from
+before this container's start does not count: a component that was killed is healthy once it is back, not before.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def started() -> float:
 
 
 def problem(part: str, health: dict[str, dict[str, str | None]], since: float) -> str | None:
-    """Why a part is not healthy, by the api-server's answer; None when it is.
+    """Why a component is not healthy, from the api-server's answer; None when it is.
 
     Args:
-        part: a name in the answer.
+        part: the component's name in the answer.
         health: the answer.
         since: a heartbeat before this, in seconds since the epoch, does not count.
     """
@@ -43,7 +43,7 @@ def problem(part: str, health: dict[str, dict[str, str | None]], since: float) -
 
 
 def main() -> None:
-    """Exit 0 when the part is healthy, else 1 with the reason."""
+    """Exit with 0 when the component is healthy, else with 1 and the reason."""
     with urllib.request.urlopen(URL, timeout=4) as answer:
         found = problem(sys.argv[1], json.load(answer), started())
     if found:

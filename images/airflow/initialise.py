@@ -1,7 +1,7 @@
-"""Make Airflow's database ready: tables of this version, roles, pool, the administrator. Run before all else.
+"""Prepares Airflow's database: tables of this version, roles, pool, the administrator. Runs before everything else.
 
-Changes nothing when nothing is to be done, so it runs at every `make up`, after an upgrade too. The administrator's
-password is the one in `.env`, whatever it was before.
+Safe to repeat, so it runs at every `make up`, also after an upgrade. The administrator's password is set to the one in
+`.env`, whatever it was before.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ADMINISTRATOR = "admin"
 
 
 def migrate() -> None:
-    """Bring Airflow's and the auth manager's tables to this version; ends the program when that fails."""
+    """Migrate Airflow's and the auth manager's tables to this version; exits when that fails."""
     done = subprocess.run(["airflow", "db", "migrate"], capture_output=True, text=True)  # noqa: S607
     if done.returncode == 0:
         return
@@ -29,7 +29,7 @@ def migrate() -> None:
 
 
 def make_administrator(password: str) -> str:
-    """Write the roles and the administrator with this password; returns what was done."""
+    """Write the roles and the administrator with this password; return what was done."""
     from airflow.providers.fab.auth_manager.cli_commands.utils import get_application_builder
     from airflow.utils.providers_configuration_loader import providers_configuration_loaded
 
@@ -44,17 +44,17 @@ def make_administrator(password: str) -> str:
                 made = builder.sm.add_user(
                     ADMINISTRATOR, "Airflow", "Administrator", f"{ADMINISTRATOR}@localhost", role, password
                 )
-                return "made" if made else sys.exit("the administrator could not be made; the lines above say why")
+                return "created" if made else sys.exit("the administrator could not be created; see the lines above")
             if builder.sm.check_password(ADMINISTRATOR, password):
-                return "kept"
+                return "unchanged"
             builder.sm.reset_password(user.id, password)
-            return "given the password of .env"
+            return "now has the password from .env"
 
     return write()
 
 
 def main() -> None:
-    """Prepare, and say in one line what there is."""
+    """Prepare the database and report the result in one line."""
     password = os.environ["AIRFLOW_ADMIN_PASSWORD"]
     migrate()
     make_pools()

@@ -1,6 +1,6 @@
-"""Make the artifact bucket when it is missing; S3 API only, so that any S3 server will do.
+"""Creates the artifact bucket if it is missing; uses only the S3 API, so that any S3 server works.
 
-Needs no more rights than those to the bucket when that is there already.
+If the bucket exists, rights to that bucket are enough.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ REFUSED = {400, 401, 403}
 
 
 class StoreError(Exception):
-    """The store cannot be used as `.env` has it; one line with the variable and the fix."""
+    """The store cannot be used with the values in `.env`; one line with the variable and the fix."""
 
 
 def ensure_bucket(client: Any, bucket: str, endpoint: str) -> None:
-    """Create the bucket unless it is there.
+    """Create the bucket unless it exists.
 
     Raises:
-        StoreError: the store refuses, or is no S3 server.
-        BotoCoreError, ClientError: it is away, or fails (5xx); trying again may help.
+        StoreError: the store refuses access, or is not an S3 server.
+        BotoCoreError, ClientError: it does not answer, or fails (5xx); a retry may help.
     """
     status = 0
     for attempt in (client.head_bucket, client.create_bucket):
@@ -56,18 +56,18 @@ def ensure_bucket(client: Any, bucket: str, endpoint: str) -> None:
 
 
 def main() -> None:
-    """Wait for the store, then make the bucket; ends with one line either way."""
+    """Wait for the store, then create the bucket; prints one line either way."""
     bucket, endpoint = os.environ["S3_BUCKET"], os.environ["MLFLOW_S3_ENDPOINT_URL"]
     config = Config(connect_timeout=3, read_timeout=10, retries={"total_max_attempts": 1})
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
             ensure_bucket(boto3.client("s3", endpoint_url=endpoint, config=config), bucket, endpoint)
-            print(f"bucket {bucket!r} at {endpoint} is there", flush=True)
+            print(f"bucket {bucket!r} at {endpoint} exists", flush=True)
             return
         except StoreError as error:
             sys.exit(str(error))
-        except (BotoCoreError, ClientError, ValueError) as error:  # ValueError: no URL
+        except (BotoCoreError, ClientError, ValueError) as error:  # ValueError: not a URL
             if isinstance(error, ValueError) or time.monotonic() > deadline:
                 sys.exit(f"no S3 server answers at {endpoint} ({error}); start it, or correct S3_ENDPOINT_URL")
         time.sleep(1)

@@ -1,7 +1,7 @@
-"""Answer Prometheus on a port of its own: what the server's workers counted, and whether the server answers.
+"""Serves Prometheus on a port of its own: the counters of the server's workers, and whether the server answers.
 
-MLflow shows its own /metrics to administrators only, and what scrapes it should not be one. This port is not
-published; it tells numbers of requests and their durations, no name of anything.
+MLflow's own /metrics is for administrators only, and a scraper should not be one. This port is not published; it
+exposes counts and durations of requests, and no names.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ HEALTH = "http://127.0.0.1:5000/health"
 
 
 class Answers(Collector):
-    """`mlflow_up`: this port may answer while the server does not."""
+    """`mlflow_up`, because this port may answer while the server does not."""
 
     def collect(self) -> Iterator[Metric]:
         """Ask the server once per scrape."""

@@ -1,11 +1,11 @@
-"""MLflow's S3 store with two things mended; MLflow finds it through the entry point beside this file (a plugin).
+"""MLflow's S3 store with two fixes; MLflow finds it through the entry point beside this file (a plugin).
 
-A store that is full is HTTP 507 and one line. MLflow answers 500 without a reason to everything the store refuses, and
-its clients try again for a minute and then know no more than that; 507 (Insufficient Storage) they take for an answer,
-and `tasks/records/transient_errors.py` knows it.
+A full store is reported as HTTP 507 with one line. MLflow answers 500 without a reason to everything that the store
+refuses, so its clients retry for a minute and never learn the reason; they do not retry 507 (Insufficient Storage), and
+`tasks/records/transient_errors.py` recognises it.
 
-Old clients of the store are closed. MLflow makes one every five minutes (`_MAX_CACHE_SECONDS`), keeps the last 64, and
-with each the connections that the store has long closed: some hundred sockets after a few hours (`make soak` found it).
+Old clients of the store are closed. MLflow creates one every five minutes (`_MAX_CACHE_SECONDS`) and keeps the last 64,
+each with connections that the store closed long ago: about a hundred sockets after a few hours (`make soak` found it).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact import s3_artifact_repo
 from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository
 
-# Ceph's quotas, MinIO's; other servers have names of their own for the status 507.
+# Error codes of Ceph and MinIO; other servers send codes of their own with the status 507.
 FULL_CODES = {"QuotaExceeded", "XMinioAdminBucketQuotaExceeded", "XMinioStorageFull"}
 FULL_STATUS = 507
 CLIENTS = 2  # the one in use, and the one that an upload may have begun with
 
 
 class StoreFullError(MlflowException):
-    """The store takes no more."""
+    """The store is full."""
 
     def get_http_status_code(self) -> int:
         """507, for which MLflow has no error code."""
@@ -40,7 +40,7 @@ def _full_store_named() -> Iterator[None]:
     try:
         yield
     except (ClientError, S3UploadFailedError) as error:
-        # boto3 wraps the refusal of an upload, and keeps its text only.
+        # boto3 wraps the refusal of an upload and keeps only its text.
         refusal = error if isinstance(error, ClientError) else error.__context__
         if not isinstance(refusal, ClientError):
             raise
@@ -53,7 +53,7 @@ def _full_store_named() -> Iterator[None]:
 
 
 class S3Store(S3ArtifactRepository):
-    """S3ArtifactRepository whose writes name a full store."""
+    """S3ArtifactRepository that reports a full store as such."""
 
     def log_artifact(self, *arguments: Any, **options: Any) -> None:
         """Upload one file."""
@@ -77,9 +77,9 @@ class S3Store(S3ArtifactRepository):
 
 
 class NewestClients:
-    """The clients that were made last, by what they were made with; an older one's idle connections are closed.
+    """A cache of the newest clients, by their arguments; the idle connections of older ones are closed.
 
-    Whoever still works with an older one finishes: closing takes from it what is idle, and it may open more.
+    Requests that still use an older client finish: closing ends only its idle connections, and it may open new ones.
     """
 
     def __init__(self, make: Callable[..., Any]) -> None:

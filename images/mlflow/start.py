@@ -1,7 +1,7 @@
-"""Start the MLflow server: check environment and passwords, write the authentication config, become the server.
+"""Starts the MLflow server: checks environment and passwords, writes the authentication config, runs the server.
 
-MLflow reads the address of its user database from a file only, so the file is made here, from the environment.
-Everything else `mlflow server` takes from its own variables.
+MLflow reads the address of its user database only from a file, so this program writes the file from the environment.
+Everything else `mlflow server` reads from its own variables.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def missing(environment: Mapping[str, str]) -> list[str]:
 
 
 def refusal(uri: str) -> str | None:
-    """Log in to a database once, waiting for one that is starting; None, or the database's last word."""
+    """Log in to a database once, waiting while it starts; return None, or the last line of its error."""
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
@@ -56,13 +56,13 @@ def refusal(uri: str) -> str | None:
 def write_auth_config(path: Path, database_uri: str) -> None:
     """Write MLflow's `basic_auth.ini`; the admin's name and password stay in the environment.
 
-    Nobody reads what nobody shared with them: `default_permission` is NO_PERMISSIONS, not MLflow's READ.
+    Users see only what is shared with them: `default_permission` is NO_PERMISSIONS, not MLflow's READ.
     """
     config = configparser.ConfigParser(interpolation=None)
     config["mlflow"] = {
         "default_permission": "NO_PERMISSIONS",
         "database_uri": database_uri.replace("%", "%%"),  # MLflow reads it with interpolation on
-        # Hashing a password takes most of a request's time; a changed one holds within this many seconds.
+        # Hashing a password takes most of a request's time; a changed one takes effect within this many seconds.
         "auth_cache_ttl_seconds": "30",
         "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
     }
@@ -72,10 +72,10 @@ def write_auth_config(path: Path, database_uri: str) -> None:
 
 
 def main() -> None:
-    """Prepare and become the server."""
+    """Prepare, then replace this process with the server."""
     absent = missing(os.environ)
     if absent:
-        print(f"mlflow: {', '.join(absent)} not set; run `make setup` and start through docker-compose.yml", flush=True)
+        print(f"mlflow: {', '.join(absent)} not set; run `make setup` and start it with docker-compose.yml", flush=True)
         sys.exit(WRONG_SETTINGS)
     for name, password in PASSWORDS.items():
         words = refusal(os.environ[name])

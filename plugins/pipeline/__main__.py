@@ -22,12 +22,12 @@ def commands() -> None:
 @commands.command()
 @click.argument("dag_id")
 @click.argument("conf", default="{}")
-@click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="One more Param; it overrides CONF.")
+@click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="Set one Param; it overrides CONF.")
 @click.option("--anew", is_flag=True, help="Start a new run, even if an earlier one did not finish.")
 def run(dag_id: str, conf: str, params: tuple[str, ...], anew: bool) -> None:
     """Run a DAG once. CONF is a JSON object of Params.
 
-    Exit code: 0 when the run succeeded, 1 when it failed, else one of tasks/errors.py with a line that says why.
+    Exit code: 0 when the run succeeded, 1 when it failed, otherwise one from tasks/errors.py with a line that says why.
     """
     gc.set_threshold(*GC_THRESHOLDS)
     succeeded: list[bool] = []

@@ -1,4 +1,4 @@
-"""Disturb every external write of every stage, and show that the retry ends as if nothing had happened.
+"""Inject faults at every external write of every stage, and check that the retry ends as if nothing had happened.
 
 python -m tests.chaos [--stage train evaluate] [--only TEXT] [--sample 20 --seed 1] [--skip 100] [--jobs 2] [--list]
 """
@@ -29,14 +29,14 @@ def main(arguments: list[str] | None = None) -> int:
     """Run what is asked for; 0 when every fault was survived."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__.splitlines()[0])
     parser.add_argument("--stage", choices=STAGES, nargs="+", default=STAGES, help="only these stages' steps")
-    parser.add_argument("--only", default="", metavar="TEXT", help="only faults whose line in --list holds TEXT")
-    parser.add_argument("--sample", type=int, metavar="N", help="only N faults, chosen by --seed, of all steps in turn")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only faults whose line in --list contains TEXT")
+    parser.add_argument("--sample", type=int, metavar="N", help="only N faults, drawn by --seed from all steps in turn")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--skip", type=int, default=0, metavar="N", help="not the first N: go on where a run was ended")
-    parser.add_argument("--jobs", type=int, default=1, help="processes that try side by side (%(default)s)")
+    parser.add_argument("--skip", type=int, default=0, metavar="N", help="without the first N, to continue a run")
+    parser.add_argument("--jobs", type=int, default=1, help="faults to try in parallel (%(default)s)")
     parser.add_argument("--list", action="store_true", help="print the faults and try none")
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # services and workers are ended too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that services and workers end too
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="chaos-") as name:
         lab = Lab(Path(name) / "0")
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _try(pipeline: Pipeline, chosen: Sequence[Fault], jobs: int, root: Path) -> list[Outcome]:
-    """Try every fault, telling of each that was not survived at once."""
+    """Try every fault; print each one that was not survived at once."""
     outcomes: list[Outcome] = []
     spoken = began = time.monotonic()
     for outcome in _side_by_side(pipeline, chosen, jobs, root):
@@ -145,4 +145,4 @@ def _row(name: str, outcomes: Sequence[Outcome]) -> tuple[str, ...]:
 if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
-    os._exit(code)  # nothing is left to do, and a library that torch imports complains of its own end
+    os._exit(code)  # skips the interpreter's shutdown, where a library that torch imports prints an error

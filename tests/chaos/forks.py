@@ -1,4 +1,4 @@
-"""Work in forked processes: what they import is there already, and what they do dies with them."""
+"""Runs work in forked processes: imports are already done, and side effects end with the process."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def in_child(work: Callable[[], T]) -> T:
 
 
 def wait(pid: int, deadline: float) -> int:
-    """Wait for a child, killed when the deadline (`time.monotonic()`) is past; its exit code, a signal negative."""
+    """Wait for a child, killed at the deadline (`time.monotonic()`); return its exit code, negative for a signal."""
     while True:
         found, status = os.waitpid(pid, os.WNOHANG)
         if found:

@@ -1,4 +1,4 @@
-"""Every point of every step, disturbed in every way; the retry's end compared with the undisturbed one."""
+"""Injects every fault at every point of every step; compares the state after the retry with the undisturbed one."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from .lab import Ended, Lab
 from .state import State
 from .steps import STEPS, Step
 
-GRACE = 3.0  # seconds from SIGTERM to the end; `pipeline.local` kills after as many
-TRIES = 3  # as `dags/` have it: one, and two retries
+GRACE = 3.0  # seconds from SIGTERM to the end; then `pipeline.local` sends SIGKILL
+TRIES = 3  # as in `dags/`: one, and two retries
 ACTS = [(when, action) for action in ("SIGKILL", "SIGTERM", "away") for when in ("before", "after")]
 SIGNALS = [act for act in ACTS if act[1] != "away"]
 TORN = [("during", "SIGKILL"), ("during", "full"), ("during", "damaged")]
@@ -29,7 +29,7 @@ EXPECTED = {"SIGKILL": {-signal.SIGKILL}, "SIGTERM": {143}, "away": {69}, "full"
 
 @dataclass(frozen=True)
 class Fault:
-    """One disturbance of one step."""
+    """One fault at one point of one step."""
 
     step: str
     point: str
@@ -43,7 +43,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a fault: nothing wrong, or what was lost, doubled, or otherwise not as it should be."""
+    """The result of a fault: what was lost, doubled or otherwise wrong; all empty when it was survived."""
 
     fault: Fault
     lost: tuple[str, ...] = ()
@@ -54,12 +54,12 @@ class Outcome:
 
     @property
     def survived(self) -> bool:
-        """Whether the retry's end is that of the undisturbed run."""
+        """Whether the state after the retry is that of the undisturbed run."""
         return not (self.lost or self.doubled or self.wrong)
 
 
 class Pipeline:
-    """The undisturbed run, and what its steps left; then its disturbances."""
+    """The undisturbed run and the state after each of its steps; then the faults."""
 
     def __init__(self, lab: Lab) -> None:
         """Nothing is run yet."""
@@ -69,7 +69,7 @@ class Pipeline:
         self.points: dict[str, list[str]] = {}
 
     def run(self, steps: Sequence[Step], say: Callable[[str], None]) -> None:
-        """Run each step once, undisturbed, and note its points and its end."""
+        """Run each step once, undisturbed, and record its points and the state after it."""
         lab = self.lab
         in_child(_migrate)
         (lab.home / "artifacts").mkdir(exist_ok=True)
@@ -94,7 +94,7 @@ class Pipeline:
         return other
 
     def faults(self, stages: Collection[str]) -> list[Fault]:
-        """Everything there is to try on some stages."""
+        """All faults to try on these stages."""
         found = []
         for step in [step for step in STEPS if step.stage in stages]:
             points = self.points[step.name]
@@ -112,7 +112,7 @@ class Pipeline:
         return found
 
     def disturb(self, fault: Fault) -> Outcome:
-        """Let one fault happen, retry as Airflow would, and compare the end."""
+        """Inject one fault, retry as Airflow would, and compare the state afterwards."""
         step = next(step for step in STEPS if step.name == fault.step)
         lab = self.lab
         self._begin(step)
@@ -141,10 +141,10 @@ class Pipeline:
         )
 
     def _begin(self, step: Step) -> None:
-        """Put store and service to where the step begins."""
+        """Reset the store and the service to where the step begins."""
         lab = self.lab
         if step.service is not None:
-            # The service goes to its version while `champion` names it: where the step before the move ended.
+            # The service loads the version that `champion` names, so first restore a state in which it names this one.
             served = next(name for name, end in self.ends.items() if _champion(end) == str(step.service))
             lab.restore(served)
             lab.serve(step.service)
@@ -157,7 +157,7 @@ class Pipeline:
         return in_child(lambda: state.read(service, self.lab.anywhere)) | state.of_result(ended.result or {})
 
     def _wrong(self, step: Step, fault: Fault, first: Ended) -> list[str]:
-        """What is not as it should be right after the fault."""
+        """What is wrong right after the fault."""
         if not self.lab.marker.exists():
             return [f"the point was not reached; the try ended with {first.code}"]
         wrong = []
@@ -175,8 +175,8 @@ class Pipeline:
 
 
 def sample(faults: Sequence[Fault], count: int, seed: int) -> list[Fault]:
-    """Choose some, by chance, spread over the steps: one of each step in turn."""
-    chance = random.Random(seed)  # noqa: S311  # chosen, not guessed
+    """Draw a random sample, spread over the steps: one of each step in turn."""
+    chance = random.Random(seed)  # noqa: S311  # a choice, not a secret
     by_step: dict[str, list[Fault]] = {}
     for fault in faults:
         by_step.setdefault(fault.step, []).append(fault)
@@ -192,7 +192,7 @@ def sample(faults: Sequence[Fault], count: int, seed: int) -> list[Fault]:
 
 
 def compare(expected: State, found: State) -> tuple[list[str], list[str], int]:
-    """What is missing or different, what is there twice, and how many unused logged models are left over."""
+    """Return what is missing or different, what is doubled, and how many unused logged models are left over."""
     leftover = {key.partition(" | ")[0] for key, value in found.items() if key not in expected and _unused(key, value)}
     extra = [key for key in found if key not in expected and not state.AGAIN.match(key)]
     doubled = [key for key in extra if key.partition(" | ")[0] not in leftover]

@@ -1,9 +1,9 @@
-"""A place to run stages in: a home with a store of its own, put back to how it was after any step, and cheap processes.
+"""An environment to run stages in: a home with its own store that can be reset to after any step, and cheap processes.
 
 Every stage runs in a process of its own, forked from one that has done the imports: the code that ships, from
 `tasks.runner.stage_process.run_stage` to the result file, without the ten seconds that importing torch and mlflow
-takes. This process must therefore never use torch or MLflow itself: threads do not survive a fork. Whoever needs them
-asks in a child.
+takes. This process must therefore never use torch or MLflow itself: threads do not survive a fork. Code that needs
+them runs in a child.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from .steps import MODEL, Step
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 300  # of one stage; the slowest takes ten
-# What stages import on their way: once here, rather than in every process.
+# What stages import as they run: imported once here, rather than in every process.
 IMPORTS = (
     *("mlflow", "mlflow.pytorch", "mlflow.store.tracking.sqlalchemy_store", "mlflow.utils.search_logged_model_utils"),
     *(
@@ -85,7 +85,7 @@ class Lab:
             "PIPELINE_HOME": str(self.home),
             "MLFLOW_TRACKING_URI": f"sqlite:///{self.home}/mlflow.db",
             "SERVING_URL": self.serving_url,
-            "SERVING_POLL_SECONDS": "3600",  # it moves when deploy asks for it, and not by chance before
+            "SERVING_POLL_SECONDS": "3600",  # it changes its version when deploy asks for it, not by chance before
             "SERVING_REGISTERED_MODEL": MODEL,
             "MPLBACKEND": "Agg",
             "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -106,7 +106,7 @@ class Lab:
         return other
 
     def anywhere(self, text: str) -> str:
-        """Rewrite a text so that it does not tell in which lab it was made."""
+        """Replace the lab's paths in a text, so that texts of different labs can be compared."""
         return re.sub(rf"{re.escape(str(self.root.parent))}/\d+", "LAB", text)
 
     def close(self) -> None:
@@ -173,29 +173,29 @@ class Lab:
                 server.kill()
 
     def save(self, name: str) -> None:
-        """Keep the home as it is now under the name of the step that made it so."""
+        """Save the home as it is now under the name of the step that just ended."""
         folder = self.snapshots / name
         folder.mkdir()
         _copy_database(self.home / "mlflow.db", folder / "mlflow.db")
         shutil.copytree(self.home / "artifacts", folder / "artifacts")
 
     def restore(self, name: str | None) -> None:
-        """Put the home back to how the named step left it; None: empty, but for a migrated database."""
+        """Reset the home to how the named step left it; None: empty except for a migrated database."""
         self.clear()
-        for left in ("artifacts", "tune"):  # the second is what a killed search leaves to its next try
+        for left in ("artifacts", "tune"):  # the second is what a killed search leaves for its next try
             shutil.rmtree(self.home / left, ignore_errors=True)
         folder = self.snapshots / (name or "empty")
-        # Into the file that is there: the service has it open.
+        # Into the existing file, because the service has it open.
         _copy_database(folder / "mlflow.db", self.home / "mlflow.db")
         shutil.copytree(folder / "artifacts", self.home / "artifacts")
 
     def clear(self) -> None:
-        """Forget that a fault happened, and the result of the step before."""
+        """Remove the marker of a fault and the result of the previous step."""
         self.marker.unlink(missing_ok=True)
         self._result.unlink(missing_ok=True)
 
     def service(self) -> dict[str, Any] | None:
-        """What the service says of itself; None when it does not answer."""
+        """What the service reports about itself; None when it does not answer."""
         try:
             answer = requests.post(f"{self.serving_url}/get_model_info", timeout=10).json()
         except requests.ConnectionError:
@@ -214,7 +214,7 @@ class Lab:
         process.pid_file(self.home).unlink(missing_ok=True)
 
     def serve(self, version: int | None) -> None:
-        """Have the service run with a version, which `champion` must name now; None: have none run."""
+        """Have the service serve a version, which `champion` must name now; None: stop the service."""
         if version is None:
             self.stop_service()
             return
@@ -231,29 +231,29 @@ class Lab:
             with contextlib.suppress(requests.RequestException):
                 requests.post(f"{self.serving_url}/refresh", timeout=10)
             time.sleep(0.1)
-        raise TimeoutError(f"the service does not get to version {version}: {self.service()}")
+        raise TimeoutError(f"the service does not load version {version}: {self.service()}")
 
 
 def _fork_trials() -> None:
-    """Try a model in a forked process rather than in a new one: the same code, without five seconds of imports."""
+    """Check a model in a forked process rather than in a new one: the same code, without five seconds of imports."""
     import torch
 
     from tasks.serving.load_check import LoadCheck, load_and_answer
     from tasks.stages import evaluate
 
     def work(folder: Path) -> LoadCheck:
-        torch.set_num_threads(1)  # as the new process would; and threads of this one are not there after a fork
+        torch.set_num_threads(1)  # as a new process would; this one's threads do not survive a fork
         return load_and_answer(folder)
 
     @contextlib.contextmanager
     def load_check(folder: Path) -> Iterator[Callable[[], LoadCheck]]:
         yield lambda: in_child(lambda: work(folder))
 
-    setattr(evaluate, "load_check", load_check)  # noqa: B010  # what it imports is no attribute of its own to mypy
+    setattr(evaluate, "load_check", load_check)  # noqa: B010  # to mypy an import is not an attribute
 
 
 def _save_every_epoch() -> None:
-    """Make the points of a training the same in every try: by default a checkpoint is saved as often as time allows."""
+    """Make the fault points of a training the same in every try: by default time decides when checkpoints are saved."""
     from tasks.vision.training import cadence
 
     cadence.TIME_SHARE = 1e9
@@ -265,7 +265,7 @@ def _copy_database(source: Path, target: Path) -> None:
 
 
 def _move_paths(database: Path, old: str, new: str) -> None:
-    """Replace a folder in every text of a database: where runs and models say that their artifacts lie."""
+    """Replace a folder in every text of a database: where runs and models record the place of their artifacts."""
     with contextlib.closing(sqlite3.connect(database)) as connection:
         tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         for table in tables:

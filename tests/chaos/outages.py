@@ -1,9 +1,9 @@
-"""MLflow, Postgres or the S3 store away for 20 s at a random time of a day's pipeline, on the real stack.
+"""Takes MLflow, Postgres or the S3 store away for 20 s at a random time of a daily pipeline, on the real stack.
 
 python -m tests.chaos.outages [--times 10] [--seed 0] [--service mlflow postgres s3] [--seconds 20]
 
-A service is killed and started again, or frozen and thawed: connections are refused, or hang. Stages are processes of
-their own, tried again as the DAGs do; what is there at the end is compared with an undisturbed day. Needs an engine.
+A service is killed and restarted, or paused and unpaused: connections are refused, or hang. Stages are processes of
+their own, retried as in the DAGs; the final state is compared with that of an undisturbed day. Needs an engine.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ WAYS = {"killed": ("kill", "start"), "frozen": ("pause", "unpause")}
 DAY = tuple(step for step in STEPS if step.name.endswith("-day1"))
 SECONDS = 20.0
 LATEST = 0.8  # of an undisturbed day: some days are shorter, and an outage after the end shows nothing
-RETRY_DELAY = 5.0  # seconds; the DAGs wait 30, which is easier
-# What differs from day to day because MLflow counts on.
+RETRY_DELAY = 5.0  # seconds; the DAGs wait 30, which is easier to survive
+# Numbers that differ from day to day, because MLflow counts up.
 COUNTED = ((r'("?experiment_id"?\W+)\d+', r"\1N"), (r"mlflow-artifacts:/\d+/", "mlflow-artifacts:/N/"))
 COUNTED += ((r"#/experiments/\d+/", "#/experiments/N/"),)
-# Digests over run IDs, which are others every day; what the IDs stand for is compared.
+# Digests over run IDs, which differ every day; what the IDs stand for is compared.
 OVER_IDS = re.compile(r"tag pipeline\.request_sha256$|evaluate \| tag pipeline\.(measured|reuse)_key$")
 
 
 @dataclass(frozen=True)
 class Outage:
-    """A service that is away."""
+    """One outage of one service."""
 
     service: str
     way: str
@@ -55,7 +55,7 @@ class Outage:
     """Seconds from the beginning of the day."""
 
     def __str__(self) -> str:
-        """Name it."""
+        """Describe it in one line."""
         return f"{self.service} {self.way} after {self.after:.1f} s"
 
 
@@ -72,7 +72,7 @@ class Day:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of an outage."""
+    """The result of an outage."""
 
     outage: Outage
     day: Day
@@ -81,19 +81,19 @@ class Outcome:
 
     @property
     def survived(self) -> bool:
-        """Whether every stage ended well, and left what it leaves undisturbed."""
+        """Whether every stage succeeded and the final state is that of the undisturbed day."""
         return not (self.lost or self.doubled) and all(codes[-1] == 0 for codes in self.day.tries.values())
 
 
 class Outages:
-    """Days on one stack, one after another, each from nothing."""
+    """Days on one stack, one after another, each starting from an empty state."""
 
     def __init__(self, stack: Any, lab: Lab) -> None:
         """Point the lab's stages at the stack (`tests.stack.conftest.Stack`)."""
         self._stack, self._lab = stack, lab
         os.environ["MLFLOW_TRACKING_URI"] = stack.mlflow_url
         os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"] = stack.login
-        os.environ["MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD"] = "false"  # it leads to the store's name on the network
+        os.environ["MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD"] = "false"  # it uses the store's name inside the network
         self._expected = self._day()
 
     @property
@@ -102,8 +102,8 @@ class Outages:
         return self._expected
 
     def plan(self, services: Sequence[str], times: int, seed: int) -> list[Outage]:
-        """Choose when and how each service goes away, `times` times."""
-        chance = random.Random(seed)  # noqa: S311  # chosen, not guessed
+        """Choose when and how each service fails, `times` times."""
+        chance = random.Random(seed)  # noqa: S311  # a choice, not a secret
         ways = list(WAYS)
         return [
             Outage(service, ways[number % len(ways)], chance.uniform(0, LATEST * self._expected.seconds))
@@ -112,7 +112,7 @@ class Outages:
         ]
 
     def disturb(self, outage: Outage, seconds: float = SECONDS) -> Outcome:
-        """Let a service be away for some seconds of a day."""
+        """Run a day during which a service is away for `seconds`."""
         day = self._day(self._away(outage, seconds))
         if day.seconds < outage.after:
             raise RuntimeError(f"{outage}: the day had ended after {day.seconds:.1f} s; nothing was disturbed")
@@ -127,7 +127,7 @@ class Outages:
 
     @contextlib.contextmanager
     def _away(self, outage: Outage, seconds: float) -> Iterator[None]:
-        """By a process of its own: forks of one with threads are trouble."""
+        """In a process of its own, because forking one that has threads is not safe."""
         container = f"{self._stack.variables['STACK_NAME']}-{outage.service}-1"
         begin, end = WAYS[outage.way]
         script = f"sleep {outage.after}; docker {begin} {container}; sleep {seconds}; docker {end} {container}"
@@ -137,9 +137,9 @@ class Outages:
             raise RuntimeError(f"{outage}: it did not happen")
 
     def _day(self, disturbance: contextlib.AbstractContextManager[None] | None = None) -> Day:
-        """Run the stages one after another, each with its retries; when the disturbance is over, read what there is.
+        """Run the stages one after another, each with its retries; when the outage is over, read the state.
 
-        The next day begins from nothing.
+        The next day starts from an empty state.
         """
         with disturbance or contextlib.nullcontext():
             results, tries, seconds, log = self._stages()
@@ -155,7 +155,7 @@ class Outages:
         return Day(found, seconds, tries, log)
 
     def _stages(self) -> tuple[dict[str, Any], dict[str, list[int]], float, str]:
-        """Run every stage; its results, exit codes, seconds in all, and what was said."""
+        """Run every stage; return results, exit codes, total seconds and logs."""
         lab, results, tries, logs = self._lab, dict[str, Any](), dict[str, list[int]](), list[str]()
         began = time.monotonic()
         for step in DAY:
@@ -181,7 +181,7 @@ class Outages:
 
 
 def _forget() -> None:
-    """Take everything out of MLflow's sight, under other names; in a child process only."""
+    """Rename and delete everything in MLflow; in a child process only."""
     from mlflow import MlflowClient
 
     client = MlflowClient()
@@ -195,7 +195,7 @@ def _forget() -> None:
 
 @contextlib.contextmanager
 def on_a_stack() -> Iterator[Outages]:
-    """A stack of their own, a lab, and the undisturbed day."""
+    """Start a stack and a lab, and run the undisturbed day."""
     os.environ.setdefault("TEST_STACK", "vm-chaos")
     os.environ.setdefault("TEST_STACK_PORT", "21480")
     from tests.stack.conftest import running
@@ -213,7 +213,7 @@ def main(arguments: list[str] | None = None, say: Callable[[str], None] = print)
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.outages", description=__doc__.splitlines()[0])
     parser.add_argument("--service", choices=SERVICES, nargs="+", default=SERVICES)
     parser.add_argument("--times", type=int, default=10, help="outages of each service (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="that each is long (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="length of each outage (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     outcomes: list[Outcome] = []
@@ -221,7 +221,7 @@ def main(arguments: list[str] | None = None, say: Callable[[str], None] = print)
         say(f"undisturbed: {outages.undisturbed.seconds:.0f} s, exit codes {outages.undisturbed.tries}")
         plan = outages.plan(options.service, options.times, options.seed)
         days = (outages.disturb(outage, options.seconds) for outage in plan)
-        for outcome in itertools.chain([outages.again()], days):  # told as they come
+        for outcome in itertools.chain([outages.again()], days):  # printed as they come
             outcomes.append(outcome)
             say(_told(outcome))
     say(_table(outcomes[1:]))
@@ -255,4 +255,4 @@ def _table(outcomes: Sequence[Outcome]) -> str:
 if __name__ == "__main__":
     code = main(say=lambda line: print(line, flush=True))
     sys.stdout.flush()
-    os._exit(code)  # nothing is left to do, and a library that torch imports complains of its own end
+    os._exit(code)  # skips the interpreter's shutdown, where a library that torch imports prints an error

@@ -1,7 +1,7 @@
-"""What MLflow, its store and the service hold, as one flat table in which two tries of the same step can be compared.
+"""What MLflow, its store and the service hold, as one flat table, so that two tries of a step can be compared.
 
 Run and model IDs are replaced by what they stand for (`run chaos/day1/train/-1`), so that the same work done under
-another ID is the same, and a second run of a stage is an entry too many. What may differ is masked, in one list.
+another ID is the same, and a second run of a stage is an extra entry. What may differ is masked, in one list.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ ALLOWED: tuple[tuple[str, str | None, str], ...] = (
     ),
     (r"^result \| started", None, "the same"),
     (r"artifact trials\.csv", r"(?<=,)\d+\.\d\d(?=,run )", "seconds of a trial"),
-    (r"artifact report\.html", None, "shows latencies and memory; what it is made of is compared beside it"),
+    (r"artifact report\.html", None, "shows latencies and memory; what it is made from is compared separately"),
     (r"artifact checkpoints/", None, "holds seconds per epoch; the weights are compared by the model's digest"),
     (
         r"tag pipeline.artifact_sha256",
@@ -60,7 +60,7 @@ AGAIN = re.compile(
 
 
 def read(service: dict[str, Any] | None, rewrite: Callable[[str], str]) -> State:
-    """Read everything, with `rewrite` done to every text; in a child process only (see `tests.chaos.forks`)."""
+    """Read everything, with `rewrite` applied to every text; in a child process only (see `tests.chaos.forks`)."""
     client = MlflowClient()
     experiments = [e.experiment_id for e in client.search_experiments()]
     runs = sorted(client.search_runs(experiments, max_results=5000), key=lambda run: run.info.start_time)
@@ -89,7 +89,7 @@ def read(service: dict[str, Any] | None, rewrite: Callable[[str], str]) -> State
 
 
 def of_result(result: dict[str, Any]) -> State:
-    """A stage's result; its run's ID is another in every try of the first step."""
+    """A stage's result; its run's ID differs in every try of the first step."""
     return {f"result | {k}": _mask(f"result | {k}", "ID" if k == "run_id" else str(v)) for k, v in result.items()}
 
 
@@ -130,7 +130,7 @@ def _run(client: MlflowClient, run: Run) -> dict[str, str]:
         for metric in client.get_metric_history(run.info.run_id, key):
             at.setdefault(metric.step, []).append(metric.value)
         for step, values in at.items():
-            # A step that was sent twice is an entry too many.
+            # A step that was sent twice is an extra entry.
             about |= {f"metric {key}@{step}{f' ({n})' if n else ''}": repr(value) for n, value in enumerate(values)}
     for data in run.inputs.dataset_inputs if run.inputs else []:
         contexts = ",".join(sorted(tag.value for tag in data.tags))

@@ -1,4 +1,4 @@
-"""The pipeline that is disturbed: two days, a refused candidate, a rollback and a deploy that fails, step by step.
+"""The pipeline under test: two days, a refused candidate, a rollback and a deploy that fails, step by step.
 
 Each step is one task of a DAG: its request is made from the results of earlier steps, as the DAG makes it. A step
 begins where the step named in `after` ended, so that the pipeline is a tree and every step can be repeated alone.
@@ -14,7 +14,7 @@ from typing import Any
 Results = Mapping[str, Mapping[str, Any]]
 DAG = "chaos"
 MODEL = "chaos-digits"
-# What is measured on a busy machine must not decide.
+# Measurements on a busy machine must not decide the verdict.
 GATE = {"max_slowdown": 1000.0, "max_memory_growth": 1000.0, "max_calibration_error": 1.0, "min_accuracy": 0.1}
 GATE |= {"min_macro_f1": 0.0}
 
@@ -28,9 +28,9 @@ class Step:
     after: str | None
     fields: Callable[[Results], dict[str, Any]] = field(default=lambda results: {}, repr=False)
     only: tuple[str, ...] | None = None
-    """Functions whose points are tried; None: every point; empty: none, it is there for later steps."""
+    """Functions whose points are tried; None: every point; empty: none, because the step only serves later ones."""
     varies: str = ""
-    """A function that is called once more or once less, by the time that things take; its last point is not tried."""
+    """A function whose number of calls depends on timing by one; its last point is not tried."""
     exit_code: int = 0
     elsewhere: bool = False
     """Whether SERVING_URL leads to another program."""
@@ -80,7 +80,7 @@ def _tune(results: Results) -> dict[str, Any]:
         "prepare_run_id": results["prepare-day1"]["run_id"],
         **{"trials": 2, "epochs": 2, "searcher": "random", "scheduler": "none", "log_every": 5},
         "search_space": {"model": None},
-        "concurrent_trials": 1,  # or the order of the writes would be another in every try
+        "concurrent_trials": 1,  # or the order of the writes would differ between tries
     }
 
 
@@ -96,7 +96,7 @@ STEPS: tuple[Step, ...] = (
     Step("evaluate-day2", "evaluate", "train-day2", _evaluate("train-day2")),
     Step("register-day2", "register", "evaluate-day2", _register("evaluate-day2")),
     Step("deploy-day2", "deploy", "register-day2", _deploy("register-day2"), service=1),
-    # The second day again, in another DAG run: train takes the earlier result, evaluate judges the champion itself.
+    # The second day again, in another DAG run: train reuses the earlier result, evaluate judges the champion itself.
     Step("train-again", "train", "register-day2", _train("prepare-day2", epochs=3, log_every=5)),
     Step("evaluate-again", "evaluate", "train-again", _evaluate("train-again")),
     # The candidate of the first day, judged again beside the better champion: refused.
@@ -110,7 +110,7 @@ STEPS: tuple[Step, ...] = (
 
 
 def needed(stages: Collection[str]) -> list[Step]:
-    """The steps of some stages, and those that they begin after, in order."""
+    """The steps of these stages, and those that they begin after, in order."""
     names = {step.name for step in STEPS if step.stage in stages}
     for step in reversed(STEPS):
         if step.name in names and step.after is not None:

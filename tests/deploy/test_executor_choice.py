@@ -50,7 +50,7 @@ def test_a_worker_that_nobody_would_send_tasks_ends_with_the_fix(tmp_path: Path,
     done = start(tmp_path, profiles, "celery", "worker")
     assert done.returncode == 1
     assert done.stdout == ""
-    assert "COMPOSE_PROFILES does not hold celery" in done.stderr
+    assert "COMPOSE_PROFILES does not include celery" in done.stderr
     assert "write it into .env" in done.stderr
 
 

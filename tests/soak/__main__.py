@@ -1,9 +1,9 @@
-"""Daily runs in a row on the whole stack, some with a stage killed: what they leave, and whether anything grows.
+"""Runs the daily DAG repeatedly on the whole stack, some runs with a stage killed; checks for leftovers and growth.
 
 python -m tests.soak [--runs 100] [--kills 0.1] [--seed 0] [--out FILE]
 
 Airflow's scheduler runs `daily_training` on `digits` with step reuse off, each time with another seed, so that every
-stage works every day and each day's model takes over. After each run the stack is counted. Needs an engine.
+stage does its work and every model is promoted. The stack's resources are counted after each run. Needs an engine.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 STAGES = ("prepare", "train", "evaluate", "register", "deploy")
 MODEL = "soak"
-LONGEST = 5.0  # seconds that a stage works before it is killed, at most
+LONGEST = 5.0  # most seconds that a stage works before it is killed
 PATIENCE = 900.0  # seconds for one run, its retries included
 
 
@@ -44,9 +44,9 @@ class Soak:
     """Runs on one stack."""
 
     def __init__(self, stack: Stack, admin: User, *, runs: int, kills: float, seed: int) -> None:
-        """Choose which runs lose a stage, and which one, by the seed; nothing is run yet."""
+        """Choose by the seed in which runs which stage is killed; nothing is run yet."""
         self._stack, self._admin, self._runs = stack, admin, runs
-        self._chance = random.Random(seed)  # noqa: S311  # chosen, not guessed
+        self._chance = random.Random(seed)  # noqa: S311  # a choice, not a secret
         chosen = sorted(self._chance.sample(range(runs), round(kills * runs)))
         self._kills = {number: self._chance.choice(STAGES) for number in chosen}
         self._client = MlflowClient(stack.mlflow_url)
@@ -58,7 +58,7 @@ class Soak:
         return counts(self._stack, self._client, MODEL)
 
     def days(self) -> Iterator[Day]:
-        """Run one after another, counting after each."""
+        """Run the DAG once per day, and count after each run."""
         for number in range(self._runs):
             began = time.monotonic()
             state, killed = self._run(number)
@@ -66,7 +66,7 @@ class Soak:
             yield Day(number, seconds, killed, state, self.counts())
 
     def wrong(self, days: Sequence[Day]) -> list[str]:
-        """What MLflow holds that it should not, or holds not, after all runs: lines, none when all is well."""
+        """What is wrong in MLflow after all runs, one line each; empty when nothing is."""
         failed = [f"run {day.number} ended as {day.state}" for day in days if day.state != "success"]
         experiment = self._client.get_experiment_by_name(MODEL)
         if experiment is None:
@@ -84,7 +84,7 @@ class Soak:
         return [*failed, *([f"make gc finds:\n{left}"] if "nothing" not in left else [])]
 
     def _run(self, number: int) -> tuple[str, str]:
-        """Run one day; its state, and the stage whose container was killed."""
+        """Run one day; return its state, and the stage whose container was killed."""
         from tests.stack.airflow_stack.conftest import ended, trigger
 
         run_id = f"soak-{number:04}"
@@ -108,7 +108,7 @@ class Soak:
         return stage if kill(container) else ""
 
     def _leftovers(self) -> str:
-        """What `make gc` would remove if nothing were too young."""
+        """What `make gc` would remove without a minimum age."""
         variables = {"PIPELINE_EXPERIMENT": MODEL, "MLFLOW_TRACKING_URI": self._stack.mlflow_url}
         command = [sys.executable, "-m", "tasks", "gc", "--days", "0"]
         done = subprocess.run(command, capture_output=True, text=True, env=os.environ | variables)
@@ -134,19 +134,19 @@ def on_a_stack(**options: float) -> Iterator[Soak]:
 
 
 def main(arguments: list[str] | None = None, say: Callable[[str], None] = print) -> int:
-    """Run; 0 when every run ended well, nothing is left, and nothing grew."""
+    """Run; 0 when every run succeeded, nothing is left over, and nothing grew."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=100)
-    parser.add_argument("--kills", type=float, default=0.1, help="part of the runs that lose a stage (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="which run loses which stage when (%(default)s)")
-    parser.add_argument("--out", type=Path, help="a line of JSON for every run goes here too")
+    parser.add_argument("--kills", type=float, default=0.1, help="share of runs with a stage killed (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="decides which stage is killed, and when (%(default)s)")
+    parser.add_argument("--out", type=Path, help="also write a line of JSON for every run to this file")
     given = parser.parse_args(arguments)
     if not 0 <= given.kills <= 1:
-        parser.error(f"--kills={given.kills:g}: give a part, 0 to 1")
+        parser.error(f"--kills={given.kills:g}: give a share from 0 to 1")
     try:
         ends([Day(number, 0, "", "") for number in range(given.runs - round(given.kills * given.runs))])
     except ValueError as error:
-        parser.error(f"--runs={given.runs}, and {error}, beside those that lose a stage")
+        parser.error(f"--runs={given.runs}: without those in which a stage is killed, {error}")
     days: list[Day] = []
     with on_a_stack(runs=given.runs, kills=given.kills, seed=given.seed) as soak:
         before = soak.counts()

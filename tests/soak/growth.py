@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 LIMIT = 0.10  # of the first days' value
-NOISE = 2  # a count may be this much higher: a pool that holds one connection more is not a leak
+NOISE = 2  # a count may be this much higher: one more connection in a pool is not a leak
 WARM_UP = 0.1  # of the runs: caches fill, pools open
 PART = 0.2  # of the runs after it, at each end
 LEFT = "left: "
-"""Begins the names of counts that must be where they were before the first run, after every run."""
+"""Prefix of counts that must be the same after every run as before the first."""
 TOLD = "memory MiB: "
-"""Begins the names of what is told and not judged: allocators keep what they once had."""
+"""Prefix of values that are reported, not judged: allocators keep what they once had."""
 SECONDS = "seconds"
 
 
@@ -40,7 +40,7 @@ class Growth:
 
     @property
     def text(self) -> str:
-        """What it grew by, in percent; absolute where it was nothing."""
+        """What it grew by, in percent; absolute where it was zero."""
         if self.first:
             return f"{self.last / self.first - 1:+.1%}"
         return f"{self.last - self.first:+g}"
@@ -50,7 +50,7 @@ def ends(days: Sequence[Day]) -> tuple[list[Day], list[Day]]:
     """First and last days that are compared, after the warm-up.
 
     Raises:
-        ValueError: too few for two ends that do not overlap.
+        ValueError: there are too few days for two ends that do not overlap.
     """
     warm = days[max(1, round(WARM_UP * len(days))) :]
     part = max(1, round(PART * len(warm)))
@@ -60,7 +60,7 @@ def ends(days: Sequence[Day]) -> tuple[list[Day], list[Day]]:
 
 
 def growths(before: Mapping[str, int], days: Sequence[Day]) -> list[Growth]:
-    """Judge every measure: time per run of the runs that nobody killed a stage of, leftovers, and counts.
+    """Judge every measure: time per run, without runs in which a stage was killed; leftovers; counts.
 
     Args:
         before: the counts before the first run.

@@ -14,7 +14,7 @@ from tests.stack.conftest import PROJECT, Stack
 
 from .growth import LEFT, TOLD
 
-# By the shell's own words alone: some images have no other program. Numbers: open files, KiB, entries of /tmp.
+# Shell builtins only, because some images have no other program. Numbers: open files, KiB, entries of /tmp.
 INSIDE = """files=0 kib=0
 for p in /proc/[0-9]*; do
   [ "$p" = /proc/$$ ] && continue
@@ -24,7 +24,7 @@ done 2>/dev/null
 set -- /tmp/*; [ -e "$1" ] || shift
 echo $files $kib $#"""
 CONNECTIONS = "SELECT datname, count(*) FROM pg_stat_activity WHERE datname <> 'postgres' GROUP BY 1 ORDER BY 1"
-SELF = "postgres"  # its files are those of its connections, which are counted
+SELF = "postgres"  # its open files are those of its connections, which are counted
 
 
 def counts(stack: Stack, client: MlflowClient, experiment: str) -> dict[str, int]:
@@ -33,7 +33,7 @@ def counts(stack: Stack, client: MlflowClient, experiment: str) -> dict[str, int
     Args:
         stack: with both compose files up.
         client: of its MLflow.
-        experiment: whose runs are looked at; none yet is fine.
+        experiment: the one whose runs are counted; it need not exist yet.
     """
     found = {f"{LEFT}containers of stages": len(stages(PROJECT))}
     found[f"{LEFT}volumes without a container"] = len(

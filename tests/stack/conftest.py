@@ -92,7 +92,7 @@ class Stack:
         SECONDS_TO_HEALTHY[file] = time.monotonic() - began
 
     def states(self, file: str = "docker-compose.yml") -> dict[str, str]:
-        """Health of each running service, its state where it has no check."""
+        """Health of each service, or its state if it has no health check."""
         lines = self.compose("ps", "--all", "--format", "json", file=file).splitlines()
         return {s["Service"]: s["Health"] or s["State"] for s in map(json.loads, lines)}
 
@@ -116,7 +116,7 @@ def _bare_environment() -> dict[str, str]:
 
 
 def build_images(*names: str) -> None:
-    """Build images with the layers that are there already."""
+    """Build images, reusing the layers that exist."""
     environment = _bare_environment() | {"PIPELINE_IMAGE_PREFIX": "vision-mlops", "PIPELINE_IMAGE_TAG": TAG}
     done = subprocess.run(
         [sys.executable, "-m", "images", "build", *names], cwd=ROOT, capture_output=True, text=True, env=environment
@@ -126,7 +126,7 @@ def build_images(*names: str) -> None:
 
 @contextlib.contextmanager
 def running(folder: Path) -> Iterator[Stack]:
-    """Postgres, the S3 store and MLflow, healthy and empty; their `.env` in a folder."""
+    """Run Postgres, the S3 store and MLflow, healthy and empty; write their `.env` to a folder."""
     build_images("mlflow")
     text, _ = complete("", (ROOT / ".env.example").read_text())
     variables = parse(text) | OWN
@@ -143,14 +143,14 @@ def running(folder: Path) -> Iterator[Stack]:
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The session's own."""
+    """The session's stack."""
     with running(tmp_path_factory.mktemp("stack")) as found:
         yield found
 
 
 @pytest.fixture(scope="session")
 def daily_run(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Output of a `daily_training` that ended well, Airflow here, its stages and the service on the engine.
+    """Output of a `daily_training` that succeeded, with Airflow here, its stages and the service on the engine.
 
     It leaves the stack's only version of `vision-classifier`, the champion, in service.
     """

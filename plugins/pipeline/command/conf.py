@@ -1,6 +1,6 @@
 """Checks the configuration of a DAG run before it starts.
 
-Airflow ignores unknown keys and answers a wrong value with a page of traceback; here either is one line.
+Airflow ignores unknown keys and reports a wrong value with a page of traceback; here both are errors of one line.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def check_conf(dag: DAG, conf: Mapping[str, Any]) -> None:
     """Check a DAG run's configuration against the DAG's Params and the requests of all its stages.
 
     Raises:
-        RequestError: in one line, with the key, its value and the values that are allowed.
+        RequestError: one line with the key, its value and the allowed values.
     """
     require_known(conf, dag.params)
     for name, value in conf.items():
@@ -56,4 +56,4 @@ def _pair(text: str) -> tuple[str, Any]:
     try:
         return name, json.loads(value)
     except json.JSONDecodeError:
-        return name, value  # a plain word: a shell would remove quotes around it
+        return name, value  # a plain word: the shell has removed quotes around it

@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
     from airflow.sdk import DAG
 
-GRACE = 5.0  # seconds for a stage to end when the command is stopped; Airflow gives it as many
+GRACE = 5.0  # seconds for a stage to end when the command is stopped; Airflow allows the same time
 AGAIN = "the same command resumes it; with ANEW=1 a new run starts"
 
 
 def run(dag_id: str, conf: Mapping[str, Any], *, anew: bool = False) -> bool:
-    """Run a DAG to its end and print what it did: the unfinished run with this configuration, or a new one.
+    """Resume the unfinished run of a DAG with this configuration, or start a new one, and print what each stage did.
 
     Returns:
         Whether it succeeded; if not, its tasks have logged why.

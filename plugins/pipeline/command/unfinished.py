@@ -65,7 +65,7 @@ def _locked(path: Path, dag_id: str) -> Iterator[TextIO]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise RequestError(
-                    f"{dag_id} with this configuration is already running on this machine; wait for its end, or stop it"
+                    f"{dag_id} with this configuration is already running on this machine; wait for it, or stop it"
                 ) from None
             if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 continue  # the previous holder of the lock has removed the file

@@ -11,7 +11,7 @@ from tasks.contract.resources import StageResources
 from tasks.contract.stages import STAGES
 from tasks.settings import Settings
 
-RAY = "tune"  # the extra with Ray in it
+RAY = "tune"  # the extra that installs Ray
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class StageJob:
 
     @property
     def labels(self) -> dict[str, str]:
-        """How the job is found again on an engine or a cluster."""
+        """Labels by which the job is found again on an engine or a cluster."""
         task = self.request.task
         return {
             "pipeline.key": self.key,
@@ -57,14 +57,14 @@ def image_of(stage: str, settings: Settings) -> str:
 
 
 def container_environment(stage: str, settings: Settings) -> dict[str, str]:
-    """Settings for a stage in a container, which sees servers at other addresses than Airflow may.
+    """Settings for a stage in a container, which may reach the servers at other addresses than Airflow does.
 
-    The git commit is not among them: the image knows which code it holds, Airflow's checkout may be another.
+    The git commit is not among them: the image records its own, and Airflow's checkout may be at another commit.
     """
     values = {
         "PIPELINE_RUNTIME": settings.pipeline_runtime.value,
         "PIPELINE_EXPERIMENT": settings.pipeline_experiment,
-        "PIPELINE_HOME": "/tmp/pipeline",  # noqa: S108  # a volume of the container's own; the rest is read-only
+        "PIPELINE_HOME": "/tmp/pipeline",  # noqa: S108  # the container's own volume; the rest is read-only
         "MLFLOW_TRACKING_URI": settings.pipeline_stage_mlflow_tracking_uri,
         "MLFLOW_TRACKING_USERNAME": settings.mlflow_tracking_username,
         "SERVING_URL": settings.pipeline_stage_serving_url,
@@ -83,7 +83,7 @@ def container_environment(stage: str, settings: Settings) -> dict[str, str]:
 
 
 def container_secrets(stage: str, settings: Settings) -> dict[str, str]:
-    """Settings that must show neither in Airflow's UI nor in a log; only stages with Ray get those of searches."""
+    """Settings that must appear neither in Airflow's UI nor in a log; only stages with Ray get those of searches."""
     values = {
         "MLFLOW_TRACKING_PASSWORD": settings.mlflow_tracking_password,
         "AWS_SECRET_ACCESS_KEY": settings.aws_secret_access_key,

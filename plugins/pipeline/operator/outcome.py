@@ -38,7 +38,7 @@ def result_of(job: StageJob, outcome: StageOutcome) -> StageResult:
     """
     if outcome.exit_code == 0:
         if outcome.result is None:
-            raise ResultError(f"{job.stage} succeeded but left no result file; its image may be of another version")
+            raise ResultError(f"{job.stage} succeeded but left no result file; its image may be from another version")
         return STAGES[job.stage].parse_result(outcome.result)
     reason = f"{job.stage} ended with exit code {outcome.exit_code}{_cause(job, outcome)}"
     if is_permanent(outcome.exit_code):

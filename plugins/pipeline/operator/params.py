@@ -14,25 +14,25 @@ from tasks.errors import RequestError
 MACHINE = "Machine"
 OBJECT = {"type": "object"}
 RESOURCES = (
-    'Limits of this run\'s stages, over those of PIPELINE_RESOURCES: {"train": {"memory": "8g", "gpus": 1}}. '
-    "The local runtime has none."
+    'Resource limits of this run\'s stages; they override PIPELINE_RESOURCES: {"train": {"memory": "8g", "gpus": 1}}. '
+    "The local runtime sets no limits."
 )
 
 
 def stage_params(*stages: str, without: Collection[str] = ()) -> dict[str, Param]:
-    """Make the Params of `stages`, by name; a parameter that several stages share is asked for once.
+    """Make the Params of `stages`, by name; a parameter that several stages share appears once.
 
-    The JSON schema does the checking: limits and choices come from the request models, and so does the text.
+    The JSON schema checks the values: limits, choices and descriptions come from the request models.
 
     Args:
         stages: in the order of the form's sections; a shared parameter is in the section of the first.
-        without: parameters that nobody is asked for, because the DAG gives them itself.
+        without: parameters to leave out of the form, because the DAG sets them itself.
 
     Raises:
-        RequestError: `without` names no parameter of these stages.
+        RequestError: a name in `without` is not a parameter of these stages.
     """
     params: dict[str, Param] = {}
-    shared: dict[str, Param] = {}  # what is of no one stage has a section of its own, and comes last
+    shared: dict[str, Param] = {}  # parameters of no single stage: a section of their own, last
     for stage in stages:
         request = STAGES[stage].request
         for name, schema in parameters(request).items():
@@ -45,10 +45,10 @@ def stage_params(*stages: str, without: Collection[str] = ()) -> dict[str, Param
 
 
 def require_known(asked: Iterable[str] | None, known: Iterable[str]) -> None:
-    """Refuse a name, as a key of a configuration, that no Param has.
+    """Refuse a name, such as a key of a configuration, that is not a Param.
 
     Raises:
-        RequestError: naming the key and the Params that look like it.
+        RequestError: naming the key and the Params with similar names.
     """
     names = sorted(known)
     for key in asked or ():
@@ -61,7 +61,7 @@ def require_known(asked: Iterable[str] | None, known: Iterable[str]) -> None:
 def _param(schema: dict[str, Any], section: str) -> Param:
     rest = {key: value for key, value in schema.items() if key not in ("default", "description", "anyOf")}
     if "anyOf" in schema:
-        # Airflow's form knows `type: [x, "null"]`, not pydantic's `anyOf`: an optional value has one other branch.
+        # Airflow's form understands `type: [x, "null"]`, not pydantic's `anyOf`, whose one other branch is the value.
         (value,) = (branch for branch in schema["anyOf"] if branch["type"] != "null")
         rest |= {key: of for key, of in value.items() if key != "description"} | {"type": [value["type"], "null"]}
         if "enum" in value:

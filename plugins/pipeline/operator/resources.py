@@ -1,4 +1,4 @@
-"""What a stage may use of the machine: the default of its entry, changed by the environment or by the DAG."""
+"""Resource limits of a stage: its declared default, overridden by the environment, the DAG or the DAG run."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def resources_for(
     """Merge a stage's limits; the later ones win, field by field.
 
     Args:
-        stage: whose.
-        settings: hold `PIPELINE_RESOURCES`, which goes over the stage's default.
-        in_dag: the DAG's own wish.
+        stage: the stage's name.
+        settings: with `PIPELINE_RESOURCES`, which overrides the stage's default.
+        in_dag: what the DAG file asks for.
         in_run: the DAG run's Param `resources`: per stage, as in `PIPELINE_RESOURCES`.
 
     Raises:

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 class StageOperator(BaseOperator):
     """Runs one stage; a subclass says where.
 
-    What is wrong in a DAG file fails when the file is read, what is wrong in a DAG run before anything starts, both
-    with the fix in the message. A failure that will repeat is not retried. The checked result is the task's XCom,
-    whole and by field, so that `task.output["run_id"]` is the upstream run ID of the next stage, with its type.
+    A mistake in a DAG file fails when the file is parsed, one in a DAG run's configuration before anything starts; both
+    messages name the fix. A failure that would repeat is not retried. The checked result is the task's XCom, as a whole
+    and by field, so that `task.output["run_id"]` is the upstream run ID of the next stage, with its type.
     """
 
     template_fields: Sequence[str] = ("request_fields", "environment")
@@ -53,7 +53,7 @@ class StageOperator(BaseOperator):
         super().__init__(multiple_outputs=True, **kwargs)
         self.stage = stage
         self.request_fields = fields
-        # Not `resources`: that is an argument of Airflow's own, for pools of executors.
+        # Not `resources`: Airflow's operators have an argument of that name, for executors.
         self.stage_resources = dict(resources or {})
         self.environment = dict(environment or {})
         declared = STAGES[stage]
@@ -66,7 +66,7 @@ class StageOperator(BaseOperator):
 
     @abstractmethod
     def run_job(self, job: StageJob) -> StageOutcome:
-        """Run the job to its end, its output going to the task's log; leave nothing running, whatever happens."""
+        """Run the job to its end, with its output in the task's log; leave nothing running, whatever happens."""
 
     @abstractmethod
     def on_kill(self) -> None:
@@ -108,7 +108,7 @@ class StageOperator(BaseOperator):
 
         Raises:
             RequestError: the DAG run's configuration or the request is wrong.
-            SettingsError: the environment cannot be used.
+            SettingsError: the environment is invalid.
         """
         instance, dag_run = context["ti"], context["dag_run"]
         if self.dag.params:
@@ -135,7 +135,7 @@ class StageOperator(BaseOperator):
         """Build the checked request: fields given in the DAG, then the DAG run's Params, then the defaults.
 
         Raises:
-            RequestError: a value does not fit.
+            RequestError: a value is invalid.
         """
         task = TaskIdentity(
             dag_id=self.dag_id, dag_run_id=dag_run_id, task_id=self.task_id, map_index=map_index, user=user
@@ -143,10 +143,10 @@ class StageOperator(BaseOperator):
         return parse_request(self.stage, {**self._asked(params), **self.request_fields, "task": task})
 
     def check(self, params: Mapping[str, Any]) -> None:
-        """Check what is known of the request before the DAG run: examples stand in for what earlier tasks will give.
+        """Check what is known of the request before the DAG run; examples stand in for the outputs of earlier tasks.
 
         Raises:
-            RequestError: a parameter does not fit, or not with the others.
+            RequestError: a parameter is invalid, alone or together with the others.
         """
         given = {name: value for name, value in self.request_fields.items() if not _comes_later(value)}
         task = TaskIdentity(dag_id=self.dag_id, dag_run_id="check", task_id=self.task_id)
@@ -167,10 +167,10 @@ class StageOperator(BaseOperator):
 
 
 def check_stages(dag: DAG, params: Mapping[str, Any]) -> None:
-    """Check the parameters of every stage of a DAG run, before the first of them has cost an hour.
+    """Check the parameters of every stage of a DAG run, before the first stage has spent an hour.
 
     Raises:
-        RequestError: naming the value that is wrong, and what would do.
+        RequestError: naming the invalid value and what is accepted.
     """
     for task in dag.tasks:
         if isinstance(task, StageOperator):
@@ -178,15 +178,15 @@ def check_stages(dag: DAG, params: Mapping[str, Any]) -> None:
 
 
 def _comes_later(value: Any) -> bool:
-    """Tell whether a field of a request is an earlier task's output, or a template that Airflow fills in."""
+    """Tell whether a field of a request is an earlier task's output, or a template that Airflow renders."""
     return any(XComArg.iter_xcom_references(value)) or (isinstance(value, str) and "{{" in value)
 
 
 def require_fields(stage: str, fields: Mapping[str, Any]) -> None:
-    """Check what a DAG file asks for: the stage exists, required fields are given, every field is one of its request.
+    """Check what a DAG file asks for: the stage exists, required fields are given, every field belongs to its request.
 
     Raises:
-        RequestError: naming the stage or field, and what would do.
+        RequestError: naming the stage or field and what is accepted.
     """
     if stage not in STAGES:
         raise RequestError(f"stage {stage!r} is unknown; choose one of {', '.join(STAGES)}")

@@ -1,4 +1,4 @@
-"""Airflow as a team has it: the second compose file beside the session's stack, up once for this package."""
+"""Airflow as a team runs it: the second compose file beside the session's stack, up once for this package."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STAGES = ["prepare", "train", "evaluate", "register", "deploy"]
 MODEL = "airflow-stack"  # an experiment and a model of this package's own: other modules count theirs
 DAG = "/api/v2/dags/daily_training"
 ROLLBACK_DAG = "/api/v2/dags/rollback_champion"
-# What runs are started for here is the way to a promotion, not its proof.
+# These tests are about the way to a promotion, not about its evidence.
 PROMOTE = {"proof": "not_worse", "non_inferiority_margin": 0.9, "max_slowdown": 100, "max_memory_growth": 100}
 # The schedule would start a run of its own as soon as the DAG is unpaused.
 UNSCHEDULED = {"services": {"airflow-scheduler": {"environment": {"AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False"}}}}
@@ -75,13 +75,13 @@ def working(stack: Stack, folder: Path, model: str = MODEL) -> Iterator[Stack]:
 
 @pytest.fixture(scope="package")
 def airflow(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """This package's own; when it is gone the first file's services are alone."""
+    """This package's own; afterwards only the first file's services run."""
     with working(stack, tmp_path_factory.mktemp("airflow-stack")) as found:
         yield found
 
 
 def administrator(airflow: Stack) -> User:
-    """The one that `make up` makes, logged in."""
+    """The one that `make up` creates, logged in."""
     password = airflow.variables["AIRFLOW_ADMIN_PASSWORD"]
     return User("admin", password, log_in("admin", password).json()["access_token"])
 
@@ -112,7 +112,7 @@ def trigger(admin: User, run_id: str, *, dag: str = DAG, **conf: Any) -> None:
 
 
 def ended(admin: User, run_id: str, seconds: float = 600, *, dag: str = DAG) -> tuple[str, dict[str, dict[str, Any]]]:
-    """Wait for a run's end; its state, and its tasks by name."""
+    """Wait until a run ends; return its state, and its tasks by name."""
     run, deadline = f"{dag}/dagRuns/{run_id}", time.monotonic() + seconds
     while (state := admin.ask("GET", run).json()["state"]) in ("queued", "running"):
         assert time.monotonic() < deadline, admin.ask("GET", f"{run}/taskInstances").text

@@ -1,7 +1,7 @@
-"""A namespace of its own on a real cluster, the account that Airflow's tasks have there, and a stage that does as told.
+"""A namespace of its own on a real cluster, the account that Airflow's tasks have there, and a scripted stage.
 
-TEST_KUBECONFIG names the cluster; without it nothing here is run. Where its nodes do not share this machine's engine,
-TEST_LOAD_IMAGE is the command that brings them "$IMAGE": `kind load docker-image "$IMAGE"`.
+TEST_KUBECONFIG names the cluster; without it no test here runs. If its nodes do not share this machine's engine,
+TEST_LOAD_IMAGE is the command that loads "$IMAGE" onto them: `kind load docker-image "$IMAGE"`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Make = Callable[..., KubernetesStageOperator]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without a cluster these are no part of the session; `make test-kubernetes` asks for one."""
+    """Without a cluster, deselect these tests; `make test-kubernetes` requires one."""
     if KUBECONFIG:
         return
     away = [item for item in items if item.get_closest_marker("kubernetes")]
@@ -69,7 +69,7 @@ class Namespace:
 
 @pytest.fixture(scope="session")
 def namespace() -> Iterator[Namespace]:
-    """One with the accounts and the Role of the manifests, and the Secret that stages read."""
+    """A namespace with the accounts and the Role of the manifests, and the Secret that stages read."""
     found = Namespace(f"vm-test-kubernetes-{secrets.token_hex(3)}")
     found.kubectl("create", "namespace", found.name)
     try:
@@ -88,7 +88,7 @@ def namespace() -> Iterator[Namespace]:
 
 
 def kubeconfig_of(account: str, namespace: Namespace | State, path: Path) -> Path:
-    """Write a kubeconfig of an account: what a task's pod has by its token."""
+    """Write a kubeconfig of an account, with the rights that a task's pod has by its token."""
     config = json.loads(namespace.kubectl("config", "view", "--raw", "--minify", "--output", "json"))
     token = namespace.kubectl("create", "token", account, "--duration", "3h").strip()
     config["users"] = [{"name": account, "user": {"token": token}}]
@@ -111,7 +111,7 @@ def become(kubeconfig: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Prefix of the stand-in's images, on the cluster's nodes."""
+    """Prefix of the stand-in's images, which are on the cluster's nodes."""
     prefix = f"vm-test-{secrets.token_hex(4)}"
     names = [f"{prefix}/{stage}:dev" for stage in ("register", "prepare")]
     for name in names:
@@ -160,13 +160,13 @@ def make(settings: None) -> Make:
 
 @pytest.fixture
 def left(namespace: Namespace) -> Callable[[KubernetesStageOperator], list[dict[str, Any]]]:
-    """Pods that a task has left, those aside that the cluster is removing."""
+    """Pods that a task has left behind, except those that are being deleted."""
     return lambda task: namespace.pods(task.dag_id)
 
 
 @pytest.fixture(scope="session")
 def pipeline_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[State]:
-    """MLflow, its state and the service in a namespace of the cluster, empty at first, and the stages' images."""
+    """MLflow, its state and the service in a namespace of the cluster, initially empty, and the stages' images."""
     build_images(*STAGES)
     for stage in STAGES:
         load_image(f"vision-mlops/{stage}:{TAG}")
@@ -199,12 +199,12 @@ def pipeline_settings(state: State) -> dict[str, str]:
         "PIPELINE_KUBERNETES_NAMESPACE": state.name,
         "PIPELINE_IMAGE_TAG": TAG,
         "PIPELINE_STAGE_SERVING_URL": "http://serving-pods:3000",
-        "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000",  # for links only: no task of Airflow asks MLflow
+        "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000",  # for links only: no Airflow task calls MLflow
     }
 
 
 def airflow(state: State, worker: Path, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a command of Airflow as a task's pod of its chart would: the account, the settings, no more."""
+    """Run an Airflow command as a task's pod of the chart would, with its account and settings only."""
     environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ} | {
         "PYTHONPATH": f"{ROOT}:{ROOT}/plugins",
         "AIRFLOW_HOME": str(home),
@@ -220,7 +220,7 @@ def airflow(state: State, worker: Path, home: Path, *arguments: str) -> subproce
 
 @pytest.fixture(scope="session")
 def daily_run(pipeline_state: State, pipeline_worker: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Output of a `daily_training` that ended well."""
+    """Output of a `daily_training` that succeeded."""
     home = tmp_path_factory.mktemp("airflow")
     done = airflow(pipeline_state, pipeline_worker, home, "db", "migrate")
     assert done.returncode == 0, done.stderr[-2000:]
