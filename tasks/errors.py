@@ -4,10 +4,10 @@
     ├── PermanentError                     -   no: the same input fails the same way
     │   ├── RequestError                  64   the stage request is wrong (unknown model, malformed JSON)
     │   ├── DataError                     65   the images are wrong (empty, one class, damaged archive)
-    │   ├── ResultError                   70   a stage left no result, or one that is not its result model
+    │   ├── ResultError                   70   a stage left no result, or one that does not fit its model
     │   ├── ModelError                    76   the model is wrong (no champion, other classes, answers differ)
     │   └── SettingsError                 78   the environment is wrong (missing secret, bad URL)
-    └── UnavailableError                  69   yes: MLflow, the object store or the service is away
+    └── UnavailableError                  69   yes: MLflow, the object store or the service cannot be reached
 
 Codes follow BSD ``sysexits.h``. Anything else (a bug, a kill, out of memory) is retried.
 A message is one line: the value that is wrong, then what to do about it.
@@ -33,7 +33,7 @@ class PipelineError(Exception):
 
 
 class PermanentError(PipelineError):
-    """Trying again cannot help."""
+    """A retry cannot help."""
 
 
 class RequestError(PermanentError):
@@ -67,7 +67,7 @@ class SettingsError(PermanentError):
 
 
 class UnavailableError(PipelineError):
-    """A server is away or slow; the same request may work later."""
+    """A server cannot be reached or is slow; the same request may work later."""
 
     exit_code = 69
 
@@ -78,9 +78,9 @@ def is_permanent(exit_code: int) -> bool:
 
 
 def exit_code_of(work: Callable[[], object]) -> int:
-    """Do the work of a command and return its exit code: 0, or that of a known failure or of Ctrl-C.
+    """Run a command and return its exit code: 0, or that of a known failure or of Ctrl-C.
 
-    A known failure is printed as one line on standard error. Other exceptions pass.
+    A known failure is printed as one line on standard error. Other exceptions propagate.
     """
     try:
         work()

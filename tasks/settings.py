@@ -1,7 +1,7 @@
-"""The one reader of environment variables.
+"""The settings: the only place where environment variables are read.
 
-Every variable is listed in `.env.example`. Stages, plugins and the service all ask `Settings()`;
-nothing else in the project touches `os.environ` for configuration.
+Every variable is listed in `.env.example`. Stages, plugins and the service all use `Settings()`;
+nothing else in the project reads `os.environ` for configuration.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Settings(BaseSettings):
         "http://127.0.0.1:5000", description="Address of the MLflow UI as a browser reaches it; used in links."
     )
 
-    # How Airflow starts stage containers. Addresses are those that a container sees; Airflow may see others.
+    # How Airflow starts stage containers. Addresses are as seen from a container; Airflow may use others.
     pipeline_image_prefix: str = Field(
         "vision-mlops",
         min_length=1,
@@ -76,7 +76,7 @@ class Settings(BaseSettings):
         "stages", min_length=1, description="Kubernetes Secret that a stage's secret variables come from."
     )
     pipeline_kubernetes_start_seconds: Annotated[int, Field(gt=0)] = Field(
-        600, description="How long a pod may wait for a node and its image, before its task is tried again."
+        600, description="Seconds that a pod may wait for a node and its image before its task is retried."
     )
     pipeline_resources: Annotated[dict[str, dict[str, Any]], NoDecode, Json()] = Field(
         {},
@@ -99,7 +99,7 @@ class Settings(BaseSettings):
 
     # Searches (stage tune).
     ray_address: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9.-]+:[0-9]+$")] = Field(
-        None, description="Head of the Ray cluster that trials run on, HOST:PORT; default: a Ray of the stage's own."
+        None, description="Head of the Ray cluster that trials run on, HOST:PORT; default: Ray runs inside the stage."
     )
     ray_auth_token: SecretStr | None = Field(None, description="Token of that cluster.")
     tune_storage_uri: str | None = Field(
@@ -112,13 +112,13 @@ class Settings(BaseSettings):
     tune_storage_access_key_id: str | None = Field(None, description="S3 user of that address.")
     tune_storage_secret_access_key: SecretStr | None = Field(None, description="Secret key of that user.")
 
-    # The stack, in whose S3 store searches keep their state and whose profile `ray` their trials run on, unless told
-    # otherwise above. Read by Airflow and the cluster's nodes only: no stage container gets them.
+    # The stack: searches keep their state in its S3 store, and trials run on its profile `ray`, unless set otherwise
+    # above. Read only by Airflow and the Ray cluster's nodes: no stage container gets them.
     compose_profiles: str = Field("", description="Optional parts of the stack, separated by commas.")
     s3_bucket: str = Field("mlflow", min_length=1, description="Bucket of the stack's S3 store.")
-    s3_endpoint_url: str = Field("http://s3:9000", description="That store as containers reach it.")
-    s3_region: str = Field("us-east-1", description="Its region.")
-    s3_access_key: str | None = Field(None, description="Its user.")
+    s3_endpoint_url: str = Field("http://s3:9000", description="That S3 store as containers reach it.")
+    s3_region: str = Field("us-east-1", description="Region of that store.")
+    s3_access_key: str | None = Field(None, description="User of that store.")
     s3_secret_key: SecretStr | None = Field(None, description="Secret key of that user.")
 
     serving_url: str = Field("http://127.0.0.1:3000", description="Where the service answers, as stages reach it.")
@@ -127,23 +127,24 @@ class Settings(BaseSettings):
     )
     serving_registered_model: str = Field("vision-classifier", description="Registered model of the service.")
     serving_poll_seconds: Annotated[float, Field(gt=0)] = Field(
-        5.0, description="How often the service looks whether its alias names another version."
+        5.0, description="Seconds between the checks whether the alias points to another version."
     )
     serving_drain_seconds: Annotated[float, Field(ge=0, le=300)] = Field(
-        0.0, description="How long the service answers on after SIGTERM, for clients and load balancers to move on."
+        0.0,
+        description="Seconds that the service keeps answering after SIGTERM, so that clients can move on.",
     )
     serving_api_key: SecretStr | None = Field(
-        None, description="Key that the service asks for and deploy sends; unset: everyone may ask."
+        None, description="API key that the service requires and deploy sends; unset: none is required."
     )
     serving_max_upload_mb: Annotated[int, Field(gt=0)] = Field(16, description="Largest upload, in MiB.")
 
     # Read by Airflow only: no stage container gets them.
     notify_slack_webhook_url: SecretStr | None = Field(
-        None, description="Slack webhook that is told of failures and promotions; unset: nobody is."
+        None, description="Slack webhook for messages about failures and promotions; unset: none are sent."
     )
     notify_smtp_url: SecretStr | None = Field(
         None,
-        description="Mail server that is told the same: smtp://user:password@host:587/?from=a@example.org&to=b@example.org",
+        description="Mail server for the same messages: smtp://user:password@host:587/?from=a@example.org&to=b@example.org",
     )
 
     @model_validator(mode="after")
@@ -151,7 +152,9 @@ class Settings(BaseSettings):
         if (self.mlflow_tracking_username is None) != (self.mlflow_tracking_password is None):
             raise ValueError("set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD together, or neither")
         if self.notify_slack_webhook_url and not WEB_URL.match(self.notify_slack_webhook_url.get_secret_value()):
-            raise ValueError("NOTIFY_SLACK_WEBHOOK_URL is not a web address; copy the whole https:// line that Slack shows")
+            raise ValueError(
+                "NOTIFY_SLACK_WEBHOOK_URL is not a web address; copy the whole https:// line that Slack shows"
+            )
         if self.notify_smtp_url and not MAIL_URL.match(self.notify_smtp_url.get_secret_value()):
             raise ValueError("NOTIFY_SMTP_URL must be like smtp://user:password@host:587/?from=ADDRESS&to=ADDRESS")
         if self.pipeline_runtime is Runtime.LOCAL:
@@ -185,20 +188,21 @@ class Settings(BaseSettings):
         """Folder or s3:// address of the searches' state, without a slash at the end.
 
         Raises:
-            SettingsError: stages run in containers and it is none or a folder, which would go with the container.
+            SettingsError: stages run in containers and it is unset or a folder, which would be lost with the container.
         """
         uri = (self.tune_storage_uri or "").rstrip("/")
         if self.pipeline_runtime is not Runtime.LOCAL and "://" not in uri:
             raise SettingsError(
-                f"TUNE_STORAGE_URI={uri!r} is not an address, and a folder in a container is gone with it; set s3://BUCKET/tune"
+                f"TUNE_STORAGE_URI={uri!r} is not an address, and a folder in a container is lost "
+                "with the container; set s3://BUCKET/tune"
             )
         return uri or str(self.pipeline_home.resolve() / "tune")
 
     def with_the_stacks_ray(self) -> Self:
-        """Return the settings of a search in a container: what is not configured is the stack's.
+        """Return the settings of a search in a container: values that are not set are the stack's.
 
-        A TUNE_STORAGE_URI of the user's own keeps the endpoint and user that are given with it, or none. Without a user
-        of the stack's store nothing is filled in.
+        A TUNE_STORAGE_URI that is set keeps the endpoint and user that are set with it, or none. Without a user of the
+        stack's store, no storage is filled in.
         """
         given: dict[str, object] = {}
         if self.tune_storage_uri is None and self.s3_access_key is not None:
@@ -228,7 +232,7 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        # `from None`: pydantic's own error carries every input, secrets among them.
+        # `from None`: pydantic's own error contains every input, including secrets.
         raise SettingsError("; ".join(_sentence(dict(e)) for e in error.errors())) from None
 
 

@@ -11,13 +11,13 @@ import click
 
 from tasks.contract.promotion import RollbackRequest
 
-as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object per line, in place of a table.")
+as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object per line instead of a table.")
 POSITIVE = click.IntRange(min=1)
 
 
 @click.command()
 @click.option("--registered-model", metavar="NAME", help="Only this registered model.")
-@click.option("--limit", type=POSITIVE, default=50, show_default=True, help="Show at most so many records.")
+@click.option("--limit", type=POSITIVE, default=50, show_default=True, help="Show at most this many records.")
 @as_json
 def history(registered_model: str | None, limit: int, as_json: bool) -> None:
     """Show who or what promoted, refused or rolled back which version, and why."""
@@ -27,7 +27,7 @@ def history(registered_model: str | None, limit: int, as_json: bool) -> None:
 
 
 @click.command("rollback-champion")
-@click.option("--reason", required=True, help="Why; it is kept in the history.")
+@click.option("--reason", required=True, help="Why; shown in the history.")
 @click.option("--version", help="Version to go back to; default: the champion before this one.")
 @click.option(
     "--registered-model",
@@ -44,9 +44,13 @@ def rollback_champion(reason: str, version: str | None, registered_model: str) -
 
 @click.command("gc")
 @click.option(
-    "--days", type=click.FloatRange(min=0), default=7.0, show_default=True, help="Only what has been idle this long."
+    "--days",
+    type=click.FloatRange(min=0),
+    default=7.0,
+    show_default=True,
+    help="Only what has been idle for this many days.",
 )
-@click.option("--apply", is_flag=True, help="Remove what was found; without it, it is only listed.")
+@click.option("--apply", is_flag=True, help="Remove what is found, instead of only listing it.")
 def collect_leftovers(days: float, apply: bool) -> None:
     """List or remove what failed and abandoned runs left in MLflow and in the storage of searches."""
     from tasks.cli import leftovers
@@ -56,7 +60,7 @@ def collect_leftovers(days: float, apply: bool) -> None:
 
 @click.command("tune-results")
 @click.option("--run-id", help="MLflow run of the stage tune; default: the newest search.")
-@click.option("--limit", type=POSITIVE, help="Show at most so many trials.")
+@click.option("--limit", type=POSITIVE, help="Show at most this many trials.")
 @as_json
 def tune_results(run_id: str | None, limit: int | None, as_json: bool) -> None:
     """Show the trials of a search, best first, also while it runs."""
@@ -67,7 +71,7 @@ def tune_results(run_id: str | None, limit: int | None, as_json: bool) -> None:
 
 @click.command()
 @click.argument("dag_id")
-@click.option("--dag-run-id", help="DAG run; default: the newest. With - it is read from standard input.")
+@click.option("--dag-run-id", help="DAG run; default: the newest; - reads it from standard input.")
 def summary(dag_id: str, dag_run_id: str | None) -> None:
     """Show what each stage of a DAG run did."""
     from tasks.cli import summary

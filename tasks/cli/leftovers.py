@@ -1,8 +1,8 @@
-"""Finds and removes what runs left behind and nothing needs any more: `python -m tasks gc`, `make gc`.
+"""Finds and removes what runs left behind and nothing needs any longer: `python -m tasks gc`, `make gc`.
 
 | what | left by | removed |
 |---|---|---|
-| an unfinished run | a lost machine, a task that nobody retried | it is ended as KILLED |
+| an unfinished run | a lost machine, a task that nobody retried | it is marked as KILLED |
 | gold | a `prepare` run whose data no model version was trained or judged with | the artifact folder |
 | checkpoints | a training that led to no model version | the artifact folder |
 | state of a search | an abandoned search | its folder in the storage of searches |
@@ -39,7 +39,7 @@ HEADER = ("what", "of", "run ID", "idle since (UTC)", "MB")
 
 
 class Kind(StrEnum):
-    """What was left behind."""
+    """The kinds of leftovers."""
 
     RUN = "unfinished run"
     GOLD = "gold"
@@ -52,7 +52,7 @@ FOLDERS = {Kind.GOLD: gold_store.ARTIFACT, Kind.CHECKPOINTS: checkpoint_store.AR
 
 @dataclass(frozen=True)
 class Leftover:
-    """One thing that nothing needs any more."""
+    """One thing that nothing needs any longer."""
 
     kind: Kind
     run_id: str
@@ -93,7 +93,7 @@ def find(settings: Settings, before: datetime) -> list[Leftover]:
 
 
 def remove(leftover: Leftover, settings: Settings) -> None:
-    """Remove one leftover; an unfinished run is ended instead."""
+    """Remove one leftover; an unfinished run is marked as ended instead."""
     client = MlflowClient()
     if leftover.kind is Kind.RUN:
         since = f"{leftover.since:%Y-%m-%d %H:%M} UTC"
@@ -154,7 +154,7 @@ def _time(milliseconds: int) -> datetime:
 
 
 def _needed(runs: Mapping[str, Run], alive: Iterable[str]) -> set[str]:
-    """Find the IDs of the runs that anything which stays refers to, directly or through other runs."""
+    """Find the IDs of the runs that anything to keep refers to, directly or through other runs."""
     todo = [*alive, *_newest_gold(runs.values())]
     for model in MlflowClient().search_registered_models(max_results=PAGE):
         for version in _versions(model.name):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from tasks.errors import DataError
 from tasks.records import tracking
-from tasks.records.reference_predictions import read_probes
+from tasks.records.reference_predictions import read_reference_predictions
 from tasks.settings import Settings
 
 
 def sample(dag_id: str, settings: Settings) -> bytes:
-    """Return the first probe image of the newest evaluation in `dag_id`, as PNG.
+    """Return the first reference image of the newest evaluation in `dag_id`, as PNG.
 
     Raises:
         DataError: the DAG has no finished evaluation.
@@ -20,4 +20,4 @@ def sample(dag_id: str, settings: Settings) -> bytes:
     if not found:
         raise DataError(f"DAG {dag_id!r} has no finished evaluation in MLflow; start one with `make run DAG={dag_id}`")
     measured = found[0].data.tags.get(tracking.REUSED_FROM, found[0].info.run_id)
-    return read_probes(measured, f"DAG {dag_id!r}").probes[0].image
+    return read_reference_predictions(measured, f"DAG {dag_id!r}").predictions[0].image

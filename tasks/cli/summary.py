@@ -48,8 +48,8 @@ def rows(dag_id: str, settings: Settings, dag_run_id: str | None = None) -> list
 def show(dag_id: str, dag_run_id: str | None) -> None:
     """Print the table of a DAG run, by default the newest.
 
-    With the ID `-`, the ID is read from standard input once MLflow is imported; without one there nothing is printed:
-    the process that would have written it has ended.
+    With the ID `-`, the ID is read from standard input once MLflow is imported. If standard input is empty, nothing is
+    printed: the process that should have written the ID has ended.
     """
     if dag_run_id == "-":
         dag_run_id = read_request()

@@ -1,1 +1,1 @@
-"""What Airflow and a stage agree on: requests, results, the table of stages. May import pydantic and `tasks.errors`."""
+"""The contract of Airflow and stages: requests, results, table of stages. May import pydantic and `tasks.errors`."""

@@ -1,4 +1,4 @@
-"""prepare: what is asked of it, what it answers, and its entry in the table of stages.
+"""prepare: its request, its result, and its entry in the table of stages.
 
 This module imports pydantic and nothing heavier: Airflow's DAG processor reads it.
 """
@@ -18,7 +18,7 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 class PrepareRequest(ReusableRequest):
-    """Read a data set and make train, validation and test tensors of it."""
+    """Read a data set and turn it into training, validation and test tensors."""
 
     section: ClassVar[str] = "Data"
 
@@ -26,18 +26,23 @@ class PrepareRequest(ReusableRequest):
     source: str | None = Field(
         None,
         description="For `image_folder`: a folder, .tar, .tar.gz or .zip, local or s3://, "
-        "holding train/CLASS/* and perhaps test/CLASS/* and metadata.csv.",
+        "with train/CLASS/* and, optionally, test/CLASS/* and metadata.csv.",
     )
     image_size: int | None = Field(
-        None, ge=8, le=512, description="Side of the square images, in pixels. Default: as the data set has it, or 32."
+        None,
+        ge=8,
+        le=512,
+        description="Side of the square images, in pixels. Default: the data set's own size, or 32 for `image_folder`.",
     )
     validation_fraction: Fraction = Field(0.15, description="Share of the training images kept for validation.")
-    test_fraction: Fraction = Field(0.2, description="Share kept for the test set where the source has none.")
+    test_fraction: Fraction = Field(
+        0.2, description="Share of the images kept for testing if the source has no test set."
+    )
     licence: str | None = Field(
         None,
         min_length=1,
         max_length=200,
-        description="Licence of the images, for the model card. Default: what the authors of a known data set state.",
+        description="Licence of the images, for the model card. Default: what the authors of the data set state.",
     )
     data_seed: int = Field(0, ge=0, lt=2**31, description="Seed of the splits.")
     registered_model: ModelName = REGISTERED_MODEL
@@ -54,10 +59,10 @@ class PrepareRequest(ReusableRequest):
 
 
 class PrepareResult(StageResult):
-    """Found through `run_id`: gold tensors, manifest, removals, histogram, sample grid."""
+    """`run_id` leads to the gold tensors, manifest, list of removed images, histogram and sample grid."""
 
-    fingerprint: str = Field(pattern=r"^[0-9a-f]{64}$", description="Same source and settings, same fingerprint.")
-    reused: bool = Field(description="Whether an earlier run's gold was taken instead of being made again.")
+    fingerprint: str = Field(pattern=r"^[0-9a-f]{64}$", description="The same for the same source and settings.")
+    reused: bool = Field(description="Whether the gold of an earlier run was reused.")
     classes: int = Field(ge=2)
     train_images: int = Field(ge=1)
     validation_images: int = Field(ge=1)
@@ -66,7 +71,7 @@ class PrepareResult(StageResult):
 
     @property
     def headline(self) -> str:
-        """Images, classes, and whether the gold was there already."""
+        """Number of images and classes, and whether the gold was reused."""
         images = self.train_images + self.validation_images + self.test_images
         return f"{images:,} images, {self.classes} classes" + (", gold reused" if self.reused else "")
 

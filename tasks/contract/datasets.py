@@ -1,7 +1,7 @@
 """The data sets that can be prepared, one entry each. A new data set is a new entry here.
 
-Another of torchvision's data sets, with classes and a `train` argument, needs nothing else. Another way to read images
-also needs a case in `tasks.vision.data.sources.open_source`.
+Any data set of torchvision that has classes and a `train` argument needs only its entry. A new way to read images also
+needs a case in `tasks.vision.data.sources.open_source`.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ class Digits:
 
 @dataclass(frozen=True)
 class Torchvision:
-    """A class of `torchvision.datasets`, which downloads the images, at the size they have."""
+    """A class of `torchvision.datasets`, which downloads the images; they keep their size."""
 
     constructor: str
 
 
 @dataclass(frozen=True)
 class Files:
-    """Files in the layout of an image folder at the request's `source`, by default made `image_size` pixels square."""
+    """An image folder at the request's `source`; by default the images become `image_size` pixels square."""
 
     image_size: int
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """One data set and what is used for it where a request says nothing.
+    """One data set and its defaults.
 
     Attributes:
         description: what the images show, for the form.
-        opener: how they are read.
+        opener: how the images are read.
         licence: licence of the images, as their authors state it.
-        flip: whether a mirrored image is still one of its class.
+        flip: whether a mirrored image still belongs to its class.
     """
 
     description: str
@@ -59,10 +59,10 @@ _CIFAR_LICENCE = "none stated by the authors (A. Krizhevsky, V. Nair, G. Hinton)
 
 DATASETS: dict[str, DataSet] = {
     "digits": DataSet(
-        "handwritten digits, without a download",
+        "handwritten digits, no download needed",
         Digits(),
         licence="CC BY 4.0 (Optical Recognition of Handwritten Digits, E. Alpaydin and C. Kaynak, UCI)",
-        flip=False,  # a mirrored digit is another sign
+        flip=False,  # a mirrored digit is a different symbol
     ),
     "cifar10": DataSet("photos in 10 classes", Torchvision("CIFAR10"), _CIFAR_LICENCE),
     "cifar100": DataSet("photos in 100 classes", Torchvision("CIFAR100"), _CIFAR_LICENCE),
@@ -70,7 +70,7 @@ DATASETS: dict[str, DataSet] = {
     "image_folder": DataSet("your own images, at source", Files(image_size=32)),
 }
 DatasetName = Annotated[str, KeyOf(DATASETS)]
-# For the form: what each data set shows, and those whose images training does not mirror.
+# For the form: what each data set shows, and the data sets whose images are not mirrored in training.
 CHOICES = "; ".join(f"{name} ({dataset.description})" for name, dataset in DATASETS.items())
 NOT_FLIPPED = ", ".join(name for name, dataset in DATASETS.items() if not dataset.flip)
 
@@ -79,7 +79,7 @@ def require_source(dataset: str, source: str | None) -> None:
     """Check that `source` is given where the data set needs one, and only there.
 
     Raises:
-        ValueError: naming the value and what would do.
+        ValueError: naming the value and the fix.
     """
     needed = DATASETS[dataset].needs_source
     if needed and not source:
@@ -90,10 +90,10 @@ def require_source(dataset: str, source: str | None) -> None:
 
 
 def flips(dataset: str) -> bool:
-    """Whether training may mirror the images; yes for gold of a data set that the table no longer has."""
+    """Whether training may mirror the images; True for a data set that is no longer in the table."""
     return dataset not in DATASETS or DATASETS[dataset].flip
 
 
 def licence_of(dataset: str, given: str | None) -> str:
-    """Return the licence that was given for the images, else the data set's own."""
+    """Return the licence set in the request, else that of the data set."""
     return given or DATASETS[dataset].licence

@@ -1,4 +1,4 @@
-"""deploy: what is asked of it, what it answers, and its entry in the table of stages.
+"""deploy: its request, its result, and its entry in the table of stages.
 
 This module imports pydantic and nothing heavier: Airflow's DAG processor reads it.
 """
@@ -15,7 +15,7 @@ from tasks.contract.stage import Stage
 
 
 class DeployRequest(StageRequest):
-    """Put a version into service and prove that it answers as it did in evaluate."""
+    """Put a version into service and check that it gives the same answers as in evaluate."""
 
     section: ClassVar[str] = "Deployment"
 
@@ -25,14 +25,14 @@ class DeployRequest(StageRequest):
 
 
 class DeployResult(StageResult):
-    """Found through `run_id`: the answers compared."""
+    """`run_id` leads to the compared answers."""
 
     registered_model: ModelName
     version: int = Field(ge=1)
     url: str
-    started: bool = Field(description="Whether the local service had to be started.")
+    started: bool = Field(description="Whether this stage started the local service.")
     answers_checked: int = Field(ge=0)
-    replicas: int = Field(ge=0, description="Servers that answered with this version.")
+    replicas: int = Field(ge=0, description="Replicas that serve this version.")
     skipped: str | None = Field(None, description="Why it was not put into service; null when it was.")
 
     @property

@@ -11,52 +11,62 @@ CLASS = "class"
 
 
 class GatePolicy(BaseModel):
-    """Limits of the gate; fractions from 0 to 1 unless stated otherwise. An empty budget is no limit."""
+    """Limits of the gate; fractions from 0 to 1 unless stated otherwise. An empty field sets no limit."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    min_accuracy: float = Field(0.3, ge=0, le=1, description="Lowest test accuracy that may be promoted.")
-    min_macro_f1: float = Field(0.3, ge=0, le=1, description="Lowest macro F1 that may be promoted.")
+    min_accuracy: float = Field(0.3, ge=0, le=1, description="Minimum test accuracy for a promotion.")
+    min_macro_f1: float = Field(0.3, ge=0, le=1, description="Minimum macro F1 for a promotion.")
     max_calibration_error: float = Field(
-        0.25, ge=0, le=1, description="Largest expected calibration error: how far confidence is from accuracy."
+        0.25, ge=0, le=1, description="Maximum expected calibration error: the gap between confidence and accuracy."
     )
     proof: Literal["better", "not_worse"] = Field(
         "better",
-        description="What has to be proven against the champion: a gain, or a loss within the margin "
-        "(to keep the model up to date with changing data).",
+        description="What must be shown against the champion. `better`: a gain. `not_worse`: no loss beyond the margin "
+        "(keeps the model up to date with changing data).",
     )
     false_promotion_rate: float = Field(
-        0.05, gt=0, lt=0.5, description="Chance of promoting a candidate for which `proof` is not true."
+        0.05,
+        gt=0,
+        lt=0.5,
+        description="Largest accepted probability of promoting a candidate for which `proof` does not hold.",
     )
     rate_holds_for: Literal["champion", "gate"] = Field(
         "champion",
-        description="`champion`: for all candidates of one champion together, so each further one needs "
-        "stronger proof. `gate`: for each candidate alone.",
+        description="What the false promotion rate covers. `champion`: all candidates compared with one champion "
+        "together, so each further one needs stronger evidence. `gate`: each candidate separately.",
     )
     non_inferiority_margin: float = Field(
-        0.01, ge=0, lt=1, description="Largest loss of accuracy against the champion that counts as none."
+        0.01, ge=0, lt=1, description="Largest loss of accuracy against the champion that still counts as not worse."
     )
     min_gain: float = Field(
         0.0, ge=0, lt=1, description="Smallest gain in test accuracy over the champion, with proof `better`."
     )
-    min_class_recall: float = Field(0.0, ge=0, le=1, description="Lowest recall of any class.")
+    min_class_recall: float = Field(0.0, ge=0, le=1, description="Minimum recall of every class.")
     min_slice_accuracy: float = Field(
-        0.0, ge=0, le=1, description="Lowest accuracy of any value of a metadata column (metadata.csv of the data set)."
+        0.0,
+        ge=0,
+        le=1,
+        description="Minimum accuracy on every slice: test images with one value in a metadata column (metadata.csv).",
     )
     slice_columns: str | None = Field(
         None,
         pattern=r"^[^,]*(,[^,]+)*$",
-        description="Metadata columns that the data set must have, separated by commas. Default: those it has.",
+        description="Metadata columns that the data set must have, separated by commas. Default: all that it has.",
     )
-    max_latency_ms: float | None = Field(None, gt=0, description="Budget for one answer, 95th percentile, in ms.")
-    max_slowdown: float = Field(2.0, ge=1, description="Times the champion's latency (median and 95th percentile).")
-    max_model_mb: float | None = Field(None, gt=0, description="Budget for the model's files, in MB.")
-    max_growth: float = Field(4.0, ge=1, description="Times the champion's size.")
-    max_memory_mb: float | None = Field(None, gt=0, description="Budget for peak memory while answering, in MB.")
-    max_memory_growth: float = Field(2.0, ge=1, description="Times the champion's peak memory.")
+    max_latency_ms: float | None = Field(
+        None, gt=0, description="Maximum latency of one answer, 95th percentile, in ms."
+    )
+    max_slowdown: float = Field(
+        2.0, ge=1, description="Maximum latency (median and 95th percentile), as a multiple of the champion's."
+    )
+    max_model_mb: float | None = Field(None, gt=0, description="Maximum size of the model's files, in MB.")
+    max_growth: float = Field(4.0, ge=1, description="Maximum size, as a multiple of the champion's.")
+    max_memory_mb: float | None = Field(None, gt=0, description="Maximum peak memory while answering, in MB.")
+    max_memory_growth: float = Field(2.0, ge=1, description="Maximum peak memory, as a multiple of the champion's.")
 
     def level(self, number: int) -> float:
-        """Chance of error allowed for comparison `number` (from 1) with the same champion.
+        """Error probability allowed for comparison `number` (from 1) with the same champion.
 
         With `rate_holds_for="champion"` the rate is spent as rate / (number * (number + 1)): these sum to the rate,
         however many candidates follow (alpha spending; the union bound needs no independence between them).

@@ -1,6 +1,6 @@
-"""What requests and results are made of, and how a message from outside is checked.
+"""The base classes of requests and results, and the validation of messages.
 
-What is said of a message that is wrong: field, value, what would do.
+An error about an invalid message names the field, the value and the fix.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ from tasks.errors import PipelineError
 
 M = TypeVar("M", bound=BaseModel)
 RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", description="An MLflow run ID.")]
-# A field that an earlier stage gives; the example stands in for it where parameters are checked alone.
+# A field that an earlier stage fills in; the example takes its place where only the parameters are checked.
 UpstreamRunId = Annotated[RunId, Field(examples=["0" * 32])]
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 REGISTERED_MODEL = Field(
     "vision-classifier",
-    description="Registered model that the result competes for. Give a task with other classes a name of its own.",
+    description="Registered model whose champion the result is compared with. "
+    "Use another name for a task with other classes.",
 )
 AirflowId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.~:+-]+$", description="As Airflow allows by default.")]
 
 
 class TaskIdentity(BaseModel):
-    """The Airflow task instance that asks; `key` is the same for every retry of it."""
+    """The Airflow task instance that sends a request; `key` is the same for all its retries."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -32,27 +33,27 @@ class TaskIdentity(BaseModel):
     dag_run_id: AirflowId
     task_id: AirflowId
     map_index: int = -1
-    user: str | None = Field(None, description="Who started the DAG run by hand; null when the schedule did.")
+    user: str | None = Field(None, description="Who started the DAG run manually; null for a scheduled run.")
 
     @property
     def key(self) -> str:
-        """`dag/dag run/task/map index`: finds a task's MLflow run and container again."""
+        """`dag/dag run/task/map index`: identifies a task's MLflow run and container."""
         return f"{self.dag_id}/{self.dag_run_id}/{self.task_id}/{self.map_index}"
 
     @property
     def by(self) -> str:
-        """Who is answerable for what the task does: the user, or the DAG run that the schedule started."""
+        """Who is responsible for what the task does: the user, or the scheduled DAG run."""
         return self.user or f"{self.dag_id} {self.dag_run_id}"
 
 
 class Message(BaseModel):
-    """Anything that is sent: frozen, without unknown fields, without NaN and infinity."""
+    """A request, a result or a part of one: frozen, without unknown fields, NaN or infinity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
 class StageRequest(Message):
-    """What every stage is told."""
+    """The fields of every request."""
 
     section: ClassVar[str] = "Pipeline"
 
@@ -60,48 +61,50 @@ class StageRequest(Message):
 
 
 class ReusableRequest(StageRequest):
-    """What a stage is told that may take an earlier run's result."""
+    """The request of a stage that may reuse the result of an earlier run."""
 
-    # Which names it may hold follows from the table: tasks.contract.stages checks them and adds them to the form.
+    # tasks.contract.stages checks the names against the table of stages and adds them to the form.
     force: tuple[str, ...] = Field(
         (),
-        description="Stages that work even where an earlier run had the same inputs and code; `all` is every one.",
+        description="Stages to run even if an earlier run had the same inputs and code; `all` means every stage.",
         json_schema_extra={"section": "Reuse"},
     )
 
     def forced(self, stage: str) -> bool:
-        """Tell whether `stage` is asked to take nothing from earlier runs."""
+        """Tell whether `stage` must not reuse anything of earlier runs."""
         return stage in self.force or "all" in self.force
 
 
 class StageResult(Message):
-    """What every stage answers."""
+    """The fields of every result."""
 
     run_id: RunId
     experiment_id: str
     seconds: float = Field(ge=0, description="Wall-clock seconds of the stage.")
-    reused_from: RunId | None = Field(None, description="The run that did the work, where this one took its result.")
+    reused_from: RunId | None = Field(
+        None, description="The run whose result this one reused; null if it did the work itself."
+    )
 
     @property
     def headline(self) -> str:
-        """The one thing that a reader wants to know of the result, for the summary.
+        """The main figure of the result, for the summary.
 
-        It also has to work on what `Stage.stored_result` reads: fields as JSON has them, those of an earlier release.
+        It must also work on what `Stage.stored_result` reads: plain JSON values, in the fields of an earlier release.
         """
         return ""
 
     @property
     def shown(self) -> dict[str, Any]:
-        """The fields worth a line in a log, as JSON has them: those not marked `repr=False`."""
+        """The fields to log, as JSON values: those not marked `repr=False`."""
         hidden = {name for name, field in type(self).model_fields.items() if not field.repr}
         return self.model_dump(mode="json", exclude=hidden)
 
 
 def parse(model: type[M], text: Any, error: type[PipelineError]) -> M:
-    """Check a message, JSON or mapping, against its model.
+    """Validate a message, JSON or mapping, against its model.
 
     Raises:
-        error: naming each field that is wrong, its value and what would do.
+        error: naming each wrong field, its value and the fix.
     """
     try:
         if isinstance(text, str | bytes):
@@ -112,7 +115,7 @@ def parse(model: type[M], text: Any, error: type[PipelineError]) -> M:
 
 
 def _sentence(error: dict[str, Any]) -> str:
-    """Turn one pydantic error into `field=value: what would do`."""
+    """Turn one pydantic error into `field=value: the fix`."""
     name = ".".join(map(str, error["loc"]))
     text = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "json_invalid":

@@ -1,6 +1,6 @@
 """The networks that can be trained, one entry each. A new network is a new entry here.
 
-A torchvision network of a known family needs nothing else. A network of a new family also needs its constructor and a
+A torchvision network of a known family needs only its entry. A network of a new family also needs its constructor and a
 case for it in `tasks.vision.models.build`.
 """
 
@@ -25,17 +25,17 @@ class Normalisation:
 
 @dataclass(frozen=True)
 class Network:
-    """One network and what is used for it where a request says nothing.
+    """One network and its defaults.
 
     Attributes:
-        description: what it is good for, for the form.
-        family: who builds it: `fast_cnn` this project; `resnet` and `mobilenet` torchvision, with a first convolution
+        description: what it suits, for the form.
+        family: who builds it: `fast_cnn`, this project; `resnet` and `mobilenet`, torchvision, with a first convolution
             that suits the images (`mobilenet` is every network that begins with `features.0.0`, EfficientNet too).
         constructor: name of the function in `torchvision.models`; empty for a network of this project.
         licence: licence of the code.
         learning_rate: peak learning rate.
         smallest_side: smallest height and width of an image, in pixels.
-        normalisation: what the network expects of its input; None is the statistics of the training images.
+        normalisation: what the network expects of its input; None: the statistics of the training images.
     """
 
     description: str
@@ -54,7 +54,7 @@ NETWORKS: dict[str, Network] = {
     "resnet18": Network("for accuracy, with a GPU", "resnet", "resnet18"),
 }
 Architecture = Annotated[str, KeyOf(NETWORKS)]
-# For the form: what each network is for, and the default learning rate with the exceptions from it.
+# For the form: what each network is for, and the default learning rate with its exceptions.
 CHOICES = "; ".join(f"{name} {network.description}" for name, network in NETWORKS.items())
 _OTHER_RATES = [f"{name}: {n.learning_rate:g}" for name, n in NETWORKS.items() if n.learning_rate != LEARNING_RATE]
 LEARNING_RATES = f"{LEARNING_RATE:g}" + (f" ({', '.join(_OTHER_RATES)})" if _OTHER_RATES else "")

@@ -1,4 +1,4 @@
-"""evaluate, register and rollback: what is asked of them, what they answer, and their entries in the table of stages.
+"""evaluate, register and rollback: their requests, their results, and their entries in the table of stages.
 
 This module imports pydantic and nothing heavier: Airflow's DAG processor reads it.
 """
@@ -27,7 +27,7 @@ LIGHT = StageResources(cpus=1, memory="1g", cpu_request=0.1)
 
 
 class EvaluateRequest(ReusableRequest, GatePolicy):
-    """Score a trained model beside the champion on the same test images and judge it by the policy."""
+    """Evaluate a trained model and the champion on the same test images, and judge it by the policy."""
 
     section: ClassVar[str] = "Promotion"
 
@@ -36,29 +36,29 @@ class EvaluateRequest(ReusableRequest, GatePolicy):
 
     @property
     def policy(self) -> GatePolicy:
-        """The limits of the gate, alone."""
+        """The limits of the gate, without the other fields."""
         return GatePolicy(**{name: getattr(self, name) for name in GatePolicy.model_fields})
 
 
 class EvaluateResult(StageResult):
-    """Found through `run_id`: both models' predictions, tables, plots, report, verdict, reference predictions."""
+    """`run_id` leads to both models' predictions, tables, plots, report, verdict and reference predictions."""
 
     accuracy: float = Field(ge=0, le=1)
     macro_f1: float = Field(ge=0, le=1)
     promote: bool
     reason: str = Field(description="The verdict in one line.")
-    champion_version: int | None = Field(description="Version compared with; null when there was no champion.")
+    champion_version: int | None = Field(description="The champion that it was compared with; null if there was none.")
     champion_accuracy: float | None = Field(ge=0, le=1, description="The champion's accuracy on the same images.")
     table: str = Field(description="The rows of evidence as a Markdown table.", repr=False)
 
     @property
     def headline(self) -> str:
-        """The test accuracy and what the gate said."""
+        """The test accuracy and the decision of the gate."""
         return f"test accuracy {self.accuracy:.4f}, {'promoted' if self.promote else 'refused'}"
 
 
 class Approval(Message):
-    """What a person said to the evidence; nothing where nobody was asked."""
+    """A person's decision on the evidence; empty if nobody was asked."""
 
     approved: bool | None = None
     by: str | None = None
@@ -68,12 +68,12 @@ class Approval(Message):
     @model_validator(mode="after")
     def _says_who(self) -> Self:
         if self.approved is not None and not (self.by and self.at):
-            raise ValueError(f"approved={self.approved} without by and at; the task that asked gives all three")
+            raise ValueError(f"approved={self.approved} without by and at; the approval task sets all three")
         return self
 
 
 class RegisterRequest(StageRequest):
-    """Make a version of the evaluated model; move `champion` to it when the verdict, and who was asked, say so."""
+    """Register the evaluated model; make it the champion if the verdict, and the approver if one was asked, agree."""
 
     section: ClassVar[str] = "Promotion"
 
@@ -86,20 +86,20 @@ class RegisterRequest(StageRequest):
 
 
 class RegisterResult(StageResult):
-    """Found through `run_id`: what was registered, and why."""
+    """What was registered, and why."""
 
     registered_model: ModelName
     version: int = Field(ge=1)
-    created: bool = Field(description="False when this very model was a version before this task.")
-    promoted: bool = Field(description="Whether `champion` names this version now.")
+    created: bool = Field(description="False if this exact model had been registered before this task.")
+    promoted: bool = Field(description="Whether `champion` points to this version now.")
     previous_champion: int | None
-    reason: str = Field(description="Why it was promoted, refused, or left as it was.")
+    reason: str = Field(description="Why it was promoted, refused or left unchanged.")
 
     @property
     def headline(self) -> str:
-        """The version, the alias it has now, and whether it was registered before."""
+        """The version, its alias, and whether it was registered before."""
         state = "champion" if self.promoted else "challenger"
-        known = "" if self.created else ", known already"
+        known = "" if self.created else ", already registered"
         return f"{self.registered_model} version {self.version}, {state}{known}"
 
 
@@ -115,7 +115,7 @@ class RollbackRequest(StageRequest):
     @model_validator(mode="after")
     def _says_why(self) -> Self:
         if not self.reason.strip():
-            raise ValueError(f"reason={self.reason!r}: say why, for those who read the ledger")
+            raise ValueError(f"reason={self.reason!r}: state a reason; the ledger keeps it")
         return self
 
 

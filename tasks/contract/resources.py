@@ -14,22 +14,24 @@ class StageResources(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    cpus: Annotated[float | None, Field(gt=0, description="Cores, a real limit; null: all the engine has.")] = None
-    memory: Annotated[Size, Field(description="Memory, swap included; more than this ends the stage.")] = "4g"
-    shm_size: Annotated[Size, Field(description="Shared memory; Ray keeps the images there that its trials share.")] = (
+    cpus: Annotated[float | None, Field(gt=0, description="Maximum CPU cores; null: all that the engine has.")] = None
+    memory: Annotated[Size, Field(description="Maximum memory, swap included; a stage that exceeds it is killed.")] = (
+        "4g"
+    )
+    shm_size: Annotated[Size, Field(description="Shared memory; Ray keeps there the images that its trials share.")] = (
         "64m"
     )
     gpus: Annotated[int, Field(ge=-1, description="Number of GPUs; -1 is all, on Docker.")] = 0
 
-    # What only a cluster has.
+    # Kubernetes only.
     cpu_request: Annotated[
-        float | None, Field(gt=0, description="Cores that its node keeps free for it; null: as many as cpus, or 0.1.")
+        float | None, Field(gt=0, description="CPU cores reserved on its node; null: as many as cpus, or 0.1.")
     ] = None
-    gpu_kind: Annotated[str, Field(description="Kubernetes' name of such a GPU.")] = "nvidia.com/gpu"
+    gpu_kind: Annotated[str, Field(description="Kubernetes' resource name of the GPUs.")] = "nvidia.com/gpu"
     ephemeral_storage: Annotated[
         Size | None, Field(description="Disk of the node that a pod may fill; null: the node's own limits.")
     ] = None
     node_selector: Annotated[dict[str, str], Field(description="Labels that the pod's node must have.")] = {}
     tolerations: Annotated[
-        tuple[dict[str, str | int], ...], Field(description="Taints of nodes that the pod may go to, as in its spec.")
+        tuple[dict[str, str | int], ...], Field(description="Taints that the pod tolerates, as in a pod spec.")
     ] = ()

@@ -17,7 +17,7 @@ from tasks.contract.recipe import BatchSize, Hyperparameters, Schedule
 
 
 class Interval(Message):
-    """Every number from `low` to `high`; with `log`, each power of ten is as likely as the next."""
+    """Every number from `low` to `high`; with `log`, on a logarithmic scale."""
 
     low: float
     high: float
@@ -60,7 +60,7 @@ class SearchSpace(Message):
         list[Schedule](["one_cycle", "cosine"])
     )
     model: Annotated[list[Architecture], AfterValidator(_distinct)] | None = Field(
-        None, description="Networks to choose from; null is the one of the Param `model`."
+        None, description="Networks to choose from; null: only the one in the parameter `model`."
     )
 
     @model_validator(mode="after")
@@ -71,7 +71,9 @@ class SearchSpace(Message):
                 try:
                     Hyperparameters.model_validate({name: value})
                 except ValidationError as invalid:
-                    raise ValueError(f"{name}: {value!r} is out of its limits ({invalid.errors()[0]['msg']})") from None
+                    raise ValueError(
+                        f"{name}: {value!r} is outside its limits ({invalid.errors()[0]['msg']})"
+                    ) from None
         return self
 
     def dimensions(self, fixed: tuple[str, ...] = ()) -> dict[str, Dimension]:
@@ -88,8 +90,8 @@ def require_searchable(dimensions: Mapping[str, Dimension], searcher: str, trial
     """
     if not any(isinstance(dimension, Interval) or len(dimension) > 1 for dimension in dimensions.values()):
         raise ValueError(
-            "nothing to search: every hyperparameter is given by hand or has only one value in search_space; "
-            "give one an interval or a longer list, or give fewer by hand"
+            "nothing to search: every hyperparameter is set explicitly or has only one value in search_space; "
+            "give one an interval or a longer list, or set fewer explicitly"
         )
     if searcher != "grid":
         return

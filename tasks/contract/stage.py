@@ -23,32 +23,32 @@ class Stage:
     request: type[StageRequest]
     result: type[StageResult]
     extra: str  # of pyproject.toml: the packages in its image (client: MLflow; vision: torch too; tune: Ray too)
-    # By default; PIPELINE_RESOURCES and the DAG go over it.
+    # Defaults; PIPELINE_RESOURCES and the DAG override them.
     resources: StageResources = field(default_factory=StageResources)
     # `module:class` of what the stage reads from MLflow (see `tasks.records.inputs`), resolved once by the runner. A
-    # stage with inputs takes an earlier run's result when its inputs, parameters and code are the same.
+    # stage with inputs reuses the result of an earlier run with the same inputs, parameters and code.
     inputs: str | None = None
     depends_on: str = ""  # the same in words, for the log and the run's note
 
     @property
     def can_be_forced(self) -> bool:
-        """Whether the stage may take something from an earlier run, so that `force` means something to it."""
+        """Whether the stage may reuse an earlier run, so that `force` applies to it."""
         return issubclass(self.request, ReusableRequest)
 
     @property
     def upstream_examples(self) -> dict[str, Any]:
-        """An example of each field that an earlier stage gives, by name."""
+        """An example of each field that an earlier stage fills in, by name."""
         fields = self.request.model_fields.items()
         return {name: field.examples[0] for name, field in fields if field.is_required() and field.examples}
 
     def parse_result(self, text: str | bytes | Mapping[str, Any]) -> StageResult:
-        """Check a result, JSON or mapping.
+        """Validate a result, JSON or mapping.
 
         Raises:
-            ResultError: naming each field that is wrong.
+            ResultError: naming each wrong field.
         """
         return parse(self.result, text, ResultError)
 
     def stored_result(self, text: str) -> StageResult:
-        """Read a result that any release stored in MLflow, unchecked: to show it, not to work with it."""
+        """Read a result that any release stored in MLflow, without validation: for display only."""
         return self.result.model_construct(**json.loads(text))

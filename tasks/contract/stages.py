@@ -1,7 +1,7 @@
-"""The table of stages: the one place that says which there are and what each of them is.
+"""The table of stages: the one place where every stage is declared.
 
 A request field **with a default** is a parameter: it becomes a field of the DAG's form in the Airflow UI, with the
-limits and the text given there. A field **without a default** comes from an earlier stage, most often as its run ID.
+limits and description given there. A field **without a default** comes from an earlier stage, most often as its run ID.
 Results are small JSON (IDs, numbers, one verdict); data, weights and plots are found through `run_id` in MLflow.
 
 The table is read by the runner, the operator, the form, reuse, the summary and the images. It imports pydantic and
@@ -21,15 +21,15 @@ from tasks.errors import RequestError
 STAGES: dict[str, Stage] = {
     stage.name: stage for module in (data, training, promotion, deployment) for stage in module.STAGES
 }
-# What the parameter `force` may hold.
+# The allowed values of the parameter `force`.
 FORCE_CHOICES = (*(name for name, stage in STAGES.items() if stage.can_be_forced), "all")
 
 
 def parse_request(stage: str, text: str | bytes | Mapping[str, Any]) -> StageRequest:
-    """Check the request of a stage, JSON or mapping.
+    """Validate the request of a stage, JSON or mapping.
 
     Raises:
-        RequestError: there is no such stage; or naming each field that is wrong, its value and what would do.
+        RequestError: there is no such stage; or naming each wrong field, its value and the fix.
     """
     if stage not in STAGES:
         raise RequestError(f"stage {stage!r} is unknown; choose one of {', '.join(STAGES)}")

@@ -1,4 +1,4 @@
-"""A request field whose value is a key of a table: the form offers the keys, the check names them."""
+"""A request field whose value is a key of a table: the form offers the keys, and errors list them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 
-@dataclass(frozen=True, eq=False)  # typing wants a hash, which a dict has not
+@dataclass(frozen=True, eq=False)  # typing needs a hash, and a dict has none
 class KeyOf:
-    """Annotates a `str` field: the value must be a key of `table`, as the table is when the value is checked.
+    """Annotates a `str` field: the value must be a key of `table` at the time of validation.
 
     A `Literal` would need the keys twice: in the table, and where mypy reads them.
     """

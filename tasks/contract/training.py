@@ -1,4 +1,4 @@
-"""train and tune: what is asked of them, what they answer, and their entries in the table of stages.
+"""train and tune: their requests, their results, and their entries in the table of stages.
 
 This module imports pydantic and nothing heavier: Airflow's DAG processor reads it.
 """
@@ -33,17 +33,19 @@ class TrainRequest(ReusableRequest, TrainingRequest):
     prepare_run_id: UpstreamRunId
     hyperparameters: Literal["tuned", "default"] = Field(
         "tuned",
-        description="What is used for values not given: the newest tuned set of this registered model, data set and "
-        "network whose model became champion, if there is one; or the defaults.",
+        description="Source of the values that are not set. `tuned`: the newest tuned set of this registered model, "
+        "data set and network whose model became champion, else the defaults. `default`: the defaults.",
     )
-    tuned_by: RunId | None = Field(None, description="A tune run, to use its best hyperparameters and no others.")
+    tuned_by: RunId | None = Field(
+        None, description="ID of a tune run; its best hyperparameters are used in place of any others."
+    )
     registered_model: ModelName = REGISTERED_MODEL
 
 
 class TrainResult(StageResult):
-    """Found through `run_id`: the best model, its classes, curves and checkpoints."""
+    """`run_id` leads to the best model, its classes, curves and checkpoints."""
 
-    epochs: int = Field(ge=1, description="Epochs run; fewer than asked when training stopped early.")
+    epochs: int = Field(ge=1, description="Epochs run; fewer than requested if training stopped early.")
     best_epoch: int = Field(ge=1)
     validation_accuracy: float = Field(ge=0, le=1)
     images_per_second: float = Field(ge=0)
@@ -59,34 +61,37 @@ class TrainResult(StageResult):
 
 
 class TuneRequest(ReusableRequest, TrainingRequest):
-    """Search the hyperparameters with which one network learns the gold tensors best; those given are not searched."""
+    """Search for the best hyperparameters of a network on the gold tensors; those set explicitly are not searched."""
 
     section: ClassVar[str] = "Tuning"
 
     prepare_run_id: UpstreamRunId
-    trials: int = Field(20, ge=1, le=10_000, description="Trainings to try.")
+    trials: int = Field(20, ge=1, le=10_000, description="Number of trials.")
     search_space: Annotated[SearchSpace, WithJsonSchema({"type": "object"})] = Field(
         SearchSpace(),
-        description='Interval, like {"low": 0.01, "high": 0.1, "log": true}, or list for each; null is not searched.',
+        description='For each hyperparameter an interval, like {"low": 0.01, "high": 0.1, "log": true}, or a list '
+        "of values; null leaves it out of the search.",
     )
     searcher: Literal["random", "grid", "optuna", "hyperopt"] = Field(
         "optuna", description="How the next trial is chosen; optuna and hyperopt (TPE) learn from the earlier ones."
     )
     scheduler: Literal["asha", "hyperband", "median", "none"] = Field(
-        "asha", description="Which trials are stopped before their last epoch."
+        "asha", description="Rule that stops weak trials before their last epoch."
     )
     metric: Literal["validation_accuracy", "validation_loss"] = Field(
-        "validation_accuracy", description="What makes a trial the best; never measured on test images."
+        "validation_accuracy", description="Metric that ranks the trials; never measured on test images."
     )
-    grace_epochs: int = Field(2, ge=1, description="Epochs that every trial gets before it may be stopped.")
-    reduction_factor: int = Field(3, ge=2, description="Of so many trials, one goes on at each rung.")
-    concurrent_trials: int | None = Field(None, ge=1, description="Trials at a time. Default: as many as fit.")
-    trial_cpus: float = Field(1, gt=0, description="Cores of one trial; its share of the machine or cluster.")
-    trial_gpus: float = Field(0, ge=0, description="GPUs of one trial; 0.5 puts two on one.")
+    grace_epochs: int = Field(2, ge=1, description="Epochs that every trial runs before it may be stopped.")
+    reduction_factor: int = Field(3, ge=2, description="At each rung, one in this many trials continues.")
+    concurrent_trials: int | None = Field(
+        None, ge=1, description="Trials that run at the same time. Default: as many as fit."
+    )
+    trial_cpus: float = Field(1, gt=0, description="CPU cores per trial, of the machine or cluster.")
+    trial_gpus: float = Field(0, ge=0, description="GPUs per trial; with 0.5, two trials share one.")
 
     @property
     def dimensions(self) -> dict[str, Dimension]:
-        """What there is to choose, by name: the search space without what is given by hand."""
+        """What the search chooses, by name: the search space without the values that are set explicitly."""
         return self.search_space.dimensions(tuple(self.given))
 
     @model_validator(mode="after")
@@ -98,12 +103,12 @@ class TuneRequest(ReusableRequest, TrainingRequest):
 
 
 class TuneResult(StageResult):
-    """Found through `run_id`: a run for each trial, table, plots, the best hyperparameters."""
+    """`run_id` leads to a run for each trial, a table, plots and the best hyperparameters."""
 
     model: Architecture
-    hyperparameters: Hyperparameters = Field(description="The best found, complete.")
+    hyperparameters: Hyperparameters = Field(description="The best set found, complete.")
     metric: str
-    best_value: float = Field(description="Of `metric`, in the best trial's best epoch.")
+    best_value: float = Field(description="Value of `metric` in the best trial's best epoch.")
     best_trial: int = Field(ge=0, description="Number of the best trial, counted from 0.")
     finished: int = Field(ge=1, description="Trials that trained all their epochs.")
     stopped: int = Field(ge=0, description="Trials that the scheduler ended early.")
@@ -115,7 +120,7 @@ class TuneResult(StageResult):
         """The best value, how the trials ended, and the hyperparameters found."""
         best = f"{self.metric.replace('_', ' ')} {self.best_value:.4f} in trial {self.best_trial}"
         trials = ", ".join(f"{getattr(self, state)} {state}" for state in ("finished", "stopped", "failed"))
-        # As stored the hyperparameters are a mapping, not checked again: limits may have changed since.
+        # In a stored result they are a mapping, not validated: the limits may have changed since.
         values = ", ".join(f"{name} {short(value)}" for name, value in dict(self.hyperparameters).items())
         return f"{best} ({trials}): {self.model}, {values}"
 

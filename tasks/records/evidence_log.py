@@ -1,4 +1,4 @@
-"""What evaluate leaves in MLflow for people and for later stages: tables, plots, probe images, the report."""
+"""What evaluate logs to MLflow for people and later stages: tables, plots, the report, reference predictions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tasks.vision.evaluation import report
 from tasks.vision.evaluation.report import Answers
 from tasks.vision.evaluation.scoring import ClassScores
 
-PROBES = 5
+REFERENCE_IMAGES = 5
 DPI = 110
 TOLERANCE = 1e-3  # between evaluate's probabilities and the service's, both on a CPU
 
@@ -34,11 +34,11 @@ def log_tables(
     scores: ClassScores,
     slices: Sequence[Slice],
     probabilities: NDArray[np.float32],
-    rival: NDArray[np.float32] | None,
+    champion: NDArray[np.float32] | None,
 ) -> None:
     """Log per-class figures, slices, and both models' predictions, one row per test image.
 
-    `rival` are the champion's answers, the candidate's own where these are the same weights.
+    `champion` are the champion's probabilities: the candidate's own if both have the same weights.
     """
     names = np.array(gold.classes)
     per_class = {
@@ -56,10 +56,10 @@ def log_tables(
         "probability": probabilities.max(1).astype(float).round(6).tolist(),
         "correct": (probabilities.argmax(1) == gold.test.labels).tolist(),
     }
-    if rival is not None:
-        predictions["champion_predicted"] = names[rival.argmax(1)].tolist()
-        predictions["champion_probability"] = rival.max(1).astype(float).round(6).tolist()
-        predictions["champion_correct"] = (rival.argmax(1) == gold.test.labels).tolist()
+    if champion is not None:
+        predictions["champion_predicted"] = names[champion.argmax(1)].tolist()
+        predictions["champion_probability"] = champion.max(1).astype(float).round(6).tolist()
+        predictions["champion_correct"] = (champion.argmax(1) == gold.test.labels).tolist()
     _log_as_tables(run_id, {"per_class.json": per_class, "slices.json": by_slice, "predictions.json": predictions})
 
 
@@ -84,23 +84,25 @@ def log_report(
     mlflow.log_text(report.render(title, facts, gold, evidence, verdict, pictures, candidate, champion), "report.html")
 
 
-def log_probes(gold: Gold, probabilities: NDArray[np.float32]) -> None:
-    """Log the test images, and the answers to them, that the service and deploy compare."""
-    probes = make_probes(gold.test, gold.classes, probabilities)
-    mlflow.log_dict({"tolerance": TOLERANCE, "probes": probes}, "probes.json")
+def log_reference_predictions(gold: Gold, probabilities: NDArray[np.float32]) -> None:
+    """Log some test images with the model's answers, with which the service and deploy compare theirs."""
+    predictions = make_reference_predictions(gold.test, gold.classes, probabilities)
+    mlflow.log_dict({"tolerance": TOLERANCE, "probes": predictions}, "probes.json")
 
 
-def make_probes(test: Split, classes: Sequence[str], probabilities: NDArray[np.float32]) -> list[dict[str, Any]]:
-    """Choose test images, spread over the classes, with the answers that the service must give to them too.
+def make_reference_predictions(
+    test: Split, classes: Sequence[str], probabilities: NDArray[np.float32]
+) -> list[dict[str, Any]]:
+    """Choose test images, spread over the classes, with the answers that the service must give too.
 
-    Each is a PNG (lossless, so the service sees these very pixels) in base64, with its probabilities.
+    Each is a PNG (lossless, so the service sees the same pixels) in base64, with its probabilities.
     """
     firsts = [int(np.flatnonzero(test.labels == label)[0]) for label in np.unique(test.labels)]
-    spread = np.linspace(0, len(firsts) - 1, min(PROBES, len(firsts))).round().astype(int)
+    spread = np.linspace(0, len(firsts) - 1, min(REFERENCE_IMAGES, len(firsts))).round().astype(int)
     chosen = [firsts[position] for position in spread]
-    probes = []
+    predictions = []
     for index in chosen:
-        probes.append(
+        predictions.append(
             {
                 "name": test.names[index],
                 "png": base64.b64encode(images.encode(test.images[index])).decode(),
@@ -108,14 +110,14 @@ def make_probes(test: Split, classes: Sequence[str], probabilities: NDArray[np.f
                 "probabilities": [float(p) for p in probabilities[index]],
             }
         )
-    return probes
+    return predictions
 
 
 def _log_as_tables(run_id: str, tables: Mapping[str, Mapping[str, Sequence[Any]]]) -> None:
-    """Log tables as `mlflow.log_table` does, but replacing: that one appends, so a retry would double every row."""
+    """Log tables as `mlflow.log_table` does, but overwrite: that one appends, so a retry would double every row."""
     for name, columns in tables.items():
         rows = [list(row) for row in zip(*columns.values(), strict=True)]
         mlflow.log_text(json.dumps({"columns": list(columns), "data": rows}), name)
-    # The tag by which MLflow's pages and `mlflow.load_table` know an artifact for a table.
+    # The tag by which MLflow's pages and `mlflow.load_table` recognise an artifact as a table.
     entries = [{"path": name, "type": "table"} for name in tables]
     MlflowClient().set_tag(run_id, "mlflow.loggedArtifacts", json.dumps(entries))

@@ -1,7 +1,7 @@
-"""The model card of a registered version: what it is, what it was made of, how it was judged, and where that ends.
+"""The model card of a registered version: what it is, its data and training, how it was judged, and its limits.
 
 After Mitchell et al., "Model Cards for Model Reporting" (2019). Everything is read from the runs of prepare, train and
-evaluate, so that a card can be written where neither the data nor torch are.
+evaluate, so that a card can be written without the data and without torch.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from tasks.gate.verdict import Check, Verdict
 from tasks.records import registry
 from tasks.records.tracking import tag_of
 
-LIMIT = 5000  # characters; what MLflow's database has for a version's description
+LIMIT = 5000  # characters; the limit of MLflow's database for a version's description
 UNKNOWN = "not recorded"
 ROWS = 20  # of the table of checks
-FEW = 30  # images, below which a recall says little
-# Tried in this order until the card fits: characters of a check's reason, and classes named.
+FEW = 30  # images; with fewer, a recall is imprecise
+# Tried in this order until the card fits: characters of a check's reason, and number of classes named.
 LEVELS = ((200, 30), (90, 12), (0, 6))
 HYPERPARAMETERS = (
     ("optimizer", ""),
@@ -42,7 +42,7 @@ HYPERPARAMETERS = (
 
 @dataclass(frozen=True)
 class Origin:
-    """All that a card is written from."""
+    """Everything that a card is written from."""
 
     registered_model: str
     prepare: Run
@@ -54,7 +54,7 @@ class Origin:
 
 
 def read(registered_model: str, evaluate_run_id: str, verdict: Verdict) -> Origin:
-    """Collect what is known of the model that `evaluate_run_id` judged.
+    """Collect what is known about the model that `evaluate_run_id` judged.
 
     Raises:
         DataError: the evaluate or train run lacks the tag that leads to the run before it.
@@ -74,7 +74,7 @@ def read(registered_model: str, evaluate_run_id: str, verdict: Verdict) -> Origi
 
 
 def write(origin: Origin) -> str:
-    """Write the card as Markdown, with fewer words where it would be longer than `LIMIT`."""
+    """Write the card as Markdown, shortened where it would be longer than `LIMIT`."""
     cards = (_card(origin, why, classes) for why, classes in LEVELS)
     return next(card for card in cards if len(card) < LIMIT)
 
@@ -97,7 +97,7 @@ def _what(origin: Origin) -> str:
     return (
         f"An image classifier for {_code(origin.registered_model)}: the network {_code(params.get('model', UNKNOWN))} "
         f"({size} parameters) takes images of {_shape(params)} and answers with a probability for each of "
-        f"{len(origin.classes)} classes. Meant for images like those it was trained on."
+        f"{len(origin.classes)} classes. Intended for images like those it was trained on."
     )
 
 
@@ -130,7 +130,8 @@ def _training(origin: Origin) -> str:
 
 def _evidence(origin: Origin, why: int) -> str:
     checks = origin.verdict.checks
-    kept = sorted(range(len(checks)), key=lambda index: (checks[index].passed, index))[:ROWS]  # what failed goes last
+    # Failed checks are dropped last.
+    kept = sorted(range(len(checks)), key=lambda index: (checks[index].passed, index))[:ROWS]
     rows = dict(enumerate(origin.verdict.rows()))
     lines = [
         "| check | measured | limit | |" + (" why |" if why else ""),
@@ -147,9 +148,9 @@ def _evidence(origin: Origin, why: int) -> str:
 
 def _headline(verdict: Verdict, checks: Sequence[Check]) -> str:
     failed = sum(not check.passed for check in checks)
-    rival = "no champion yet" if verdict.champion_version is None else f"against version {verdict.champion_version}"
+    against = "no champion yet" if verdict.champion_version is None else f"against version {verdict.champion_version}"
     outcome = "passed the gate" if verdict.promote else f"refused by the gate, {failed} of {len(checks)} checks failed"
-    return f"When first registered: {outcome} ({rival})."
+    return f"When first registered: {outcome} ({against})."
 
 
 def _limits(origin: Origin, names: int) -> str:
@@ -162,21 +163,21 @@ def _limit_lines(origin: Origin, names: int) -> Iterator[str]:
     tested = sum(part.images for part in slices)
     yield (
         f"Tested on {tested:,} images of the same source as its training images. Other cameras, places or times were "
-        "not tested, nor images made to deceive it."
+        "not tested, nor adversarial images."
     )
-    yield f"An image of anything but its {len(origin.classes)} classes gets one of them all the same."
-    yield f"Images are cut to a square and brought to {_shape(origin.train.data.params)}; finer detail is lost."
+    yield f"An image of anything else still gets one of its {len(origin.classes)} classes."
+    yield f"Images are cropped to a square and resized to {_shape(origin.train.data.params)}; finer detail is lost."
     worst = sorted((part.accuracy, part.value) for part in slices if part.accuracy is not None)[:names]
     if worst:
         yield "Weakest classes, by recall: " + ", ".join(f"{_code(value)} {recall:.3f}" for recall, value in worst)
     few = [part.value for part in slices if part.images < FEW]
     if few:
-        yield f"Under {FEW} test images, so that recall says little: {_names(few, names)}"
+        yield f"Fewer than {FEW} test images, so that recall is imprecise: {_names(few, names)}"
     columns = list(dict.fromkeys(part.column for part in evidence.slices if part.column != CLASS))
     yield (
-        f"Beyond classes, tested apart by: {_names(columns, names)}"
+        f"Besides classes, also tested separately by: {_names(columns, names)}"
         if columns
-        else "Not tested apart by anything but class: the data have no metadata columns to do so."
+        else "Tested separately by class only: the data have no metadata columns."
     )
     if evidence.scores is not None:
         yield f"Confidence is off by {evidence.scores.calibration_error:.3f} on average (expected calibration error)."
@@ -214,7 +215,7 @@ def _list(*lines: str) -> str:
 
 
 def _code(text: str, limit: int = 40) -> str:
-    """Show text from the data as it is: Markdown has no meaning between backticks."""
+    """Quote text from the data: between backticks, Markdown has no effect."""
     return f"`{_cut(text, limit).replace('`', chr(39))}`"
 
 

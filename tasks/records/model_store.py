@@ -20,7 +20,7 @@ from tasks.vision.data.gold import Gold
 from tasks.vision.models.classifier import Classifier, digest
 
 NAME = "model"
-# Listed here, because MLflow would otherwise load the model in a process of its own to find out.
+# Listed here, because MLflow would otherwise load the model in a separate process to find out.
 REQUIREMENTS = ("mlflow-skinny", "torch", "numpy")
 # With a batch of one, torch.export would fix the batch size to one.
 EXAMPLES = 4
@@ -65,7 +65,7 @@ def _write(model: LoggedModel, classifier: Classifier, gold: Gold, about: dict[s
         mlflow.pytorch.save_model(
             classifier,
             folder,
-            # MLflow's pages and loaders use its final location, not the folder written here.
+            # MLflow's pages and loaders need the final location, not this temporary folder.
             mlflow_model=Model(
                 model.artifact_location, run_id=run_id, model_uuid=model.model_id, model_id=model.model_id
             ),

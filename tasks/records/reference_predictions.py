@@ -1,4 +1,4 @@
-"""The probe images of an evaluate run: test images with the answers that the model gave, and must give in service."""
+"""The reference predictions of an evaluate run: test images with the answers that the service must give too."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tasks.errors import DataError
 from tasks.records.tracking import http_status
 
 
-class Probe(BaseModel):
-    """One test image and the answer that evaluate got for it."""
+class ReferencePrediction(BaseModel):
+    """One test image and the model's answer in evaluate."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -29,32 +29,32 @@ class Probe(BaseModel):
         return base64.b64decode(self.png, validate=True)
 
 
-class Probes(BaseModel):
-    """`probes.json` of an evaluate run."""
+class ReferencePredictions(BaseModel):
+    """The artifact `probes.json` of an evaluate run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     tolerance: float = Field(gt=0, description="Largest difference of a probability that counts as the same.")
-    probes: list[Probe] = Field(min_length=1)
+    predictions: list[ReferencePrediction] = Field(alias="probes", min_length=1)
 
 
-def read_probes(evaluate_run_id: str | None, what: str) -> Probes:
-    """Fetch the probe images of the evaluate run that judged a version.
+def read_reference_predictions(evaluate_run_id: str | None, what: str) -> ReferencePredictions:
+    """Fetch the reference predictions of the evaluate run that judged a version.
 
     Raises:
-        DataError: there is no such run, it has no probes, or they are damaged.
+        DataError: there is no such run, it has no reference predictions, or they are damaged.
     """
     if evaluate_run_id is None:
         raise DataError(f"{what} has no tag 'pipeline.evaluate_run_id'; register it through the pipeline")
     try:
         text = mlflow.artifacts.load_text(f"runs:/{evaluate_run_id}/probes.json")
-        probes = Probes.model_validate_json(text)
-        for probe in probes.probes:
-            probe.image  # noqa: B018  # decodes, so that damage shows before anything is started
+        reference = ReferencePredictions.model_validate_json(text)
+        for prediction in reference.predictions:
+            prediction.image  # noqa: B018  # decodes, so that damage shows before anything is started
     except (ValidationError, binascii.Error) as error:
         raise DataError(f"probes.json of run {evaluate_run_id} is damaged ({error}); run evaluate again") from error
     except (MlflowException, OSError) as error:
         if isinstance(error, MlflowException) and http_status(error) not in {400, 404}:
             raise
         raise DataError(f"{what}: run {evaluate_run_id} has no probes.json ({error}); run evaluate again") from error
-    return probes
+    return reference

@@ -23,7 +23,7 @@ SHA256 = "pipeline.model_sha256"  # tag of a version and its runs: digest of arc
 
 
 def by_alias(registered_model: str, alias: str = CHAMPION) -> ModelVersion | None:
-    """Return the version an alias names, or None when the model or the alias does not exist."""
+    """Return the version that an alias points to, or None when the model or the alias does not exist."""
     try:
         return MlflowClient().get_model_version_by_alias(registered_model, alias)
     except MlflowException as error:
@@ -92,7 +92,7 @@ def delete_alias(registered_model: str, alias: str) -> None:
 
 
 def require_same_classes(registered_model: str, classes: Sequence[str]) -> None:
-    """Refuse a candidate with other classes than the champion that it would replace.
+    """Refuse a candidate whose classes differ from those of the champion that it would replace.
 
     Raises:
         ModelError: the champion of `registered_model` has other classes than `classes`.

@@ -1,4 +1,4 @@
-"""Hyperparameters that a search found: kept with the tune run, used by trainings after they proved themselves.
+"""Hyperparameters that a search found: stored with the tune run, and used by trainings once they are proven.
 
 A set is proven when a model trained with it became champion: the version carries the tune run's ID, and the ledger says
 that it was promoted and not rolled back since.
@@ -29,7 +29,7 @@ log = logging.getLogger("tasks.train")
 
 @dataclass(frozen=True)
 class TunedSet:
-    """The best hyperparameters of one search, and what they are for."""
+    """The best hyperparameters of one search, and what they were searched for."""
 
     run_id: str
     dataset: str
@@ -51,7 +51,7 @@ def read(run_id: str) -> TunedSet:
     """Read the set of a tune run.
 
     Raises:
-        DataError: the run is not there, or is no finished search.
+        DataError: the run does not exist, or is not a finished search.
     """
     text = tag_of(run_id, HYPERPARAMETERS)
     return TunedSet(
@@ -71,8 +71,8 @@ def newest_proven(registered_model: str, dataset: str, model: str) -> TunedSet |
         try:
             run_id = registry.by_number(registered_model, entry.candidate_version).tags.get(TUNE_RUN)
             found = read(run_id) if run_id else None
-        except (DataError, ModelError) as gone:  # somebody deleted the version or the run
-            log.warning("the hyperparameters of version %d are passed over: %s", entry.candidate_version, gone)
+        except (DataError, ModelError) as gone:  # someone deleted the version or the run
+            log.warning("the hyperparameters of version %d are skipped: %s", entry.candidate_version, gone)
             continue
         fits = found is not None and (found.dataset, found.model) == (dataset, model)
         if fits and not ledger.rolled_back(registered_model, entry.candidate_sha256):
@@ -83,10 +83,10 @@ def newest_proven(registered_model: str, dataset: str, model: str) -> TunedSet |
 def choose(request: TrainRequest, run_id: str, dataset: str) -> TunedSet | None:
     """Choose the set that a training starts from; None means the defaults. Nothing is written.
 
-    A retry takes what the first try kept, whatever was promoted in between: it resumes from a checkpoint of that.
+    A retry uses what the first try chose, whatever was promoted in between: it resumes from a checkpoint of that.
 
     Raises:
-        DataError: `request.tuned_by` is not there, is no finished search, or is one of another data set or network.
+        DataError: `request.tuned_by` does not exist, is not a finished search, or is for another data set or network.
     """
     chosen = MlflowClient().get_run(run_id).data.tags.get(TUNE_RUN)
     if chosen == NONE:

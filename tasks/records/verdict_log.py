@@ -1,4 +1,4 @@
-"""What evaluate leaves in MLflow for register: the evidence and the verdict on it."""
+"""What evaluate logs to MLflow for register: the evidence and the verdict on it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks.records.tracking import StageRun
 
 
 def log_verdict(evidence: Evidence, verdict: Verdict, train_run_id: str) -> None:
-    """Log the evidence, the verdict and the verdict's schema; the tags last: a run that has them has all else."""
+    """Log the evidence, the verdict and the verdict's schema; the tags last: a run that has them is complete."""
     mlflow.log_dict(evidence.model_dump(mode="json"), "evidence.json")
     mlflow.log_dict(Verdict.model_json_schema(), "verdict.schema.json")
     mlflow.log_text(verdict.model_dump_json(indent=2), "verdict.json")
@@ -24,9 +24,9 @@ def log_verdict(evidence: Evidence, verdict: Verdict, train_run_id: str) -> None
 def judge_champion(
     request: EvaluateRequest, run: StageRun, champion_version: int, measured: EvaluateResult
 ) -> EvaluateResult:
-    """Judge weights that are the champion's already by today's policy, from what an earlier run measured of them.
+    """Judge a candidate with the champion's weights by the current policy, from the measurements of an earlier run.
 
-    The verdict and the evidence are this run's; report, tables and probe images stay with the run of `measured`.
+    Verdict and evidence are logged to this run; report, tables and reference predictions stay in that of `measured`.
     """
     text = mlflow.artifacts.load_text(f"runs:/{measured.run_id}/evidence.json")
     same = Champion(version=champion_version, same=True)

@@ -1,1 +1,1 @@
-"""Whether a stage takes the result of an earlier run. May import records and everything below it."""
+"""Decides whether a stage reuses the result of an earlier run. May import records and everything below it."""

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = "tasks"
-# Where the name of a distribution is not that of what it lets one import.
+# Packages whose distribution has another name than the import.
 DISTRIBUTIONS = {"PIL": "pillow", "mlflow": "mlflow-skinny", "sklearn": "scikit-learn"}
 ABSENT = "absent"
 FILE_NAME = re.compile(r"[\w-]{1,100}(\.[\w-]{1,20}){1,3}")
@@ -47,8 +47,8 @@ def closure(module: str, package: Path, without: tuple[str, ...] = ()) -> tuple[
         without: subpackages that are not followed.
 
     Returns:
-        The files of the package that it comes to, with those beside a module that the module names in a string (a
-        template); and the names of third-party packages imported on the way.
+        The files of the package that it reaches, with the files beside a module that the module names in a string (a
+        template); and the names of the third-party packages imported on the way.
 
     Raises:
         ModuleNotFoundError: `package` does not hold `module`.

@@ -1,8 +1,8 @@
-"""Step reuse: a stage whose inputs and code are those of an earlier finished run takes that run's result.
+"""Step reuse: a stage takes the result of an earlier finished run that had the same inputs and code.
 
-Only stages that name their inputs in the table of stages. prepare finds earlier gold by the fingerprint of its source;
-register, rollback and deploy act on the world, and that is not to be left out. Nothing here imports torch: reusing a
-training is cheap.
+This applies to stages that declare their inputs in the table of stages. prepare itself finds earlier gold by the
+fingerprint of its source; register, rollback and deploy change external state, so they always run. Nothing here imports
+torch, so that reusing a training is cheap.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from tasks.records.inputs.stage_inputs import StageInputs
 from tasks.records.tracking import RESULT_TAG, REUSED_FROM, StageRun, find_runs
 from tasks.reuse import code_digest
 
-KEY = "pipeline.reuse_key"  # tag of a run that did its work itself: digest of all that its result follows from
+KEY = "pipeline.reuse_key"  # tag of a run that did its own work: digest of all that its result depends on
 MEASURED = "pipeline.measured_key"  # tag of an evaluate run: the same, without the policy and the champion
-MIXED = "mixed"  # the key of a run whose tries worked with different inputs or code; it is never found
+MIXED = "mixed"  # the key of a run whose tries had different inputs or code; it is never reused
 NOTE = "mlflow.note.content"
 CANDIDATES = 20
 
@@ -35,23 +35,23 @@ log = logging.getLogger("tasks.reuse")
 
 
 def take_earlier(stage: Stage, request: ReusableRequest, inputs: StageInputs, run: StageRun) -> StageResult | None:
-    """Return the result of an earlier run of the same inputs, code and packages; None where the stage is to work.
+    """Return the result of an earlier run with the same inputs, code and packages; None if the stage has to run.
 
-    Its `run_id` is that of the run that did the work, so that what comes after asks for the same and is reused too. A
-    try that resumes what an earlier try of the same task began takes nothing: it finishes its own run.
+    Its `run_id` is that of the run that did the work, so that later stages get the same input and are reused too. A try
+    that resumes an earlier try of the same task reuses nothing: it finishes its own run.
     """
     keys = _keys(stage, request, inputs)
     tags = MlflowClient().get_run(run.run_id).data.tags
     if KEY in keys and KEY not in tags and not request.forced(stage.name):
         found = _find(stage, {KEY: keys[KEY]}, inputs, run)
         if found is not None:
-            _note(stage, found[0], run, "Did nothing: took the result of", stage.depends_on)
+            _note(stage, found[0], run, "Reused the result of", stage.depends_on)
             seconds = run.result_fields["seconds"]
             return found[1].model_copy(update={"reused_from": found[1].run_id, "seconds": seconds})
         if inputs.only_to_judge:
             found = _find(stage, {MEASURED: keys[MEASURED]}, inputs, run)
             if found is not None:
-                did = "Measured nothing: judged what was measured by"
+                did = "Judged the measurements of"
                 _note(stage, found[0], run, did, inputs.measured_same)
                 return inputs.judge(request, run, found[1])
     _begin(run, tags, keys)
@@ -59,7 +59,7 @@ def take_earlier(stage: Stage, request: ReusableRequest, inputs: StageInputs, ru
 
 
 def _note(stage: Stage, earlier: Run, run: StageRun, did: str, same: str) -> None:
-    """Say in the log and on the run's page whose work this run takes."""
+    """Say in the log and on the run's page which run is reused."""
     run_id, day = earlier.info.run_id, f"{datetime.fromtimestamp(earlier.info.start_time / 1000, UTC):%Y-%m-%d}"
     link = f"[run {run_id}](#/experiments/{run.experiment_id}/runs/{run_id})"
     client = MlflowClient()
@@ -69,21 +69,21 @@ def _note(stage: Stage, earlier: Run, run: StageRun, did: str, same: str) -> Non
 
 
 def _begin(run: StageRun, tags: Mapping[str, str], keys: Mapping[str, str]) -> None:
-    """Write down what this run's result will follow from; it counts when the run is finished."""
+    """Record what this run's result depends on; it counts once the run is finished."""
     client = MlflowClient()
-    for name in {REUSED_FROM, NOTE} & set(tags) if REUSED_FROM in tags else ():  # what an earlier try took is gone
+    for name in {REUSED_FROM, NOTE} & set(tags) if REUSED_FROM in tags else ():  # what an earlier try reused is gone
         client.delete_tag(run.run_id, name)
     for name, key in keys.items():
-        # A stage may go on with what an earlier try left, so its result can follow from both.
+        # A stage may resume what an earlier try left, so its result can depend on the inputs of both.
         client.set_tag(run.run_id, name, key if tags.get(name, key) == key else MIXED)
 
 
 def _keys(stage: Stage, request: ReusableRequest, inputs: StageInputs) -> dict[str, str]:
-    """Digests of all that the result follows from, by tag; none where the inputs do not tell."""
+    """Digests of all that the result depends on, by tag; empty if the inputs have no identity."""
     identity, measured = inputs.identity, inputs.measured
     if identity is None:
         return {}
-    # The fields with a default: what was given by hand. The others are run IDs, for which stands what they lead to.
+    # Fields with a default are parameters. The others are run IDs: the identity of the inputs covers what they lead to.
     names = set(parameters(type(request))) - {"force", "tuned_by"}
     code = code_digest.of_stage(stage.name)
     known = {
@@ -103,7 +103,7 @@ def _digest(known: Mapping[str, Any]) -> str:
 
 
 def _find(stage: Stage, key: Mapping[str, str], inputs: StageInputs, run: StageRun) -> tuple[Run, StageResult] | None:
-    """Find the newest finished run with this key of which nothing is lost, and its result."""
+    """Find the newest finished run with this key whose outputs still exist, and its result."""
     tags = {"pipeline.stage": stage.name, **key}
     for found in find_runs(run.experiment_id, tags, status="FINISHED", limit=CANDIDATES):
         try:

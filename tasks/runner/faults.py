@@ -1,13 +1,13 @@
-"""Faults on purpose, for the chaos test (docs/reliability.md); nothing at all unless PIPELINE_FAULT is set.
+"""Fault injection for the chaos test (docs/reliability.md); does nothing unless PIPELINE_FAULT is set.
 
 Every external write of a stage is a point, `STAGE/FUNCTION#N` for the N-th call of that function: a write to MLflow's
-tracking store or registry, an artifact, the result file, what is done to the service. The variable holds JSON:
+tracking store or registry, an artifact, the result file, a change of the service. The variable holds JSON:
 
-    {"record": "FILE"}                                      append the name of each point that is reached
+    {"record": "FILE"}                                      append the name of each point reached
     {"point": "train/log_batch#2", "when": "before", "action": "SIGKILL", "marker": "FILE"}
 
-A fault happens once: its marker is made first, and whoever finds it there does nothing, so the next try goes through.
-The variable is no setting: nothing that configures a pipeline may switch this on.
+A fault happens once: its marker file is created first, and a process that finds it injects nothing, so that the next
+try succeeds. The variable is not in `Settings`: the configuration of a pipeline must not be able to inject faults.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tasks.errors import SettingsError
 from tasks.runner import result_file
 
 VARIABLE = "PIPELINE_FAULT"
-# How methods of MLflow's stores begin that write; what only reads begins with get, list, search and the like.
+# Prefixes of the methods of MLflow's stores that write; those that only read begin with get, list, search and the like.
 WRITES = (
     *("copy_", "create_", "delete_", "finalize_", "link_", "log_", "record_", "rename_", "restore_", "set_"),
     *("transition_", "update_"),
@@ -40,15 +40,15 @@ ARTIFACTS = ("log_artifact", "log_artifacts")
 
 
 class Fault(Message):
-    """What PIPELINE_FAULT says: either `record`, or a point with what happens there."""
+    """The value of PIPELINE_FAULT: either `record`, or a point with the fault to inject there."""
 
     record: Path | None = None
     point: str | None = None
     when: Literal["before", "during", "after"] = "before"
-    """Around the write; during: of an artifact, half has been written, or all of it with a wrong bit."""
+    """Relative to the write; `during`: half of an artifact is written, or all of it with a flipped bit."""
     action: Literal["SIGKILL", "SIGTERM", "away", "full", "damaged"] = "SIGKILL"
-    """A signal to this process; the store away from here on (ConnectionError); a disk full (ENOSPC); or, during a
-    write, a wrong bit in each file, and SIGKILL."""
+    """A signal to this process; `away`: the store cannot be reached any more (ConnectionError); `full`: the disk is
+    full (ENOSPC); `damaged`: during a write, a flipped bit in each file, then SIGKILL."""
     marker: Path | None = None
 
     @model_validator(mode="after")
@@ -74,7 +74,7 @@ def arm(stage: str) -> None:
     if not text:
         return
     points = _Points(stage, parse(Fault, text, SettingsError))
-    # Only here: an unarmed process imports nothing for this.
+    # Imported here, so that a process without faults imports nothing for this.
     from mlflow.store.artifact.artifact_repository_registry import ArtifactRepositoryRegistry
     from mlflow.tracking._model_registry.registry import ModelRegistryStoreRegistry
     from mlflow.tracking._tracking_service.registry import TrackingStoreRegistry
@@ -83,7 +83,7 @@ def arm(stage: str) -> None:
         _wrap_made(registry, "get_store", points, WRITES)
     _wrap_made(ArtifactRepositoryRegistry, "get_artifact_repository", points, ARTIFACTS)
     points.wrap(result_file, "write", "write_result")
-    if stage == "deploy":  # no other stage's image has these modules
+    if stage == "deploy":  # other stages' images lack these modules
         from tasks.serving import process
         from tasks.serving.client import ServiceClient
 
@@ -93,7 +93,7 @@ def arm(stage: str) -> None:
 
 
 class _Points:
-    """Counts the points that a process reaches, and lets the fault happen at its own."""
+    """Counts the points that a process reaches, and injects the fault at the chosen one."""
 
     def __init__(self, stage: str, fault: Fault) -> None:
         self._stage = stage
@@ -104,12 +104,12 @@ class _Points:
         self._away = False
 
     def wrap(self, owner: Any, name: str, point_name: str | None = None) -> None:
-        """Make a point of the function `name` of a module, class or object, called so unless `point_name` is given."""
+        """Make the function `name` of a module, class or object a point, under that name or `point_name`."""
         write = getattr(owner, name)
 
         @functools.wraps(write)
         def point(*args: Any, **kwargs: Any) -> Any:
-            # A write that another write makes is part of it: a store's own business.
+            # A write within another write is part of it: an internal of the store.
             if getattr(self._inside, "write", False):
                 return write(*args, **kwargs)
             self._inside.write = True
@@ -143,7 +143,7 @@ class _Points:
             return write(*args, **kwargs)
         try:
             return write(*args, **kwargs)
-        finally:  # also where the answer is an error: a registered model that is there already
+        finally:  # also after an error, as for a registered model that exists already
             self._strike(point)
 
     def _strike(self, point: str) -> None:
@@ -163,7 +163,7 @@ class _Points:
 
 
 def _wrap_made(registry: type, name: str, points: _Points, prefixes: tuple[str, ...]) -> None:
-    """Have every store that a registry of MLflow hands out wrapped, whatever its class, once."""
+    """Wrap, once, every store that a registry of MLflow returns, whatever its class."""
     make = getattr(registry, name)
 
     @functools.wraps(make)
@@ -183,8 +183,8 @@ def _is_artifact(point: str) -> bool:
 
 
 def _first(marker: Path | None) -> bool:
-    """Make the marker; False where it was there, because the fault has happened."""
-    assert marker is not None  # noqa: S101  # the model says so of every fault that names a point
+    """Create the marker file; False if it exists, because the fault has happened."""
+    assert marker is not None  # noqa: S101  # validated: every fault with a point has one
     try:
         marker.touch(exist_ok=False)
     except FileExistsError:
@@ -210,7 +210,7 @@ def _half(whole: Path, folder: Path) -> str:
 
 
 def _damaged(whole: Path, folder: Path) -> str:
-    """Copy a file, or a folder, under the same name, with a wrong bit in the middle of each file."""
+    """Copy a file, or a folder, under the same name, with a flipped bit in the middle of each file."""
     target = folder / whole.name
     (shutil.copyfile if whole.is_file() else shutil.copytree)(whole, target)
     for path in [target] if whole.is_file() else sorted(target.rglob("*")):

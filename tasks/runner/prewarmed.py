@@ -1,4 +1,4 @@
-"""How a process that was started before its turn waits: with everything imported that takes seconds to import."""
+"""A prewarmed process: started early, it imports what takes seconds to import, then waits for its request."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ def read_request() -> str:
         over_http = load_settings().tracking_uri.startswith("http")
     except PipelineError:
         over_http = True  # the stage will say what is wrong
-    if not over_http:  # MLflow imports this when it first opens its database, half as long again as all of the above
+    if not over_http:  # MLflow imports this when it first opens its database; it takes half as long as all of the above
         from mlflow.store.tracking import sqlalchemy_store  # noqa: F401
     return sys.stdin.read()

@@ -9,7 +9,7 @@ from tasks.files import PUBLIC, replacing
 
 
 def write(result: StageResult, path: Path) -> None:
-    """Write a result so that a reader sees all of it or nothing, whoever reads it: the XCom sidecar, the engine."""
+    """Write a result atomically and readable by every user: the XCom sidecar and the container engine read it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, PUBLIC) as file:
         file.write(result.model_dump_json().encode())

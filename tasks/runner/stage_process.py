@@ -33,7 +33,7 @@ def run_stage(stage: str, request: str, result_path: Path = RESULT_PATH) -> int:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         faults.arm(stage)
-        result_path.unlink(missing_ok=True)  # an answer left by an earlier try must not pass for this one's
+        result_path.unlink(missing_ok=True)  # the result of an earlier try must not pass for this one's
         result = execute(stage, request)
         result_file.write(result, result_path)
     except PipelineError as error:
@@ -54,11 +54,11 @@ def run_stage(stage: str, request: str, result_path: Path = RESULT_PATH) -> int:
 
 
 def execute(stage: str, request: str) -> StageResult:
-    """Parse the request, open the stage's MLflow run, resolve its inputs, take an earlier result or call the stage.
+    """Parse the request, open the stage's MLflow run, resolve its inputs, reuse an earlier result or run the stage.
 
     Raises:
         RequestError: unknown stage, or a request that does not fit its model.
-        ResultError: the stage returned another type than its contract says.
+        ResultError: the stage returned another type than the table of stages declares.
     """
     parsed = parse_request(stage, request)
     declared = STAGES[stage]

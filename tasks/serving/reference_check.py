@@ -29,24 +29,24 @@ def compare(model: ServedModel, evaluate_run_id: str) -> None:
     Raises:
         ModelError: there are none, or an answer differs by more than their tolerance.
     """
-    from tasks.records.reference_predictions import (
-        read_probes,  # MLflow takes seconds to import; the follower's thread has done so by now
-    )
+    # Imported here: MLflow takes seconds to import, and the follower's thread has done so by now.
+    from tasks.records.reference_predictions import read_reference_predictions
 
     try:
-        probes = read_probes(evaluate_run_id, str(model.target))
+        reference = read_reference_predictions(evaluate_run_id, str(model.target))
     except DataError as error:
         raise ModelError(str(error)) from error
     channels, size, _ = model.shape
-    images = np.stack([decode(probe.image, channels, size) for probe in probes.probes])
-    expected = np.array([probe.probabilities for probe in probes.probes], dtype=np.float32)
+    images = np.stack([decode(prediction.image, channels, size) for prediction in reference.predictions])
+    expected = np.array([prediction.probabilities for prediction in reference.predictions], dtype=np.float32)
     answers = model.predict(images)
     if answers.shape != expected.shape:
         raise ModelError(f"{model.target} answers {answers.shape}, evaluate got {expected.shape}; train it again")
     differences = np.abs(answers - expected).max(1)
     worst = int(differences.argmax())
-    if not differences[worst] <= probes.tolerance:  # also when it is NaN
+    if not differences[worst] <= reference.tolerance:  # also when it is NaN
         raise ModelError(
-            f"{model.target} answers reference image {probes.probes[worst].name!r} differently than in evaluate "
-            f"(a probability differs by {differences[worst]:.2g}, allowed {probes.tolerance:g}); the old model stays"
+            f"{model.target} answers reference image {reference.predictions[worst].name!r} "
+            "differently than in evaluate "
+            f"(a probability differs by {differences[worst]:.2g}, allowed {reference.tolerance:g}); the old model stays"
         )

@@ -1,7 +1,7 @@
-"""deploy: wait until the service answers with a version, and prove that it answers as the model did in evaluate.
+"""deploy: wait until the service serves a version, and check that it gives the same answers as in evaluate.
 
-The service follows the alias `champion` by itself (docs/decisions/0002); this stage only watches, compares, and on a
-laptop starts the service that is not running. Its image has neither BentoML nor torch nor numpy.
+The service follows the alias `champion` by itself (docs/decisions/0002); this stage only waits and compares, and on a
+laptop starts the service if it is not running. Its image has neither BentoML nor torch nor numpy.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tasks.contract.deployment import DeployRequest, DeployResult
 from tasks.errors import ModelError, PipelineError, UnavailableError
 from tasks.records import ledger, registry
 from tasks.records.metric_log import log_values
-from tasks.records.reference_predictions import Probes, read_probes
+from tasks.records.reference_predictions import ReferencePredictions, read_reference_predictions
 from tasks.records.tracking import StageRun
 from tasks.serving.client import ServiceClient, replicas
 from tasks.serving.launch import Launcher
@@ -28,22 +28,21 @@ log = logging.getLogger("tasks.deploy")
 
 
 def run(request: DeployRequest, run: StageRun, settings: Settings) -> DeployResult:
-    """See that every replica of the service has `request.version` and answers as evaluate did; else undo the promotion.
+    """Check that every replica of the service answers with `request.version` as evaluate did; else undo the promotion.
 
-    Undone means: `champion` names the version again that it named before, and the ledger says why. Running it again for
-    the version in service starts nothing and takes as long as the comparison. The result says `skipped` where the
-    service is not this project's to change and follows another registered model.
+    Undoing points `champion` back to the previous version and records why in the ledger. A version already in
+    service is only compared. `skipped`: the service follows another registered model and is not managed by this project.
 
     Raises:
-        ModelError: `champion` names another version; or the service did not take this one within `deploy_timeout`
-            seconds, cannot be asked, or answers otherwise, and the promotion was undone.
-        DataError: the version has no probe images.
+        ModelError: `champion` points to another version; or the service did not load this one within `deploy_timeout`
+            seconds, rejects requests or answers differently, and the promotion was undone.
+        DataError: the version has no reference predictions.
     """
     name, number = request.registered_model, request.version
     _finish_undoing(request)
     require_champion(name, number)
     version = registry.by_number(name, number)
-    probes = read_probes(version.tags.get("pipeline.evaluate_run_id"), f"{name} version {number}")
+    reference = read_reference_predictions(version.tags.get("pipeline.evaluate_run_id"), f"{name} version {number}")
     launcher = Launcher(settings, name)
     other = None if launcher.in_charge else _other_model(request, settings)
     if other is not None:
@@ -59,12 +58,12 @@ def run(request: DeployRequest, run: StageRun, settings: Settings) -> DeployResu
             skipped=other,
         )
     try:
-        asked, waited, answers = _prove(request, version, probes, launcher, settings)
+        asked, waited, answers = _prove(request, version, reference, launcher, settings)
     except PipelineError as failure:
         undone = _undo(request, version, str(failure))
         raise ModelError(f"{failure}; {undone}" if undone else str(failure)) from failure
 
-    document = {"urls": [client.url for client in asked], "tolerance": probes.tolerance, "answers": answers}
+    document = {"urls": [client.url for client in asked], "tolerance": reference.tolerance, "answers": answers}
     mlflow.log_dict(document, "answers.json")
     worst = max(answer["difference"] for answer in answers)
     log_values(
@@ -76,7 +75,7 @@ def run(request: DeployRequest, run: StageRun, settings: Settings) -> DeployResu
             "deploy/request_milliseconds": min(answer["milliseconds"] for answer in answers),
         }
     )
-    log.info("%d answers of %d replica(s) equal evaluate's (largest difference %.2g)", len(answers), len(asked), worst)
+    log.info("%d answers of %d replica(s) match evaluate's (largest difference %.2g)", len(answers), len(asked), worst)
     return DeployResult(
         **run.result_fields,
         registered_model=name,
@@ -97,21 +96,21 @@ def _key(settings: Settings) -> str | None:
 
 
 def _other_model(request: DeployRequest, settings: Settings) -> str | None:
-    """Say which registered model the service follows, if it is another; None also while it does not answer."""
+    """Describe which other registered model the service follows; None if it is the same, or there is no answer yet."""
     info = _client(settings).info()
     if info is None or info["registered_model"] == request.registered_model:
         return None
     return (
         f"the service at {settings.serving_url} follows {info['registered_model']!r}: version {request.version} of "
-        f"{request.registered_model!r} is its champion and not in service; to serve it, run a service with "
+        f"{request.registered_model!r} is its champion but not in service; to serve it, run a service with "
         f"SERVING_REGISTERED_MODEL={request.registered_model}"
     )
 
 
 def _prove(
-    request: DeployRequest, version: ModelVersion, probes: Probes, launcher: Launcher, settings: Settings
+    request: DeployRequest, version: ModelVersion, known: ReferencePredictions, launcher: Launcher, settings: Settings
 ) -> tuple[list[ServiceClient], float, list[dict[str, Any]]]:
-    """Wait until every replica has the version, then compare its answers; what goes away is waited for again.
+    """Wait until every replica serves the version, then compare the answers; wait again if one stops answering.
 
     Returns:
         The replicas, the seconds waited for them, and their answers.
@@ -141,7 +140,7 @@ def _prove(
                 wait(client)
                 log.info("%s serves %s version %d", client.url, name, number)
             waited = time.monotonic() - began
-            answers = [a for c, info in infos.items() for a in compare(c, probes, list(info["classes"]), number)]
+            answers = [a for c, info in infos.items() for a in compare(c, known, list(info["classes"]), number)]
             return list(infos), waited, answers
         except UnavailableError:
             if time.monotonic() >= deadline:
@@ -150,9 +149,9 @@ def _prove(
 
 
 def _undo(request: DeployRequest, version: ModelVersion, why: str) -> str:
-    """Put `champion` back where the ledger says it was before this version, and record it; say what was done.
+    """Point `champion` back to the version before this one, as the ledger has it, and record that; say what was done.
 
-    Empty when there is nothing to undo: `champion` names another version by now.
+    Empty if there is nothing to undo, because `champion` points to another version by now.
     """
     name, number = request.registered_model, request.version
     champion = registry.by_alias(name)
@@ -160,7 +159,7 @@ def _undo(request: DeployRequest, version: ModelVersion, why: str) -> str:
         return ""
     move = next((r.entry for r in ledger.history(name) if r.entry.kind is not ledger.Kind.REFUSAL), None)
     if move is None or move.to_version != number:
-        return f"champion stays version {number}: the ledger does not know what it was before; move it by hand"
+        return f"champion stays version {number}: the ledger does not show what it was before; move the alias yourself"
     ledger.move_champion(
         ledger.Entry(
             key=request.task.key,
@@ -179,10 +178,10 @@ def _undo(request: DeployRequest, version: ModelVersion, why: str) -> str:
 
 
 def _finish_undoing(request: DeployRequest) -> None:
-    """Finish what an earlier try of this task began to undo: it had proven that the version cannot be served.
+    """Finish undoing the promotion if an earlier try of this task found that the version cannot be served.
 
     Raises:
-        ModelError: the earlier try undid the promotion, or this one did now.
+        ModelError: the promotion was undone, by the earlier try or now.
     """
     name = request.registered_model
     records = [record for record in ledger.history(name) if record.entry.key == request.task.key]
@@ -192,7 +191,7 @@ def _finish_undoing(request: DeployRequest) -> None:
     champion = registry.by_alias(name)
     now = int(champion.version) if champion else None
     if now not in {request.version, begun.entry.to_version} or (begun.finished and now == request.version):
-        return  # someone moved it since
+        return  # someone has moved it since
     if not begun.finished:
         ledger.move_champion(begun.entry)
     raise ModelError(f"{begun.entry.reason}; {_again(name, begun.entry.to_version)}")
@@ -206,41 +205,43 @@ def require_champion(name: str, version: int) -> None:
     """Refuse to wait for a version that the service will not load.
 
     Raises:
-        ModelError: `champion` of `name` does not name `version`.
+        ModelError: `champion` of `name` does not point to `version`.
     """
     champion = registry.by_alias(name)
     if champion is None or int(champion.version) != version:
-        now = f"names version {champion.version}" if champion else "does not exist"
+        now = f"is version {champion.version}" if champion else "does not exist"
         raise ModelError(
-            f"champion of {name!r} {now}, not version {version}; start the DAG again, or set the alias to {version}"
+            f"cannot deploy version {version}: champion of {name!r} {now}; run the DAG again, or set the alias back"
         )
 
 
-def compare(client: ServiceClient, probes: Probes, classes: list[str], version: int) -> list[dict[str, Any]]:
-    """Send each probe image to the service.
+def compare(
+    client: ServiceClient, reference: ReferencePredictions, classes: list[str], version: int
+) -> list[dict[str, Any]]:
+    """Send each reference image to the service and compare the answer with the reference prediction.
 
     Returns:
-        For each probe its name, class, the largest difference of a probability and the milliseconds it took.
+        For each image its name, class, the largest difference of a probability and the milliseconds it took.
 
     Raises:
         ModelError: an answer differs from evaluate's by more than the tolerance.
     """
     answers = []
-    for probe in probes.probes:
+    for ref in reference.predictions:
         began = time.perf_counter()
-        answer = client.predict(probe.name, probe.image)
+        answer = client.predict(ref.name, ref.image)
         milliseconds = round(1000 * (time.perf_counter() - began), 2)
         got = [float(answer["probabilities"].get(name, float("nan"))) for name in classes]
-        differences = [abs(a - b) for a, b in zip(got, probe.probabilities, strict=False)]
-        same = len(got) == len(probe.probabilities) and all(d <= probes.tolerance for d in differences)
-        if answer["class"] != probe.label or answer["model_version"] != version or not same:
+        differences = [abs(a - b) for a, b in zip(got, ref.probabilities, strict=False)]
+        same = len(got) == len(ref.probabilities) and all(d <= reference.tolerance for d in differences)
+        if answer["class"] != ref.label or answer["model_version"] != version or not same:
             raise ModelError(
-                f"probe {probe.name!r}: evaluate answered {probe.label!r} {_rounded(probe.probabilities)}, the service "
-                f"(version {answer['model_version']}) answers {answer['class']!r} {_rounded(got)}; "
-                "serving and evaluation do not run the same model or decode images alike"
+                f"reference image {ref.name!r}: evaluate answered {ref.label!r} {_rounded(ref.probabilities)}, "
+                f"the service (version {answer['model_version']}) answers {answer['class']!r} {_rounded(got)}; "
+                "serving and evaluate run different models or decode images differently"
             )
         answers.append(
-            {"name": probe.name, "class": probe.label, "difference": max(differences), "milliseconds": milliseconds}
+            {"name": ref.name, "class": ref.label, "difference": max(differences), "milliseconds": milliseconds}
         )
     return answers
 

@@ -1,4 +1,4 @@
-"""evaluate: score a trained model beside the champion on the same test images; evidence and verdict go to MLflow."""
+"""evaluate: compare a trained model with the champion on the same test images; log evidence and verdict to MLflow."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from tasks.vision.evaluation.report import Answers
 from tasks.vision.evaluation.scoring import BATCH, ClassScores, Latency, calibration_error, latencies, predict, score
 
 NO_VALUE = "(none)"
-MAX_VALUES = 100  # of a metadata column; with more it tells images from each other (a name, a time), not groups
+MAX_VALUES = 100  # of a metadata column; one with more identifies single images (a name, a time), not groups
 
 log = logging.getLogger("tasks.evaluate")
 
 
 @dataclass(frozen=True)
 class _Model:
-    """A logged model in memory, tried as the service would, with its answers to the test images."""
+    """A logged model in memory, loaded as in the service, with its answers to the test images."""
 
     network: torch.nn.Module
     shape: tuple[int, int, int]
@@ -59,11 +59,11 @@ class _Model:
 def run(request: EvaluateRequest, inputs: EvaluateInputs, run: StageRun, settings: Settings) -> EvaluateResult:
     """Measure the model of `request.train_run_id` and the champion, have the gate judge, log evidence and verdict.
 
-    Weights that are the champion's own are not compared with themselves.
+    A candidate that has the champion's weights is not compared with itself.
 
     Raises:
         DataError: the train run or its gold is missing.
-        ModelError: a model's files were changed, or it does not answer for the classes of the data.
+        ModelError: a model's files were changed, or its classes are not those of the data.
     """
     name = request.registered_model
     model, champion = inputs.model, inputs.champion
@@ -74,12 +74,12 @@ def run(request: EvaluateRequest, inputs: EvaluateInputs, run: StageRun, setting
 
     candidate = _load(model.uri, gold, model.artifact_sha256, "the candidate")
     log.info("candidate: %s", _figures(candidate.summary))
-    rival = None
+    champion_model = None
     if champion is not None and not inputs.same:
         what = f"champion, version {champion.version},"
-        rival = _load(f"models:/{name}/{champion.version}", gold, champion.artifact_sha256, what)
-        log.info("%s: %s", what.rstrip(","), _figures(rival.summary))
-    timings = latencies([(m.network, m.shape) for m in (candidate, rival) if m is not None], gold.test.images)
+        champion_model = _load(f"models:/{name}/{champion.version}", gold, champion.artifact_sha256, what)
+        log.info("%s: %s", what.rstrip(","), _figures(champion_model.summary))
+    timings = latencies([(m.network, m.shape) for m in (candidate, champion_model) if m is not None], gold.test.images)
 
     slices = _slices(gold, candidate)
     evidence = Evidence(
@@ -87,7 +87,7 @@ def run(request: EvaluateRequest, inputs: EvaluateInputs, run: StageRun, setting
         scores=candidate.summary,
         cost=_cost(candidate, timings[0]),
         slices=slices,
-        champion=_champion(request, champion, candidate, rival, timings[-1]) if champion else None,
+        champion=_champion(request, champion, candidate, champion_model, timings[-1]) if champion else None,
         rolled_back=inputs.rolled_back,
     )
     verdict = decide(evidence, request.policy)
@@ -95,9 +95,11 @@ def run(request: EvaluateRequest, inputs: EvaluateInputs, run: StageRun, setting
     log.info("verdict: %s", verdict.reason)
 
     _log_metrics(model.uri, gold, candidate, timings[0], evidence)
-    rival_probabilities = rival.probabilities if rival else candidate.probabilities if inputs.same else None
-    evidence_log.log_tables(run.run_id, gold, candidate.scores, slices, candidate.probabilities, rival_probabilities)
-    evidence_log.log_probes(gold, candidate.probabilities)
+    judged = champion_model or (candidate if inputs.same else None)
+    evidence_log.log_tables(
+        run.run_id, gold, candidate.scores, slices, candidate.probabilities, judged.probabilities if judged else None
+    )
+    evidence_log.log_reference_predictions(gold, candidate.probabilities)
     facts = {
         "data": f"{gold.dataset}, {len(gold.test):,} test images of {len(gold.classes)} classes",
         "fingerprint": gold.fingerprint,
@@ -106,11 +108,9 @@ def run(request: EvaluateRequest, inputs: EvaluateInputs, run: StageRun, setting
         "judged by": request.task.by,
     }
     title = f"Verdict on a candidate for {name}"
-    evidence_log.log_report(
-        title, facts, gold, evidence, verdict, request.policy, candidate.answers, rival.answers if rival else None
-    )
+    champion_answers = champion_model.answers if champion_model else None
+    evidence_log.log_report(title, facts, gold, evidence, verdict, request.policy, candidate.answers, champion_answers)
     log_verdict(evidence, verdict, request.train_run_id)
-    judged = rival or (candidate if inputs.same else None)
     return EvaluateResult(
         **run.result_fields,
         accuracy=candidate.summary.accuracy,
@@ -124,16 +124,16 @@ def run(request: EvaluateRequest, inputs: EvaluateInputs, run: StageRun, setting
 
 
 def _load(model_uri: str, gold: Gold, artifact_sha256: str | None, what: str) -> _Model:
-    """Fetch a model once, check its files, try it as the service would, and let it answer the test images."""
+    """Fetch a model, check its files, load it as the service would, and get its answers to the test images."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(mlflow.artifacts.download_artifacts(artifact_uri=model_uri, dst_path=folder))
-        if artifact_sha256 is not None:  # a champion that another program registered has none
+        if artifact_sha256 is not None:  # a champion registered by another program has none
             artifact_digest.require(path, artifact_sha256, what)
         metadata = mlflow.models.Model.load(str(path)).metadata or {}
         classes = tuple(metadata.get("classes", ()))
         if classes != gold.classes:
             raise ModelError(
-                f"{model_uri} knows the classes {list(classes)[:5]}, the data have {list(gold.classes)[:5]}; "
+                f"{model_uri} has the classes {list(classes)[:5]}, the data have {list(gold.classes)[:5]}; "
                 "evaluate it on the data it was trained on"
             )
         channels, height, width = metadata["input"]
@@ -164,22 +164,22 @@ def _champion(
     request: EvaluateRequest,
     champion: CurrentChampion,
     candidate: _Model,
-    rival: _Model | None,
+    champion_model: _Model | None,
     timing: Latency,
 ) -> Champion:
-    if rival is None:
+    if champion_model is None:
         return Champion(version=champion.version, same=True)
-    look = champion.comparisons + 1
+    number = champion.comparisons + 1
     return Champion(
         version=champion.version,
-        scores=rival.summary,
-        cost=_cost(rival, timing),
-        comparison=compare(candidate.correct, rival.correct, request.policy.level(look), look),
+        scores=champion_model.summary,
+        cost=_cost(champion_model, timing),
+        comparison=compare(candidate.correct, champion_model.correct, request.policy.level(number), number),
     )
 
 
 def _cost(model: _Model, timing: Latency) -> Cost | None:
-    """What a model costs; None where its trial ended before its memory could be measured."""
+    """Latency, memory and size of a model; None if its load check ended before the memory was measured."""
     if model.trial.memory_mb is None:
         return None
     return Cost(
@@ -200,7 +200,7 @@ def _slices(gold: Gold, model: _Model) -> tuple[Slice, ...]:
         values = np.array([cell or NO_VALUE for cell in cells])
         different = np.unique(values)
         if len(different) > MAX_VALUES:
-            log.warning("no slices by %r: %d different values, over %d", column, len(different), MAX_VALUES)
+            log.warning("no slices by %r: %d different values, more than %d", column, len(different), MAX_VALUES)
             continue
         for value in different.tolist():
             correct = model.correct[values == value]

@@ -37,7 +37,7 @@ from tasks.vision.data.sources import Source, open_source
 
 FINGERPRINT = "pipeline.fingerprint"
 REMOVED = "images.removed"
-DIGEST_LENGTH = 36  # the most that MLflow takes as a data set's digest
+DIGEST_LENGTH = 36  # MLflow's limit for the digest of a data set
 CONTEXTS = {"train": "training", "validation": "validation", "test": "testing"}
 
 log = logging.getLogger("tasks.prepare")
@@ -45,7 +45,7 @@ log = logging.getLogger("tasks.prepare")
 
 @dataclass(frozen=True)
 class _Made:
-    """Gold with the run that holds it and the number of files left out of it."""
+    """Gold with the run that stores it and the number of files left out."""
 
     gold: Gold
     run_id: str
@@ -53,7 +53,7 @@ class _Made:
 
 
 def run(request: PrepareRequest, run: StageRun, settings: Settings) -> PrepareResult:
-    """Make the gold of a data set, or take that of an earlier run with the same fingerprint.
+    """Make the gold of a data set, or reuse that of an earlier run with the same fingerprint.
 
     Raises:
         DataError: the source holds nothing a classifier can be trained on.
@@ -81,7 +81,7 @@ def run(request: PrepareRequest, run: StageRun, settings: Settings) -> PrepareRe
         earlier = None if request.forced("prepare") else _earlier(key, run.experiment_id)
         made = earlier or _make(source, shaping, key, run.run_id)
     _describe(made, request, reused=earlier is not None)
-    # Last: only a run that has all of it may be found and used again.
+    # Set last: only a complete run may be found and reused.
     mlflow.set_tags(
         {
             FINGERPRINT: key,
@@ -103,10 +103,10 @@ def run(request: PrepareRequest, run: StageRun, settings: Settings) -> PrepareRe
 
 
 def _earlier(key: str, experiment_id: str) -> _Made | None:
-    """Find whole gold with this fingerprint; a finished run whose gold is gone or damaged does not count."""
+    """Find complete gold with this fingerprint; a finished run whose gold is missing or damaged does not count."""
     tags = {"pipeline.stage": "prepare", FINGERPRINT: key}
     found = tracking.find_runs(experiment_id, tags, status="FINISHED", limit=20)
-    # Most of them used the same gold again: each gold is looked at once.
+    # Most of them reused the same gold: each gold is checked once.
     for run_id, removed in {run.data.tags[gold_store.GOLD_RUN]: run.data.metrics[REMOVED] for run in found}.items():
         if not gold_store.exists(run_id):
             continue
@@ -115,7 +115,7 @@ def _earlier(key: str, experiment_id: str) -> _Made | None:
         except DataError as error:
             log.warning("the gold of run %s is made again: %s", run_id, error)
             continue
-        log.info("the gold of run %s is used again", run_id)
+        log.info("the gold of run %s is reused", run_id)
         return _Made(gold, run_id, int(removed))
     return None
 
@@ -154,7 +154,7 @@ def _describe(made: _Made, request: PrepareRequest, *, reused: bool) -> None:
     mlflow.log_figure(histogram_figure(gold), "plots/class_histogram.png")
     mlflow.log_figure(grid_figure(gold), "plots/sample_grid.png")
     with warnings.catch_warnings():
-        # MLflow knows two equal classes for a local path, and says so.
+        # MLflow has two equivalent classes for a local path, and warns about it.
         warnings.filterwarnings("ignore", "The specified dataset source can be interpreted", UserWarning)
         source = (
             resolve_dataset_source(request.source) if request.source else CodeDatasetSource({"dataset": gold.dataset})
@@ -168,7 +168,7 @@ def _describe(made: _Made, request: PrepareRequest, *, reused: bool) -> None:
             digest=gold.fingerprint[:DIGEST_LENGTH],
         )
         mlflow.log_input(entity, context=CONTEXTS[name])
-    origin = f"Gold of run `{made.run_id}`, used again" if reused else "Gold made by this run"
+    origin = f"Gold of run `{made.run_id}`, reused" if reused else "Gold made by this run"
     mlflow.set_tag(
         "mlflow.note.content",
         f"{origin}: {len(gold.classes)} classes, {len(gold.train)} training, {len(gold.validation)} validation and "

@@ -1,4 +1,4 @@
-"""register: make a version of the evaluated model and move the aliases as the verdict says."""
+"""register: register the evaluated model as a version and move the aliases according to the verdict."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ log = logging.getLogger("tasks.register")
 def run(request: RegisterRequest, run: StageRun, settings: Settings) -> RegisterResult:
     """Register the model of `request.evaluate_run_id` once, as `challenger`, and as `champion` if it was promoted.
 
-    The same weights are the same version: a retry, or a day on which training gave the same model again, adds none.
+    The same weights stay the same version: a retry, or a training that gives the same model again, adds none.
 
     Raises:
         DataError: the evaluate run is missing or has no verdict.
-        ModelError: the champion changed since the verdict, or knows other classes.
+        ModelError: the champion changed since the verdict, or has other classes.
     """
     name = request.registered_model
     train_run_id = tag_of(request.evaluate_run_id, "pipeline.train_run_id")
@@ -39,8 +39,8 @@ def run(request: RegisterRequest, run: StageRun, settings: Settings) -> Register
     known_version = int(known.version) if known else None
     if champion_version not in {verdict.champion_version, known_version}:
         raise ModelError(
-            f"champion of {name!r} is version {champion_version} now, but the verdict compared with version "
-            f"{verdict.champion_version}; clear the evaluate task so that it judges against the present champion"
+            f"champion of {name!r} is version {champion_version} now, but the candidate was compared with version "
+            f"{verdict.champion_version}; clear the evaluate task, so that it compares with the current champion"
         )
 
     if known is None:
@@ -60,7 +60,7 @@ def run(request: RegisterRequest, run: StageRun, settings: Settings) -> Register
     else:
         version = known
     number = int(version.version)
-    log.info("%s version %d %s", name, number, "exists already" if known else "made")
+    log.info("%s version %d %s", name, number, "exists already" if known else "created")
 
     registry.set_alias(name, registry.CHALLENGER, number)
     promote, reason = conclusion(request, verdict)
@@ -81,7 +81,7 @@ def run(request: RegisterRequest, run: StageRun, settings: Settings) -> Register
         ledger.move_champion(entry)
     elif not verdict.is_champion:
         with ledger.recorded(entry):
-            pass  # nothing moves
+            pass  # no alias moves
     champion_now = promote or verdict.is_champion
     mlflow.set_tags(
         {
@@ -95,7 +95,7 @@ def run(request: RegisterRequest, run: StageRun, settings: Settings) -> Register
         **run.result_fields,
         registered_model=name,
         version=number,
-        created=version.tags.get("pipeline.key") == request.task.key,  # also by an earlier try
+        created=version.tags.get("pipeline.key") == request.task.key,  # or by an earlier try
         promoted=champion_now,
         previous_champion=verdict.champion_version if verdict.champion_version != number else None,
         reason=reason,
@@ -103,7 +103,7 @@ def run(request: RegisterRequest, run: StageRun, settings: Settings) -> Register
 
 
 def conclusion(request: RegisterRequest, verdict: Verdict) -> tuple[bool, str]:
-    """Join the gate's verdict and the approver's word: whether to promote, and why (not).
+    """Combine the gate's verdict and the approver's decision: whether to promote, and why or why not.
 
     Raises:
         RequestError: approval is required and none was given.
@@ -113,7 +113,7 @@ def conclusion(request: RegisterRequest, verdict: Verdict) -> tuple[bool, str]:
         return False, verdict.reason
     if approval.approved is None:
         if request.require_approval:
-            raise RequestError("require_approval=True, but nobody was asked; clear the task that asks, and this one")
+            raise RequestError("require_approval=True, but nobody was asked; clear the approval task and this one")
         return True, verdict.reason
     word = f" ({approval.comment.strip()})" if approval.comment.strip() else ""
     if not approval.approved:

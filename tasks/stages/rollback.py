@@ -18,7 +18,7 @@ log = logging.getLogger("tasks.rollback")
 def run(request: RollbackRequest, run: StageRun, settings: Settings) -> RollbackResult:
     """Move `champion` to `request.version`, or to the champion before this one, and record who did it and why.
 
-    A retry finishes what was begun and moves nothing twice: the version is decided once, and kept with the run.
+    A retry finishes an unfinished rollback and moves nothing twice: the version is chosen once and stored in the run.
 
     Raises:
         ModelError: there is no champion, no such version, no earlier champion, or it is the champion already.
@@ -42,27 +42,27 @@ def run(request: RollbackRequest, run: StageRun, settings: Settings) -> Rollback
             former_sha256=former.tags.get(registry.SHA256),
         )
     )
-    log.info("champion of %s: version %d, before: %d (%s: %s)", name, move[1], move[0], request.task.by, request.reason)
+    log.info("champion of %s: version %d, was %d (%s: %s)", name, move[1], move[0], request.task.by, request.reason)
     return RollbackResult(**run.result_fields, registered_model=name, version=move[1], previous_version=move[0])
 
 
 def _plan(name: str, asked: int | None) -> tuple[int, int]:
-    """From which version to which; raises where that cannot be, before anything is written."""
+    """Return the versions to move from and to; raises before anything is written if that is impossible."""
     champion = registry.by_alias(name)
     if champion is None:
         raise ModelError(f"{name!r} has no champion to roll back; `python -m tasks history` shows what happened")
     now = int(champion.version)
     target = asked if asked is not None else ledger.champion_before(name, now)
     if target is None:
-        raise ModelError(f"{name!r}: the ledger knows no champion before version {now}; name one with VERSION=")
+        raise ModelError(f"{name!r}: the ledger has no champion before version {now}; choose one with VERSION=")
     if target == now:
-        raise ModelError(f"version={target} is the champion of {name!r} already; name another")
+        raise ModelError(f"version={target} is the champion of {name!r} already; choose another")
     registry.by_number(name, target)
     return now, target
 
 
 def _begun(run: StageRun, name: str) -> tuple[int, int] | None:
-    """What an earlier try decided; raises when the champion has changed since by another hand."""
+    """Return what an earlier try chose; raises if someone else has moved the champion since."""
     tags = mlflow.get_run(run.run_id).data.tags
     if "pipeline.version" not in tags:
         return None

@@ -1,4 +1,4 @@
-"""train: fit one network to the gold tensors, log how it went, leave the best model."""
+"""train: train one network on the gold tensors, log its progress, store the best model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tasks.vision.models.classifier import digest, parameter_counts
 from tasks.vision.training.curves import curves_figure
 from tasks.vision.training.loop import BatchEnd, EpochEnd, Training
 
-QUIET_SECONDS = 20.0  # a line at least this often: a log stream that is silent for 60 s gets cut off
+QUIET_SECONDS = 20.0  # a line at least this often: a log stream that is silent for 60 s is cut off
 
 log = logging.getLogger("tasks.train")
 
@@ -37,7 +37,7 @@ def run(request: TrainRequest, inputs: TrainInputs, run: StageRun, settings: Set
     """Train, or resume from the checkpoint that an earlier try of this stage left in the run.
 
     Raises:
-        RequestError: the device or precision is not there, or the loss is no longer a number.
+        RequestError: the device or precision is not available, or the loss became NaN or infinite.
         DataError: the gold is missing or damaged.
     """
     tuned = inputs.tuned
@@ -48,7 +48,7 @@ def run(request: TrainRequest, inputs: TrainInputs, run: StageRun, settings: Set
     log.info(
         "hyperparameters: %s%s",
         f"tuned by run {tuned.run_id}" if tuned else "the defaults",
-        f"; given by hand: {given}" if given else "",
+        f"; set explicitly: {given}" if given else "",
     )
     recipe = request.recipe(tuned.hyperparameters if tuned else None)
     mlflow.log_params(recipe.model_dump(mode="json", include=set(Hyperparameters.model_fields)))
@@ -60,7 +60,7 @@ def run(request: TrainRequest, inputs: TrainInputs, run: StageRun, settings: Set
     state = store.newest()
     if state is not None:
         training.load_state_dict(state)
-        log.info("going on after epoch %d of %d, from the run's checkpoint", len(training.history), recipe.epochs)
+        log.info("resuming after epoch %d of %d, from the run's checkpoint", len(training.history), recipe.epochs)
     _train(training, store, MetricLog(run.run_id))
 
     best = training.best
@@ -88,7 +88,7 @@ def run(request: TrainRequest, inputs: TrainInputs, run: StageRun, settings: Set
 
 
 def _describe(training: Training, gold: Gold, data: PreparedData) -> None:
-    """Log what the request's parameters came to on this machine and these data."""
+    """Log the settings that the request resolved to on this machine and these data."""
     counts, recipe = parameter_counts(training.network), training.recipe
     precision = str(training.precision).removeprefix("torch.")
     mlflow.log_params(
@@ -97,7 +97,7 @@ def _describe(training: Training, gold: Gold, data: PreparedData) -> None:
         | {"dataset": gold.dataset, "classes": len(gold.classes), "input": list(gold.shape)}
         | {"train_images": len(gold.train), "steps_per_epoch": training.steps_per_epoch}
     )
-    mlflow.set_tags(  # tags, not params: a retry may find itself on another machine
+    mlflow.set_tags(  # tags, not params: a retry may run on another machine
         {
             "pipeline.prepare_run_id": data.prepare_run_id,
             "pipeline.gold_run_id": data.gold_run_id,
@@ -116,9 +116,9 @@ def _describe(training: Training, gold: Gold, data: PreparedData) -> None:
 
 
 def _train(training: Training, store: CheckpointStore, metrics: MetricLog) -> None:
-    """Run the loop to its end: metrics and a line per epoch, a checkpoint as often as it pays and when told to stop."""
+    """Run the loop to its end: metrics and a line per epoch, a checkpoint when it is worth its time and on SIGTERM."""
     clock = _Clock(training)
-    unsaved: dict[str, Any] | None = None  # the state after the last epoch, where no checkpoint has it
+    unsaved: dict[str, Any] | None = None  # the state after the last epoch, if no checkpoint has it
     try:
         for event in training.run():
             match event:
@@ -132,7 +132,7 @@ def _train(training: Training, store: CheckpointStore, metrics: MetricLog) -> No
                     metrics.add(event.epoch, {name: value for name, value in asdict(event).items() if name != "epoch"})
                     log.info("%s, %s", _line(event, training), clock.left(event))
                     if training.finished:
-                        unsaved = None  # what is left takes seconds, and saves it
+                        unsaved = None  # the rest takes seconds, and saves it
                     elif store.due():
                         _save(training.state_dict(), store, metrics)
                         unsaved = None
@@ -141,17 +141,17 @@ def _train(training: Training, store: CheckpointStore, metrics: MetricLog) -> No
     except SystemExit:  # SIGTERM: a few seconds are left
         if unsaved is not None:
             _save(unsaved, store, metrics)
-            log.info("told to stop; a checkpoint keeps the %d epochs done", len(unsaved["history"]))
+            log.info("asked to stop (SIGTERM); a checkpoint has the %d finished epochs", len(unsaved["history"]))
         raise
     if len(training.history) < training.recipe.epochs:
-        log.info("stopped early: no gain of validation accuracy for %d epochs", training.recipe.patience)
+        log.info("stopped early: no gain in validation accuracy for %d epochs", training.recipe.patience)
     best = training.best
     metrics.add(best.epoch, {"best_validation_accuracy": best.validation_accuracy, "best_epoch": float(best.epoch)})
     _save(training.state_dict(), store, metrics)
 
 
 def _save(state: dict[str, Any], store: CheckpointStore, metrics: MetricLog) -> None:
-    metrics.flush()  # a step that no later try repeats must not be lost
+    metrics.flush()  # a later try does not repeat these steps
     store.save(state, len(state["history"]))
 
 
@@ -166,7 +166,7 @@ def _line(end: EpochEnd, training: Training) -> str:
 
 
 class _Clock:
-    """Estimates the time left, and tells when the log has been quiet for too long."""
+    """Estimates the time left, and tells when nothing was logged for too long."""
 
     def __init__(self, training: Training) -> None:
         self._per_epoch = training.steps_per_epoch
@@ -178,7 +178,7 @@ class _Clock:
         return time.monotonic() - self._spoke > QUIET_SECONDS
 
     def left(self, event: BatchEnd | EpochEnd) -> str:
-        """Say how long the remaining steps take at the pace so far; to be followed by a log line."""
+        """Estimate how long the remaining steps take at the pace so far; the caller then logs a line."""
         self._spoke = time.monotonic()
         step = event.step if isinstance(event, BatchEnd) else event.epoch * self._per_epoch
         seconds = (self._spoke - self._started) / (step - self._first) * (self._steps - step)

@@ -1,4 +1,4 @@
-"""tune: search the hyperparameters with which the network learns the gold tensors best."""
+"""tune: search for the best hyperparameters of a network on the gold tensors."""
 
 from __future__ import annotations
 
@@ -53,7 +53,9 @@ def run(request: TuneRequest, inputs: TuneInputs, run: StageRun, settings: Setti
     rows = table.read(run.run_id)
     best = table.best_trial(rows, request.metric)
     if best is None or best.best_value is None:
-        raise RequestError(f"all {len(rows)} trials failed: {_reasons(rows)}; change search_space or what is given")
+        raise RequestError(
+            f"all {len(rows)} trials failed: {_reasons(rows)}; change search_space or the parameters that are set"
+        )
     _keep(rows, best, request.metric)
     recipe = request.recipe(best.values)
     chosen = Hyperparameters(**{name: getattr(recipe, name) for name in Hyperparameters.model_fields})
@@ -82,7 +84,7 @@ def _keep(rows: list[TrialRow], best: TrialRow, metric: str) -> None:
 
 
 def as_csv(rows: list[TrialRow], metric: str) -> str:
-    """Lay the trials out as CSV, a line each."""
+    """Write the trials as CSV, one line each."""
     names = sorted({name for row in rows for name in row.values})
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -96,8 +98,8 @@ def as_csv(rows: list[TrialRow], metric: str) -> str:
 
 
 def _reasons(rows: list[TrialRow]) -> str:
-    """Name the first reasons why trials failed."""
+    """Collect the first reasons why trials failed."""
     client = MlflowClient()
     first = [row for row in rows if row.state == State.FAILED][:REASONS]
-    told = [client.get_run(row.run_id).data.tags.get(ERROR_TAG, "no reason was given") for row in first]
-    return "; ".join(dict.fromkeys(told)) or "none was tried"
+    told = [client.get_run(row.run_id).data.tags.get(ERROR_TAG, "no reason was recorded") for row in first]
+    return "; ".join(dict.fromkeys(told)) or "no trial ran"

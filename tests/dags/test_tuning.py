@@ -156,7 +156,7 @@ def test_the_table_at_the_end_tells_of_the_search(tuned: Tuned) -> None:
 
 @pytest.fixture(scope="module")
 def daily(tuned: Tuned) -> Run:
-    """The training of a daily run after the search, with one value given by hand."""
+    """The training of a daily run after the search, with one value set explicitly."""
     conf = json.dumps({"epochs": 1, "momentum": 0.5})
     command = [sys.executable, "-m", "airflow", "dags", "test", "daily_training", "2026-02-03", "--conf", conf]
     command += ["--mark-success-pattern", AFTER_TRAINING]  # the rest of the DAG is not what is asked here

@@ -1,4 +1,4 @@
-"""What evaluate reads: the trained model, the test images, the champion and what the ledger says of these weights."""
+"""What evaluate reads: the trained model, test images, the champion and what the ledger says about the candidate."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VERDICT = {"verdict.json", "evidence.json", "probes.json"}
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """The model that a train run left."""
+    """The model that a train run stored."""
 
     uri: str
     sha256: str  # of architecture and weights
@@ -32,7 +32,7 @@ class TrainedModel:
         """Read the tags of a train run.
 
         Raises:
-            DataError: there is no such run, or it left no model.
+            DataError: there is no such run, or it stored no model.
         """
         names = ("pipeline.logged_model_uri", registry.SHA256, artifact_digest.TAG)
         return cls(*(tag_of(train_run_id, name) for name in names))
@@ -45,26 +45,26 @@ class CurrentChampion:
     version: int
     sha256: str | None
     artifact_sha256: str | None  # None: another program registered it
-    comparisons: int  # other candidates that it was compared with
+    comparisons: int  # number of other candidates that it was compared with
 
 
 @dataclass(frozen=True)
 class EvaluateInputs(StageInputs):
-    """The candidate, its data, and what it has to beat."""
+    """The candidate, its data, and the champion that it has to beat."""
 
     model: TrainedModel
     data: PreparedData
     champion: CurrentChampion | None
-    rolled_back: str | None  # who took these weights out of service, and why; None where nobody did
+    rolled_back: str | None  # who rolled back the candidate's weights before, and why; None if nobody did
 
     measured_same: ClassVar[str] = "model, which is the champion, data and code"
 
     @classmethod
     def resolve(cls, request: EvaluateRequest, run: StageRun) -> Self:
-        """Read what the train run holds, and resolve the alias `champion` to a version.
+        """Read the tags of the train run, and resolve the alias `champion` to a version.
 
         Raises:
-            DataError: the train run, its prepare run or a tag of them is not there.
+            DataError: the train run, its prepare run or one of their tags is missing.
         """
         name = request.registered_model
         model = TrainedModel.of(request.train_run_id)
@@ -80,7 +80,7 @@ class EvaluateInputs(StageInputs):
 
     @property
     def same(self) -> bool:
-        """Whether the candidate's weights are the champion's already."""
+        """Whether the candidate has the champion's weights."""
         return self.champion is not None and self.champion.sha256 == self.model.sha256
 
     @property
@@ -91,11 +91,11 @@ class EvaluateInputs(StageInputs):
 
     @property
     def identity(self) -> dict[str, Any] | None:
-        """Model, data, and what a verdict owes to the past."""
-        return {**self.measured, "rival": self._rival} if self.measured else None
+        """Model, data, champion, and the history that the verdict depends on."""
+        return {**self.measured, "rival": self._champion_identity} if self.measured else None
 
     @property
-    def _rival(self) -> dict[str, Any]:
+    def _champion_identity(self) -> dict[str, Any]:
         if self.champion is None:
             return {"champion": None, "rolled_back": self.rolled_back}
         if self.same:
@@ -109,18 +109,18 @@ class EvaluateInputs(StageInputs):
 
     @property
     def only_to_judge(self) -> bool:
-        """Weights that are the champion's are not compared with themselves."""
+        """True if the candidate has the champion's weights: it is not compared with itself."""
         return self.same
 
     def judge(self, request: EvaluateRequest, run: StageRun, measured: StageResult) -> StageResult:
-        """Judge the champion's weights by today's policy, from what an earlier run measured of them."""
+        """Judge the champion's weights by the current policy, from the measurements of an earlier run."""
         if self.champion is None or not isinstance(measured, EvaluateResult):
             raise TypeError(f"{type(measured).__name__} is not a measurement of the champion")
         return judge_champion(request, run, self.champion.version, measured)
 
     @staticmethod
     def lost(run: Run) -> str:
-        """Name what is gone: the train run or what it left, the verdict, the evidence."""
+        """Name what is missing: the train run or its outputs, the verdict, the evidence."""
         client = MlflowClient()
         trained = client.get_run(tag_of(run.info.run_id, "pipeline.train_run_id"))
         if trained.info.lifecycle_stage != "active":

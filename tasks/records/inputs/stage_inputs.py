@@ -1,4 +1,4 @@
-"""What every class of inputs offers: to the runner, which resolves it once, and to reuse, which compares it."""
+"""The base class of stage inputs: the runner resolves them once, and reuse compares them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tasks.records.tracking import StageRun, tag_of
 
 
 class StageInputs(ABC):
-    """What a stage reads beyond its parameters, resolved once before it is decided whether it has to work.
+    """What a stage reads besides its parameters, resolved once, before deciding whether the stage has to run.
 
     A subclass is a frozen dataclass; the stage gets it as the second argument of `run`.
     """
@@ -23,16 +23,16 @@ class StageInputs(ABC):
     @classmethod
     @abstractmethod
     def resolve(cls, request: Any, run: StageRun) -> Self:
-        """Read what `request` leads to; nothing is written.
+        """Read what `request` refers to; nothing is written.
 
         Raises:
-            PermanentError: something that the stage cannot do without is missing or does not fit.
+            PermanentError: something that the stage needs is missing or does not fit.
         """
 
     @property
     @abstractmethod
     def identity(self) -> dict[str, Any] | None:
-        """Values that are the same whenever the stage's result would be; None where that cannot be known.
+        """Values that are equal exactly if the stage's result would be the same; None if that cannot be known.
 
         JSON, without run IDs: another run that leads to the same data is the same input.
         """
@@ -40,24 +40,24 @@ class StageInputs(ABC):
     @staticmethod
     @abstractmethod
     def lost(run: Run) -> str:
-        """Name what of an earlier run is gone that the stages after it need; empty when all is there.
+        """Name what later stages need and an earlier run no longer has; empty if nothing is missing.
 
         Raises:
-            DataError: a run that it leads to, or a tag of it, is gone.
+            DataError: a run that it refers to, or one of its tags, is missing.
         """
 
-    # Some results are a measurement and a judgement of it. Where only the judgement is due, an earlier measurement of
-    # the same is taken and judged again.
-    measured_same: ClassVar[str] = ""  # what was the same then, in words
+    # Some results consist of a measurement and a judgement. If only the judgement may differ, an earlier measurement is
+    # reused and judged again.
+    measured_same: ClassVar[str] = ""  # which inputs were the same in that case, in words
 
     @property
     def measured(self) -> dict[str, Any] | None:
-        """The part of `identity` that a measurement follows from; None where nothing is judged."""
+        """The part of `identity` that the measurement depends on; None if the stage judges nothing."""
         return None
 
     @property
     def only_to_judge(self) -> bool:
-        """Whether a judgement is all that is due."""
+        """Whether an earlier measurement only has to be judged again."""
         return False
 
     def judge(self, request: Any, run: StageRun, measured: StageResult) -> StageResult:
@@ -67,7 +67,7 @@ class StageInputs(ABC):
 
 @dataclass(frozen=True)
 class PreparedData:
-    """What a prepare run stands for: its tensors, and the licence that a model card states."""
+    """What a prepare run made: its tensors, and the licence that a model card states."""
 
     prepare_run_id: str
     gold_run_id: str
@@ -89,6 +89,6 @@ class PreparedData:
 
     @property
     def identity(self) -> dict[str, str] | None:
-        """Fingerprint, data set and licence; None where the run is so old that it does not say all three."""
+        """Fingerprint, data set and licence; None if an old run has not recorded all three."""
         values = {name: value for name, value in asdict(self).items() if not name.endswith("_run_id")}
         return None if None in values.values() else values

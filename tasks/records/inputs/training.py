@@ -1,4 +1,4 @@
-"""What train and tune read: the data, the device that is there, and hyperparameters that a search found."""
+"""What train and tune read: the data, the available device, and the hyperparameters that a search found."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class TrainInputs(StageInputs):
 
     @classmethod
     def resolve(cls, request: TrainRequest, run: StageRun) -> Self:
-        """Read what the prepare run holds and choose the tuned set; a retry gets the one its first try kept.
+        """Read the tags of the prepare run and choose the tuned set; a retry gets the one that its first try chose.
 
         Raises:
-            DataError: the prepare run or the search is not there, or the search is for something else.
+            DataError: the prepare run or the search does not exist, or the search is for something else.
         """
         data = PreparedData.of(request.prepare_run_id)
         dataset = data.dataset or tag_of(request.prepare_run_id, tuned_sets.DATASET)
@@ -49,7 +49,7 @@ class TrainInputs(StageInputs):
 
     @staticmethod
     def lost(run: Run) -> str:
-        """Name what is gone: the gold, the model, its classes."""
+        """Name what is missing: the gold, the model, its classes."""
         run_id = run.info.run_id
         if not gold_store.exists(tag_of(tag_of(run_id, "pipeline.prepare_run_id"), gold_store.GOLD_RUN)):
             return "the gold it was trained on is gone"
@@ -68,10 +68,10 @@ class TuneInputs(StageInputs):
 
     @classmethod
     def resolve(cls, request: TuneRequest, run: StageRun) -> Self:
-        """Read what the prepare run holds.
+        """Read the tags of the prepare run.
 
         Raises:
-            DataError: the prepare run is not there or holds no gold.
+            DataError: the prepare run does not exist or has no gold.
         """
         return cls(PreparedData.of(request.prepare_run_id), accelerator.kind(request.device))
 
@@ -83,13 +83,13 @@ class TuneInputs(StageInputs):
 
     @staticmethod
     def lost(run: Run) -> str:
-        """Nothing but the set that the search found is needed: reading it says what is gone."""
+        """Only the set that the search found is needed: reading it raises if it is missing."""
         tuned_sets.read(run.info.run_id)
         return ""
 
 
 def _model_is_whole(run: Run) -> bool:
-    """Tell whether the store gives back the very files of the model that a train run logged."""
+    """Tell whether the store still has exactly the files of the model that a train run logged."""
     uri, sha256 = (run.data.tags.get(name, "") for name in ("pipeline.logged_model_uri", artifact_digest.TAG))
     try:
         with tempfile.TemporaryDirectory() as folder:

@@ -13,8 +13,8 @@ from tasks.settings import Settings
 
 def test_the_newest_evaluation_gives_the_picture(settings: Settings, task: TaskIdentity) -> None:
     with tracking.stage_run(PrepareRequest(task=task), "evaluate", settings):  # type: ignore[call-arg]
-        probe = {"name": "a", "png": "cGljdHVyZQ==", "probabilities": [0.5, 0.5], "class": "x"}
-        mlflow.log_dict({"tolerance": 0.001, "probes": [probe]}, "probes.json")
+        prediction = {"name": "a", "png": "cGljdHVyZQ==", "probabilities": [0.5, 0.5], "class": "x"}
+        mlflow.log_dict({"tolerance": 0.001, "probes": [prediction]}, "probes.json")
     assert sample.sample("daily", settings) == b"picture"
 
 

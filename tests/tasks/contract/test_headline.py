@@ -38,7 +38,7 @@ from tasks.contract.stages import STAGES
         (
             "register",
             {"registered_model": "m", "version": 2, "promoted": True, "created": False},
-            "m version 2, champion, known already",
+            "m version 2, champion, already registered",
         ),
         ("deploy", {"version": 2, "url": "http://h", "answers_checked": 5}, "version 2 at http://h, 5 answers equal"),
         ("deploy", {"version": 2, "skipped": "the service follows 'dogs'"}, "skipped: the service follows 'dogs'"),

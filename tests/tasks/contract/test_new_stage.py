@@ -43,7 +43,7 @@ class ShrinkRequest(StageRequest):
 
 
 class ShrinkResult(StageResult):
-    """Found through `run_id`: the small model."""
+    """`run_id` leads to the small model."""
 
     megabytes: float = Field(gt=0)
 

@@ -81,7 +81,7 @@ def test_what_is_given_is_not_searched() -> None:
         ({"trial_cpus": 0}, "trial_cpus=0"),
         ({"search_space": {"momentum": {"low": 0.9, "high": 0.8}}}, "low=0.9 must be less than high=0.8"),
         ({"search_space": {"learning_rate": {"low": 0, "high": 0.1, "log": True}}}, "low=0 has no logarithm"),
-        ({"search_space": {"learning_rate": {"low": 0.1, "high": 20}}}, "learning_rate: 20.0 is out of its limits"),
+        ({"search_space": {"learning_rate": {"low": 0.1, "high": 20}}}, "learning_rate: 20.0 is outside its limits"),
         ({"search_space": {"batch_size": []}}, "leaves nothing to choose"),
         ({"search_space": {"batch_size": [32, 32]}}, "32 is in the list twice"),
         ({"search_space": {"batch_size": [1]}}, "batch_size"),

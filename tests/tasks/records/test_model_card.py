@@ -98,8 +98,8 @@ def test_a_card_says_what_a_user_has_to_know(origin: Origin) -> None:
         "| accuracy | 0.9 | 0.3 | pass | test accuracy 0.9000 is at least 0.3000, the floor |",
         "Tested on 52 images",
         "Weakest classes, by recall: `dog` 0.900, `cat` 0.900",
-        "Under 30 test images, so that recall says little: `dog`",
-        "tested apart by: `camera`",
+        "Fewer than 30 test images, so that recall is imprecise: `dog`",
+        "tested separately by: `camera`",
         "Confidence is off by 0.032",
     ):
         assert text in card

@@ -117,7 +117,7 @@ def test_a_deleted_search_is_passed_over(experiment_id: str, caplog: pytest.LogC
     record(Kind.PROMOTION, version_of(experiment_id, kept), None)
     record(Kind.PROMOTION, version_of(experiment_id, gone), 1)
     assert tuned_sets.newest_proven(NAME, "digits", "fast_cnn") == kept
-    assert "the hyperparameters of version 2 are passed over" in caplog.text
+    assert "the hyperparameters of version 2 are skipped" in caplog.text
 
 
 def test_a_training_takes_the_proven_set_and_says_so(experiment_id: str) -> None:

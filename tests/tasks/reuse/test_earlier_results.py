@@ -184,7 +184,7 @@ print(result.reused_from, sorted({{"torch", "torchvision", "ray"}} & set(sys.mod
     [
         ("train", {"epochs": 2}),
         ("train", {"seed": 1}),
-        ("train", {"learning_rate": 0.1}),  # given by hand, though it is the default
+        ("train", {"learning_rate": 0.1}),  # set explicitly, though it is the default
         ("tune", {"trials": 3}),
         ("tune", {"search_space": {"learning_rate": [0.1, 0.2]}}),
         ("evaluate", {"min_accuracy": 0.1}),

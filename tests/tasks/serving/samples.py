@@ -89,17 +89,17 @@ def log_model(module: torch.nn.Module, *, batch: int = 4, metadata: dict[str, ob
     return run.info.run_id, info.model_uri
 
 
-def log_probes(version: int) -> None:
+def log_reference_predictions(version: int) -> None:
     """What evaluate and register leave behind for deploy."""
     model = load(resolve(parse(str(version), MODEL)))
-    probes = []
+    predictions = []
     for value in (0, 128, 255):
         row = model.predict(decode(picture(value), 1, 8)[None])[0]
         png = base64.b64encode(picture(value)).decode()
         label = model.classes[int(row.argmax())]
-        probes.append({"name": f"grey {value}", "png": png, "probabilities": row.tolist(), "class": label})
+        predictions.append({"name": f"grey {value}", "png": png, "probabilities": row.tolist(), "class": label})
     with new_run() as run:
-        mlflow.log_dict({"tolerance": 1e-3, "probes": probes}, "probes.json")
+        mlflow.log_dict({"tolerance": 1e-3, "probes": predictions}, "probes.json")
     MlflowClient().set_model_version_tag(MODEL, str(version), "pipeline.evaluate_run_id", run.info.run_id)
 
 

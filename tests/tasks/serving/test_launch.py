@@ -28,7 +28,7 @@ from tests.tasks.serving.samples import (
     damage,
     free_port,
     log_model,
-    log_probes,
+    log_reference_predictions,
     move,
     picture,
 )
@@ -52,8 +52,8 @@ def deployed(settings: Settings, model: str, version: int, run: str, seconds: in
 
 
 def test_starts_follows_and_replaces_the_local_service(store: Store, local: Settings) -> None:
-    log_probes(1)
-    log_probes(2)
+    log_reference_predictions(1)
+    log_reference_predictions(2)
 
     first = deployed(local, MODEL, 1, "first")
     assert (first.started, first.answers_checked, first.url) == (True, 3, URL)
@@ -73,7 +73,7 @@ def test_starts_follows_and_replaces_the_local_service(store: Store, local: Sett
     second = deployed(local, MODEL, 2, "second")
     assert (second.started, process.find(local.pipeline_home)) == (False, pid)
 
-    with pytest.raises(ModelError, match="names version 2, not version 1"):
+    with pytest.raises(ModelError, match=r"cannot deploy version 1: champion of .* is version 2"):
         deployed(local, MODEL, 1, "late")
 
     tags = dict(registry.by_number(MODEL, 1).tags)
@@ -92,13 +92,13 @@ def test_starts_follows_and_replaces_the_local_service(store: Store, local: Sett
 def test_a_model_broken_in_the_store_is_undone_and_the_old_one_answers_all_the_time(
     store: Store, local: Settings
 ) -> None:
-    log_probes(1)
+    log_reference_predictions(1)
     move(ledger.Kind.PROMOTION, None, 1)
     deployed(local, MODEL, 1, "good")
     run_id, uri = log_model(Brightness([1, 2, 0]))
     tags = {artifact_digest.TAG: model_store.artifact_sha256(uri), registry.SHA256: "broken"}
     broken = int(registry.create_version(MODEL, uri, run_id, tags, "").version)
-    log_probes(broken)
+    log_reference_predictions(broken)
     damage(uri)
     move(ledger.Kind.PROMOTION, 1, broken)
 
@@ -132,7 +132,7 @@ def test_a_model_broken_in_the_store_is_undone_and_the_old_one_answers_all_the_t
 
 
 def test_a_service_with_a_key(store: Store, local: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    log_probes(1)
+    log_reference_predictions(1)
     monkeypatch.setenv("SERVING_API_KEY", "s3cret")
     keyed = local.model_copy(update={"serving_api_key": SecretStr("s3cret")})
     assert deployed(keyed, MODEL, 1, "keyed").answers_checked == 3

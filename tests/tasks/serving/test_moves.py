@@ -23,7 +23,7 @@ from tests.tasks.serving.samples import (
     Brightness,
     Service,
     Store,
-    log_probes,
+    log_reference_predictions,
     move,
     picture,
 )  # fmt: skip
@@ -49,8 +49,8 @@ def roll_back(store: Store, day: int) -> int:
 
 
 def test_a_stream_of_requests_through_promotions_and_rollbacks(service: Service, store: Store) -> None:
-    log_probes(1)
-    log_probes(2)
+    log_reference_predictions(1)
+    log_reference_predictions(2)
     move(ledger.Kind.PROMOTION, None, 1)
     sessions = threading.local()
 

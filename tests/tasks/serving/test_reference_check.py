@@ -15,7 +15,7 @@ from tests.tasks.serving.samples import Brightness, Store, damage, log_model, ne
 ANSWERS = {"dark": [0.9608, 0.0392, 0.0], "bright": [0.0, 0.0392, 0.9608]}
 
 
-def probes(dark: list[float]) -> dict[str, Any]:
+def reference(dark: list[float]) -> dict[str, Any]:
     image = base64.b64encode(picture(26)).decode()
     return {"tolerance": 0.01, "probes": [{"name": "one", "png": image, "class": "dark", "probabilities": dark}]}
 
@@ -33,7 +33,9 @@ def uri(store: Store) -> str:
 
 
 def test_a_model_that_answers_as_in_evaluate_is_served(uri: str) -> None:
-    target = Target(uri, None, None, None, model_store.artifact_sha256(uri), evaluated(probes([0.9608, 0.0392, 0.0])))
+    target = Target(
+        uri, None, None, None, model_store.artifact_sha256(uri), evaluated(reference([0.9608, 0.0392, 0.0]))
+    )
     assert load_verified(target).target == target
 
 
@@ -44,15 +46,15 @@ def test_without_an_evaluation_there_is_nothing_to_compare(uri: str) -> None:
 @pytest.mark.parametrize("answers", [[0.90, 0.10, 0.0], [0.0, 0.04, 0.96]])
 def test_other_answers_are_refused(uri: str, answers: list[float]) -> None:
     with pytest.raises(ModelError, match=r"answers reference image 'one' differently than in evaluate"):
-        load_verified(Target(uri, None, None, None, None, evaluated(probes(answers))))
+        load_verified(Target(uri, None, None, None, None, evaluated(reference(answers))))
 
 
 def test_another_number_of_classes_is_refused(uri: str) -> None:
     with pytest.raises(ModelError, match=r"answers \(1, 3\), evaluate got \(1, 2\)"):
-        load_verified(Target(uri, None, None, None, None, evaluated(probes([0.9, 0.1]))))
+        load_verified(Target(uri, None, None, None, None, evaluated(reference([0.9, 0.1]))))
 
 
-def test_an_evaluation_without_probes_is_refused(uri: str) -> None:
+def test_an_evaluation_without_reference_predictions_is_refused(uri: str) -> None:
     with pytest.raises(ModelError, match=r"has no probes\.json"):
         load_verified(Target(uri, None, None, None, None, evaluated(None)))
 

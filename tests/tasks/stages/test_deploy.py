@@ -30,7 +30,7 @@ from tasks.stages import deploy
 
 MODEL = "cats"
 PNG = b"\x89PNG, as far as deploy is concerned"
-PROBES = {
+REFERENCE = {
     "tolerance": 0.001,
     "probes": [{"name": "one", "png": base64.b64encode(PNG).decode(), "probabilities": [0.9, 0.1], "class": "cat"}],
 }
@@ -78,12 +78,12 @@ class StandIn:
 
 @pytest.fixture
 def train_run(settings: Settings) -> str:
-    """`cats` version 1, champion, with probes in its evaluate run; the ID of its train run."""
+    """`cats` version 1, champion, with reference predictions in its evaluate run; the ID of its train run."""
     experiment_id = connect(settings)
     with mlflow.start_run(experiment_id=experiment_id) as train:
         pass
     with mlflow.start_run(experiment_id=experiment_id) as evaluate:
-        mlflow.log_dict(PROBES, "probes.json")
+        mlflow.log_dict(REFERENCE, "probes.json")
     tags = {"pipeline.evaluate_run_id": evaluate.info.run_id}
     registry.create_version(MODEL, f"runs:/{train.info.run_id}/model", train.info.run_id, tags, "")
     registry.set_alias(MODEL, registry.CHAMPION, 1)
@@ -155,7 +155,7 @@ def test_waits_for_the_version(service: StandIn, deployed: Deploy) -> None:
 )
 def test_refuses_answers_that_differ(service: StandIn, deployed: Deploy, answer: dict[str, Any]) -> None:
     service.answer.update(answer)
-    with pytest.raises(ModelError, match=r"probe 'one': evaluate answered 'cat' \[0.9, 0.1\], the service"):
+    with pytest.raises(ModelError, match=r"reference image 'one': evaluate answered 'cat' \[0.9, 0.1\], the service"):
         deployed(service.url)
 
 
@@ -165,7 +165,7 @@ def test_differences_within_the_tolerance_pass(service: StandIn, deployed: Deplo
 
 
 @pytest.mark.parametrize("status", [400, 500, 503])
-def test_a_refused_probe(service: StandIn, deployed: Deploy, status: int) -> None:
+def test_a_refused_reference_image(service: StandIn, deployed: Deploy, status: int) -> None:
     service.status = status
     with pytest.raises(ModelError, match=f"HTTP {status}"):
         deployed(service.url)
@@ -288,7 +288,7 @@ def test_one_replica_that_is_wrong_undoes_the_promotion(
 
 def test_what_the_ledger_does_not_know_is_not_undone(service: StandIn, deployed: Deploy) -> None:
     service.answer["class"] = "dog"
-    with pytest.raises(ModelError, match="champion stays version 1: the ledger does not know what it was before"):
+    with pytest.raises(ModelError, match="champion stays version 1: the ledger does not show what it was before"):
         deployed(service.url)
     assert registry.by_alias(MODEL)
     assert ledger.history(MODEL) == []
@@ -324,7 +324,7 @@ def test_a_superseded_version_is_refused_whatever_the_service_follows(
     registry.create_version(MODEL, f"runs:/{train_run}/model", train_run, {}, "")
     registry.set_alias(MODEL, registry.CHAMPION, 2)
     service.info.update(registered_model="dogs")
-    with pytest.raises(ModelError, match="names version 2, not version 1"):
+    with pytest.raises(ModelError, match=r"cannot deploy version 1: champion of .* is version 2"):
         deployed(service.url, pipeline_runtime=Runtime.DOCKER)
 
 
@@ -340,32 +340,32 @@ def test_the_alias_moves_while_it_waits(service: StandIn, deployed: Deploy, trai
     service.info["model_version"] = None
     registry.create_version(MODEL, f"runs:/{train_run}/model", train_run, {}, "")
     service.at_info = lambda: registry.set_alias(MODEL, registry.CHAMPION, 2)
-    with pytest.raises(ModelError, match="names version 2, not version 1"):
+    with pytest.raises(ModelError, match=r"cannot deploy version 1: champion of .* is version 2"):
         deployed(service.url, 60)
 
 
 def test_no_champion(service: StandIn, deployed: Deploy) -> None:
     MlflowClient().delete_registered_model_alias(MODEL, registry.CHAMPION)
-    with pytest.raises(ModelError, match="champion of 'cats' does not exist, not version 1"):
+    with pytest.raises(ModelError, match="cannot deploy version 1: champion of 'cats' does not exist"):
         deployed(service.url)
     assert service.asked == 0
 
 
 @pytest.mark.parametrize(
-    ("probes", "text"),
+    ("document", "text"),
     [
         (None, "has no probes.json"),
         ({"tolerance": 0.1, "probes": []}, "is damaged"),
-        ({**PROBES, "tolerance": -1}, "is damaged"),
-        ({"tolerance": 0.1, "probes": [{**PROBES["probes"][0], "png": "%%%"}]}, "is damaged"),  # type: ignore[index]
+        ({**REFERENCE, "tolerance": -1}, "is damaged"),
+        ({"tolerance": 0.1, "probes": [{**REFERENCE["probes"][0], "png": "%%%"}]}, "is damaged"),  # type: ignore[index]
     ],
 )
-def test_useless_probes(
-    settings: Settings, service: StandIn, deployed: Deploy, probes: dict[str, Any] | None, text: str
+def test_useless_reference_predictions(
+    settings: Settings, service: StandIn, deployed: Deploy, document: dict[str, Any] | None, text: str
 ) -> None:
     with mlflow.start_run(experiment_id=connect(settings)) as evaluate:
-        if probes is not None:
-            mlflow.log_dict(probes, "probes.json")
+        if document is not None:
+            mlflow.log_dict(document, "probes.json")
     MlflowClient().set_model_version_tag(MODEL, "1", "pipeline.evaluate_run_id", evaluate.info.run_id)
     with pytest.raises(DataError, match=text):
         deployed(service.url)

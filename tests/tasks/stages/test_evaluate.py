@@ -183,16 +183,16 @@ def test_a_column_that_the_policy_names_must_be_there(
     assert set(table(result, "slices.json")["column"]) == {"class"}
 
 
-def test_probes_are_the_pixels_and_the_answers(train_run: TrainRun, run_evaluate: Evaluate) -> None:
+def test_reference_predictions_are_the_pixels_and_the_answers(train_run: TrainRun, run_evaluate: Evaluate) -> None:
     result = run_evaluate(train_run(THREE_OF_FOUR))
     document = mlflow.artifacts.load_dict(f"runs:/{result.run_id}/probes.json")
     assert document["tolerance"] > 0
-    assert [probe["class"] for probe in document["probes"]] == ["ant", "bee", "cat", "cat"]
-    for label, probe in enumerate(document["probes"]):
-        pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(probe["png"]))))
+    assert [prediction["class"] for prediction in document["probes"]] == ["ant", "bee", "cat", "cat"]
+    for label, prediction in enumerate(document["probes"]):
+        pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(prediction["png"]))))
         assert pixels.shape == (8, 8)
         assert pixels[0, 0] == label
-        assert sum(probe["probabilities"]) == pytest.approx(1)
+        assert sum(prediction["probabilities"]) == pytest.approx(1)
 
 
 def test_other_classes_than_the_champion(train_run: TrainRun, run_evaluate: Evaluate) -> None:

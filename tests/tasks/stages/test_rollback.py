@@ -96,7 +96,7 @@ def test_where_it_cannot_go_nothing_changes(
 
 def test_the_first_champion_has_none_before_it(three_champions: None, run_rollback: Rollback) -> None:
     registry.set_alias(NAME, registry.CHAMPION, 1)
-    with pytest.raises(ModelError, match="no champion before version 1; name one"):
+    with pytest.raises(ModelError, match="no champion before version 1; choose one"):
         run_rollback()
 
 
@@ -108,5 +108,5 @@ def test_no_champion_at_all(run_rollback: Rollback) -> None:
 @pytest.mark.parametrize("reason", ["", "   "])
 def test_a_reason_must_be_given(reason: str) -> None:
     task = {"dag_id": "d", "dag_run_id": "r", "task_id": "t"}
-    with pytest.raises(RequestError, match="say why"):
+    with pytest.raises(RequestError, match="state a reason"):
         parse_request("rollback", {"task": task, "reason": reason})

@@ -190,7 +190,7 @@ def test_a_killed_training_goes_on_from_its_checkpoint_and_ends_with_the_same_bi
     with caplog.at_level(logging.INFO):
         resumed = train_stage("killed", epochs=4)
 
-    assert "going on after epoch 2 of 4, from the run's checkpoint" in caplog.messages
+    assert "resuming after epoch 2 of 4, from the run's checkpoint" in caplog.messages
     assert resumed.run_id == run_of("killed", settings)
     assert resumed.model_sha256 == undisturbed.model_sha256
     for metric in ("train_loss", "validation_loss", "validation_accuracy", "batch_loss"):
@@ -217,13 +217,13 @@ def test_a_training_told_to_stop_saves_the_epochs_it_has_done(
     monkeypatch.setattr(Training, "_step", terminated)
     with caplog.at_level(logging.INFO), pytest.raises(SystemExit):
         train_stage("stopped", epochs=4)
-    assert "told to stop; a checkpoint keeps the 2 epochs done" in caplog.messages
+    assert "asked to stop (SIGTERM); a checkpoint has the 2 finished epochs" in caplog.messages
     assert MlflowClient().get_run(run_of("stopped", settings)).info.status == "KILLED"
 
     monkeypatch.setattr(Training, "_step", step)
     with caplog.at_level(logging.INFO):
         resumed = train_stage("stopped", epochs=4)
-    assert "going on after epoch 2 of 4, from the run's checkpoint" in caplog.messages
+    assert "resuming after epoch 2 of 4, from the run's checkpoint" in caplog.messages
     assert resumed.model_sha256 == undisturbed.model_sha256
     assert steps(resumed.run_id, "train_loss") == [1, 2, 3, 4]
 
@@ -259,7 +259,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     with caplog.at_level(logging.INFO):
         result = train_stage("killed", epochs=3)
     assert result.epochs == 3
-    assert "going on after epoch 1 of 3, from the run's checkpoint" in caplog.messages
+    assert "resuming after epoch 1 of 3, from the run's checkpoint" in caplog.messages
     assert any("checkpoint-0.pt is damaged" in message for message in caplog.messages)
 
 
@@ -313,7 +313,7 @@ def test_early_stopping_is_said_and_counted(train_stage: Train, caplog: pytest.L
     with caplog.at_level(logging.INFO):
         result = train_stage(epochs=30, learning_rate=1e-9, patience=1, min_delta=0.1, schedule="plateau")
     assert result.epochs == 2
-    assert "stopped early: no gain of validation accuracy for 1 epochs" in caplog.messages
+    assert "stopped early: no gain in validation accuracy for 1 epochs" in caplog.messages
 
 
 def test_a_line_per_epoch_tells_how_it_goes_and_how_long_it_takes(
