@@ -57,7 +57,7 @@ def read(registered_model: str, evaluate_run_id: str, verdict: Verdict) -> Origi
     """Collect what is known about the model that `evaluate_run_id` judged.
 
     Raises:
-        DataError: the evaluate or train run lacks the tag that leads to the run before it.
+        DataError: the evaluate or train run lacks the tag that names the run before it.
     """
     train_run_id = tag_of(evaluate_run_id, "pipeline.train_run_id")
     prepare_run_id = tag_of(train_run_id, "pipeline.prepare_run_id")

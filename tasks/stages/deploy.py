@@ -30,8 +30,8 @@ log = logging.getLogger("tasks.deploy")
 def run(request: DeployRequest, run: StageRun, settings: Settings) -> DeployResult:
     """Check that every replica of the service answers with `request.version` as evaluate did; else undo the promotion.
 
-    Undoing points `champion` back to the previous version and records why in the ledger. A version already in
-    service is only compared. `skipped`: the service follows another registered model and is not managed by this project.
+    Undoing points `champion` back to the previous version and records why in the ledger. A version in service already
+    is only compared. `skipped`: the service follows another registered model and is not managed by this project.
 
     Raises:
         ModelError: `champion` points to another version; or the service did not load this one within `deploy_timeout`

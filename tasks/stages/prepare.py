@@ -57,7 +57,7 @@ def run(request: PrepareRequest, run: StageRun, settings: Settings) -> PrepareRe
 
     Raises:
         DataError: the source holds nothing a classifier can be trained on.
-        ModelError: the champion of `request.registered_model` knows other classes.
+        ModelError: the champion of `request.registered_model` has other classes.
         RequestError: the source is of a kind that cannot be opened.
         SettingsError: the S3 store refuses the credentials.
         UnavailableError: a download fails.
