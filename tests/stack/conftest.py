@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import os
 import shutil
@@ -122,6 +123,17 @@ def build_images(*names: str) -> None:
         [sys.executable, "-m", "images", "build", *names], cwd=ROOT, capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def gateway_of(network: str) -> str:
+    """This machine's address in a Docker network.
+
+    The engine names it, except of its default bridge when that was there before the engine started: then it is the
+    subnet's first address.
+    """
+    command = ["docker", "network", "inspect", network, "--format", "{{json (index .IPAM.Config 0)}}"]
+    config = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return config.get("Gateway") or str(next(ipaddress.ip_network(config["Subnet"]).hosts()))
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from deploy import engine
 from deploy.env_file import parse
 from deploy.setup_env import complete
 
-from .conftest import FIRST_PORT, PROJECT, ROOT, TAG, Stack, _bare_environment, build_images
+from .conftest import FIRST_PORT, PROJECT, ROOT, TAG, Stack, _bare_environment, build_images, gateway_of
 
 pytestmark = pytest.mark.docker
 NAME = f"{PROJECT}-second"
@@ -52,12 +52,7 @@ def refusal(stack: Stack, *services: str) -> str:
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A stack that is not started, with a store of another project in the place of its own."""
     build_images("mlflow", "airflow")
-    gateway = subprocess.run(
-        ["docker", "network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
+    gateway = gateway_of("bridge")
     text, _ = complete("", (ROOT / ".env.example").read_text())
     variables = parse(text) | {
         "STACK_NAME": NAME,

@@ -21,7 +21,7 @@ import yaml
 from PIL import Image
 
 from tests.stack.airflow_stack.conftest import DAG, FILE, UNSCHEDULED, User, ended, in_service, trigger
-from tests.stack.conftest import PROJECT, ROOT, Stack
+from tests.stack.conftest import PROJECT, ROOT, Stack, gateway_of
 
 pytestmark = [pytest.mark.docker, pytest.mark.long]
 MONITORING = ROOT / "deploy" / "monitoring"
@@ -104,8 +104,7 @@ def receiver() -> Iterator[tuple[str, list[dict[str, Any]]]]:
         def log_message(self, *_: object) -> None:
             pass
 
-    command = ["docker", "network", "inspect", PROJECT, "--format", "{{(index .IPAM.Config 0).Gateway}}"]
-    gateway = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    gateway = gateway_of(PROJECT)
     server = http.server.ThreadingHTTPServer((gateway, 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
