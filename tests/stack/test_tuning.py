@@ -21,7 +21,8 @@ from tests.waiting import until
 
 from .conftest import PROJECT, ROOT, Stack, build_images
 
-pytestmark = pytest.mark.docker
+# What each part does is tested without an engine, in tests/tasks/search.
+pytestmark = [pytest.mark.docker, pytest.mark.long]
 FILE = "docker-compose-mlops.yml"
 DAG = """
 from datetime import timedelta
@@ -194,13 +195,11 @@ def survived(cluster: Stack, workers: list[str], airflow: dict[str, str], client
     return search(airflow | {"COMPOSE_PROFILES": "ray"}, "search-on-cluster", kill_a_worker)
 
 
-@pytest.mark.long
 def test_trials_ran_on_both_workers_and_nowhere_else(survived: str, workers: list[str], client: MlflowClient) -> None:
     trials = runs(client, "trial", "search-on-cluster")
     assert {run.data.tags[MACHINE] for run in trials} == set(workers)
 
 
-@pytest.mark.long
 def test_the_killed_workers_trial_ended_on_the_other(survived: str, client: MlflowClient) -> None:
     trials = runs(client, "trial", "search-on-cluster")
     assert sorted(int(run.data.tags[TRIAL]) for run in trials) == list(range(TRIALS))
@@ -210,7 +209,6 @@ def test_the_killed_workers_trial_ended_on_the_other(survived: str, client: Mlfl
         assert sorted(point.step for point in epochs) == list(range(1, CONF["epochs"] + 1))
 
 
-@pytest.mark.long
 def test_results_are_those_of_one_try(survived: str, client: MlflowClient) -> None:
     assert "resuming an earlier try" not in survived
     [tune] = runs(client, "tune", "search-on-cluster")
@@ -218,7 +216,6 @@ def test_results_are_those_of_one_try(survived: str, client: MlflowClient) -> No
     assert tune.data.metrics["best_validation_accuracy"] > 0.5
 
 
-@pytest.mark.long
 def test_the_search_has_left_the_cluster(survived: str, cluster: Stack) -> None:
     code = (
         "import ray; ray.init('ray-head:6379', log_to_driver=False); print(len([n for n in ray.nodes() if n['Alive']]))"
@@ -231,7 +228,6 @@ def test_the_search_has_left_the_cluster(survived: str, cluster: Stack) -> None:
     until(lambda: nodes() == "2", 40, pause=0.3)  # the head and the worker that is left
 
 
-@pytest.mark.long
 def test_who_has_no_token_is_not_let_in(cluster: Stack) -> None:
     name = f"{PROJECT}-work-ray-head-1"
     code = "import ray; ray.init('ray-head:6379')"
@@ -244,7 +240,6 @@ def test_who_has_no_token_is_not_let_in(cluster: Stack) -> None:
     assert ports.stdout == ""
 
 
-@pytest.mark.long
 def test_a_worker_is_nobody_special_and_knows_no_password_of_mlflow(workers: list[str], stack: Stack) -> None:
     code = "import os; print(os.getuid(), *os.environ.values()); open('/app/mine', 'w')"
     tried = subprocess.run(["docker", "exec", workers[1], "python", "-c", code], capture_output=True, text=True)

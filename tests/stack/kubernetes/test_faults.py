@@ -15,22 +15,28 @@ from airflow.sdk import DAG
 from pipeline.kubernetes.operator import KubernetesStageOperator
 from pipeline.operator.params import stage_params
 from tasks.errors import PermanentError, PipelineError
+from tests.conftest import LONG
 from tests.stack.conftest import STAGES
 
 from .conftest import become, pipeline_settings
 from .state import State
 
-pytestmark = pytest.mark.kubernetes
+pytestmark = [pytest.mark.kubernetes, *([pytest.mark.long] if LONG else [])]
 
 MODEL = "faults"
-# Names as `make chaos ARGS=--list` prints them; for each stage one in the middle of its work or at its very end.
+# Names as `make chaos ARGS=--list` prints them: one in the middle of a stage's work and one at the very end of another.
+# The long test has one for each stage.
 FAULTS = {
-    "prepare": [("prepare/log_artifact#1", "after", "SIGKILL")],
-    "train": [("train/log_batch#2", "before", "SIGKILL"), ("train/write_result#1", "before", "SIGTERM")],
-    "evaluate": [("evaluate/log_artifact#2", "during", "SIGKILL")],
+    "train": [("train/log_batch#2", "before", "SIGKILL")],
     "register": [("register/set_registered_model_alias#1", "after", "SIGKILL")],
-    "deploy": [("deploy/write_result#1", "before", "SIGKILL")],
 }
+if LONG:
+    FAULTS |= {
+        "prepare": [("prepare/log_artifact#1", "after", "SIGKILL")],
+        "train": [*FAULTS["train"], ("train/write_result#1", "before", "SIGTERM")],
+        "evaluate": [("evaluate/log_artifact#2", "during", "SIGKILL")],
+        "deploy": [("deploy/write_result#1", "before", "SIGKILL")],
+    }
 PARAMS = {
     "epochs": 3,
     "registered_model": MODEL,
@@ -86,7 +92,7 @@ def test_killed_at_an_external_write_the_next_try_ends_as_if_nothing_happened(
         "deploy": lambda: {"version": 1, "registered_model": "vision-classifier"},
     }
     for stage in STAGES:
-        for point, when, action in FAULTS[stage]:
+        for point, when, action in FAULTS.get(stage, ()):
             fault = {"point": point, "when": when, "action": action, "marker": "/tmp/fault"}  # noqa: S108
             with pytest.raises(PipelineError) as failure:
                 run(stage, upstream[stage](), fault)

@@ -78,6 +78,7 @@ def test_a_second_time_restarts_nothing(state: State) -> None:
     assert pods(state) == before
 
 
+@pytest.mark.long
 def test_keys_that_the_store_was_not_started_with_are_told_in_one_line(state: State, tmp_path: Path) -> None:
     other = tmp_path / ".env"
     other.write_text(state.env_file.read_text() + "S3_SECRET_KEY=another-than-before\n")
@@ -204,6 +205,7 @@ def test_a_backup_brings_back_champion_and_artifact(state: State, champion: dict
     assert not [name for name in mlflow["metadata"]["annotations"] if "restore" in name]
 
 
+@pytest.mark.long
 def test_a_restore_that_was_killed_is_told_and_the_next_one_goes_on(state: State, tmp_path: Path) -> None:
     stopped = {"metadata": {"annotations": {BEFORE: "2"}}, "spec": {"replicas": 0}}  # as far as it came
     state.kubectl("patch", "deployment", "mlflow", "--type", "merge", "--patch", json.dumps(stopped))
