@@ -118,9 +118,9 @@ install: .venv/.installed ## make .venv from the pinned, hashed requirements
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
 	.venv/bin/uv pip sync --quiet --python .venv --require-hashes requirements/dev.txt && touch $@
-ready: ready-database ready-$(RUNTIME) ## install, and prepare Airflow's database; with RUNTIME=docker also the images and the stack
+ready: install ready-$(RUNTIME) ready-database ## install, and prepare Airflow's database; with RUNTIME=docker also the images and the stack
 ready-database: install
-	@$(ENV) && mkdir -p "$$PIPELINE_HOME" && [ -e "$$AIRFLOW_HOME/.migrated" ] || { echo "Preparing Airflow's database ..."; { airflow db migrate && airflow dags reserialize; } >"$$PIPELINE_HOME/airflow-migrate.log" 2>&1 && touch "$$AIRFLOW_HOME/.migrated" || { tail -5 "$$PIPELINE_HOME/airflow-migrate.log" >&2; exit 1; }; }
+	@$(ENV) && mkdir -p "$$PIPELINE_HOME" && { [ -e "$$AIRFLOW_HOME/.migrated" ] || { echo "Preparing Airflow's database ..."; { airflow db migrate && airflow dags reserialize; } >"$$PIPELINE_HOME/airflow-migrate.log" 2>&1 && touch "$$AIRFLOW_HOME/.migrated"; } || { tail -5 "$$PIPELINE_HOME/airflow-migrate.log" >&2; exit 1; }; }
 ready-local:
 ready-kubernetes: setup
 ready-docker: setup images
