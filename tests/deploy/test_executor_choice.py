@@ -51,7 +51,7 @@ def test_a_worker_that_nobody_would_send_tasks_ends_with_the_fix(tmp_path: Path,
     assert done.returncode == 1
     assert done.stdout == ""
     assert "COMPOSE_PROFILES does not include celery" in done.stderr
-    assert "write it into .env" in done.stderr
+    assert "add it in .env" in done.stderr
 
 
 @pytest.mark.parametrize("words", [["airflow", "scheduler"], ["bash", "-c", "exec airflow scheduler"]])

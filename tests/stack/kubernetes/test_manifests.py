@@ -168,6 +168,7 @@ def test_a_rolling_update_under_load_fails_no_request(state: State, champion: di
     assert {name for name in pods(state) if name.startswith("serving-")}.isdisjoint(before)
 
 
+@pytest.mark.long  # the same flow runs on Docker every time: tests/stack/test_backup.py
 def test_a_backup_brings_back_champion_and_artifact(state: State, champion: dict[str, Any], tmp_path: Path) -> None:
     file = tmp_path / "saved.tar"
     saved = state.deploy("kubernetes-backup", "--file", file)
