@@ -77,6 +77,7 @@ def test_nothing_is_wrapped_unless_asked_for(value: str | None, wrapped: int) ->
     assert done.stdout == f"{wrapped}\n", done.stderr
 
 
+@pytest.mark.long  # CI's sample of chaos does the same, for every stage
 def test_points_are_recorded_killed_at_torn_and_passed_by_the_retry(settings: Settings, tmp_path: Path) -> None:
     """One test: each of its processes takes seconds to import MLflow."""
     point = {"point": "register/log_artifacts#1", "marker": str(tmp_path / "first")}

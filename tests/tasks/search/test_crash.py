@@ -124,6 +124,7 @@ def killed_in_the_middle(prepare_run_id: str, settings: Settings, temporary: Pat
     raise AssertionError("no search was in the middle of a trial when it was killed")
 
 
+@pytest.mark.long  # CI kills a search in its sample of chaos, too
 def test_a_killed_search_goes_on_with_the_same_runs_and_ends_with_the_same_numbers(
     settings: Settings, prepare_run_id: str, digits_gold: Gold, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

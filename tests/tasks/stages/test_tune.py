@@ -108,6 +108,7 @@ def test_asha_stops_trials_and_says_how_far_they_came(tune_stage: Tune) -> None:
     assert result.epochs == sum(row.epochs for row in rows) < 8 * 4
 
 
+@pytest.mark.long
 def test_hyperband_goes_on_with_paused_trials_from_their_state(tune_stage: Tune) -> None:
     result = tune_stage(
         trials=5, epochs=4, scheduler="hyperband", reduction_factor=2, searcher="hyperopt", concurrent_trials=1
