@@ -62,9 +62,7 @@ class StageInputs(ABC):
 
     def judge(self, request: Any, run: StageRun, measured: StageResult) -> StageResult:
         """Judge what an earlier run measured, and log the judgement to `run`."""
-        raise TypeError(
-            f"{type(self).__name__} has no measurement to judge; define judge() where only_to_judge may be true"
-        )
+        raise TypeError(f"{type(self).__name__} measures nothing that could be judged again; define judge()")
 
 
 @dataclass(frozen=True)
