@@ -32,9 +32,10 @@ lane airflow 21440 tests/stack/airflow_stack "$@" &
 airflow=$!
 lane engine 21410 tests/stack --ignore=tests/stack/airflow_stack --ignore=tests/stack/kubernetes "$@" &
 engine=$!
-pytest "${computing[@]}" --durations=15 "$@" || failed=1
+pytest "${computing[@]}" --durations=15 "$@" 2>&1 | tee "$logs/computing" || failed=1
 printf '=== what computes took %d s; waiting for the two lanes on the engine\n' "$SECONDS"
 wait "$engine" || failed=1
 wait "$airflow" || failed=1
 cat "$logs/engine" "$logs/airflow"
+grep -hE '^(FAILED|ERROR) ' "$logs"/* || true  # the failures of all lanes once more, where a reader looks first
 exit $failed
