@@ -99,7 +99,7 @@ format: install ## format the sources
 audit: install ## look up every pinned package in the advisory database
 	@$(LOCAL) && for f in requirements/*.txt; do pip-audit --strict --disable-pip --require-hashes -r $$f; done
 lock: install ## pin the extras of pyproject.toml in requirements/
-lock-check: install ## fail if requirements/ does not follow from pyproject.toml
+lock-check: install ## fail if requirements/ does not match pyproject.toml
 lock lock-check:
 	@$(LOCAL) && requirements/lock.sh $(if $(filter lock-check,$@),--check)
 bench: WITH = training_throughput --source "$$SOURCE" ## compare images per second in training with a plain PyTorch loop (SOURCE=folder or archive of CIFAR-10)

@@ -23,7 +23,7 @@ Each task is one stage: a process, a container or a pod, with its own run in MLf
 passes an MLflow run ID to the next one. `deploy` is skipped when the new model is not proven better than the champion,
 or when the service follows another registered model. With `require_approval`, a person must approve the promotion.
 `train` uses the newest hyperparameters of `weekly_tuning` that made a champion, and links to that search. Values set in
-the form override them; `hyperparameters=default` ignores them. Start it by hand with other values in the form, or with
+the form override them; `hyperparameters=default` ignores them. To use other values, trigger it with the form, or with
 
     make run DAG=daily_training CONF='{"dataset": "cifar10", "model": "resnet18", "registered_model": "cifar"}'
 

@@ -21,8 +21,8 @@ with DAG(
 
 `tune` runs `trials` trainings with values from `search_space`, several at a time, and stops those that fall behind.
 Each has its own run in MLflow, below the run of `tune`. `train` trains for all epochs with the best values. When its
-model becomes champion, `daily_training` uses these values too. Values set in the form are fixed and not searched. Start
-it by hand with other values in the form, or with
+model becomes champion, `daily_training` uses these values too. Values set in the form are fixed and not searched. To
+use other values, trigger it with the form, or with
 
     make tune TRIALS=20 CONF='{"dataset": "cifar10", "model": "resnet18", "registered_model": "cifar"}'
 

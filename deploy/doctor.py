@@ -169,7 +169,7 @@ def check_s3(url: str, values: Mapping[str, str]) -> list[Finding]:
     clock = [check_clock(time.time() - parsedate_to_datetime(date).timestamp())] if date else []
     found = {
         200: ("ok", f"{url} accepts the keys for bucket {bucket!r}"),
-        301: ("fail", f"bucket {bucket!r} at {url} is in another region; set S3_REGION to it"),
+        301: ("fail", f"bucket {bucket!r} at {url} is in another region; set S3_REGION to that region"),
         404: ("warn", f"{url} has no bucket {bucket!r} yet; make up creates it"),
     }
     refused = (

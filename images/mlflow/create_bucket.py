@@ -46,7 +46,7 @@ def ensure_bucket(client: Any, bucket: str, endpoint: str) -> None:
                 ) from error
             if status == 301:
                 raise StoreError(
-                    f"bucket {bucket!r} at {endpoint} is in another region; set S3_REGION to it"
+                    f"bucket {bucket!r} at {endpoint} is in another region; set S3_REGION to that region"
                 ) from error
         except ResponseParserError:
             break

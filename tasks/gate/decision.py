@@ -19,8 +19,7 @@ def decide(evidence: Evidence, policy: GatePolicy) -> Verdict:
     checks = [_loads(evidence), *_floors(evidence, policy), *_slices(evidence, policy)]
     if champion is not None and not champion.same:
         checks += _comparison(champion, policy)
-    rival = champion.cost if champion is not None and not champion.same else None
-    checks += _costs(evidence.cost, champion, rival, policy)
+    checks += _costs(evidence.cost, champion, policy)
     if evidence.rolled_back is not None:
         checks.append(_row("not rolled back", None, None, False, f"these weights were {evidence.rolled_back}"))
     same = champion is not None and champion.same
@@ -71,13 +70,13 @@ def _slices(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:
 
 
 def _comparison(champion: Champion, policy: GatePolicy) -> Iterator[Check]:
-    rival, found = f"champion version {champion.version}", champion.comparison
+    name, found = f"champion version {champion.version}", champion.comparison
     if found is None:
-        yield _missing("gain", f"not compared with {rival}")
+        yield _missing("gain", f"not compared with {name}")
         return
     if policy.proof == "better":
-        yield _at_least("gain", "gain in accuracy", found.gap, policy.min_gain, f"required over {rival}")
-        yield _row("proof of a gain", found.p_value, found.level, _proven(found), _proof(found, rival))
+        yield _at_least("gain", "gain in accuracy", found.gap, policy.min_gain, f"required over {name}")
+        yield _row("proof of a gain", found.p_value, found.level, _proven(found), _proof(found, name))
     margin = -policy.non_inferiority_margin
     interval = f"lower end of the gap's interval ({found.low:+.4f} to {found.high:+.4f})"
     yield _at_least("not worse", interval, found.low, margin, "the margin")
@@ -87,19 +86,20 @@ def _proven(found: Comparison) -> bool:
     return found.gained > found.lost and found.p_value <= found.level
 
 
-def _proof(found: Comparison, rival: str) -> str:
-    counts = f"{found.gained} images gained, {found.lost} lost against {rival}"
+def _proof(found: Comparison, champion: str) -> str:
+    counts = f"{found.gained} images gained, {found.lost} lost against {champion}"
     chance = f"chance of that from an equal model {found.p_value:.2g}"
     relation = "within" if _proven(found) else "not within"
     return f"{counts}: {chance}, {relation} the {found.level:.2g} allowed for candidate {found.look} of this champion"
 
 
-def _costs(cost: Cost | None, champion: Champion | None, rival: Cost | None, policy: GatePolicy) -> Iterator[Check]:
+def _costs(cost: Cost | None, champion: Champion | None, policy: GatePolicy) -> Iterator[Check]:
     if cost is None:
         yield _missing("cost", "latency, memory and size were not measured")
         return
     compared = champion is not None and not champion.same
-    if compared and rival is None:
+    theirs = champion.cost if champion is not None and compared else None
+    if compared and theirs is None:
         yield _missing("cost", "the champion's latency, memory and size were not measured")
     budgets = [
         ("latency p95", "95th percentile in ms,", cost.p95_ms, policy.max_latency_ms),
@@ -109,17 +109,17 @@ def _costs(cost: Cost | None, champion: Champion | None, rival: Cost | None, pol
     for name, what, measured, budget in budgets:
         if budget is not None:
             yield _at_most(f"{name} budget", what, measured, budget, "the budget")
-    if champion is None or rival is None:
+    if champion is None or theirs is None:
         return
     factors = [
-        ("latency p50", "median in ms,", cost.p50_ms, rival.p50_ms, policy.max_slowdown),
-        ("latency p95", "95th percentile in ms,", cost.p95_ms, rival.p95_ms, policy.max_slowdown),
-        ("memory", "peak memory in MB,", cost.memory_mb, rival.memory_mb, policy.max_memory_growth),
-        ("size", "size in MB,", cost.size_mb, rival.size_mb, policy.max_growth),
+        ("latency p50", "median in ms,", cost.p50_ms, theirs.p50_ms, policy.max_slowdown),
+        ("latency p95", "95th percentile in ms,", cost.p95_ms, theirs.p95_ms, policy.max_slowdown),
+        ("memory", "peak memory in MB,", cost.memory_mb, theirs.memory_mb, policy.max_memory_growth),
+        ("size", "size in MB,", cost.size_mb, theirs.size_mb, policy.max_growth),
     ]
-    for name, what, measured, theirs, factor in factors:
+    for name, what, measured, reference, factor in factors:
         against = f"{factor:g} times champion version {champion.version}"
-        yield _at_most(name, what, measured, factor * theirs, against)
+        yield _at_most(name, what, measured, factor * reference, against)
 
 
 def _at_least(name: str, what: str, measured: float, limit: float, against: str) -> Check:

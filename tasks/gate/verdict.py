@@ -40,8 +40,8 @@ class Verdict(BaseModel):
             return f"unchanged: these weights are the champion already, version {self.champion_version}"
         if failed:
             return "refused: " + "; ".join(failed)
-        rival = "no champion yet" if self.champion_version is None else f"champion was version {self.champion_version}"
-        return f"promoted: all {len(self.checks)} checks passed ({rival})"
+        champion = "no champion yet" if self.champion_version is None else f"champion was version {self.champion_version}"
+        return f"promoted: all {len(self.checks)} checks passed ({champion})"
 
     def rows(self) -> list[tuple[str, str, str, str, str]]:
         """Name, measured, limit, `pass` or `FAIL`, why; as text, one tuple per check."""

@@ -172,7 +172,7 @@ answer()
 def test_on_kill_stops_gracefully_and_removes(make: Make, left: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     task_log = TaskLog()
     monkeypatch.setattr(DockerStageOperator, "log", task_log)
-    task = make("signal.signal(signal.SIGTERM, lambda *_: (print('bye'), sys.exit(143))); print('up'); time.sleep(60)")
+    task = make("signal.signal(signal.SIGTERM, lambda *_: (print('bye'), sys.exit(143))); print('up'); time.sleep(600)")
     failures: list[BaseException] = []
 
     def run() -> None:
@@ -184,10 +184,9 @@ def test_on_kill_stops_gracefully_and_removes(make: Make, left: Any, monkeypatch
     thread = threading.Thread(target=run)
     thread.start()
     until(lambda: "up" in task_log)
-    started = time.monotonic()
     task.on_kill()
-    assert time.monotonic() - started < task.grace + 1.5
-    thread.join(10)
+    thread.join(60)
+    assert not thread.is_alive()
     assert "bye" in task_log
     assert not isinstance(failures[0], PermanentError)
     assert left(task) == []

@@ -92,7 +92,7 @@ class EvaluateInputs(StageInputs):
     @property
     def identity(self) -> dict[str, Any] | None:
         """Model, data, champion, and the history that the verdict depends on."""
-        return {**self.measured, "rival": self._champion_identity} if self.measured else None
+        return {**self.measured, "champion": self._champion_identity} if self.measured else None
 
     @property
     def _champion_identity(self) -> dict[str, Any]:

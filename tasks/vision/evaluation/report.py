@@ -75,7 +75,7 @@ class _Tile:
     true: str
     predicted: str
     confidence: float
-    rival: float | None
+    champion: float | None  # its probability of the true class
 
 
 @dataclass(frozen=True)
@@ -162,10 +162,10 @@ def render(
 def _figures(evidence: Evidence) -> Iterator[tuple[str, str, str, str]]:
     """Yield name, candidate's value, champion's and their difference, as text; "" where there is none."""
     champion = evidence.champion
-    rivals = (champion.scores, champion.cost) if champion is not None else (None, None)
+    scores, cost = (champion.scores, champion.cost) if champion is not None else (None, None)
     for mine, theirs, form, labels in (
-        (evidence.scores, rivals[0], ".4f", SCORES),
-        (evidence.cost, rivals[1], ".2f", COSTS),
+        (evidence.scores, scores, ".4f", SCORES),
+        (evidence.cost, cost, ".2f", COSTS),
     ):
         for field, label in labels.items():
             values = [getattr(model, field) for model in (mine, theirs) if model is not None]
@@ -184,7 +184,7 @@ def _tiles(gold: Gold, chosen: NDArray[np.bool_], candidate: Answers, champion: 
             true=gold.classes[gold.test.labels[index]],
             predicted=gold.classes[candidate.predicted[index]],
             confidence=float(confidence[index]),
-            rival=float(champion.probabilities[index, gold.test.labels[index]]) if champion is not None else None,
+            champion=float(champion.probabilities[index, gold.test.labels[index]]) if champion is not None else None,
         )
 
 

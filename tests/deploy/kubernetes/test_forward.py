@@ -30,7 +30,7 @@ if "REFUSES" in os.environ:
 port = int(sys.argv[-1].split(":")[0])
 server = socket.create_server(("127.0.0.1", port))
 print(f"Forwarding from 127.0.0.1:{{port}} -> 1", flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -89,7 +89,7 @@ sys.exit(7)
 
 def test_both_ways_are_open_while_the_command_runs_whose_code_comes_back(environment: dict[str, str]) -> None:
     assert run(environment, sys.executable, "-c", ASKS) == (7, "", "")
-    until(lambda: kubectls(environment) == [], seconds=20)
+    until(lambda: kubectls(environment) == [])
     assert {path.read_text() for path in Path(environment["PIDS"]).iterdir()} == {"service/mlflow", "service/serving"}
 
 
@@ -100,16 +100,16 @@ def test_the_command_gets_the_signal(environment: dict[str, str], number: signal
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
-    out, _ = process.communicate(timeout=20)
+    out, _ = process.communicate(timeout=60)
     assert (process.returncode, out) == (5, "got it\n")
-    until(lambda: kubectls(environment) == [], seconds=20)
+    until(lambda: kubectls(environment) == [])
 
 
 def test_a_signal_before_the_ways_are_open_ends_it_and_the_command_is_not_started(environment: dict[str, str]) -> None:
     process = start(environment | {"REFUSES": "1"}, "echo", "ran")
-    until(lambda: any(Path(environment["PIDS"]).iterdir()), seconds=20)
+    until(lambda: any(Path(environment["PIDS"]).iterdir()))
     process.terminate()
-    out, _ = process.communicate(timeout=20)
+    out, _ = process.communicate(timeout=60)
     assert (process.returncode, out) == (128 + signal.SIGTERM, "")
 
 
@@ -123,20 +123,20 @@ def test_nothing_is_left_of_one_that_is_killed(environment: dict[str, str]) -> N
     assert process.stdout.readline() == "ready\n"
     assert len(kubectls(environment)) == 2
     process.kill()
-    until(lambda: kubectls(environment) == [], seconds=20)
-    process.communicate(timeout=20)
+    until(lambda: kubectls(environment) == [])
+    process.communicate(timeout=60)
 
 
 def test_a_way_that_ends_is_opened_again(environment: dict[str, str]) -> None:
-    process = start(environment, "sh", "-c", "echo ready; exec sleep 30")
+    process = start(environment, "sh", "-c", "echo ready; exec sleep 600")
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     first = kubectls(environment)
     os.kill(first[0], signal.SIGKILL)
-    until(lambda: len(kubectls(environment)) == 2 and kubectls(environment) != first, seconds=20)
+    until(lambda: len(kubectls(environment)) == 2 and kubectls(environment) != first)
     assert process.poll() is None
     process.terminate()
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
 
 
 def test_a_way_that_cannot_be_opened_is_one_line_with_kubectls_words(
@@ -159,10 +159,10 @@ def test_a_way_that_is_gone_ends_the_command(
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(forward, "TIMEOUT", 2.0)
     kubectl = Path(environment["PIDS"]).parent / "bin/kubectl"
-    breaks = f"rm {kubectl}; kill $(ls {environment['PIDS']}); exec sleep 60"
+    breaks = f"rm {kubectl}; kill $(ls {environment['PIDS']}); exec sleep 600"
     began = time.monotonic()
     assert main(["forward", "--", "sh", "-c", breaks]) == 69
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 120
     assert "no connection to service/" in capsys.readouterr().err
 
 
@@ -202,4 +202,4 @@ def test_a_command_that_is_not_there_is_one_line(environment: dict[str, str]) ->
     code, _, err = run(environment, "no-such-command")
     assert (code, err.count("\n")) == (127, 1)
     assert "'no-such-command' cannot be started" in err
-    until(lambda: kubectls(environment) == [], seconds=20)
+    until(lambda: kubectls(environment) == [])

@@ -23,7 +23,7 @@ def comparison(
 
 
 def evidence(**changes: Any) -> Evidence:
-    """Evidence of a sound candidate without a rival, but for what is changed."""
+    """Evidence of a sound candidate without a champion, but for what is changed."""
     sound = {
         "loading": Loading(works=True, note="loads"),
         "scores": scores(),

@@ -133,4 +133,4 @@ def test_an_absent_server_is_told_within_seconds(settings: Settings) -> None:
     started = time.monotonic()
     with pytest.raises(UnavailableError, match=r"no MLflow server answers at http://127\.0\.0\.1:9"):
         tracking.connect(settings.model_copy(update={"mlflow_tracking_uri": "http://127.0.0.1:9"}))
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 60

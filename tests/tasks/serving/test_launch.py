@@ -67,7 +67,7 @@ def test_starts_follows_and_replaces_the_local_service(store: Store, local: Sett
     began = time.monotonic()
     again = deployed(local, MODEL, 1, "again")
     assert not again.started
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60
 
     store.promote(2)
     second = deployed(local, MODEL, 2, "second")
@@ -115,7 +115,7 @@ def test_a_model_broken_in_the_store_is_undone_and_the_old_one_answers_all_the_t
     asking.start()
     try:
         with pytest.raises(ModelError, match="are not those that were registered") as failure:
-            deployed(local, MODEL, broken, "broken", seconds=10)
+            deployed(local, MODEL, broken, "broken", seconds=20)
     finally:
         stop.set()
         asking.join()

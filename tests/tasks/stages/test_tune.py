@@ -170,4 +170,4 @@ def test_a_cluster_that_is_not_there_is_refused_within_seconds(
         monkeypatch.setenv("RAY_ADDRESS", address)
         with pytest.raises(UnavailableError, match=f"no Ray cluster answers at RAY_ADDRESS={address}"):
             tune_stage()
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60

@@ -90,7 +90,7 @@ def test_a_verdict_depends_on_the_champion(evaluation: Any) -> None:
     alone = EvaluateInputs.resolve(request, run)
     assert alone.champion is None
     assert alone.identity is not None
-    assert alone.identity["rival"] == {"champion": None, "rolled_back": None}
+    assert alone.identity["champion"] == {"champion": None, "rolled_back": None}
 
     version = crown(run, "b")
     beside = EvaluateInputs.resolve(request, run)
@@ -106,4 +106,4 @@ def test_the_champions_own_weights_are_only_to_judge(evaluation: Any, monkeypatc
     inputs = EvaluateInputs.resolve(request, run)
     assert inputs.only_to_judge
     assert inputs.identity is not None
-    assert inputs.identity["rival"] == {"champion": version, "same": True}
+    assert inputs.identity["champion"] == {"champion": version, "same": True}

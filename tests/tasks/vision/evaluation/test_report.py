@@ -69,17 +69,17 @@ def evidence(gold: Gold, candidate: Answers, champion: Answers | None, **columns
     slices = [Slice(column="class", value=name, images=10, accuracy=0.9) for name in gold.classes]
     for column, values in columns.items():
         slices += [Slice(column=column, value=v, images=10, accuracy=accuracy) for v, accuracy in values.items()]
-    rival = None
+    current = None
     if champion is not None:
         labels = gold.test.labels
         found = compare(candidate.predicted == labels, champion.predicted == labels, 0.025, 1)
-        rival = Champion(version=7, scores=summary(champion), cost=COST, comparison=found)
+        current = Champion(version=7, scores=summary(champion), cost=COST, comparison=found)
     return Evidence(
         loading=Loading(works=True, note="loads"),
         scores=summary(candidate),
         cost=COST,
         slices=tuple(slices),
-        champion=rival,
+        champion=current,
     )
 
 
