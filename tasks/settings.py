@@ -6,8 +6,10 @@ nothing else in the project reads `os.environ` for configuration.
 
 from __future__ import annotations
 
+import os
 import re
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -229,6 +231,12 @@ def load_settings() -> Settings:
     Raises:
         SettingsError: naming the variable and the fix, when a value is missing or unusable.
     """
+    return _of(tuple(sorted(os.environ.items())))
+
+
+@lru_cache(maxsize=2)  # a DAG file asks dozens of times, at 5 ms each
+def _of(environment: tuple[tuple[str, str], ...]) -> Settings:
+    """Read the environment, which the caller names so that a change is noticed."""
     try:
         return Settings()
     except ValidationError as error:

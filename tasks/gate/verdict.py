@@ -40,7 +40,9 @@ class Verdict(BaseModel):
             return f"unchanged: these weights are the champion already, version {self.champion_version}"
         if failed:
             return "refused: " + "; ".join(failed)
-        champion = "no champion yet" if self.champion_version is None else f"champion was version {self.champion_version}"
+        champion = (
+            "no champion yet" if self.champion_version is None else f"champion was version {self.champion_version}"
+        )
         return f"promoted: all {len(self.checks)} checks passed ({champion})"
 
     def rows(self) -> list[tuple[str, str, str, str, str]]:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -90,7 +90,8 @@ def ray_for(request: TuneRequest, settings: Settings, gold_bytes: int) -> Iterat
                     configure_logging=False,
                     _temp_dir=str(folder),
                 )
-        slots = _require_room(request, settings)
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        slots = require_room(nodes, request, settings.ray_address)
         # As many trials may wait for a process: one by one, short trials would end before the next process is ready.
         stack.enter_context(environment({"TUNE_MAX_PENDING_TRIALS_PG": str(slots)}))
         yield slots
@@ -199,17 +200,20 @@ def _require_answer(address: str) -> None:
         ) from error
 
 
-def _require_room(request: TuneRequest, settings: Settings) -> int:
-    """Return how many trials may run at a time."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+def require_room(nodes: Sequence[Mapping[str, float]], request: TuneRequest, address: str | None) -> int:
+    """Return how many trials may run at a time on machines with these resources, of the cluster at `address` if any.
+
+    Raises:
+        RequestError: no machine has the CPUs or GPUs of one trial.
+    """
     for name, kind, asked in (
         ("trial_cpus", "CPU", request.trial_cpus),
         ("trial_gpus", "GPU", request.trial_gpus),
     ):
         most = max((node.get(kind, 0) for node in nodes), default=0)
         if asked > most:
-            where = f"machine of the cluster at {settings.ray_address}" if settings.ray_address else "machine"
-            fix = "" if settings.ray_address else ", or set RAY_ADDRESS to a cluster that has as many"
+            where = f"machine of the cluster at {address}" if address else "machine"
+            fix = "" if address else ", or set RAY_ADDRESS to a cluster that has as many"
             there = f"{most:g} {kind}{'' if most == 1 else 's'}"
             raise RequestError(f"{name}={asked:g} is more than any {where} has ({there}); lower it{fix}")
     fitting = sum(

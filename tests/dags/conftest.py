@@ -2,53 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PARSE = """
-import importlib.abc, json, sys, time
-started = time.process_time()  # of the processor: beside other work a wall clock tells of that work
-class Ban(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"torch", "torchvision", "mlflow", "bentoml"}:
-            raise ImportError(f"{name} must not be imported by a DAG or a plugin")
-sys.meta_path.insert(0, Ban())
-from airflow.dag_processing.dagbag import DagBag
-from airflow import plugins_manager
-ready = time.process_time()
-bag = DagBag(sys.argv[1])
-parsed = time.process_time()
-plugins, errors = plugins_manager._get_plugins()
-dag = next(iter(bag.dags.values()), None)
-print("\\n" + json.dumps({
-    "errors": [*bag.import_errors.values(), *errors.values()],
-    "dags": list(bag.dags),
-    "seconds": parsed - ready,
-    "total": parsed - started,
-    "plugins": [plugin.name for plugin in plugins],
-    "banned": [name for name in ("torch", "mlflow", "bentoml") if name in sys.modules],
-    "bare": [name for name in ("base", "local", "docker", "links", "params") if "plugins/pipeline" in str(
-        getattr(sys.modules.get(name), "__file__", ""))],
-    "facts": {
-        "catchup": dag.catchup, "max_active_runs": dag.max_active_runs, "start": str(dag.start_date),
-        "timezone": str(dag.timezone), "schedule": str(dag.schedule), "doc": bool(dag.doc_md), "tags": sorted(dag.tags),
-        "timeout": dag.dagrun_timeout.total_seconds(),
-        "pools": {t.task_id: t.pool for t in dag.tasks},
-        "sections": list(dict.fromkeys(dag.params.get_param(name).schema["section"] for name in dag.params)),
-        "params": {name: dag.params.get_param(name).schema for name in dag.params},
-        "tasks": {t.task_id: [sorted(t.downstream_task_ids), t.retries, t.retry_exponential_backoff > 0,
-                              t.execution_timeout.total_seconds()] for t in dag.tasks},
-    },
-}))
-"""
 
 
 def _last_line(command: list[str], variables: dict[str, str]) -> Any:
@@ -74,18 +40,44 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "plugins")]),
         "PIPELINE_HOME": str(home / "pipeline"),
     }
-    subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], env=variables, check=True, capture_output=True)
+    _migrated(home / "airflow.db", tmp_path_factory.getbasetemp().parent, variables)
     return variables
 
 
+def _migrated(database: Path, shared: Path, variables: dict[str, str]) -> None:
+    """Make Airflow's database; the processes of one session that tests are spread over make it once and copy it."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        shared = database.parent
+    made = shared / "migrated.db"
+    with (shared / "migrated.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            migrate = [sys.executable, "-m", "airflow", "db", "migrate"]
+            subprocess.run(migrate, env=variables, check=True, capture_output=True)
+            shutil.copy(database, made)
+    shutil.copy(made, database)
+
+
 @pytest.fixture(scope="session")
-def parse(airflow: dict[str, str]) -> Callable[..., dict[str, Any]]:
+def parse(airflow: dict[str, str]) -> Iterator[Callable[..., dict[str, Any]]]:
     """Reads a DAG file in a process of its own, with more variables, and tells what Airflow made of it."""
+    script = str(Path(__file__).with_name("parse_dags.py"))
+    with subprocess.Popen(
+        [sys.executable, script], env=airflow, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as reader:
+        assert reader.stdin is not None
+        assert reader.stdout is not None
+        lines = (json.loads(line) for line in reader.stdout if line.startswith("{"))
 
-    def parsed(dag: str, **variables: str) -> dict[str, Any]:
-        return dict(_last_line([sys.executable, "-c", PARSE, str(ROOT / "dags" / f"{dag}.py")], airflow | variables))
+        def parsed(dag: str, **variables: str) -> dict[str, Any]:
+            print(json.dumps([str(ROOT / "dags" / f"{dag}.py"), variables]), file=reader.stdin, flush=True)
+            found = next(lines)
+            assert found != {"read": False}, "the error is in the test's standard error"
+            assert next(lines) == {"read": True}
+            return dict(found)
 
-    return parsed
+        yield parsed
+        reader.stdin.close()
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ CONF = {"epochs": 1, "min_accuracy": 0, "min_macro_f1": 0, "max_calibration_erro
 RUN = """
 import json, sys, time
 from airflow.dag_processing.dagbag import DagBag
+from run_scenarios import quicker
+quicker()
 dag = DagBag().dags["daily_training"]
 for conf in json.loads(sys.argv[1]):
     began = time.monotonic()
@@ -31,7 +34,8 @@ for conf in json.loads(sys.argv[1]):
 def client(airflow: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> MlflowClient:
     """The MLflow in which the DAG ran twice."""
     home = tmp_path_factory.mktemp("twice")
-    variables = {**airflow, "PIPELINE_HOME": str(home), "PYTHONDONTWRITEBYTECODE": ""}
+    path = f"{Path(__file__).parent}{os.pathsep}{airflow['PYTHONPATH']}"
+    variables = {**airflow, "PIPELINE_HOME": str(home), "PYTHONDONTWRITEBYTECODE": "", "PYTHONPATH": path}
     done = subprocess.run(
         [sys.executable, "-c", RUN, json.dumps([CONF, CONF])], env=variables, capture_output=True, text=True
     )

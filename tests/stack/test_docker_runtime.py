@@ -7,7 +7,6 @@ import os
 import secrets
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace

@@ -159,9 +159,7 @@ def test_a_killed_search_goes_on_with_the_same_runs_and_ends_with_the_same_numbe
     assert left_behind(temporary) == []
 
 
-def test_a_stopped_stage_ends_and_leaves_no_process(
-    settings: Settings, prepare_run_id: str, temporary: Path
-) -> None:
+def test_a_stopped_stage_ends_and_leaves_no_process(settings: Settings, prepare_run_id: str, temporary: Path) -> None:
     stage = start(prepare_run_id, settings.pipeline_home, "stopped")
     wait_for(f"1 of {TRIALS} done", stage)
     stage.send_signal(signal.SIGTERM)

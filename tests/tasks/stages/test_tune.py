@@ -144,18 +144,9 @@ def test_a_search_in_which_all_fail_says_why(tune_stage: Tune) -> None:
         tune_stage(trials=2, device="mps", searcher="random")
 
 
-@pytest.mark.parametrize(
-    ("changes", "error", "told"),
-    [
-        ({"trial_cpus": 4096}, RequestError, "trial_cpus=4096 is more than any machine has"),
-        ({"trial_gpus": 64}, RequestError, "trial_gpus=64 is more than any machine has .0 GPUs."),
-    ],
-)
-def test_more_than_there_is_is_refused_before_any_trial(
-    tune_stage: Tune, settings: Settings, changes: dict[str, float], error: type[Exception], told: str
-) -> None:
-    with pytest.raises(error, match=told):
-        tune_stage(**changes)
+def test_more_than_there_is_is_refused_before_any_trial(tune_stage: Tune, settings: Settings) -> None:
+    with pytest.raises(RequestError, match=r"trial_gpus=64 is more than any machine has \(0 GPUs\)"):
+        tune_stage(trial_gpus=64)
     (run,) = tracking.find_runs(tracking.connect(settings), {"pipeline.stage": "tune"}, limit=9)
     assert table.read(run.info.run_id) == []
 
