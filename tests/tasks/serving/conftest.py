@@ -62,6 +62,7 @@ def store(session_store: Store) -> Store:
 def session_service(session_store: Store) -> Iterator[Service]:
     """The real service, started once: no champion yet, so it is alive but not ready."""
     settings = session_store.settings
+    connect(settings)  # other modules' tests may have run since the store was made
     log = settings.pipeline_home / "service.log"
     with log.open("wb") as file:
         child = subprocess.Popen(
