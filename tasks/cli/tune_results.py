@@ -10,7 +10,8 @@ from mlflow import MlflowClient
 
 from tasks.errors import DataError
 from tasks.records import tracking
-from tasks.search.table import METRIC, State, TrialRow, mode, read
+from tasks.search.earlier_trial import State
+from tasks.search.table import METRIC, TrialRow, mode, read
 from tasks.settings import load_settings
 from tasks.text_table import short, table
 

@@ -14,40 +14,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import asdict, fields
 
 from mlflow import MlflowClient
 from mlflow.entities import Run, RunStatus
 
 from tasks.records.tracking import ERROR_TAG
-from tasks.search.table import CONFIG_SHA256, STATE, TRIAL, VALUES, State, run_status, trial_runs
+from tasks.search.earlier_trial import EarlierTrial, State
+from tasks.search.table import CONFIG_SHA256, STATE, TRIAL, VALUES, run_status, trial_runs
 from tasks.vision.training.loop import EpochEnd
 
 EPOCH_METRICS = tuple(item.name for item in fields(EpochEnd) if item.name != "epoch")
-
-
-@dataclass(frozen=True)
-class EarlierTrial:
-    """A trial of an earlier try, which has a run."""
-
-    number: int
-    run_id: str
-    values: Mapping[str, Any] = field(hash=False)
-    """What the searcher chose."""
-    config_sha256: str
-    state: State
-    error: str
-    """Why it failed; empty otherwise."""
-    history: tuple[EpochEnd, ...]
-    """Epochs from 1 without a gap; empty for a trial that has not ended, whose checkpoint tells how far it got."""
-    checkpoints: tuple[str, ...] = ()
-    """Where its checkpoints may be, the newest first."""
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing is left to train."""
-        return self.state is not State.RUNNING
 
 
 def read_earlier(

@@ -24,10 +24,10 @@ from tasks.contract.recipe import Recipe
 from tasks.contract.training import TuneRequest
 from tasks.records.metric_log import MetricLog
 from tasks.records.tracking import ERROR_TAG, StageRun
-from tasks.search.earlier_trials import EPOCH_METRICS, EarlierTrial
-from tasks.search.schedulers import EPOCH, REPLAYED, rungs
-from tasks.search.searchers import NUMBER
-from tasks.search.table import CONFIG_SHA256, RUNG, SECONDS, STATE, TRIAL, VALUES, State, run_status
+from tasks.search.earlier_trial import EPOCH, NUMBER, REPLAYED, EarlierTrial, State
+from tasks.search.earlier_trials import EPOCH_METRICS
+from tasks.search.schedulers import rungs
+from tasks.search.table import CONFIG_SHA256, RUNG, SECONDS, STATE, TRIAL, VALUES, run_status
 from tasks.search.trial import BATCHES, FINISHED, recipe_of, sha256_of
 
 STAGE = "trial"

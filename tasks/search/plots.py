@@ -15,7 +15,8 @@ from matplotlib.ticker import PercentFormatter
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.importance import FanovaImportanceEvaluator
 
-from tasks.search.table import State, TrialRow, best_trial, mode
+from tasks.search.earlier_trial import State
+from tasks.search.table import TrialRow, best_trial, mode
 
 LOG_RATIO = 30.0  # values that span more than this factor are drawn and judged on a log scale
 FEWEST_TRIALS = 8  # with fewer, importances would be noise

@@ -10,10 +10,9 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial as RayTrial
 
 from tasks.contract.training import TuneRequest
+from tasks.search.earlier_trial import EPOCH, NUMBER, REPLAYED, State
 from tasks.search.journal import reason
-from tasks.search.schedulers import EPOCH, REPLAYED
-from tasks.search.searchers import NUMBER
-from tasks.search.table import State, best_of
+from tasks.search.table import best_of
 from tasks.search.trial import FINISHED
 from tasks.text_table import columns
 

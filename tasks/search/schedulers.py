@@ -18,10 +18,8 @@ from ray.tune.schedulers import (
 )
 
 from tasks.contract.training import TuneRequest
+from tasks.search.earlier_trial import EPOCH, REPLAYED
 from tasks.search.table import mode
-
-EPOCH = "epoch"  # in a result: from 1
-REPLAYED = "replayed"  # in a result: known from an earlier try, not trained again
 
 
 class Asha(AsyncHyperBandScheduler):

@@ -12,11 +12,12 @@ from ray.tune.execution.placement_groups import PlacementGroupFactory
 from tasks.contract.training import TuneRequest
 from tasks.records.tracking import StageRun
 from tasks.search.cluster import SLOT, ray_for
+from tasks.search.earlier_trial import NUMBER
 from tasks.search.earlier_trials import read_earlier
 from tasks.search.journal import Journal
 from tasks.search.progress import Progress
 from tasks.search.schedulers import make_scheduler
-from tasks.search.searchers import NUMBER, combinations, make_searcher
+from tasks.search.searchers import combinations, make_searcher
 from tasks.search.storage import SearchStorage, credentials
 from tasks.search.trial import Plan, Trial
 from tasks.settings import Settings

@@ -19,10 +19,9 @@ from ray.tune.search.optuna import OptunaSearch
 
 from tasks.contract.search_space import Dimension, Interval
 from tasks.contract.training import TuneRequest
-from tasks.search.earlier_trials import EarlierTrial
+from tasks.search.earlier_trial import NUMBER, EarlierTrial
 from tasks.search.table import mode
 
-NUMBER = "number"  # in a trial's config, beside the values chosen
 SEED_STRIDE = 1_000_003  # more than the trials of any request, so that no two (seed, number) share a seed
 
 

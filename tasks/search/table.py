@@ -9,12 +9,12 @@ import json
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 
 from tasks.records.paging import all_pages
+from tasks.search.earlier_trial import State
 
 TRIAL = "tune.trial"  # tag of a trial's run: its number, from 0
 STATE = "tune.state"  # tag: a `State`
@@ -25,17 +25,6 @@ METRIC = "tune.metric"  # tag of the tune run: the metric that decides which tri
 SECONDS = "trial_seconds"  # metric of a trial's run: seconds for its epochs, validation included
 
 _SMALLER_IS_BETTER = {"validation_loss"}
-
-
-class State(StrEnum):
-    """What became of a trial."""
-
-    RUNNING = "running"
-    FINISHED = "finished"
-    """It trained all its epochs, or until early stopping."""
-    STOPPED = "stopped"
-    """The scheduler ended it early."""
-    FAILED = "failed"
 
 
 def run_status(state: State) -> str:

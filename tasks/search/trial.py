@@ -25,9 +25,7 @@ from tasks.contract.recipe import Recipe
 from tasks.contract.training import TuneRequest
 from tasks.errors import DataError, ModelError
 from tasks.search import storage
-from tasks.search.earlier_trials import EarlierTrial
-from tasks.search.schedulers import EPOCH, REPLAYED
-from tasks.search.searchers import NUMBER
+from tasks.search.earlier_trial import EPOCH, NUMBER, REPLAYED, EarlierTrial
 from tasks.vision.data.gold import Gold
 from tasks.vision.devices import prepare_cpu
 from tasks.vision.training import checkpoints

@@ -18,9 +18,10 @@ from tasks.records.metric_log import log_values
 from tasks.records.tracking import ERROR_TAG, StageRun, use_datasets
 from tasks.records.tuned_sets import TunedSet
 from tasks.search import table
+from tasks.search.earlier_trial import State
 from tasks.search.plots import figures
 from tasks.search.search import remove_state, run_search
-from tasks.search.table import State, TrialRow
+from tasks.search.table import TrialRow
 from tasks.settings import Settings
 
 BEST_TRIAL = "pipeline.best_trial"  # tag of the best trial's run; on the tune run, its number

@@ -13,6 +13,8 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+# `make test` has each stage twice in test_earlier_results, and a whole DAG run in the Airflow stack's test_promotion.
+pytestmark = pytest.mark.long
 CONF = {"epochs": 1, "min_accuracy": 0, "min_macro_f1": 0, "max_calibration_error": 1}
 # deploy is left out: it is the same with and without reuse, and would start a service.
 RUN = """

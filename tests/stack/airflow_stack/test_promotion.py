@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import requests
+from mlflow import MlflowClient
 
 from tasks.records import ledger, tracking
 from tasks.records.ledger import Kind, Record
@@ -47,6 +48,14 @@ def wait_for(admin: User, state: str) -> None:
 
 def records(model: str) -> list[Record]:
     return ledger.history(model)
+
+
+def reused(dag_run_id: str) -> set[str]:
+    """The stages of a DAG run that took the result of an earlier one."""
+    experiment = MlflowClient().get_experiment_by_name(MODEL)
+    assert experiment is not None
+    runs = tracking.find_runs(experiment.experiment_id, {"pipeline.dag_run_id": dag_run_id}, limit=20)
+    return {run.data.tags["pipeline.stage"] for run in runs if "pipeline.reused_from" in run.data.tags}
 
 
 def served(airflow: Stack) -> int:
@@ -122,6 +131,7 @@ def test_what_was_rolled_back_is_not_promoted_again_by_a_run(
     trigger(admin, "again", epochs=2, seed=2)  # the same weights as the ones rolled back
     state, tasks = ended(admin, "again")
     assert (state, tasks["deploy"]["state"]) == ("success", "skipped")
+    assert reused("again") >= {"prepare", "train", "evaluate"}
     assert served(airflow) == before
     newest = records(model)[0].entry
     assert newest.kind == Kind.REFUSAL

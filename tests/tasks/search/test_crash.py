@@ -19,7 +19,8 @@ from tasks.contract.recipe import Recipe
 from tasks.records import tracking
 from tasks.runner import faults
 from tasks.search import supervisor, table
-from tasks.search.table import State, TrialRow
+from tasks.search.earlier_trial import State
+from tasks.search.table import TrialRow
 from tasks.settings import Settings
 from tasks.vision.data.gold import Gold
 from tasks.vision.devices import prepare_cpu
@@ -39,6 +40,7 @@ def start(
         "search_space": {"batch_size": None, "schedule": None, "model": None},
         "batch_size": 20,
         "device": "cpu",
+        "concurrent_trials": 1,
         **changes,
     }
     return subprocess.Popen(
@@ -100,28 +102,39 @@ def undisturbed(row: TrialRow, gold: Gold) -> tuple[float, ...]:
     return tuple(end.validation_accuracy for end in training.history)
 
 
-def in_the_middle(dag_run_id: str, settings: Settings) -> bool:
-    """Tell whether a trial has ended, as MLflow has it, and one that has not has a checkpoint."""
+def in_the_middle(dag_run_id: str, settings: Settings, status: str = "RUNNING") -> bool:
+    """Tell whether a trial has ended, as MLflow has it, and one whose run has the status has a checkpoint."""
     tune_run_id, rows = rows_of(dag_run_id, settings)
     folder = settings.pipeline_home / "tune" / tune_run_id
     statuses = {row.number: MlflowClient().get_run(row.run_id).info.status for row in rows}
     saved = [number for number in statuses if list(folder.glob(f"try-*/trial-{number:05d}/checkpoint_*/*.json"))]
-    return "FINISHED" in statuses.values() and any(statuses[number] == "RUNNING" for number in saved)
+    return "FINISHED" in statuses.values() and any(statuses[number] == status for number in saved)
 
 
-def killed_in_the_middle(prepare_run_id: str, settings: Settings, temporary: Path) -> str:
-    """Kill a search in the middle of a trial; its DAG run. A trial may end in the moment of the kill: then another."""
-    for dag_run_id in ("killed", "killed-again", "killed-a-third-time"):
+def ended_in_the_middle(
+    number: signal.Signals, code: int, status: str, prepare_run_id: str, settings: Settings, temporary: Path
+) -> str:
+    """End a search by a signal in the middle of a trial; its DAG run. A trial may end in that moment: then another.
+
+    Args:
+        number: the signal.
+        code: the exit code that it should lead to.
+        status: status of the unfinished trial's run afterwards.
+        prepare_run_id: run of the data.
+        settings: of the stage.
+        temporary: folder of its temporary files.
+    """
+    for dag_run_id in ("first", "second", "third", "fourth"):
         stage = start(prepare_run_id, settings.pipeline_home, dag_run_id)
         wait_for(f"1 of {TRIALS} done", stage)
         while stage.poll() is None and not in_the_middle(dag_run_id, settings):
             time.sleep(0.1)
-        stage.send_signal(signal.SIGKILL)
-        stage.wait()
+        stage.send_signal(number)
+        assert stage.wait(timeout=60) == code
         assert left_behind(temporary) == []
-        if in_the_middle(dag_run_id, settings):
+        if in_the_middle(dag_run_id, settings, status):
             return dag_run_id
-    raise AssertionError("no search was in the middle of a trial when it was killed")
+    raise AssertionError("no search was in the middle of a trial when it was ended")
 
 
 @pytest.mark.long  # CI kills a search in its sample of chaos, too
@@ -130,7 +143,7 @@ def test_a_killed_search_goes_on_with_the_same_runs_and_ends_with_the_same_numbe
 ) -> None:
     monkeypatch.setattr("tasks.vision.devices.available_cpus", lambda: 1)
     prepare_cpu(1)
-    dag_run_id = killed_in_the_middle(prepare_run_id, settings, temporary)
+    dag_run_id = ended_in_the_middle(signal.SIGKILL, -9, "RUNNING", prepare_run_id, settings, temporary)
     tune_run_id, half = rows_of(dag_run_id, settings)
     ended = {row.run_id: row for row in half if row.state != State.RUNNING}
     assert ended
@@ -160,16 +173,11 @@ def test_a_killed_search_goes_on_with_the_same_runs_and_ends_with_the_same_numbe
 
 
 def test_a_stopped_stage_ends_and_leaves_no_process(settings: Settings, prepare_run_id: str, temporary: Path) -> None:
-    stage = start(prepare_run_id, settings.pipeline_home, "stopped")
-    wait_for(f"1 of {TRIALS} done", stage)
-    stage.send_signal(signal.SIGTERM)
-    assert stage.wait(timeout=60) == 143
-    assert left_behind(temporary) == []
-    tune_run_id, rows = rows_of("stopped", settings)
+    dag_run_id = ended_in_the_middle(signal.SIGTERM, 143, "KILLED", prepare_run_id, settings, temporary)
+    tune_run_id, rows = rows_of(dag_run_id, settings)
     assert MlflowClient().get_run(tune_run_id).info.status == "KILLED"
     trials = {row.state: MlflowClient().get_run(row.run_id).info.status for row in rows}
     assert trials == {State.FINISHED: "FINISHED", State.RUNNING: "KILLED"}  # the second is resumed in a later try
-    assert any((settings.pipeline_home / "tune" / tune_run_id).rglob("checkpoint_*"))
 
 
 def test_a_stage_stopped_when_its_search_is_over_marks_its_run(

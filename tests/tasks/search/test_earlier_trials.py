@@ -9,8 +9,9 @@ import pytest
 from mlflow import MlflowClient
 
 from tasks.records import tracking
+from tasks.search.earlier_trial import State
 from tasks.search.earlier_trials import EPOCH_METRICS, read_earlier
-from tasks.search.table import CONFIG_SHA256, STATE, TRIAL, VALUES, State
+from tasks.search.table import CONFIG_SHA256, STATE, TRIAL, VALUES
 from tasks.settings import Settings
 
 

@@ -17,10 +17,10 @@ from tasks.contract.messages import TaskIdentity
 from tasks.contract.training import TuneRequest
 from tasks.records import tracking
 from tasks.records.tracking import StageRun
-from tasks.search.earlier_trials import EarlierTrial, read_earlier
+from tasks.search.earlier_trial import NUMBER, EarlierTrial, State
+from tasks.search.earlier_trials import read_earlier
 from tasks.search.journal import Journal
-from tasks.search.searchers import NUMBER
-from tasks.search.table import State, trial_runs
+from tasks.search.table import trial_runs
 from tasks.search.trial import BATCHES, Plan, Trial, recipe_of
 from tasks.settings import Settings
 from tasks.vision.data.gold import Gold

@@ -55,7 +55,9 @@ def tune_stage(settings: Settings, gold: Gold) -> Tune:
     def call(attempt_of: str = "first", **changes: object) -> TuneResult:
         task = TaskIdentity(dag_id="weekly", dag_run_id=attempt_of, task_id="tune")
         base = {"task": task, "prepare_run_id": prepare.info.run_id, "epochs": 2, "trials": 3, "device": "cpu"}
-        request = TuneRequest.model_validate(base | {"grace_epochs": 1, "log_every": 2} | changes)
+        # One process for all trials: starting one takes longer than training them.
+        base |= {"grace_epochs": 1, "log_every": 2, "concurrent_trials": 1}
+        request = TuneRequest.model_validate(base | changes)
         current = Settings()
         with tracking.stage_run(request, "tune", current) as run:
             return tune.run(request, TuneInputs.resolve(request, run), run, current)
@@ -64,7 +66,7 @@ def tune_stage(settings: Settings, gold: Gold) -> Tune:
 
 
 def test_every_trial_has_a_run_and_the_best_is_kept(tune_stage: Tune, tmp_path: Path) -> None:
-    result = tune_stage(searcher="random", scheduler="none")
+    result = tune_stage(searcher="random", scheduler="none", concurrent_trials=2)
     assert (result.finished, result.stopped, result.failed, result.epochs) == (3, 0, 0, 6)
 
     rows = table.read(result.run_id)
@@ -110,9 +112,7 @@ def test_asha_stops_trials_and_says_how_far_they_came(tune_stage: Tune) -> None:
 
 @pytest.mark.long
 def test_hyperband_goes_on_with_paused_trials_from_their_state(tune_stage: Tune) -> None:
-    result = tune_stage(
-        trials=5, epochs=4, scheduler="hyperband", reduction_factor=2, searcher="hyperopt", concurrent_trials=1
-    )
+    result = tune_stage(trials=5, epochs=4, scheduler="hyperband", reduction_factor=2, searcher="hyperopt")
     rows = table.read(result.run_id)
     assert len(rows) == 5
     assert result.failed == 0
