@@ -1,6 +1,7 @@
 """Runs DAGs for real with a stub for the stages: `python run_scenarios.py CONFS`; prints one JSON line.
 
-CONFS is JSON: a list of {"dag": ..., "conf": ..., "stub": {variables of the stub}}. A test starts this in a process of
+CONFS is JSON: a list of {"dag": ..., "conf": ..., "stub": {variables of the stub},
+"variables": environment variables from then on}. A test starts this in a process of
 its own, because Airflow reads its configuration once and sets the signal handlers of the process it runs in.
 """
 
@@ -98,6 +99,7 @@ def main() -> None:
     dags = Path(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
     done = []
     for scenario in json.loads(sys.argv[1]):
+        os.environ.update(scenario.get("variables", {}))
         # Each test of a DAG reads the whole folder of DAGs twice, so there is only its file.
         file = dags / f"{scenario.get('dag', 'daily_training')}.py"
         alone = folder / "dags" / file.name

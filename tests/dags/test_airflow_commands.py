@@ -17,8 +17,8 @@ COMMANDS = f"""
 . deploy/env.sh local
 airflow dags list --output plain --columns dag_id
 airflow tasks test daily_training prepare
-mlflow runs list --experiment-id 1
 mlflow experiments search
+mlflow runs list --experiment-id 1
 """
 
 
