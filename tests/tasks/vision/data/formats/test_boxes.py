@@ -70,6 +70,14 @@ def test_damaged_exif_does_not_matter(kind: str) -> None:
     assert boxes.strip(data).data != data
 
 
+@pytest.mark.parametrize("at", range(4))
+def test_a_type_of_metadata_that_is_no_text_does_not_end_the_process(at: int) -> None:
+    data = case("turned.heic")  # pi-heif 1.4 crashes on it
+    place = data.index(b"\0\0Exif") + 2 + at
+    broken = data[:place] + b"\xff" + data[place + 1 :]
+    np.testing.assert_array_equal(images.decode(broken, 3, 48), images.decode(data, 3, 48))
+
+
 @pytest.mark.parametrize("data", [case("photo.heic"), encoded(halves(), "AVIF")], ids=["HEIC", "AVIF"])
 def test_absurd_dimensions_are_refused(data: bytes) -> None:
     at = data.index(b"ispe") + 8

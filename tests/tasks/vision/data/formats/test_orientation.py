@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tarfile
 
 import numpy as np
 import pytest
@@ -11,7 +12,16 @@ from PIL import Image, ImageOps
 
 from tasks.vision.data import images
 from tasks.vision.data.formats.orientation import orientation, upright
-from tests.tasks.vision.data.picture_files import case, chunk, encoded, noise, with_chunks, with_exif, with_segment
+from tests.tasks.vision.data.picture_files import (
+    CASES,
+    case,
+    chunk,
+    encoded,
+    noise,
+    with_chunks,
+    with_exif,
+    with_segment,
+)
 
 MUTATIONS = 400
 SCENE = noise(4, 4).resize((16, 16), Image.Resampling.BICUBIC)
@@ -104,6 +114,16 @@ def test_pictures_with_odd_exif_are_upright(name: str) -> None:
     opened.load()
     assert upright(opened, opened.info["orientation"]).size == (48, 64)
     np.testing.assert_array_equal(images.decode(case(name), 3, 48), np.rot90(flat, -1, (1, 2)))
+
+
+def test_none_of_the_pictures_that_stopped_a_run_is_refused() -> None:
+    with tarfile.open(CASES / "exif_crashes_run.tar.gz") as archive:
+        files = [member for member in archive if member.isfile()]
+        assert len(files) == 41
+        for member in files:
+            file = archive.extractfile(member)
+            assert file is not None
+            assert images.decode(file.read(), 3, 32).shape == (3, 32, 32)
 
 
 @pytest.mark.parametrize("value", [0, 9, 255, 65535])
