@@ -18,7 +18,9 @@ def strip(data: bytes) -> Stripped:
     a segment stays too, and is for the decoder to judge.
     """
     kept: list[bytes] = []
-    exif, xmp, icc = b"", None, []
+    exif: list[bytes] = []
+    icc: list[bytes] = []
+    xmp = None
     multi_picture = ultra_hdr = False
     begin, at = 0, 2
     while True:
@@ -37,7 +39,7 @@ def strip(data: bytes) -> Stripped:
         if _APP0 <= marker <= _APP15 or marker == _COMMENT:
             content = data[at + 2 : end]
             if marker == _APP1 and content.startswith(_EXIF):
-                exif += content if not exif else content[len(_EXIF) :]
+                exif.append(content[len(_EXIF) :])
             elif marker == _APP1 and content.startswith(_XMP):
                 xmp = content[len(_XMP) :]
             elif marker == _APP2 and content.startswith(_ICC):
@@ -56,7 +58,7 @@ def strip(data: bytes) -> Stripped:
         kept.append(data[begin:])
         data = b"".join(kept)
     # Pillow decoded pictures of several frames at full size only; their pixels stay what they were.
-    return Stripped(data, orientation(exif, xmp), _joined(icc), exact=multi_picture and not ultra_hdr)
+    return Stripped(data, orientation(b"".join(exif), xmp), _joined(icc), exact=multi_picture and not ultra_hdr)
 
 
 def _joined(parts: list[bytes]) -> bytes | None:

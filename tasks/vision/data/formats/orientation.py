@@ -10,6 +10,7 @@ from tasks.vision.data.formats.directory import first_directory
 
 TAG = 0x0112
 UPRIGHT = 1
+_PREFIX = b"Exif\0\0"
 _XMP = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 _UNDO = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -31,9 +32,10 @@ def orientation(exif: object, xmp: object = None) -> int:
     """
     found = None
     if isinstance(exif, bytes):
-        while exif.startswith(b"Exif\0\0"):
-            exif = exif[6:]
-        directory = first_directory(exif)
+        start = 0
+        while exif.startswith(_PREFIX, start):
+            start += len(_PREFIX)
+        directory = first_directory(exif[start:])
         found = directory.number(TAG) if directory else None
     if found is None and isinstance(xmp, bytes) and (match := _XMP.search(xmp)):
         found = int(match[1])

@@ -20,7 +20,7 @@ _MAX_INFLATED = 4 * 2**20
 _BITS, _COLOUR_TYPE = 24, 25  # where the header says them
 _GREY, _RGB, _PALETTE = 0, 2, 3
 _TRANSPARENT_BYTES = {_GREY: 2, _RGB: 6}
-_EXIF_TEXT, _XMP_TEXT = b"Raw profile type exif", b"XML:com.adobe.xmp"
+_TEXTS = _EXIF_TEXT, _XMP_TEXT = b"Raw profile type exif", b"XML:com.adobe.xmp"
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class _Chunk:
 def strip(data: bytes) -> Stripped:
     """Drop every ancillary chunk but a whole tRNS; critical chunks stay, and are for the decoder to judge."""
     kept: list[bytes] = []
-    exif = text_exif = xmp = icc = None
+    found: dict[bytes, bytes] = {}  # the last of each kind, as it is: a file may hold many that are large inside
     begin = end = _SIGNATURE
     pixels = False
     for chunk in _chunks(data):
@@ -49,21 +49,19 @@ def strip(data: bytes) -> Stripped:
             instead = _transparency(data, chunk, content)
             if instead == data[chunk.start : chunk.end]:
                 continue
-        elif chunk.kind == b"eXIf":
-            exif = content
-        elif chunk.kind == b"iCCP":
-            icc = _inflated(content.partition(b"\0")[2][1:])
-        elif chunk.kind in (b"tEXt", b"zTXt", b"iTXt") and content.startswith((_EXIF_TEXT, _XMP_TEXT)):
-            key, text = _text(chunk.kind, content)
-            text_exif = _from_hex(text) if key == _EXIF_TEXT else text_exif
-            xmp = text if key == _XMP_TEXT else xmp
+        elif chunk.kind in (b"eXIf", b"iCCP"):
+            found[chunk.kind] = content
+        elif chunk.kind in (b"tEXt", b"zTXt", b"iTXt") and (key := content.partition(b"\0")[0]) in _TEXTS:
+            found[key] = chunk.kind + content
         kept += data[begin : chunk.start], instead
         begin = chunk.end
     if pixels and data[end + 4 : end + 8] not in (b"IDAT", b"IEND"):
         data = data[:end]  # what follows the pixels is cut short or no chunk
     if kept:
         data = b"".join((data[:_SIGNATURE], *kept, data[begin:]))
-    return Stripped(data, orientation(text_exif if exif is None else exif, xmp), icc)
+    exif = found[b"eXIf"] if b"eXIf" in found else _from_hex(_text(found.get(_EXIF_TEXT, b"")))
+    icc = _inflated(found[b"iCCP"].partition(b"\0")[2][1:]) if b"iCCP" in found else None
+    return Stripped(data, orientation(exif, _text(found.get(_XMP_TEXT, b""))), icc)
 
 
 def _chunks(data: bytes) -> Iterator[_Chunk]:
@@ -99,14 +97,15 @@ def _transparency(data: bytes, chunk: _Chunk, content: bytes) -> bytes:
     return len(content).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
 
 
-def _text(kind: bytes, content: bytes) -> tuple[bytes, bytes]:
-    key, _, text = content.partition(b"\0")
-    if kind == b"tEXt":
-        return key, text
+def _text(chunk: bytes) -> bytes:
+    """Return the text in a text chunk, which is given as its type and content; b"" where there is none."""
+    kind, (_, _, text) = chunk[:4], chunk[4:].partition(b"\0")
     if kind == b"zTXt":
-        return key, _inflated(text[1:]) or b""
-    compressed, text = text[:1] == b"\1", text[2:].partition(b"\0")[2].partition(b"\0")[2]
-    return key, (_inflated(text) or b"") if compressed else text
+        return _inflated(text[1:]) or b""
+    if kind == b"iTXt":
+        compressed, text = text[:1] == b"\1", text[2:].partition(b"\0")[2].partition(b"\0")[2]
+        return (_inflated(text) or b"") if compressed else text
+    return text
 
 
 def _inflated(content: bytes) -> bytes | None:

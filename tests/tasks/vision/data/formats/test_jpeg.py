@@ -33,6 +33,12 @@ def test_metadata_never_decides_whether_pixels_can_be_read(name: str) -> None:
     np.testing.assert_array_equal(images.decode(with_segment(data, *BROKEN_METADATA[name]), 3, 32), pillows(data))
 
 
+def test_a_hundred_thousand_segments_are_read_once() -> None:
+    data = encoded(noise(32, 32), "JPEG")
+    prefixes = b"\xff\xe1\x00\x0eExif\0\0Exif\0\0"
+    np.testing.assert_array_equal(images.decode(data[:2] + prefixes * 200_000 + data[2:], 3, 32), pillows(data))
+
+
 def test_a_file_without_metadata_is_not_copied() -> None:
     data = encoded(noise(32, 32), "JPEG")
     assert jpeg.strip(data).data is data

@@ -64,6 +64,13 @@ def test_metadata_never_decides_whether_pixels_can_be_read(name: str) -> None:
     np.testing.assert_array_equal(decoded, np.asarray(image).transpose(2, 0, 1))
 
 
+def test_many_texts_are_inflated_once_and_many_chunks_are_read_once() -> None:
+    image = noise(16, 16)
+    texts = chunk(b"zTXt", b"Raw profile type exif\0\0" + bomb(3)) * 2000  # 6 GiB of text in 6 MB
+    broken = with_chunks(encoded(image), texts, chunk(b"tEXt", b"") * 100_000)
+    np.testing.assert_array_equal(images.decode(broken, 3, 16), np.asarray(image).transpose(2, 0, 1))
+
+
 @pytest.mark.parametrize("end", [chunk(b"tEXt", b"a\0" + bytes(99))[:50], b"\0\0\0\0\xff\xff\xff\xff", b"\0\0"])
 def test_what_follows_the_pixels_may_be_cut_short(end: bytes) -> None:
     image = noise(16, 16)

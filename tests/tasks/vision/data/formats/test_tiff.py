@@ -99,6 +99,7 @@ def test_a_tile_larger_than_any_image_is_refused_before_it_is_decoded() -> None:
         images.open_image(hand_made_tiff(bytes(256), 16, *tiled))  # type: ignore[arg-type]
 
 
+@pytest.mark.filterwarnings("ignore")  # Pillow's about the damage
 @pytest.mark.parametrize(
     "data", [b"II*\0\x08\0\0\0", b"II*\0\0\0\0\0", b"MM\0*" + b"\xff" * 99, b"II+\0" + b"\xff" * 99]
 )
