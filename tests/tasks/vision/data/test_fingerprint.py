@@ -48,6 +48,27 @@ def test_the_test_fraction_does_not_count_where_the_source_has_a_test_set() -> N
     assert fingerprint("d", replace(SHAPING, test_fraction=0.3), listing) == fingerprint("d", SHAPING, listing)
 
 
+@pytest.mark.parametrize(
+    ("dataset", "before"),
+    [
+        ("digits", "e575dd8ff6258b77a18018313d633217d9db4b5aaaa9c23b6c1aa0eb53c2d8b7"),
+        ("cifar10", "5dfb13b726cdbf3b5b1a364a80e7db34725ec3c151a8afaddf1a18216b6832a8"),
+    ],
+)
+def test_gold_of_arrays_is_that_of_the_releases_before(dataset: str, before: str, listing: Listing) -> None:
+    assert fingerprint("d", replace(SHAPING, dataset=dataset), listing) == before
+
+
+def test_gold_of_files_is_made_again_when_they_are_decoded_in_another_way(
+    listing: Listing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = "f223ab3da324b272fff71f7d45181ae3f974598e647af8ba462d2bc5d6bae0e7"  # pixels without colour profiles
+    shaping = replace(SHAPING, dataset="image_folder")
+    today = fingerprint("d", shaping, listing)
+    monkeypatch.setattr(module, "DECODER_VERSION", 999)
+    assert len({before, today, fingerprint("d", shaping, listing)}) == 3
+
+
 def test_other_layers_give_another(listing: Listing, monkeypatch: pytest.MonkeyPatch) -> None:
     before = fingerprint("d", SHAPING, listing)
     monkeypatch.setattr(module, "LAYERS_VERSION", 999)
