@@ -61,7 +61,8 @@ def _find(contents: Contents, want: str, alone: bool) -> Level | None:
                 return Level("splits", top, splits)
             inside = [name for name in sorted(folders) if any(map(_in_train, folders[name]))]
             if len(inside) > 1:
-                return _several(contents, inside, alone)
+                _refuse_several(contents, inside, alone)
+                return None
             if inside:
                 top, rest = f"{top}{inside[0]}/", folders[inside[0]]
                 continue
@@ -73,7 +74,8 @@ def _find(contents: Contents, want: str, alone: bool) -> Level | None:
         elif direct and want != "splits":
             return Level("classes", top)
         elif len(pictured) > 1 and not direct and want == "auto":
-            return _several(contents, pictured, alone)
+            _refuse_several(contents, pictured, alone)
+            return None
         else:
             return None
 
@@ -219,7 +221,7 @@ def _holds_images(paths: Iterable[str], is_picture: Callable[[str], bool]) -> bo
     return any(is_picture(path) and _class_of(["", *path.split("/")]) is not None for path in paths)
 
 
-def _several(contents: Contents, names: list[str], alone: bool) -> None:
+def _refuse_several(contents: Contents, names: list[str], alone: bool) -> None:
     if alone:
         listed = ", ".join(sorted(names)[:5])
         raise DataError(f"{contents.where} holds several data sets ({listed}); give one of them as source")

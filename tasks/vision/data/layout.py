@@ -28,15 +28,18 @@ def arrange(contents: Contents, options: LayoutOptions | None = None) -> Listing
         DataError: no files, no layout or two that differ, one class only, different classes in the splits, a label
             sheet with unknown files or missing labels, or metadata that cannot be used (see `metadata.attach`).
     """
-    if not contents.paths:
-        if contents.links:
-            link, why = next(iter(contents.links.items()))
-            raise DataError(f"{contents.where} holds only links, of which {link!r} {why}; copy the files (cp -rL)")
-        raise DataError(f"{contents.where} is empty; it must hold {LAYOUT}")
-    made = _understand(contents, options or LayoutOptions())
-    made.check(contents.where)
-    if not made.entries:
-        raise DataError(f"{contents.where} has no images in {made.layout}; it must hold {LAYOUT}")
+    try:
+        if not contents.paths:
+            raise DataError(f"{contents.where} is empty; it must hold {LAYOUT}")
+        made = _understand(contents, options or LayoutOptions())
+        made.check(contents.where)
+        if not made.entries:
+            raise DataError(f"{contents.where} has no images in {made.layout}; it must hold {LAYOUT}")
+    except DataError as error:
+        if not contents.links:
+            raise
+        link, why = next(iter(contents.links.items()))  # what is missing may well be behind it
+        raise DataError(f"{error}; links lead to none of its files: {link!r} {why}") from error
     return _listing(contents, made)
 
 

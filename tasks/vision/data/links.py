@@ -6,12 +6,13 @@ The same rules hold for a folder, a tar and a zip.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import PurePosixPath
 
 from tasks.errors import DataError
 
 MAX_HOPS = 40  # as Linux
+FIX = "replace it by what it leads to (cp -rL, tar -h)"
 
 
 def follow(
@@ -40,43 +41,55 @@ def follow(
             path = parent
     aliases: dict[str, str] = {}
     broken: dict[str, str] = {}
+    left = limit
+
+    def spend() -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise DataError(f"{where} has links that stand for over {limit} files and folders; replace them by copies")
+
     for link, target in links.items():
         real = _real(link, links)
         if real is None:
-            broken[link] = f"leads to {target!r}, outside of the source or in a circle"
+            broken[link] = f"leads to {target!r}, outside of the source or in a circle; {FIX}"
         elif real in files:
+            spend()
             aliases[link] = real
         elif real not in children:
-            broken[link] = f"leads to {target!r}, which is not there"
+            broken[link] = f"leads to {target!r}, which is not there; {FIX}"
         elif f"{link}/".startswith(f"{real}/" if real else ""):
-            broken[link] = f"leads to {target!r}, a folder that holds the link itself"
+            broken[link] = f"leads to {target!r}, a folder that holds the link itself; {FIX}"
         else:
-            _add_folder(link, real, links, files, children, aliases)
-        if len(aliases) > limit:
-            raise DataError(f"{where} has links that stand for over {limit} files; replace them by copies")
+            for place, file in _files_below(link, real, links, files, children, spend):
+                aliases[place] = file
     return aliases, broken
 
 
-def _add_folder(
+def _files_below(
     link: str,
     real: str,
     links: Mapping[str, str],
     files: Collection[str],
     children: Mapping[str, set[str]],
-    aliases: dict[str, str],
-) -> None:
-    """Add the files of a linked folder; a link inside it that leads back up is not followed again."""
+    spend: Callable[[], None],
+) -> Iterator[tuple[str, str]]:
+    """Yield the files of a linked folder; a link inside it that leads back up is not followed again.
+
+    Folders count as files do: ten of them, each with ten links to the next, are as many paths as it likes.
+    """
     todo: list[tuple[str, str, tuple[str, ...]]] = [(link, real, (real,))]
     while todo:
         shown, folder, above = todo.pop()
         for child in sorted(children[folder]):
             place = f"{shown}/{PurePosixPath(child).name}"
             target = _real(child, links) if child in links else child
-            if target is None or target in above:
+            if target is None or target in above or (target not in files and target not in children):
                 continue
+            spend()
             if target in files:
-                aliases[place] = target
-            elif target in children and len(above) <= MAX_HOPS:
+                yield place, target
+            else:
                 todo.append((place, target, (*above, target)))
 
 

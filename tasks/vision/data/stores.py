@@ -25,13 +25,16 @@ class Store(Protocol):
     Attributes:
         links: after `files`, the links that lead to no file of the store, and why.
         is_archive: whether the store is one file, whose bytes identify its content.
-        renamed: after `files`, whether releases before this one read its names in another way.
     """
 
     path: Path
     links: dict[str, str]
     is_archive: bool
-    renamed: bool
+
+    @property
+    def renamed(self) -> bool:
+        """After `files`, whether releases before this one read its names in another way."""
+        ...
 
     def files(self) -> Iterator[File]:
         """Yield every file.

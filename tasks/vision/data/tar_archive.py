@@ -33,8 +33,12 @@ class Tar:
     name_encoding: str | None = None
     links: dict[str, str] = field(default_factory=dict)
     is_archive: bool = True
-    renamed: bool = False
     _aliases: dict[str, list[str]] | None = None
+
+    @property
+    def renamed(self) -> bool:
+        """Whether releases before this one read the names in another way: they knew UTF-8 only."""
+        return self.name_encoding is not None
 
     def files(self) -> Iterator[File]:
         """Yield the files in the archive's order; the whole stream is checked to its end."""

@@ -5,17 +5,22 @@ from __future__ import annotations
 import bz2
 import io
 import lzma
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from backports import zstd
 
 from tasks.errors import DataError
 from tasks.vision.data import compression
 from tasks.vision.data.limits import MIB, Limits
 from tasks.vision.data.stores import open_store
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 FILES = {"train/cat/1.png": b"cat one", "train/dog/1.png": bytes(range(256)) * 2000, "empty": b""}
 Compress = Callable[[bytes], bytes]

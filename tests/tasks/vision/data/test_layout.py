@@ -136,8 +136,9 @@ def test_links_that_lead_nowhere_are_listed() -> None:
     assert [(r.name, r.reason, r.detail) for r in listing.removals] == [
         ("train/cat/link.png", Reason.LINK, "leads to '/x'")
     ]
-    with pytest.raises(DataError, match=r"holds only links, of which 'train' leads to '/x'; copy"):
-        listed([], None, "auto", train="leads to '/x'")
+    for names, says in (([], "is empty"), (["test/cat/1.png", "test/dog/1.png"], "only in test/")):
+        with pytest.raises(DataError, match=f"{says}.*; links lead to none of its files: 'train' leads to '/x'"):
+            listed(names, None, "auto", train="leads to '/x'")
 
 
 def test_one_class_in_two_spellings_of_unicode_is_one_class() -> None:

@@ -252,6 +252,14 @@ def test_links_in_a_tar_cannot_multiply_it(tmp_path: Path) -> None:
         content(open_store(tar_with(tmp_path / "x", *members)))
 
 
+def test_a_tar_may_be_in_another_encoding_than_utf_8(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.GNU_FORMAT, encoding="gb18030") as archive:
+        archive.addfile(tarfile.TarInfo("猫狗/1.png"))
+    with pytest.raises(DataError, match="not UTF-8; rename the file, or set name_encoding"):
+        content(open_store(tmp_path / "x.tar"))
+    assert content(open_store(tmp_path / "x.tar", name_encoding="gb18030")) == {"猫狗/1.png": b""}
+
+
 def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
     path = pack_zip(tmp_path)
     data = bytearray(path.read_bytes())
