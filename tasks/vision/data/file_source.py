@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 
 from tasks.errors import DataError, RequestError
@@ -75,9 +76,19 @@ class FileSource:
             if file.name in entries:
                 yield entries[file.name], file.read
             elif file.name in tables:
-                where = f"{self.where}: {file.name}"
-                for row, data in enumerate(parquet.images(file, where, tables[file.name], self.limits)):
-                    yield entries[row_key(file.name, row)], partial(_given, data)
+                yield from self._rows(file, tables[file.name], entries)
+
+    def _rows(
+        self, file: File, column: str, entries: Mapping[str, Entry]
+    ) -> Iterator[tuple[Entry, Callable[[], Content]]]:
+        where = f"{self.where}: {file.name}"
+        found = parquet.images(file, where, column, self.limits)
+        for row, data in enumerate(chain(found, [None])):  # None: the end
+            entry = entries.get(row_key(file.name, row))
+            if entry is not None and data is not None:
+                yield entry, partial(_given, data)
+            elif entry is not None or data is not None:
+                raise DataError(f"{where} has other numbers of images and labels; it is damaged, copy it again")
 
     def _scan(self, file: File) -> parquet.Columns | DataError:
         options = self.options

@@ -66,7 +66,5 @@ def test_folders_that_link_to_each_other_end() -> None:
 
 def test_links_that_multiply_are_refused() -> None:
     links = {f"d{level}/{name}": f"../d{level + 1}" for level in range(40) for name in "xy"}
-    with pytest.raises(
-        DataError, match="pets has links that stand for over 100 files and folders; replace"
-    ):
+    with pytest.raises(DataError, match="pets has links that stand for over 100 files and folders; replace"):
         follow(links, {"d40/1"}, "pets", 100)
