@@ -89,11 +89,11 @@ def _split(kept: Sequence[Record], listing: Listing, shaping: Shaping) -> Gold:
 
 def _outcome(listing: Listing, removals: Sequence[Removal]) -> str:
     """Lay out what is left out as a table, by reason."""
-    junk = f"; {listing.junk:,} files of operating systems and tools are ignored" if listing.junk else ""
+    junk = f"; ignored, as operating systems and tools leave them behind: {listing.junk:,}" if listing.junk else ""
     if not removals:
         return f"\nnothing would be left out{junk}"
     lines = []
     for reason, count in Counter(removal.reason for removal in removals).most_common():
         first = next(removal for removal in removals if removal.reason is reason)
         lines.append((f"{count:,}", reason.value, " ".join(filter(None, [first.name, first.detail]))))
-    return f"\n{len(removals):,} files would be left out{junk}\n\n{table(HEADER, lines)}"
+    return f"\nleft out: {len(removals):,} of {listing.files:,} files{junk}\n\n{table(HEADER, lines)}"

@@ -152,7 +152,7 @@ def _splits(contents: Contents, level: Level) -> Arrangement:
             made.classes[split].add(label)
             _add(made, name, inner, split, label)
     made.notes += [
-        f"{made.folders[split]}/ has no labels and is not used ({count} files)"
+        f"{made.folders[split]}/ has no labels and is not used (files: {count})"
         for split, count in lost.items()
         if count
     ]

@@ -128,7 +128,7 @@ def arrange(contents: Contents, sheets: Sequence[Sheet]) -> Arrangement:
             made.leave_out(path, Reason.OUTSIDE)
     made.columns = tuple(columns)
     made.values = {made.entries[name].name: row for name, row in values.items()}
-    made.notes += [f"{count} files of {split} have no row and are not used" for split, count in lost.items() if count]
+    made.notes += [f"images of {split} without a row, not used: {count}" for split, count in lost.items() if count]
     return made
 
 

@@ -113,7 +113,7 @@ def _listing(contents: Contents, made: Arrangement) -> Listing:
         tuple(removals),
         tuple(sorted(made.classes["train"])),
         layout=made.layout,
-        notes=(*made.notes, *([f"{copies} files are a second copy of the data set and not used"] if copies else [])),
+        notes=(*made.notes, *([f"files of a second copy of the data set, not used: {copies}"] if copies else [])),
         selection=_selection(contents, made),
         tables=made.tables,
         junk=len(contents.sizes) - len(contents.paths),

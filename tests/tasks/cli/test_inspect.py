@@ -39,11 +39,11 @@ def test_it_says_what_was_understood_and_what_would_be_left_out(
     assert main(["inspect", "--source", str(pets), "--out", str(out)]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[:3] == [
-        "layout: class folders in the top folder; 1 of 22 files are no images of it",
+        "layout: class folders in the top folder; not images of it: 1 of 22 files",
         "splits: 21 train; validation and test will be split off train",
         "classes: 2 ('cat', 'dog')",
     ]
-    assert said[4] == "2 files would be left out; 1 files of operating systems and tools are ignored"
+    assert said[4] == "left out: 2 of 22 files; ignored, as operating systems and tools leave them behind: 1"
     assert said[6].split("  ")[0] == "files"
     assert any(line.startswith("1 ") and "unreadable" in line and "cat/broken.jpg" in line for line in said)
     assert "a run would use 12 train, 4 validation, 4 test images" in said
@@ -69,7 +69,7 @@ def test_where_a_run_would_stop_all_is_said_and_written_all_the_same(
         (pets / f"dog/{index}.png").write_bytes(b"harmed")
     assert main(["inspect", "--source", str(pets), "--out", str(tmp_path / "out")]) == 65
     told = capsys.readouterr()
-    assert "12 files would be left out" in told.out
+    assert "left out: 12 of 22 files" in told.out
     assert "DataError: 12 of 22 files" in told.err
     assert len((tmp_path / "out/left_out.csv").read_text().splitlines()) == 13
     assert main(["inspect", "--source", str(pets), "--max-left-out", "0.6"]) == 65

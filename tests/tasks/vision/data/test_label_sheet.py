@@ -116,7 +116,7 @@ def test_kaggle_s_test_images_have_no_labels_and_its_example_is_no_sheet() -> No
         "test/d4.jpg": Reason.UNLABELLED,
         "sample_submission.csv": Reason.OUTSIDE,
     }
-    assert listing.notes == ("2 files of test have no row and are not used",)
+    assert listing.notes == ("images of test without a row, not used: 2",)
 
 
 def test_an_image_for_training_without_a_row_is_left_out_and_counts() -> None:

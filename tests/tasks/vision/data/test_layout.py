@@ -85,7 +85,7 @@ def test_a_held_out_folder_without_labels_is_not_used_and_said(held: str) -> Non
     listing = listed([*GOOD[:3], held])
     assert reasons(listing) == {held: Reason.UNLABELLED}
     folder = held.partition("/")[0]
-    assert listing.notes == (f"{folder}/ has no labels and is not used (1 files)",)
+    assert listing.notes == (f"{folder}/ has no labels and is not used (files: 1)",)
     assert f"splits: 3 train; validation and test will be split off train; {listing.notes[0]}" == lines(listing)[1]
 
 
@@ -152,7 +152,7 @@ def test_a_second_copy_beside_the_data_set_is_left_out_and_said() -> None:
     listing = listed([*GOOD, *(f"pets/{name}" for name in GOOD), "pets/train/cat/other.png"])
     assert sum(removal.reason is Reason.COPY for removal in listing.removals) == 5
     assert reasons(listing)["pets/train/cat/other.png"] is Reason.OUTSIDE
-    assert listing.notes == ("5 files are a second copy of the data set and not used",)
+    assert listing.notes == ("files of a second copy of the data set, not used: 5",)
 
 
 @pytest.mark.parametrize("names", [GOOD, ROOT])
@@ -230,7 +230,7 @@ def test_a_source_that_cannot_be_trained_on_is_refused(names: list[str], layout:
 def test_what_was_understood_is_said_in_three_lines() -> None:
     listing = listed([*(f"top/{name}" for name in ROOT), "top/fox/1.png", "notes.txt"])
     assert lines(listing) == (
-        "layout: class folders in top/; 1 of 6 files are no images of it",
+        "layout: class folders in top/; not images of it: 1 of 6 files",
         "splits: 5 train; validation and test will be split off train",
         "classes: 3 ('cat', 'dog', 'fox')",
     )
