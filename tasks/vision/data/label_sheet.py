@@ -15,6 +15,7 @@ from tasks.errors import DataError
 from tasks.vision.data import metadata, tables
 from tasks.vision.data.arrangement import HELD_OUT, Arrangement
 from tasks.vision.data.contents import Contents, LayoutOptions
+from tasks.vision.data.image_index import ImageIndex
 from tasks.vision.data.names import may_be_image, split_of_file, split_of_folder, split_of_path
 from tasks.vision.data.records import Entry, Reason
 from tasks.vision.data.tables import Row
@@ -91,7 +92,7 @@ def arrange(contents: Contents, sheets: Sequence[Sheet]) -> Arrangement:
     _require_one_data_set(contents, sheets)
     made = Arrangement(f"labels from {', '.join(sheet.path for sheet in sheets[:3])}")
     made.layout += ", …" if len(sheets) > 3 else ""
-    files = _Files(contents)
+    files = ImageIndex(contents)
     rows: dict[str, tuple[str, str, Row]] = {}  # label, split and row, by the file's name in the source
     columns: dict[str, None] = {}
     values = {}
@@ -151,7 +152,7 @@ def disagreeing(contents: Contents, sheets: Sequence[Sheet], folders: Arrangemen
     Numbers for names are no difference. Rows that name no image of the folders do not count: the sheet is about
     something else. Nor does a `metadata.csv` whose labels are no class names: those are slices of the classes.
     """
-    files = _Files(contents)
+    files = ImageIndex(contents)
     for sheet in sheets:
         to_folder: dict[str, set[str]] = defaultdict(set)
         to_sheet: dict[str, set[str]] = defaultdict(set)
@@ -171,7 +172,26 @@ def disagreeing(contents: Contents, sheets: Sequence[Sheet], folders: Arrangemen
     return None
 
 
-def _labelled(contents: Contents, sheet: Sheet, files: _Files) -> Iterator[tuple[str, str, str, Row]]:
+def unlabelled(contents: Contents, folders: Arrangement) -> str | None:
+    """Return the path of a table that names images but has no column known as labels; None where there is none."""
+    files = ImageIndex(contents)
+    for name, path in sorted(contents.visible.items(), key=lambda item: item[1]):
+        if name not in contents.sheets or path.rpartition("/")[2] in metadata.NAMES:
+            continue
+        try:
+            table = tables.read(path, contents.sheets[name], contents.where)
+            row = next(table.rows, None)
+        except DataError:
+            continue
+        file = tables.pick(table.columns, FILE_COLUMNS)
+        if row and file and len(table.columns) > 1 and tables.pick(table.columns, LABEL_COLUMNS) is None:
+            found = files.find(row.values.get(file, ""), path, None)
+            if len(found) == 1 and found[0] in folders.entries:
+                return path
+    return None
+
+
+def _labelled(contents: Contents, sheet: Sheet, files: ImageIndex) -> Iterator[tuple[str, str, str, Row]]:
     """Yield the name in the source, label, split and row of every image in a sheet."""
     named = split_of_file(sheet.path)
     for row in tables.read(sheet.path, contents.sheets[sheet.name], contents.where).rows:
@@ -195,34 +215,6 @@ def _labelled(contents: Contents, sheet: Sheet, files: _Files) -> Iterator[tuple
                 + " or remove the line"
             )
         yield names[0], label, told or split_of_path(contents.visible[names[0]]) or "train", row
-
-
-class _Files:
-    """Finds the image that a row means: by path, by the end of its path, or without its suffix, as Kaggle's IDs are."""
-
-    def __init__(self, contents: Contents) -> None:
-        self._paths = {path: name for name, path in contents.visible.items() if may_be_image(path)}
-        self._files: dict[str, list[str]] = defaultdict(list)
-        self._stems: dict[str, list[str]] = defaultdict(list)
-        for path in self._paths:
-            file = path.rpartition("/")[2]
-            self._files[file].append(path)
-            self._stems[posixpath.splitext(file)[0]].append(path)
-
-    def find(self, value: str, sheet: str, split: str | None) -> list[str]:
-        """Return the names in the source of all images that `value` may mean; of several, those of the split."""
-        value = posixpath.normpath(value.replace("\\", "/"))
-        for path in (posixpath.normpath(posixpath.join(posixpath.dirname(sheet), value)), value):
-            if path in self._paths:
-                return [self._paths[path]]
-        file = value.rpartition("/")[2]
-        ends = [path for path in self._files[file] if f"/{path}".endswith(f"/{value}")] if file in self._files else []
-        if not ends and file in self._stems:
-            ends = [path for path in self._stems[file] if f"/{posixpath.splitext(path)[0]}".endswith(f"/{value}")]
-        if len(ends) > 1:
-            # A sheet without a word about splits is about the training images.
-            ends = [path for path in ends if split_of_path(path) == (split or "train")] or ends
-        return [self._paths[path] for path in ends]
 
 
 def _common_folder(paths: Sequence[str]) -> str:

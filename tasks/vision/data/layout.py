@@ -91,6 +91,9 @@ def _recognize(contents: Contents, options: LayoutOptions) -> Arrangement:
                 f"{contents.where} has both {folders.layout} and a label sheet, {sheet.path} (column {sheet.label!r}), "
                 f"which disagree; set layout to '{kind}' or 'sheet', or move one away"
             )
+        table = label_sheet.unlabelled(contents, folders) if kind == "classes" else None
+        if table:  # the folders may be mere parts of a download
+            folders.notes.append(f"{table} names images too: if the labels are there, set label_column")
     elif sheets:
         return label_sheet.arrange(contents, sheets)
     if folders is None or not any(folders.classes.values()):
@@ -108,7 +111,7 @@ def _listing(contents: Contents, made: Arrangement) -> Listing:
     removals += [Removal(link.removeprefix(made.top), "", "", Reason.LINK, why) for link, why in contents.links.items()]
     copies = sum(removal.reason is Reason.COPY for removal in removals)
     listing = Listing(
-        len(contents.paths) + len(contents.links),
+        len(contents.paths) + len(contents.links) + (len(made.entries) - len(made.tables) if made.tables else 0),
         made.entries,
         tuple(removals),
         tuple(sorted(made.classes["train"])),

@@ -60,7 +60,7 @@ class Listing:
     """The raw layer: the files of a source, before any image is read.
 
     Attributes:
-        files: number of files found.
+        files: number of files found; of a Parquet file with images, its rows.
         entries: the images, by their name as the source knows it.
         removals: the files that are not images of the data set.
         classes: class names, sorted.

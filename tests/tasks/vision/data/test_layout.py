@@ -197,6 +197,14 @@ def test_metadata_of_other_words_than_the_classes_stay_slices() -> None:
     assert (listing.classes, listing.columns, listing.selection) == (("cat", "dog"), ("breed",), "")
 
 
+def test_a_table_without_known_labels_beside_folders_is_pointed_out() -> None:
+    names = ["part_1/a.jpg", "part_2/b.jpg"]
+    listing = listed(names, {"meta.csv": "image_id,dx\na,nv\nb,mel\n"})
+    assert listing.notes == ("meta.csv names images too: if the labels are there, set label_column",)
+    assert listed(names, {"meta.csv": "image_id,dx\nx,nv\ny,mel\n"}).notes == ()
+    assert listed(names, {"meta.csv": "image_id\na\nb\n"}).notes == ()
+
+
 def test_a_sheet_about_something_else_does_not_matter() -> None:
     listing = listed(GOOD, {"people.csv": "id,label\n1,a\n2,b\n", "broken.csv": 'id,label\n"'})
     assert set(reasons(listing)) == {"people.csv", "broken.csv"}

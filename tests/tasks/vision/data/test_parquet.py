@@ -72,6 +72,7 @@ def test_the_layout_of_hugging_face_is_read(tmp_path: Path) -> None:
         "data/test-00000-of-00001.parquet": Reason.UNLABELLED,
     }
     assert "has no labels and is not used (2 rows)" in listing.notes[0]
+    assert listing.files == 44  # a Parquet file counts by its rows, README.md and the one without labels as files
 
 
 def test_pixels_go_with_their_labels(tmp_path: Path) -> None:
