@@ -44,13 +44,15 @@ def fingerprint(source_digest: str, shaping: Shaping, listing: Listing) -> str:
         "dataset": shaping.dataset,
         "channels": shaping.channels,
         "size": shaping.size,
-        "validation_fraction": shaping.validation_fraction,
-        # Where the source brings a test set, none is split off and the fraction changes nothing.
+        # Where the source brings a validation or test set, none is split off and the fraction changes nothing.
+        "validation_fraction": None if listing.has_validation else shaping.validation_fraction,
         "test_fraction": None if listing.has_test else shaping.test_fraction,
         "seed": shaping.seed,
     }
     if shaping.dataset not in DATASETS or isinstance(DATASETS[shaping.dataset].opener, Files):
         content["decoder"] = DECODER_VERSION
+        # An archive's digest does not say which of its files a release takes for images, nor of which class.
+        content["selection"] = sorted((entry.name, entry.split, entry.label) for entry in listing.entries.values())
     if listing.columns:  # the digest of a folder covers its images only
         content["columns"] = listing.columns
         content["metadata"] = sorted((entry.name, *entry.metadata) for entry in listing.entries.values())

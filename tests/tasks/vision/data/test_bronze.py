@@ -11,6 +11,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from tasks.errors import DataError
 from tasks.vision.data import bronze
+from tasks.vision.data.contents import Contents
 from tasks.vision.data.fingerprint import Shaping
 from tasks.vision.data.layout import arrange
 from tasks.vision.data.records import Content, Entry, Listing, Reason, Record
@@ -37,7 +38,7 @@ class Files:
 
     @property
     def listing(self) -> Listing:
-        return arrange(list(self.files), "pets")
+        return arrange(Contents("pets", dict.fromkeys(self.files, 1)))
 
     def digest(self) -> str:
         return "0" * 64
