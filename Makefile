@@ -6,7 +6,7 @@ PYTHON ?= python3
 RUNTIME ?= local
 SOURCE ?= ../shared/data/cifar10.tar.gz
 # The shell reads these from the environment, so that their values may hold any quotes and blanks.
-export CHART CONF DAG DAYS FILE GIT_REF GIT_REPOSITORY KUBECONFIG NAME NAMESPACE OVERLAY REASON ROLE RUNS SOURCE TRIALS VERSION
+export CHART CONF DAG DAYS FILE GIT_REF GIT_REPOSITORY KUBECONFIG LAYOUT NAME NAMESPACE OUT OVERLAY REASON ROLE RUNS SOURCE TRIALS VERSION
 
 ENV = . deploy/env.sh $(RUNTIME)
 LOCAL = . deploy/env.sh local
@@ -35,6 +35,7 @@ tune-results: ready ## show the trials of the newest search, best first (ARGS="-
 history: ready ## show who or what promoted, refused or rolled back which model version, and why
 tune-results history:
 	@$(ENV) && $(FORWARD) python -m tasks $@ $(ARGS)
+inspect: install; @$(LOCAL) && python -m tasks inspect --source "$$SOURCE" $(call option,layout,LAYOUT) $(call option,out,OUT) $(ARGS) ## show what prepare would make of SOURCE=folder or archive, and leave out (LAYOUT=, OUT=folder for list and sample grid)
 rollback: ready ## make the previous champion the champion again: REASON="..." (VERSION=3 for another version)
 	@$(ENV) && $(FORWARD) python -m tasks rollback-champion --reason "$$REASON" --version "$$VERSION"
 gc: ready ## list what failed and abandoned runs left behind; APPLY=1 removes it (DAYS=7: only what has been idle for so long)
@@ -54,8 +55,7 @@ images: ## build the images (S="train deploy": only these)
 	@$(PYTHON) -m images build $(S)
 image-digests: ## print PIPELINE_IMAGE_DIGESTS for .env, once the stage images are pushed
 image-table: ## print the images as a Markdown table: size, start, user, contents (docs/how-to/images.md)
-image-digests image-table:
-	@$(PYTHON) -m images $(@:image-%=%)
+image-digests image-table: ; @$(PYTHON) -m images $(@:image-%=%)
 up: setup ## start the stack and wait until it is healthy (S=serving: only this service)
 	@$(PYTHON) -m deploy up $(S) && { [ -n "$(S)" ] || $(MAKE) status; }
 down: setup ## stop the stack; data are kept in its volumes

@@ -111,6 +111,9 @@ CASES: dict[str, list[tuple[str, ...]]] = {
     "kubernetes-verify": [(*DEPLOY, "setup"), (*DEPLOY, "kubernetes-verify")],
     "kubernetes-backup FILE=a.tar": [(*DEPLOY, "kubernetes-backup", "--file", "a.tar")],
     "bench-gate ARGS=--seed=1": [("python", "-m", "benchmarks.false_promotions", "--seed=1")],
+    "inspect SOURCE=pets LAYOUT=sheet OUT=found": [
+        ("python", "-m", "tasks", "inspect", "--source", "pets", "--layout", "sheet", "--out", "found")
+    ],
     "bench SOURCE=cifar": [("python", "-m", "benchmarks.training_throughput", "--source", "cifar")],
     "soak RUNS=7": [("python", "-m", "tests.soak", "--runs", "7")],
     "test ARGS=tests/dags": [("pytest", "tests/dags")],
@@ -126,7 +129,7 @@ def test_a_target_calls(folder: Path, target: str) -> None:
 @pytest.mark.parametrize(
     ("target", "variable"),
     [("run", "DAG"), ("run", "CONF"), ("tune", "CONF"), ("rollback", "REASON"), ("user", "NAME"), ("backup", "FILE"),
-     ("bench", "SOURCE"), ("kubernetes-airflow", "CHART"), ("kubernetes-up", "NAMESPACE")],
+     ("bench", "SOURCE"), ("inspect", "SOURCE"), ("kubernetes-airflow", "CHART"), ("kubernetes-up", "NAMESPACE")],
 )  # fmt: skip
 def test_a_value_reaches_the_program_as_it_is(folder: Path, target: str, variable: str) -> None:
     calls, _ = make(folder, target, f"{variable}={AWKWARD.replace('$', '$$')}")

@@ -6,6 +6,7 @@ Those are imported when a command runs: MLflow takes seconds to import, and `--h
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -70,6 +71,23 @@ def tune_results(run_id: str | None, limit: int | None, as_json: bool) -> None:
 
 
 @click.command()
+@click.option("--source", required=True, help="Folder, archive or .parquet file, local or s3://.")
+@click.option("--layout", default="auto", show_default=True, help="splits, classes, sheet, parquet or names.")
+@click.option("--file-column", help="Column with the file names, or in Parquet with the images.")
+@click.option("--label-column", help="Column with the labels.")
+@click.option("--label-pattern", help="Regular expression for file names, with a group `label`.")
+@click.option("--name-encoding", help="Encoding of the names in an archive.")
+@click.option("--image-size", type=int, help="Side of the images in the sample grid, in pixels.")
+@click.option("--max-left-out", type=float, help="Largest share of files that may be left out.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for left_out.csv and the grid.")
+def inspect(out: Path | None, **fields: Any) -> None:
+    """Show what prepare would make of a data set, and what it would leave out and why; trains nothing."""
+    from tasks.cli import inspect
+
+    inspect.show({name: value for name, value in fields.items() if value is not None}, out)
+
+
+@click.command()
 @click.argument("dag_id")
 @click.option("--dag-run-id", help="DAG run; default: the newest; - reads it from standard input.")
 def summary(dag_id: str, dag_run_id: str | None) -> None:
@@ -92,5 +110,5 @@ def sample(dag_id: str, file: Path) -> None:
 
 COMMANDS = {
     command.name or "": command
-    for command in (history, rollback_champion, collect_leftovers, tune_results, summary, sample)
+    for command in (history, rollback_champion, collect_leftovers, tune_results, inspect, summary, sample)
 }

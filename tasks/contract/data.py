@@ -5,16 +5,44 @@ This module imports pydantic and nothing heavier: Airflow's DAG processor reads 
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Self
+import re
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from tasks.contract.datasets import CHOICES, DatasetName, require_source
+from tasks.contract.datasets import CHOICES, DATASETS, DatasetName, require_source
 from tasks.contract.messages import REGISTERED_MODEL, ModelName, ReusableRequest, StageResult
 from tasks.contract.resources import StageResources
 from tasks.contract.stage import Stage
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+ColumnName = Annotated[str, Field(min_length=1, max_length=200)]
+LayoutName = Literal["auto", "splits", "classes", "sheet", "parquet", "names"]
+LABEL_GROUP = "label"
+_ENCODINGS = "try gb18030, cp1252, cp932, cp949 or cp437"
+OF_FILES = ("layout", "file_column", "label_column", "label_pattern", "name_encoding")
+
+
+def _has_label_group(pattern: str) -> str:
+    try:
+        groups = re.compile(pattern).groupindex
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"no regular expression ({error}); correct it") from error
+    if LABEL_GROUP not in groups:
+        raise ValueError(
+            r"no group `label`; write the part that is the class as (?P<label>...), as in (?P<label>.+)_\d+"
+        )
+    return pattern
+
+
+def _is_encoding(name: str) -> str:
+    try:
+        fits = b"a/1.png".decode(name) == "a/1.png"  # not so in UTF-16, which no archive has
+    except (LookupError, ValueError) as error:
+        raise ValueError(f"no encoding of file names that Python knows; {_ENCODINGS}") from error
+    if not fits:
+        raise ValueError(f"no encoding of file names; {_ENCODINGS}")
+    return name
 
 
 class PrepareRequest(ReusableRequest):
@@ -25,8 +53,33 @@ class PrepareRequest(ReusableRequest):
     dataset: DatasetName = Field("digits", description=f"Data set: {CHOICES}.")
     source: str | None = Field(
         None,
-        description="For `image_folder`: a folder, .tar, .tar.gz or .zip, local or s3://, "
-        "with train/CLASS/* and, optionally, test/CLASS/* and metadata.csv.",
+        description="For `image_folder`: a folder, .zip, .tar (plain, gz, bz2, xz, zst) or .parquet, local or s3://, "
+        "with train/CLASS/* (and validation/, test/), CLASS/*, or a table of labels.",
+    )
+    layout: LayoutName = Field(
+        "auto",
+        description="How the source is laid out, if it could be understood in two ways: `splits` (train/CLASS/*), "
+        "`classes` (CLASS/*), `sheet` (a table of labels), `parquet`, or `names` (labels in file names).",
+    )
+    file_column: ColumnName | None = Field(
+        None, description="Column of the label sheet with the file names, or of Parquet files with the images."
+    )
+    label_column: ColumnName | None = Field(
+        None, description="Column of the label sheet or of Parquet files with the labels."
+    )
+    label_pattern: Annotated[str, Field(min_length=1, max_length=300), AfterValidator(_has_label_group)] | None = Field(
+        None,
+        description="Regular expression that finds the class in a file name, by its group `label`: "
+        r"(?P<label>.+)_\d+ for cat_001.jpg.",
+    )
+    name_encoding: Annotated[str, Field(min_length=1, max_length=40), AfterValidator(_is_encoding)] | None = Field(
+        None, description="Encoding of the file names in an archive that does not say it, such as gb18030."
+    )
+    max_left_out: float = Field(
+        0.25,
+        ge=0,
+        le=1,
+        description="The run stops if a larger share of the files would be left out, for whatever reason.",
     )
     image_size: int | None = Field(
         None,
@@ -50,12 +103,30 @@ class PrepareRequest(ReusableRequest):
     @model_validator(mode="after")
     def _source_fits_dataset(self) -> Self:
         require_source(self.dataset, self.source)
+        given = [name for name in OF_FILES if getattr(self, name) != type(self).model_fields[name].default]
+        if given and not DATASETS[self.dataset].needs_source:
+            raise ValueError(
+                f"{given[0]}={getattr(self, given[0])!r} goes with a source, not with dataset={self.dataset!r}"
+            )
+        self._check_layout()
         if self.validation_fraction + self.test_fraction >= 1:
             raise ValueError(
                 f"validation_fraction={self.validation_fraction} and test_fraction={self.test_fraction} "
                 "leave no training images; make their sum less than 1"
             )
         return self
+
+    def _check_layout(self) -> None:
+        if self.layout == "names" and not self.label_pattern:
+            raise ValueError("layout='names' needs label_pattern: a regular expression with a group `label`")
+        if self.label_pattern and self.layout not in ("auto", "names"):
+            raise ValueError(f"label_pattern goes with layout='names', not {self.layout!r}; remove one of the two")
+        columns = self.file_column or self.label_column
+        if columns and (self.label_pattern or self.layout not in ("auto", "sheet", "parquet")):
+            other = "label_pattern" if self.label_pattern else f"layout={self.layout!r}"
+            raise ValueError(
+                f"file_column and label_column go with a sheet or Parquet, not {other}; remove one of the two"
+            )
 
 
 class PrepareResult(StageResult):
@@ -71,9 +142,10 @@ class PrepareResult(StageResult):
 
     @property
     def headline(self) -> str:
-        """Number of images and classes, and whether the gold was reused."""
+        """Number of images and classes, how many files were left out, and whether the gold was reused."""
         images = self.train_images + self.validation_images + self.test_images
-        return f"{images:,} images, {self.classes} classes" + (", gold reused" if self.reused else "")
+        reused = ", gold reused" if self.reused else ""
+        return f"{images:,} images, {self.classes} classes, {self.removed_images:,} left out{reused}"
 
 
 STAGES = (Stage("prepare", PrepareRequest, PrepareResult, extra="vision", resources=StageResources(memory="8g")),)

@@ -55,7 +55,7 @@ class VisionClassifier:
 
     @bentoml.api(input_spec=ImageUpload)
     async def predict_image(self, image: Mapping[str, bytes]) -> Prediction:
-        """Classify one PNG or JPEG image."""
+        """Classify one image."""
         model = self._model()
         [answer] = await self._classify(model, image)
         return Prediction(
@@ -67,7 +67,7 @@ class VisionClassifier:
 
     @bentoml.api(input_spec=BatchUpload)
     async def predict_batch(self, images: Mapping[str, bytes]) -> BatchPrediction:
-        """Classify several PNG or JPEG images, all by the same model."""
+        """Classify several images, all by the same model."""
         model = self._model()
         answers = await self._classify(model, images)
         return BatchPrediction(predictions=answers, model_version=model.target.version, run_id=model.target.run_id)

@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
 from tasks.serving.http_errors import HttpError
+from tasks.vision.data.formats.table import NAMES
 
 MAX_IMAGES = 128
 EXAMPLE = "curl -F {field}=@picture.png"
@@ -81,7 +82,7 @@ class ImageUpload(_Upload):
     """One file in the field `image`."""
 
     field = "image"
-    image: Image = Field(description="A PNG or JPEG file.")
+    image: Image = Field(description=f"A {NAMES} file.")
 
     @classmethod
     def _of(cls, files: Mapping[str, bytes]) -> Self:
@@ -96,4 +97,4 @@ class BatchUpload(_Upload):
     """Several files in the field `images`."""
 
     field = "images"
-    images: list[Image] = Field(description=f"Up to {MAX_IMAGES} PNG or JPEG files.")
+    images: list[Image] = Field(description=f"Up to {MAX_IMAGES} files, each {NAMES}.")

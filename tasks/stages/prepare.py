@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import json
 import logging
@@ -13,7 +12,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
 import mlflow
 from mlflow.data.code_dataset_source import CodeDatasetSource
@@ -28,11 +26,12 @@ from tasks.records import gold_store, registry, tracking
 from tasks.records.metric_log import log_values
 from tasks.records.tracking import StageRun
 from tasks.settings import Settings
-from tasks.vision.data import bronze, silver, splits
+from tasks.vision.data import bronze, losses, silver, splits, understanding
+from tasks.vision.data.contents import LayoutOptions
 from tasks.vision.data.fingerprint import Shaping, fingerprint
 from tasks.vision.data.gold import Gold
 from tasks.vision.data.plots import grid_figure, histogram_figure
-from tasks.vision.data.records import Record, Removal
+from tasks.vision.data.records import Record
 from tasks.vision.data.sources import Source, open_source
 
 FINGERPRINT = "pipeline.fingerprint"
@@ -65,9 +64,13 @@ def run(request: PrepareRequest, run: StageRun, settings: Settings) -> PrepareRe
     started = time.monotonic()
     # MLflow's own variable, and its precedence: where it is unset, boto3 reads AWS_ENDPOINT_URL.
     endpoint = MLFLOW_S3_ENDPOINT_URL.get()  # type: ignore[no-untyped-call]
-    with open_source(request.dataset, request.source, settings.datasets, endpoint) as source:
+    options = LayoutOptions.of(request)
+    with open_source(request.dataset, request.source, settings.datasets, endpoint, options) as source:
         listing = source.listing
         _log_layer("raw", listing.files, len(listing.entries), started)
+        for line in understanding.lines(listing):
+            log.info("%s", line)
+        losses.require_few(listing, listing.removals, request.max_left_out, request.source or request.dataset)
         registry.require_same_classes(request.registered_model, listing.classes)
         shaping = Shaping(
             dataset=source.dataset,
@@ -79,7 +82,7 @@ def run(request: PrepareRequest, run: StageRun, settings: Settings) -> PrepareRe
         )
         key = fingerprint(source.digest(), shaping, listing)
         earlier = None if request.forced("prepare") else _earlier(key, run.experiment_id)
-        made = earlier or _make(source, shaping, key, run.run_id)
+        made = earlier or _make(source, shaping, key, run.run_id, request)
     _describe(made, request, reused=earlier is not None)
     # Set last: only a complete run may be found and reused.
     mlflow.set_tags(
@@ -120,7 +123,7 @@ def _earlier(key: str, experiment_id: str) -> _Made | None:
     return None
 
 
-def _make(source: Source, shaping: Shaping, key: str, run_id: str) -> _Made:
+def _make(source: Source, shaping: Shaping, key: str, run_id: str, request: PrepareRequest) -> _Made:
     """Take the source through bronze and silver to gold, and log what each layer leaves behind."""
     started = time.monotonic()
     records = bronze.read(source, shaping)
@@ -132,15 +135,23 @@ def _make(source: Source, shaping: Shaping, key: str, run_id: str) -> _Made:
     removals = sorted([*source.listing.removals, *left_out], key=lambda removal: removal.name)
     with tempfile.TemporaryDirectory(prefix="manifest-") as folder:
         _write_manifest(records, Path(folder) / "bronze.jsonl.gz")
-        with (Path(folder) / "removed.csv").open("w", encoding="utf-8", newline="") as file:
-            _write_removals(removals, file)
+        losses.write(removals, Path(folder) / "removed.csv")
         mlflow.log_artifacts(folder, "manifest")
     for reason, count in Counter(removal.reason.value for removal in removals).items():
         log.info("left out: %d, %s", count, reason)
+    listing = source.listing
+    losses.require_few(listing, removals, request.max_left_out, request.source or request.dataset)
 
     started = time.monotonic()
-    listing = source.listing
-    gold = splits.split(kept, listing.classes, shaping, key, has_test=listing.has_test, columns=listing.columns)
+    gold = splits.split(
+        kept,
+        listing.classes,
+        shaping,
+        key,
+        has_test=listing.has_test,
+        has_validation=listing.has_validation,
+        columns=listing.columns,
+    )
     gold_store.store(gold)
     _log_layer("gold", len(kept), sum(map(len, gold.splits.values())), started)
     return _Made(gold, run_id, len(removals))
@@ -199,10 +210,3 @@ def _write_manifest(records: Sequence[Record], path: Path) -> None:
                 "height": record.height,
             }
             file.write(json.dumps(line).encode() + b"\n")
-
-
-def _write_removals(removals: Sequence[Removal], file: TextIO) -> None:
-    writer = csv.writer(file)
-    writer.writerow(["name", "split", "class", "reason", "detail"])
-    for removal in removals:
-        writer.writerow([removal.name, removal.split, removal.label, removal.reason.value, removal.detail])

@@ -19,6 +19,8 @@ CASES = {
     '{"force": ["trian"]}': "force=['trian']: 'trian' is not one of ['prepare', 'tune', 'train', 'evaluate', 'all']",
     '{"epochs": 0}': "epochs=0: 0 is less than the minimum of 1",
     '{"dataset": "image_folder"}': "dataset='image_folder' needs source",
+    '{"dataset": "image_folder", "source": "/data", "layout": "yolo"}': "layout='yolo': 'yolo' is not one of ['auto'",
+    '{"dataset": "image_folder", "source": "/data", "label_pattern": "cat"}': "label_pattern='cat': no group `label`",
     '{"validation_fraction": 0.5, "test_fraction": 0.5}': "leave no training images",
     "{epochs: 3}": "'{epochs: 3}' is not JSON",
     "[1]": "'[1]' is not a JSON object",

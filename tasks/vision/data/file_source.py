@@ -4,63 +4,122 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from itertools import chain
+from pathlib import Path
 
 from tasks.errors import DataError, RequestError
 from tasks.files import sha256
-from tasks.vision.data import metadata
+from tasks.vision.data import parquet
+from tasks.vision.data.contents import Contents, LayoutOptions
 from tasks.vision.data.layout import arrange
+from tasks.vision.data.limits import MIB, Limits
+from tasks.vision.data.names import TABLES, is_hidden, is_junk, suffix
+from tasks.vision.data.parquet_layout import row_key
 from tasks.vision.data.records import Content, Entry, Listing
+from tasks.vision.data.store_file import File
 from tasks.vision.data.stores import Store, open_store
+
+MAX_TABLE_BYTES = 256 * MIB  # of all tables of a source, which are kept in memory
 
 
 @dataclass
 class FileSource:
-    """A folder or archive of PNG and JPEG files, always read as RGB; `where` is the user's name for it."""
+    """A folder or archive of images, always read as RGB; `where` is the user's name for it."""
 
     store: Store
     where: str
     dataset: str
     side: int
+    options: LayoutOptions = field(default_factory=LayoutOptions)
     channels: int = 3
+    limits: Limits = field(default_factory=Limits)
 
     @cached_property
     def listing(self) -> Listing:
         """What the folder or archive holds; goes through an archive once."""
-        names, sheets = [], {}
-        for name, read in self.store.files():
-            names.append(name)
-            if PurePosixPath(name).name == metadata.NAME:
-                try:
-                    sheets[name] = read()
-                except DataError as error:
-                    raise DataError(f"{self.where}: {name}: {error}") from error
-        return arrange(names, self.where, self.store.links, sheets)
+        sizes: dict[str, int] = {}
+        sheets: dict[str, bytes | DataError] = {}
+        parquets: dict[str, parquet.Columns | DataError] = {}
+        left = MAX_TABLE_BYTES
+        for file in self.store.files():
+            sizes[file.name] = file.size
+            if is_junk(file.name) or is_hidden(file.name):
+                continue
+            if suffix(file.name) in TABLES:
+                sheets[file.name] = _table(file, left)
+                left -= file.size
+            elif suffix(file.name) == ".parquet":
+                parquets[file.name] = self._scan(file)
+        return arrange(Contents(self.where, sizes, self.store.links, sheets, parquets), self.options)
 
     def digest(self) -> str:
         """Return the SHA-256 of the archive, or of the sorted paths and contents of a folder's images."""
         if self.store.is_archive:
             return sha256(self.store.path)
+        files = {name: entry.name for name, entry in self.listing.entries.items() if "\0" not in name}
+        files |= {name: name for name in self.listing.tables}
         whole = hashlib.sha256()
-        for name, entry in sorted(self.listing.entries.items(), key=lambda item: item[1].name):
-            whole.update(f"{entry.name}\0{sha256(self.store.path / name)}\n".encode())
+        for name, shown in sorted(files.items(), key=lambda item: item[1]):
+            whole.update(f"{shown}\0{sha256(self.store.path / name)}\n".encode())
         return whole.hexdigest()
 
     def read(self) -> Iterator[tuple[Entry, Callable[[], Content]]]:
         """Yield the images in the store's order."""
-        entries = self.listing.entries
-        for name, read in self.store.files():
-            if name in entries:
-                yield entries[name], read
+        entries, tables = self.listing.entries, self.listing.tables
+        for file in self.store.files():
+            if file.name in entries:
+                yield entries[file.name], file.read
+            elif file.name in tables:
+                yield from self._rows(file, tables[file.name], entries)
+
+    def _rows(
+        self, file: File, column: str, entries: Mapping[str, Entry]
+    ) -> Iterator[tuple[Entry, Callable[[], Content]]]:
+        where = f"{self.where}: {file.name}"
+        found = parquet.images(file, where, column, self.limits)
+        for row, data in enumerate(chain(found, [None])):  # None: the end
+            entry = entries.get(row_key(file.name, row))
+            if entry is not None and data is not None:
+                yield entry, partial(_given, data)
+            elif entry is not None or data is not None:
+                raise DataError(f"{where} has other numbers of images and labels; it is damaged, copy it again")
+
+    def _scan(self, file: File) -> parquet.Columns | DataError:
+        options = self.options
+        try:
+            where = f"{self.where}: {file.name}"
+            return parquet.scan(file, where, options.file_column, options.label_column, self.limits)
+        except DataError as error:
+            return error  # matters only where the images are in Parquet files
+
+
+def _table(file: File, left: int) -> bytes | DataError:
+    if file.size > left:
+        return DataError(f"with it, the tables have over {MAX_TABLE_BYTES} bytes; move those that are not needed away")
+    try:
+        return file.read()
+    except DataError as error:
+        return error
+
+
+def _given(data: bytes | DataError) -> bytes:
+    if isinstance(data, DataError):
+        raise data
+    return data
 
 
 @contextmanager
 def open_files(
-    dataset: str, source: str, side: int, downloads_folder: Path, s3_endpoint: str | None = None
+    dataset: str,
+    source: str,
+    side: int,
+    downloads_folder: Path,
+    s3_endpoint: str | None = None,
+    options: LayoutOptions | None = None,
 ) -> Iterator[FileSource]:
     """Open the images at `source`; what was downloaded from S3 is deleted at the end.
 
@@ -70,20 +129,24 @@ def open_files(
         side: default side of the square images, in pixels.
         downloads_folder: where a folder for the download is made.
         s3_endpoint: address of the S3 store; by default boto3's own AWS_ENDPOINT_URL, or Amazon.
+        options: what the request says about the layout.
 
     Raises:
         DataError: the source is missing, damaged or unsafe.
         RequestError: the source is another kind of address.
         UnavailableError: the download fails.
     """
+    options = options or LayoutOptions()
     if source.startswith("s3://"):
         from tasks.vision.data import s3  # boto3 takes a third of a second to import, for this kind of source only
 
         downloads_folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=downloads_folder, prefix="s3-") as folder:
             path = s3.download(source, Path(folder), s3_endpoint)
-            yield FileSource(open_store(path, source), source, dataset, side)
+            store = open_store(path, source, name_encoding=options.name_encoding)
+            yield FileSource(store, source, dataset, side, options)
     elif "://" in source:
         raise RequestError(f"source={source!r} cannot be opened; give a local path or s3://bucket/key")
     else:
-        yield FileSource(open_store(Path(source).expanduser(), source), source, dataset, side)
+        store = open_store(Path(source).expanduser(), source, name_encoding=options.name_encoding)
+        yield FileSource(store, source, dataset, side, options)

@@ -14,10 +14,14 @@ import hashlib
 import json
 from dataclasses import dataclass
 
+from tasks.contract.datasets import DATASETS, Files
 from tasks.vision.data.records import Listing
 
 # Part of the fingerprint: raise it with every change of a layer that can change gold.
 LAYERS_VERSION = 1
+# The same for how an image file becomes pixels: without `decoder` in a fingerprint, gold is of the releases that read
+# PNG and JPEG only, and applied no colour profile. Images that come as arrays are not decoded, and have none.
+DECODER_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -40,11 +44,15 @@ def fingerprint(source_digest: str, shaping: Shaping, listing: Listing) -> str:
         "dataset": shaping.dataset,
         "channels": shaping.channels,
         "size": shaping.size,
-        "validation_fraction": shaping.validation_fraction,
-        # Where the source brings a test set, none is split off and the fraction changes nothing.
+        # Where the source brings a validation or test set, none is split off and the fraction changes nothing.
+        "validation_fraction": None if listing.has_validation else shaping.validation_fraction,
         "test_fraction": None if listing.has_test else shaping.test_fraction,
         "seed": shaping.seed,
     }
+    if shaping.dataset not in DATASETS or isinstance(DATASETS[shaping.dataset].opener, Files):
+        content["decoder"] = DECODER_VERSION
+        # An archive's digest does not say which of its files a release takes for images, nor of which class.
+        content["selection"] = sorted((entry.name, entry.split, entry.label) for entry in listing.entries.values())
     if listing.columns:  # the digest of a folder covers its images only
         content["columns"] = listing.columns
         content["metadata"] = sorted((entry.name, *entry.metadata) for entry in listing.entries.values())

@@ -1,4 +1,4 @@
-"""Reads `metadata.csv`: what is known of the images besides their class.
+"""Reads `metadata.csv` or `metadata.jsonl`: what is known of the images besides their class.
 
 The file follows Hugging Face's ImageFolder convention: the column `file_name` is the path of an image, relative to the
 folder that the file lies in; every other column is text about that image.
@@ -6,34 +6,33 @@ folder that the file lies in; every other column is text about that image.
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 from tasks.contract.gate_policy import CLASS
 from tasks.errors import DataError
+from tasks.vision.data import tables
+from tasks.vision.data.names import split_of_folder
 from tasks.vision.data.records import Listing
+from tasks.vision.data.tables import Row
 
-NAME = "metadata.csv"
-PLACES = (NAME, f"train/{NAME}", f"test/{NAME}")
+NAMES = ("metadata.csv", "metadata.jsonl")
 KEY = "file_name"
 
 
-@dataclass(frozen=True)
-class _Row:
-    place: str  # file and line, for messages
-    image: str
-    values: dict[str, str]
+def is_place(inner: str) -> bool:
+    """Tell whether a path from the top of the data set is one where metadata are looked for: there or in a split."""
+    *folders, name = inner.split("/")
+    return name in NAMES and (not folders or (len(folders) == 1 and split_of_folder(folders[0]) is not None))
 
 
-def attach(listing: Listing, sheets: Mapping[str, bytes], where: str) -> Listing:
+def attach(listing: Listing, sheets: Mapping[str, bytes | DataError], where: str) -> Listing:
     """Add to the images of a listing the values of their rows; "" where an image has no row.
 
     Args:
         listing: the files of the source.
-        sheets: the content of each metadata file, by its path in the source, one of `PLACES`.
+        sheets: the content of each metadata file (see `tables.read`), by its path from the top of the data set.
         where: what the user called the source, for messages.
 
     Raises:
@@ -44,50 +43,44 @@ def attach(listing: Listing, sheets: Mapping[str, bytes], where: str) -> Listing
         return listing
     known = {entry.name for entry in listing.entries.values()} | {removal.name for removal in listing.removals}
     columns: dict[str, None] = {}
-    rows: dict[str, _Row] = {}
-    for path in sorted(sheets, key=PLACES.index):
-        names, found = _read(path, sheets[path], where)
-        columns |= dict.fromkeys(names)
-        for row in found:
-            if row.image not in known:
+    rows: dict[str, Row] = {}
+    for path in sorted(sheets, key=_order):
+        table = tables.read(path, sheets[path], where)
+        _check_header(table.columns, table.place)
+        columns |= dict.fromkeys(name for name in table.columns if name != KEY)
+        for row in table.rows:
+            image = row.values.get(KEY, "")
+            if not image:
+                raise DataError(f"{row.place}: {KEY} is empty; fill it in or remove the line")
+            image = (PurePosixPath(path).parent / image).as_posix()
+            if image not in known:
                 raise DataError(
-                    f"{row.place}: {KEY} {row.image!r} (from the top of the data set) is not a file of it; "
-                    f"correct the path, relative to the folder of {NAME}, or remove the line"
+                    f"{row.place}: {KEY} {image!r} (from the top of the data set) is not a file of it; "
+                    f"correct the path, relative to the folder of {PurePosixPath(path).name}, or remove the line"
                 )
-            if row.image in rows:
-                raise DataError(f"{row.place}: {row.image!r} has another row in {rows[row.image].place}; remove one")
-            rows[row.image] = row
+            if image in rows:
+                raise DataError(f"{row.place}: {image!r} has another row in {rows[image].place}; remove one")
+            rows[image] = row
+    return with_values(listing, tuple(columns), {image: row.values for image, row in rows.items()})
+
+
+def with_values(listing: Listing, columns: Sequence[str], values: Mapping[str, Mapping[str, str]]) -> Listing:
+    """Give every image its value in each of `columns`, from `values` by the image's name."""
     nothing: dict[str, str] = {}
-    entries = {}
-    for source_name, entry in listing.entries.items():
-        values = rows[entry.name].values if entry.name in rows else nothing
-        entries[source_name] = replace(entry, metadata=tuple(values.get(name, "") for name in columns))
+    entries = {
+        source_name: replace(
+            entry, metadata=tuple(values.get(entry.name, nothing).get(column, "") for column in columns)
+        )
+        for source_name, entry in listing.entries.items()
+    }
     return replace(listing, entries=entries, columns=tuple(columns))
 
 
-def _read(path: str, data: bytes, where: str) -> tuple[list[str], Iterator[_Row]]:
-    """Return the columns of one file, except `file_name`, and its rows."""
-    try:
-        text = data.decode("utf-8-sig")  # Excel writes a byte order mark
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise DataError(f"{where}: {path}, line {line}: not UTF-8; save the file as UTF-8") from error
-    lines = _lines(text, f"{where}: {path}")
-    place, header = next(lines, (f"{where}: {path}, line 1", []))
-    names = [cell.strip() for cell in header]
-    _check_header(names, place)
-    return [name for name in names if name != KEY], _rows(lines, names, PurePosixPath(path).parent)
-
-
-def _lines(text: str, file: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield file and line (the last of a row that has several), and the cells, of every line that has any."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        for cells in reader:
-            if cells:
-                yield f"{file}, line {reader.line_num}", cells
-    except csv.Error as error:
-        raise DataError(f"{file}, line {reader.line_num}: not valid CSV ({error}); save it as CSV again") from error
+def _order(path: str) -> tuple[int, int, str]:
+    """The top folder first, then train, validation and test."""
+    folder = path.rpartition("/")[0]
+    splits = (None, "train", "validation", "test")
+    return bool(folder), splits.index(split_of_folder(folder)), path
 
 
 def _check_header(names: Sequence[str], place: str) -> None:
@@ -100,17 +93,3 @@ def _check_header(names: Sequence[str], place: str) -> None:
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise DataError(f"{place}: the column {twice[0]!r} appears twice; remove one")
-
-
-def _rows(lines: Iterator[tuple[str, list[str]]], names: Sequence[str], folder: PurePosixPath) -> Iterator[_Row]:
-    for place, cells in lines:
-        if len(cells) != len(names):
-            raise DataError(
-                f"{place}: {len(cells)} cells, but {len(names)} columns; "
-                "make the numbers equal (quote cells that contain commas)"
-            )
-        values = {name: cell.strip() for name, cell in zip(names, cells, strict=True)}
-        image = values.pop(KEY)
-        if not image:
-            raise DataError(f"{place}: {KEY} is empty; fill it in or remove the line")
-        yield _Row(place, (folder / image).as_posix(), values)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
@@ -16,19 +17,23 @@ class Reason(StrEnum):
     """Why a file is not part of gold."""
 
     HIDDEN = "hidden file"
-    OUTSIDE = "outside train/CLASS/ and test/CLASS/"
-    LINK = "symbolic link"
+    OUTSIDE = "outside the layout"
+    COPY = "in a second copy of the data set"
+    NO_LABEL = "without a label"
+    UNLABELLED = "in a held-out folder without labels"
+    LINK = "link that leads to no file of the source"
     UNSUPPORTED = "unsupported file type"
     UNREADABLE = "unreadable"
     WRONG_SIZE = "wrong size"
     CONFLICT = "same image under different classes"
     LEAK = "also in test"
+    VALIDATION_LEAK = "also in validation"
     DUPLICATE = "duplicate"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One image of a source: `name` is its path inside it, `split` is `train` or `test`.
+    """One image of a source: `name` is its path inside it, `split` is `train`, `validation` or `test`.
 
     `metadata` holds its value in each of `Listing.columns`.
     """
@@ -55,11 +60,15 @@ class Listing:
     """The raw layer: the files of a source, before any image is read.
 
     Attributes:
-        files: number of files found.
+        files: number of files found; of a Parquet file with images, its rows.
         entries: the images, by their name as the source knows it.
         removals: the files that are not images of the data set.
         classes: class names, sorted.
         columns: names of the metadata columns.
+        layout: how the source was understood, in words.
+        notes: what else a reader should know of it, such as a test folder without labels.
+        tables: the column with the images of every Parquet file, by its name in the source.
+        junk: files of operating systems and tools, which are counted nowhere else.
     """
 
     files: int
@@ -67,11 +76,20 @@ class Listing:
     removals: tuple[Removal, ...]
     classes: tuple[str, ...]
     columns: tuple[str, ...] = ()
+    layout: str = ""
+    notes: tuple[str, ...] = ()
+    tables: Mapping[str, str] = field(default_factory=dict)
+    junk: int = 0
 
     @property
     def has_test(self) -> bool:
         """Whether the source brings a test set of its own."""
         return any(entry.split == "test" for entry in self.entries.values())
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether the source brings a validation set of its own."""
+        return any(entry.split == "validation" for entry in self.entries.values())
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,8 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
 import boto3
 from boto3.exceptions import RetriesExceededError
@@ -29,8 +28,8 @@ from botocore.exceptions import (
 )
 
 from tasks.errors import DataError, SettingsError, UnavailableError
-from tasks.vision.data.archives import MIB, Limits
-from tasks.vision.data.layout import safe_name
+from tasks.vision.data.limits import MIB, Limits
+from tasks.vision.data.names import safe_name
 
 REFUSED = {"401", "403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
 MISSING = {"404", "NoSuchBucket", "NoSuchKey"}
@@ -57,8 +56,9 @@ def download(url: str, folder: Path, endpoint_url: str | None = None, limits: Li
         UnavailableError: the store does not answer.
     """
     limits = limits or Limits()
-    parts = urlsplit(url)
-    bucket, key = parts.netloc, parts.path.lstrip("/")
+    # Not by urlsplit: a key may hold # and ?, which mean nothing here.
+    bucket, _, key = url.removeprefix("s3://").partition("/")
+    key = key.lstrip("/")
     if not bucket:
         raise DataError(f"source {url!r} has no bucket; write s3://BUCKET/KEY or s3://BUCKET/PREFIX/")
     config = Config(connect_timeout=5, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 4})
@@ -67,7 +67,7 @@ def download(url: str, folder: Path, endpoint_url: str | None = None, limits: Li
         client = boto3.Session().client("s3", endpoint_url=endpoint_url, config=config)
         if not key or key.endswith("/"):
             return _download_prefix(client, url, bucket, key, folder, limits)
-        target = folder / "archive"
+        target = folder / f"archive{PurePosixPath(key).suffix}"
         client.download_file(bucket, key, str(target))
     log.info("downloaded %s: %.1f MiB", url, target.stat().st_size / MIB)
     return target
@@ -76,6 +76,7 @@ def download(url: str, folder: Path, endpoint_url: str | None = None, limits: Li
 def _download_prefix(client: Any, url: str, bucket: str, prefix: str, folder: Path, limits: Limits) -> Path:
     started = reported = time.monotonic()
     count = total = 0
+    empty: list[Path] = []
     for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
         for item in page.get("Contents", []):
             key = item["Key"]
@@ -89,11 +90,25 @@ def _download_prefix(client: Any, url: str, bucket: str, prefix: str, folder: Pa
                 )
             # A key may be any text: one with `..` in it must not be written outside the folder.
             target = folder / safe_name(key.removeprefix(prefix), url)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            client.download_file(bucket, key, str(target))
+            if not item["Size"]:
+                empty.append(target)
+                continue
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                client.download_file(bucket, key, str(target))
+            except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
+                raise DataError(
+                    f"source {url!r} has an object {key!r} and others below it or above it, as a file and a folder of "
+                    "one name; rename one"
+                ) from error
             if time.monotonic() - reported >= REPORT_SECONDS:
                 reported = time.monotonic()
                 log.info("downloaded %d objects of %s, %.0f per second", count, url, count / (reported - started))
+    for target in empty:
+        # Some tools mark the folder `train` by an empty object `train`, which is no file beside `train/...`.
+        if not target.is_dir() and not any(parent.is_file() for parent in target.parents):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.touch()
     if not count:
         raise DataError(f"source {url!r} holds no objects; correct the prefix")
     log.info("downloaded %s: %d objects, %.1f MiB", url, count, total / MIB)

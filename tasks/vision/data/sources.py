@@ -10,6 +10,7 @@ from typing import Protocol, assert_never
 from tasks.contract.datasets import DATASETS, Digits, Files, Torchvision, require_source
 from tasks.errors import RequestError
 from tasks.vision.data.array_source import digits
+from tasks.vision.data.contents import LayoutOptions
 from tasks.vision.data.downloads import open_torchvision
 from tasks.vision.data.file_source import open_files
 from tasks.vision.data.records import Content, Entry, Listing
@@ -53,7 +54,11 @@ class Source(Protocol):
 
 @contextmanager
 def open_source(
-    dataset: str, source: str | None, downloads_folder: Path, s3_endpoint: str | None = None
+    dataset: str,
+    source: str | None,
+    downloads_folder: Path,
+    s3_endpoint: str | None = None,
+    options: LayoutOptions | None = None,
 ) -> Iterator[Source]:
     """Open a data set; what was downloaded from S3 is deleted at the end.
 
@@ -62,6 +67,7 @@ def open_source(
         source: folder or archive, local or s3://, for a data set that needs one.
         downloads_folder: where downloads are kept.
         s3_endpoint: address of the S3 store; by default boto3's own AWS_ENDPOINT_URL, or Amazon.
+        options: what the request says about the layout of `source`.
 
     Raises:
         DataError: the source is missing, damaged or unsafe.
@@ -80,7 +86,7 @@ def open_source(
         case Torchvision(constructor):
             yield open_torchvision(dataset, constructor, downloads_folder)
         case Files(image_size):
-            with open_files(dataset, str(source), image_size, downloads_folder, s3_endpoint) as files:
+            with open_files(dataset, str(source), image_size, downloads_folder, s3_endpoint, options) as files:
                 yield files
         case _ as unknown:
             assert_never(unknown)

@@ -22,13 +22,14 @@ def split(
     fingerprint: str,
     *,
     has_test: bool,
+    has_validation: bool = False,
     columns: Sequence[str] = (),
 ) -> Gold:
     """Split the images class by class and stack them.
 
     Which split an image goes to follows from its content hash and the seed, so that it stays there when others are
     added or files are renamed. Of the n training images of a class, round(n * fraction) go to
-    validation, but at least one, and likewise to test, unless the source has a test set (`has_test`).
+    validation, but at least one, and likewise to test, unless the source has such a set (`has_validation`, `has_test`).
 
     The test images keep their metadata, in the order of `columns`: the gate judges their slices.
 
@@ -40,19 +41,21 @@ def split(
     for record in records:
         members[record.entry.label, record.entry.split].append(record)
     for label in classes:
-        tests = members[label, "test"]
+        tests, validations = members[label, "test"], members[label, "validation"]
         given = sorted(
             members[label, "train"],
             key=lambda record: hashlib.sha256(f"{shaping.seed}:{record.sha256}".encode()).digest(),
         )
-        validation = max(1, round(len(given) * shaping.validation_fraction))
+        validation = 0 if has_validation else max(1, round(len(given) * shaping.validation_fraction))
         split_off = 0 if has_test else max(1, round(len(given) * shaping.test_fraction))
-        if len(given) - validation - split_off < 1 or (has_test and not tests):
+        lacks = (has_test and not tests) or (has_validation and not validations)
+        if len(given) - validation - split_off < 1 or lacks:
+            held = f"{len(validations)} validation and " if has_validation else ""
             raise DataError(
-                f"class {label!r} has {len(given)} usable training and {len(tests)} test images, too few for one in "
-                "each of train, validation and test; add images (removed.csv says which were left out) or remove it"
+                f"class {label!r} has {len(given)} usable training and {held}{len(tests)} test images, too few for one "
+                "in each of train, validation and test; add images (removed.csv says which were left out) or remove it"
             )
-        parts["validation"] += given[:validation]
+        parts["validation"] += validations or given[:validation]
         parts["test"] += tests or given[validation : validation + split_off]
         parts["train"] += given[validation + split_off :]
     splits = {name: _stack(part, classes, columns if name == "test" else ()) for name, part in parts.items()}

@@ -2,44 +2,49 @@
 
 from __future__ import annotations
 
-import os
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from tasks.errors import DataError
-from tasks.vision.data.archives import Limits, Read, Tar, Zip
-from tasks.vision.data.layout import safe_name
+from tasks.vision.data import compression, zip_archive
+from tasks.vision.data.folder import Folder
+from tasks.vision.data.limits import Limits
+from tasks.vision.data.store_file import File
+from tasks.vision.data.tar_archive import Tar
+from tasks.vision.data.zip_archive import Zip
+
+PARQUET_MAGIC = b"PAR1"
+KINDS = "a folder, .zip, .tar, .tar.gz, .tar.bz2, .tar.xz, .tar.zst or .parquet"
 
 
 class Store(Protocol):
     """A folder or an archive.
 
     Attributes:
-        links: the symbolic links found by `files`, which are not followed.
+        links: after `files`, the links that lead to no file of the store, and why.
         is_archive: whether the store is one file, whose bytes identify its content.
     """
 
     path: Path
-    links: list[str]
+    links: dict[str, str]
     is_archive: bool
 
-    def files(self) -> Iterator[tuple[str, Read]]:
-        """Yield plain relative path and reader of every file; a reader works until the next step, in this thread.
+    def files(self) -> Iterator[File]:
+        """Yield every file.
 
         Raises:
-            DataError: the archive is damaged or unsafe. A reader raises it when its one file is damaged.
+            DataError: the archive is damaged or unsafe.
         """
         ...
 
 
-def open_store(path: Path, where: str = "", limits: Limits | None = None) -> Store:
+def open_store(path: Path, where: str = "", limits: Limits | None = None, name_encoding: str | None = None) -> Store:
     """Choose the reader of a path by its content, not by its name; `where` is the user's name for it.
 
     Raises:
-        DataError: the path does not exist, cannot be read, or is neither a folder nor a known kind of archive.
+        DataError: the path does not exist, cannot be read, or is neither a folder nor a known kind of file.
     """
     limits = limits or Limits()
     where = where or str(path)
@@ -49,60 +54,20 @@ def open_store(path: Path, where: str = "", limits: Limits | None = None) -> Sto
         with path.open("rb") as file:
             head = file.read(512)
     except FileNotFoundError as error:
-        raise DataError(f"source {where!r} does not exist; give a folder, .tar, .tar.gz or .zip") from error
+        raise DataError(f"source {where!r} does not exist; give {KINDS}") from error
     except OSError as error:
         raise DataError(f"source {where!r} cannot be read ({error.strerror}); check its permissions") from error
     if not head:
-        raise DataError(f"source {where!r} is an empty file; give a folder, .tar, .tar.gz or .zip")
-    if head[:4] in (b"PK\3\4", b"PK\5\6"):
-        return Zip(path, where, limits)
-    if head[:2] == b"\x1f\x8b":
-        return Tar(path, where, limits, compressed=True)
-    try:
-        if any(head):  # zeros are an empty tar
-            tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")  # checks the header's checksum
-    except tarfile.HeaderError as error:
-        raise DataError(f"source {where!r} is not an archive; give a folder, .tar, .tar.gz or .zip") from error
-    return Tar(path, where, limits, compressed=False)
-
-
-@dataclass
-class Folder:
-    """A folder on a local disk; links in it are listed, not followed."""
-
-    path: Path
-    where: str
-    limits: Limits
-    links: list[str] = field(default_factory=list)
-    is_archive: bool = False
-
-    def files(self) -> Iterator[tuple[str, Read]]:
-        """Yield the regular files, sorted by path."""
-        self.links.clear()
-        for folder, folders, names in os.walk(self.path, onerror=self._unreadable):
-            folders.sort()
-            here = Path(folder)
-            for name in sorted([*names, *folders]):
-                path = here / name
-                inner = path.relative_to(self.path).as_posix()
-                if path.is_symlink():
-                    self.links.append(safe_name(inner, self.where))
-                elif path.is_file():
-                    yield safe_name(inner, self.where), self._reader(path)
-
-    def _unreadable(self, error: OSError) -> None:
-        raise DataError(
-            f"{self.where} holds {error.filename!r}, which cannot be read; check its permissions"
-        ) from error
-
-    def _reader(self, path: Path) -> Read:
-        def read() -> bytes:
-            try:
-                size = path.stat().st_size
-                if size > self.limits.entry_bytes:
-                    raise DataError(f"{size} bytes, over {self.limits.entry_bytes}; shrink the image")
-                return path.read_bytes()
-            except OSError as error:
-                raise DataError(f"cannot be read ({error.strerror}); check its permissions") from error
-
-        return read
+        raise DataError(f"source {where!r} is an empty file; give {KINDS}")
+    if head.startswith(zip_archive.MAGIC):
+        return Zip(path, where, limits, name_encoding)
+    if head.startswith(PARQUET_MAGIC):
+        return Folder(path.parent, where, limits, only=path.name)
+    kind = compression.kind_of(head)
+    if not kind:
+        try:
+            if any(head):  # zeros are an empty tar
+                tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")  # checks the header's checksum
+        except tarfile.HeaderError as error:
+            raise DataError(f"source {where!r} is not an archive; give {KINDS}") from error
+    return Tar(path, where, limits, kind, name_encoding)

@@ -36,7 +36,7 @@ def test_the_newest_run_is_shown(settings: Settings, task: TaskIdentity) -> None
     newest = prepare(task.model_copy(update={"dag_run_id": "manual__2026-01-02"}), settings, reused=True)
     lines = summary.rows("daily", settings)
     assert [line[:2] for line in lines] == [("prepare", newest)]
-    assert lines[0][3] == "1,500 images, 10 classes, gold reused"
+    assert lines[0][3] == "1,500 images, 10 classes, 0 left out, gold reused"
     printed = table(summary.HEADER, lines).splitlines()
     assert printed[0].split() == ["stage", "run", "ID", "seconds", "main", "figure"]
     assert newest in printed[2]
@@ -63,7 +63,7 @@ def test_the_run_may_be_named_later_on_standard_input(
 def test_a_reused_stage_names_the_run_that_did_the_work(settings: Settings, task: TaskIdentity) -> None:
     own = prepare(task, settings, reused=False)
     MlflowClient().set_tag(own, tracking.REUSED_FROM, "9" * 32)
-    assert summary.rows("daily", settings)[0][3] == f"1,500 images, 10 classes, reused from {'9' * 32}"
+    assert summary.rows("daily", settings)[0][3] == f"1,500 images, 10 classes, 0 left out, reused from {'9' * 32}"
 
 
 def test_a_failed_stage_says_why(settings: Settings, task: TaskIdentity) -> None:

@@ -33,6 +33,18 @@ from tasks.contract.stages import STAGES
             "validation accuracy 0.9000 in trial 3 (2 finished, 1 stopped, 0 failed): gone_net, "
             "learning_rate 99, batch_size 64",
         ),
+        (
+            "prepare",
+            {
+                "classes": 2,
+                "train_images": 1000,
+                "validation_images": 1,
+                "test_images": 1,
+                "removed_images": 1234,
+                "reused": True,
+            },
+            "1,002 images, 2 classes, 1,234 left out, gold reused",
+        ),
         ("rollback", {"registered_model": "m", "version": 2, "previous_version": 3}, "m version 2, was 3"),
         ("evaluate", {"accuracy": 0.9, "promote": False}, "test accuracy 0.9000, refused"),
         (

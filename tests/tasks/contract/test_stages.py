@@ -11,6 +11,7 @@ from tasks.contract.stages import STAGES, parameters, parse_request
 from tasks.contract.training import TrainRequest
 from tasks.errors import RequestError, ResultError
 
+FILES = {"dataset": "image_folder", "source": "/data"}
 TASK = {"dag_id": "daily", "dag_run_id": "scheduled__2026-01-01T00:00:00+00:00", "task_id": "t"}
 RUN_ID = "0" * 32
 
@@ -43,6 +44,19 @@ def test_identity_refuses_what_would_break_a_search(dag_run_id: str) -> None:
         ("prepare", {"source": "/data"}, ["/data", "image_folder"]),
         ("prepare", {"validation_fraction": 0.6, "test_fraction": 0.5}, ["0.6", "0.5", "less than 1"]),
         ("prepare", {"image_size": 4}, ["image_size=4", "8"]),
+        ("prepare", {"layout": "sheet"}, ["layout='sheet' goes with a source, not with dataset='digits'"]),
+        ("prepare", {**FILES, "layout": "yolo"}, ["layout='yolo'", "'splits'", "'sheet'"]),
+        ("prepare", {**FILES, "layout": "names"}, ["layout='names' needs label_pattern"]),
+        ("prepare", {**FILES, "label_pattern": "(?P<label>"}, ["label_pattern=", "no regular expression (", "correct"]),
+        ("prepare", {**FILES, "label_pattern": r"(.+)_\d"}, ["label_pattern=", "no group `label`", "(?P<label>.+)_"]),
+        ("prepare", {**FILES, "label_pattern": "(?P<label>.)" + "a" * 300}, ["label_pattern=", "at most 300"]),
+        ("prepare", {**FILES, "label_pattern": "(?P<label>.)", "layout": "sheet"}, ["goes with layout='names', not"]),
+        ("prepare", {**FILES, "label_pattern": "(?P<label>.)", "file_column": "a"}, ["not label_pattern; remove one"]),
+        ("prepare", {**FILES, "label_column": "a", "layout": "splits"}, ["not layout='splits'; remove one"]),
+        ("prepare", {**FILES, "name_encoding": "klingon"}, ["name_encoding='klingon': no encoding of", "gb18030"]),
+        ("prepare", {**FILES, "name_encoding": "zlib_codec"}, ["name_encoding='zlib_codec': no encoding of"]),
+        ("prepare", {**FILES, "name_encoding": "utf-16"}, ["name_encoding='utf-16': no encoding of"]),
+        ("prepare", {**FILES, "max_left_out": 2}, ["max_left_out=2", "1"]),
         ("prepare", {"registered_model": "a/b"}, ["registered_model", "a/b"]),
         ("train", {"prepare_run_id": RUN_ID, "model": "vgg"}, ["vgg", "fast_cnn", "resnet18"]),
         ("train", {"prepare_run_id": RUN_ID, "learning_rate": 0}, ["learning_rate=0", "greater than 0"]),

@@ -18,7 +18,9 @@ from PIL import Image
 
 from tasks.records import registry
 from tasks.serving.admission import REQUESTS
+from tasks.vision.data.formats.table import NAMES
 from tests.tasks.serving.samples import CLASSES, MODEL, Service, Store, new_run, picture
+from tests.tasks.vision.data.picture_files import case
 from tests.waiting import until
 
 MEBIBYTE = 2**20
@@ -34,6 +36,12 @@ def test_alive_but_not_ready_until_a_champion_exists(service: Service, store: St
     assert fresh["info"]["model_version"] is None
     assert fresh["info"]["follows"] == "champion"
     assert requests.get(f"{service.url}/readyz", timeout=30).status_code == 200
+
+
+def test_a_photo_with_odd_metadata_is_answered(service: Service) -> None:
+    for name in ("exif_make_rational_orient6.jpg", "exif_xres_minus1_0_orient6.jpg", "png_ztxt_2mb.png", "photo.heic"):
+        response = service.post("predict_image", files=upload(case(name), "photo.jpg"))
+        assert response.status_code == 200, response.text
 
 
 @pytest.mark.parametrize(("brightness", "label"), [(0, "dark"), (128, "grey"), (255, "bright")])
@@ -52,9 +60,11 @@ def test_batch_keeps_the_order_and_mixes_formats_and_sizes(service: Service) -> 
         ("images", ("a.jpg", picture(255, 300, "JPEG"))),
         ("images", ("b.png", picture(0))),
         ("images", ("b.png", picture(128, 17))),
+        *(("images", (f"c.{kind}", picture(255, 16, kind))) for kind in ("WEBP", "GIF", "BMP", "TIFF", "AVIF")),
+        ("images", ("d.jpg", case("transparent.heic"))),  # white; the content decides
     ]
     answer = service.post("predict_batch", files=files).json()
-    assert [one["class"] for one in answer["predictions"]] == ["bright", "dark", "grey"]
+    assert [one["class"] for one in answer["predictions"]] == ["bright", "dark", "grey", *["bright"] * 6]
     assert answer["model_version"] == 1
 
 
@@ -127,11 +137,11 @@ def photo() -> bytes:
 
 
 BAD_IMAGES = {
-    "text": (b"hello, I am no image", "not a PNG or JPEG"),
+    "text": (b"hello, I am no image", f"not a {NAMES}"),
     "empty": (b"", "empty"),
-    "gif": (picture(0, file_format="GIF"), "not a PNG or JPEG"),
-    "webp": (picture(0, file_format="WEBP"), "not a PNG or JPEG"),
-    "svg": (b"<svg xmlns='http://www.w3.org/2000/svg' width='8' height='8'/>", "not a PNG or JPEG"),
+    "jpeg 2000": (picture(0, file_format="JPEG2000"), f"not a {NAMES}"),
+    "svg": (b"<svg xmlns='http://www.w3.org/2000/svg' width='8' height='8'/>", f"not a {NAMES}"),
+    "truncated gif": (cut(picture(9, 200, "GIF")), "cut short"),
     "truncated jpeg": (cut(photo()), "cut short"),
     "truncated png": (cut(picture(9, 200)), "cut short"),
     "absurd dimensions": (huge_png(), "pixels"),
@@ -156,7 +166,7 @@ def test_refuses_a_bad_image(service: Service, path: str, field: str, case: str)
 
 
 def test_names_the_bad_image_of_a_batch(service: Service) -> None:
-    files = [("images", ("good.png", picture(0))), ("images", ("bad.gif", picture(0, file_format="GIF")))]
+    files = [("images", ("good.png", picture(0))), ("images", ("bad.gif", b"GIF89a"))]
     refused(service.post("predict_batch", files=files), 400, "images[1] 'bad.gif'")
 
 

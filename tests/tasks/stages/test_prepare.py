@@ -68,9 +68,9 @@ def pets(tmp_path: Path) -> Path:
 
 
 REMOVED = {
-    "README": "outside train/CLASS/ and test/CLASS/",
+    "README": "outside the layout",
     "train/cat/2.png": "same image under different classes",
-    "train/cat/anim.gif": "unsupported file type",
+    "train/cat/anim.gif": "unreadable",
     "train/cat/cut.png": "unreadable",
     "train/cat/text.jpg": "unreadable",
     "train/cat/tiny.png": "wrong size",
@@ -117,7 +117,7 @@ def test_each_layer_says_what_came_in_and_went_out(prepare: Prepare, pets: Path)
     rows = {
         name: (metrics[f"{name}.rows_in"], metrics[f"{name}.rows_out"]) for name in ("raw", "bronze", "silver", "gold")
     }
-    assert rows == {"raw": (58, 56), "bronze": (56, 56), "silver": (56, 49), "gold": (49, 49)}
+    assert rows == {"raw": (58, 57), "bronze": (57, 57), "silver": (57, 49), "gold": (49, 49)}
     assert all(metrics[f"{name}.seconds"] >= 0 for name in rows)
     assert metrics["images.train"] == 33
     assert metrics["images.removed"] == 9
@@ -135,7 +135,7 @@ def test_the_run_holds_all_that_the_next_stages_and_readers_look_for(prepare: Pr
     lines = [
         json.loads(line) for line in gzip.decompress(artifact(result.run_id, "manifest/bronze.jsonl.gz")).splitlines()
     ]
-    assert len(lines) == 56
+    assert len(lines) == 57
     assert {len(line["sha256"]) for line in lines} == {64}
     assert {"name", "split", "class", "bytes", "width", "height"} < set(lines[0])
     inputs = {item.dataset.name: item.dataset for item in run.inputs.dataset_inputs}
@@ -165,6 +165,71 @@ def test_the_same_data_elsewhere_use_the_earlier_gold_and_run_no_layer(
     assert {file.path for file in MlflowClient().list_artifacts(again.run_id)} == {"plots"}
     third = prepare("c", dataset="image_folder", source=str(pets))
     assert run_of(third).data.tags["pipeline.gold_run_id"] == first.run_id
+
+
+def test_over_a_quarter_left_out_stops_the_run_unless_more_is_allowed(prepare: Prepare, pets: Path) -> None:
+    for index in range(20):
+        (pets / f"train/cat/broken{index}.jpg").write_bytes(b"no image")
+    with pytest.raises(DataError) as error:
+        prepare("a", dataset="image_folder", source=str(pets))
+    assert "29 of 78 files of" in str(error.value)
+    assert "over the limit of 25%: 23 unreadable ('train/cat/anim.gif': " in str(error.value)
+    assert "2 same image under different classes (" in str(error.value)
+    (failed,) = MlflowClient().search_runs(
+        [MlflowClient().get_experiment_by_name("tests").experiment_id], "tags.`pipeline.stage` = 'prepare'"
+    )
+    assert b"broken19.jpg" in artifact(failed.info.run_id, "manifest/removed.csv")
+    result = prepare("b", dataset="image_folder", source=str(pets), max_left_out=0.5)
+    assert (result.removed_images, result.headline) == (29, "49 images, 2 classes, 29 left out")
+
+
+def test_too_many_files_outside_the_layout_stop_the_run_before_any_image_is_read(
+    prepare: Prepare, pets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(bronze, "read")
+    for index in range(30):
+        (pets / f"notes{index}.txt").write_text("text")
+    with pytest.raises(DataError, match=r"31 of 88 files of .*: 31 outside the layout \('README', 'notes0.txt', …\)"):
+        prepare(dataset="image_folder", source=str(pets))
+
+
+def test_what_was_understood_is_logged_before_any_image_is_read(
+    prepare: Prepare, pets: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(pets / "test", pets / "val")
+    for path in (pets / "val").rglob("*.png"):
+        Image.open(path).rotate(90).save(path)
+    caplog.set_level("INFO")
+    result = prepare(dataset="image_folder", source=str(pets))
+    said = [record.message for record in caplog.records]
+    first = said.index("layout: class folders in train/, val/, test/; not images of it: 1 of 68 files")
+    assert said[first + 1] == "splits: 47 train, 10 validation, 10 test"
+    assert said[first + 2] == "classes: 2 ('cat', 'dog')"
+    assert first + 2 < min(said.index(line) for line in said if line.startswith("images read"))
+    assert (result.train_images, result.validation_images, result.test_images) == (39, 10, 10)
+
+
+def test_labels_from_a_sheet_go_into_gold_and_its_fingerprint(prepare: Prepare, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    (folder / "images").mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for index in range(20):
+        image = Image.fromarray(generator.integers(0, 256, (16, 16, 3), dtype=np.uint8))
+        image.save(folder / f"images/{index}.png")
+
+    def write(swapped: bool) -> None:
+        rows = [f"{index},{('ant', 'bee')[(index + swapped) % 2]}" for index in range(20)]
+        (folder / "labels.csv").write_text("\n".join(["id,species", *rows]))
+
+    write(False)
+    first = prepare("a", dataset="image_folder", source=str(folder))
+    gold = gold_store.fetch(first.run_id)
+    label = dict(zip(gold.train.names, gold.train.labels.tolist(), strict=True))
+    assert all(label[name] == int(name.split("/")[1].split(".")[0]) % 2 for name in label)
+    write(True)
+    assert prepare("b", dataset="image_folder", source=str(folder)).fingerprint != first.fingerprint
+    write(False)
+    assert prepare("c", dataset="image_folder", source=str(folder)).reused
 
 
 def test_metadata_go_with_the_test_images_and_make_other_gold(prepare: Prepare, pets: Path) -> None:
@@ -280,7 +345,7 @@ def test_a_champion_of_the_same_classes_does_not(prepare: Prepare, settings: Set
         ("one class", "only the class 'cat'"),
         ("class only in test", "the class 'emu' only in test/"),
         ("too few", "class 'dog' has 2 usable training"),
-        ("all corrupt", "images are unreadable, over the limit of 25%"),
+        ("all corrupt", "58 of 58 files of"),
         ("no archive", "is not an archive; give"),
     ],
 )
@@ -302,7 +367,8 @@ def test_a_bad_source_ends_in_one_line_and_leaves_a_failed_run_without_gold(
         shutil.rmtree(pets / "test")
         for index in range(2, 20):
             (pets / f"train/dog/{index}.png").unlink()
-        (pets / "train/dog/leak.png").unlink()
+        for name in ("dog/leak.png", "dog/copy.png", "dog/cat-too.png", "cat/cut.png", "cat/text.jpg", "cat/anim.gif"):
+            (pets / "train" / name).unlink()
     elif harm == "all corrupt":
         for path in pets.rglob("*.png"):
             path.write_bytes(path.read_bytes()[:60])

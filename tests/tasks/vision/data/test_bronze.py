@@ -7,12 +7,15 @@ from io import BytesIO
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from tasks.errors import DataError
 from tasks.vision.data import bronze
+from tasks.vision.data.contents import Contents
 from tasks.vision.data.fingerprint import Shaping
 from tasks.vision.data.layout import arrange
 from tasks.vision.data.records import Content, Entry, Listing, Reason, Record
+from tests.tasks.vision.data.picture_files import case
 
 SHAPING = Shaping("pets", 3, 16, 0.2, 0.2, 0)
 
@@ -35,7 +38,7 @@ class Files:
 
     @property
     def listing(self) -> Listing:
-        return arrange(list(self.files), "pets")
+        return arrange(Contents("pets", dict.fromkeys(self.files, 1)))
 
     def digest(self) -> str:
         return "0" * 64
@@ -124,6 +127,20 @@ def test_more_pixels_than_memory_are_refused_before_reading(monkeypatch: pytest.
     assert len(bronze.read(Files({}), SHAPING)) == 2
     with pytest.raises(DataError, match=r"3 images of 16 x 16 need .* choose a smaller image_size"):
         bronze.read(Files({"train/cat/1.png": png()}), SHAPING)
+
+
+def test_a_picture_with_odd_metadata_is_read_and_an_unknown_error_of_a_decoder_is_recorded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert only(case("exif_make_rational_orient6.jpg")).pixels is not None
+
+    def fail(*_: object) -> None:
+        raise AttributeError("no such thing")
+
+    monkeypatch.setattr(JpegImageFile, "_open", fail)
+    record = only(case("exif_make_rational_orient6.jpg"))
+    assert record.fault is Reason.UNREADABLE
+    assert "AttributeError: no such thing" in record.detail
 
 
 def test_a_mistake_in_the_code_is_not_taken_for_a_bad_image() -> None:

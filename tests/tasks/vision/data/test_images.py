@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import resource
 import struct
+import tracemalloc
 import zlib
 from contextlib import suppress
 from io import BytesIO
@@ -8,29 +10,26 @@ from io import BytesIO
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from tasks.errors import DataError
 from tasks.vision.data import images
+from tasks.vision.data.formats.table import NAMES
+from tests.tasks.vision.data.picture_files import case, chunk, encoded, hand_made_tiff, noise
 
-
-def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    buffer = BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def noise(width: int, height: int, seed: int = 0) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+KINDS = ["PNG", "JPEG", "WebP", "GIF", "BMP", "TIFF", "AVIF", "HEIC"]
 
 
 def declared_png(width: int, height: int, colour: int = 0, data: bytes = b"\0") -> bytes:
     """A PNG whose header promises what is not there: pixels, or the palette of colour type 3."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     header = struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+
+
+def patched(data: bytes, at: int, form: str, *values: int) -> bytes:
+    """The file with other numbers in its header."""
+    new = struct.pack(form, *values)
+    return data[:at] + new + data[at + len(new) :]
 
 
 def test_pixels_of_the_right_size_are_kept_exactly() -> None:
@@ -115,30 +114,31 @@ def test_every_colour_model_becomes_rgb(mode: str) -> None:
     ("data", "says"),
     [
         (b"", "empty"),
-        (b"not an image", "not a PNG or JPEG"),
-        (encoded(noise(16, 16), "GIF"), "not a PNG or JPEG"),
-        (encoded(noise(16, 16), "BMP"), "not a PNG or JPEG"),
-        (b"\x89PNG\r\n\x1a\n", "not a PNG or JPEG"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a PNG or JPEG"),
-        (b"%PDF-1.7", "not a PNG or JPEG"),
+        (b"not an image", f"not a {NAMES} image"),
+        (encoded(noise(16, 16), "JPEG2000"), f"not a {NAMES} image"),
+        (encoded(noise(16, 16), "TGA"), f"not a {NAMES} image"),
+        (b"\x89PNG\r\n\x1a\n", "damaged or cut short"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", f"not a {NAMES} image"),
+        (b"%PDF-1.7", f"not a {NAMES} image"),
     ],
 )
-def test_what_is_no_png_or_jpeg_is_refused(data: bytes, says: str) -> None:
+def test_what_is_no_image_is_refused_with_the_formats_that_work(data: bytes, says: str) -> None:
     with pytest.raises(DataError, match=says):
         images.decode(data, 3, 16)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.6, 0.9])
 def test_a_file_cut_short_is_refused_wherever_it_is_cut(kind: str, share: float) -> None:
-    data = encoded(noise(64, 64), kind)
+    data = case("photo.heic") if kind == "HEIC" else encoded(noise(64, 64), kind)
     with pytest.raises(DataError):
         images.decode(data[: int(len(data) * share)], 3, 16)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("ignore")  # Pillow's about the damage
 def test_no_damaged_byte_escapes_as_another_error(kind: str) -> None:
-    data = bytearray(encoded(noise(24, 24), kind))
+    data = bytearray(case("photo.heic") if kind == "HEIC" else encoded(noise(24, 24), kind))
     generator = np.random.default_rng(0)
     for position in generator.integers(0, len(data), 300):
         damaged = data.copy()
@@ -155,6 +155,39 @@ def test_absurd_declared_dimensions_are_refused_before_memory_is_taken(width: in
         images.open_image(declared_png(width, height))
 
 
+GIF, BMP = (encoded(noise(16, 16), kind) for kind in ("GIF", "BMP"))
+ANIMATED = encoded(noise(16, 16), "WebP", save_all=True, append_images=[noise(16, 16, 1)])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        patched(GIF, 6, "<HH", 65535, 65535),
+        patched(BMP, 18, "<ii", 50000, 50000),
+        hand_made_tiff(bytes(256), 16, (256, 4, 1, 50000), (257, 4, 1, 50000)),
+        patched(encoded(noise(16, 16), "WebP", lossless=True), 21, "<I", 0x0FFFFFFF),
+        patched(ANIMATED, 24, "<BBBBBB", 255, 63, 0, 255, 63, 0),
+    ],
+    ids=["GIF", "BMP", "TIFF", "WebP", "animated WebP"],
+)
+def test_every_format_is_refused_before_memory_is_taken(data: bytes) -> None:
+    tracemalloc.start()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        with pytest.raises(DataError, match="pixels"):
+            images.open_image(data)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024  # KiB
+
+
+def test_a_gif_whose_frame_is_larger_than_its_screen_is_refused() -> None:
+    data = patched(GIF, GIF.index(b",\0\0\0\0\x10\0\x10\0") + 5, "<HH", 65535, 65535)
+    with pytest.raises(DataError, match="pixels"):
+        images.open_image(data)
+
+
 def test_a_palette_image_without_its_palette_is_refused() -> None:
     with pytest.raises(DataError, match="damaged"):
         images.decode(declared_png(16, 16, colour=3, data=bytes(17 * 16)), 3, 16)
@@ -163,6 +196,53 @@ def test_a_palette_image_without_its_palette_is_refused() -> None:
 def test_a_strip_of_many_pixels_is_cut_before_it_is_resized() -> None:
     strip = encoded(Image.new("L", (1_000_000, 1), 7))
     assert (images.decode(strip, 1, 512) == 7).all()
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WebP"])
+def test_of_an_animation_the_first_frame_is_decoded_and_no_other(kind: str) -> None:
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue", "green")]
+    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+    decoded = images.decode(data, 3, 16)
+    assert np.abs(decoded[:, 8, 8].astype(int) - (255, 0, 0)).max() <= 3
+    np.testing.assert_array_equal(images.decode(data[: len(data) - 10] + bytes(10), 3, 16), decoded)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WebP", "BMP"])
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB"])
+def test_the_other_formats_are_as_pillow_shows_them(kind: str, mode: str) -> None:
+    data = encoded(noise(16, 16).convert(mode), kind, **({"lossless": True} if kind == "WebP" else {}))
+    shown = Image.open(BytesIO(data)).convert("RGB")
+    np.testing.assert_array_equal(images.decode(data, 3, 16), np.asarray(shown).transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WebP"])
+def test_transparency_of_the_other_formats_shows_white(kind: str) -> None:
+    data = encoded(Image.new("RGBA", (16, 16)), kind)
+    assert (images.decode(data, 3, 16) == 255).all()
+
+
+@pytest.mark.parametrize("where", ["open", "load"])
+@pytest.mark.parametrize(
+    "raised", [AttributeError("x"), SystemError("x"), KeyError(1), UnicodeError("x"), ValueError("x")]
+)
+def test_whatever_a_decoder_raises_is_damage_of_the_one_image(
+    where: str, raised: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(PngImageFile, "_open" if where == "open" else "load_prepare", fail)
+    with pytest.raises(DataError, match="damaged"):
+        images.decode(encoded(noise(16, 16)), 3, 16)
+
+
+def test_want_of_memory_is_not_the_images_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(PngImageFile, "load_prepare", fail)
+    with pytest.raises(MemoryError):
+        images.decode(encoded(noise(16, 16)), 3, 16)
 
 
 def test_the_header_alone_tells_the_size() -> None:

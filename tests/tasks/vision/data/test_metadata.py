@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from tasks.errors import DataError
+from tasks.vision.data.contents import Contents
 from tasks.vision.data.fingerprint import Shaping, fingerprint
 from tasks.vision.data.layout import arrange
 from tasks.vision.data.records import Listing
@@ -19,13 +20,17 @@ TEST = "test/metadata.csv"
 SHAPING = Shaping("image_folder", 3, 32, 0.15, 0.2, 0)
 
 
+def arranged(names: list[str], sheets: dict[str, bytes]) -> Listing:
+    return arrange(Contents("pets", dict.fromkeys([*names, *sheets], 1), sheets=sheets))
+
+
 def listed(top: str = "", **sheets: str | bytes) -> Listing:
     """Arrange the images with metadata files: `root`, `train` or `test`."""
     files = {
         f"{top}{'' if place == 'root' else f'{place}/'}metadata.csv": text.encode() if isinstance(text, str) else text
         for place, text in sheets.items()
     }
-    return arrange([*(f"{top}{name}" for name in NAMES), *files], "pets", (), files)
+    return arranged([f"{top}{name}" for name in NAMES], files)
 
 
 def values(listing: Listing) -> dict[str, tuple[str, ...]]:
@@ -67,7 +72,7 @@ def test_what_spreadsheets_write_is_read() -> None:
 
 def test_a_row_of_a_file_that_is_no_image_does_not_count() -> None:
     sheets = {"metadata.csv": b"file_name,camera\nREADME.md,left\ntest/cat/9.png,right\n"}
-    listing = arrange([*NAMES, "README.md", *sheets], "pets", (), sheets)
+    listing = arranged([*NAMES, "README.md"], sheets)
     assert values(listing)["test/cat/9.png"] == ("right",)
 
 
@@ -78,14 +83,14 @@ def test_without_rows_or_columns_nothing_is_known() -> None:
 
 def test_in_another_place_it_is_a_file_like_others() -> None:
     sheets = {"train/cat/metadata.csv": b"\xff"}
-    listing = arrange([*NAMES, *sheets], "pets", (), sheets)
+    listing = arranged(NAMES, sheets)
     assert [removal.name for removal in listing.removals] == ["train/cat/metadata.csv"]
     assert listing.columns == ()
 
 
 def test_beside_the_top_folder_it_is_a_file_like_others() -> None:
     sheets = {"pets-v2/metadata.csv": b"file_name,camera\n", "metadata.csv": b"file_name,lens\n"}
-    listing = arrange([*(f"pets-v2/{name}" for name in NAMES), *sheets], "pets", (), sheets)
+    listing = arranged([f"pets-v2/{name}" for name in NAMES], sheets)
     assert listing.columns == ("camera",)
     assert [removal.name for removal in listing.removals] == ["metadata.csv"]
 
@@ -129,7 +134,7 @@ def test_metadata_make_another_fingerprint_and_none_leave_it_as_it_was() -> None
     assert first == made(test="file_name,camera\ncat/9.png,left\ndog/9.png,\n")  # the same said in another way
     others = [made(), made(root="file_name,camera\ntest/cat/9.png,right\n"), made(root="file_name,lens\n")]
     assert len({first, *others}) == 4
-    assert made() == made(root="file_name\ntest/cat/9.png\n") == fingerprint("d", SHAPING, arrange(NAMES, "pets"))
+    assert made() == made(root="file_name\ntest/cat/9.png\n") == fingerprint("d", SHAPING, arranged(NAMES, {}))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 
 from tasks.errors import DataError, SettingsError, UnavailableError
 from tasks.vision.data import s3
-from tasks.vision.data.archives import Limits
+from tasks.vision.data.limits import Limits
 
 OBJECTS = {
     "pets.tar.gz": b"archive" * 100,
@@ -22,11 +22,25 @@ OBJECTS = {
     "pets/train/cat/1.png": b"one",
     "pets/train/dog/a b+c.png": b"two",
     "evil/../../outside.png": b"evil",
-}
+    "odd #1?/a#b.png": b"odd",
+    "odd #1.zip": b"zip",
+    # Folders that are marked by empty objects, before and after the objects in them, and a file that is just empty.
+    "marked/train": b"",
+    "marked/train-2/cat/1.png": b"other",
+    "marked/train/cat": b"",
+    "marked/train/cat/1.png": b"one",
+    "marked/train/cat/empty.png": b"",
+    "marked/zoo/": b"",
+    "both/train": b"a file",
+    "both/train/1.png": b"a file in it",
+} | {f"many/{index:05}.png": b"1" for index in range(1001)}
 
 
 class Store(BaseHTTPRequestHandler):
-    """GET and HEAD of objects and ListObjectsV2 in one bucket, `data`, two keys a page; all users but `bad` may."""
+    """GET and HEAD of objects and ListObjectsV2 in one bucket, `data`, all users but `bad` may.
+
+    A page has 1,000 keys, as at Amazon; two under `pets/`.
+    """
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -50,12 +64,13 @@ class Store(BaseHTTPRequestHandler):
     def page(self, query: dict[str, list[str]]) -> bytes:
         keys = sorted(key for key in OBJECTS if key.startswith(query.get("prefix", [""])[0]))
         start = int(query.get("continuation-token", ["0"])[0])
+        size = 2 if query.get("prefix") == ["pets/"] else 1000
         items = "".join(
             f"<Contents><Key>{escape(key)}</Key><Size>{len(OBJECTS[key])}</Size></Contents>"
-            for key in keys[start : start + 2]
+            for key in keys[start : start + size]
         )
-        more = start + 2 < len(keys)
-        rest = f"<NextContinuationToken>{start + 2}</NextContinuationToken>" if more else ""
+        more = start + size < len(keys)
+        rest = f"<NextContinuationToken>{start + size}</NextContinuationToken>" if more else ""
         return (
             f"<ListBucketResult><IsTruncated>{str(more).lower()}</IsTruncated>{rest}{items}</ListBucketResult>".encode()
         )
@@ -112,6 +127,36 @@ def test_a_prefix_is_downloaded_as_a_folder_over_all_pages(endpoint: str, folder
     path = s3.download("s3://data/pets/", folder, endpoint)
     found = {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
     assert found == {"train/cat/1.png": b"one", "train/dog/a b+c.png": b"two"}
+
+
+def found(path: Path) -> dict[str, bytes]:
+    return {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def test_objects_that_mark_folders_are_skipped(endpoint: str, folder: Path) -> None:
+    assert found(s3.download("s3://data/marked/", folder, endpoint)) == {
+        "train-2/cat/1.png": b"other",
+        "train/cat/1.png": b"one",
+        "train/cat/empty.png": b"",
+    }
+
+
+def test_a_file_and_a_folder_of_one_name_are_refused(endpoint: str, folder: Path) -> None:
+    with pytest.raises(DataError, match=r"'both/train/1.png' and others below it or above it, as a file and a folder"):
+        s3.download("s3://data/both/", folder, endpoint)
+
+
+def test_a_key_may_hold_what_means_something_in_other_addresses(endpoint: str, folder: Path) -> None:
+    assert s3.download("s3://data/odd #1.zip", folder, endpoint).read_bytes() == b"zip"
+    assert found(s3.download("s3://data/odd #1?/", folder, endpoint))["a#b.png"] == b"odd"
+
+
+def test_a_prefix_of_over_a_thousand_keys_is_downloaded_whole(endpoint: str, folder: Path) -> None:
+    assert len(found(s3.download("s3://data/many/", folder, endpoint))) == 1001
+
+
+def test_the_suffix_of_one_object_is_kept(endpoint: str, folder: Path) -> None:
+    assert s3.download("s3://data/odd #1.zip", folder, endpoint).suffix == ".zip"
 
 
 def test_boto3_s_own_variable_names_the_endpoint(endpoint: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tasks.errors import DataError
 from tasks.vision.data.records import Entry, Reason, Record
 from tasks.vision.data.silver import clean
 
@@ -77,22 +76,19 @@ def test_the_order_of_the_input_does_not_matter_to_what_is_listed() -> None:
     assert [(r.name, r.reason) for r in removals] == [(r.name, r.reason) for r in other_removals]
 
 
-def test_a_quarter_unreadable_is_the_most() -> None:
-    good = [record(f"train/a/{i}", i) for i in range(6)]
-    bad = [record(f"train/b/{i}", None, Reason.UNREADABLE) for i in range(3)]
-    assert len(clean(good + bad[:2])[1]) == 2
-    with pytest.raises(DataError) as error:
-        clean(good + bad)
-    assert "3 of 9 images are unreadable, over the limit of 25%" in str(error.value)
-    assert "'train/b/0': because" in str(error.value)
-
-
-def test_all_images_unreadable_is_an_error() -> None:
-    with pytest.raises(DataError, match="2 of 2 images are unreadable"):
-        clean([record(f"train/a/{i}", None, Reason.UNREADABLE) for i in range(2)])
-
-
-def test_no_image_left_is_an_error_that_counts_the_reasons() -> None:
-    small = [record(f"train/a/{i}", None, Reason.WRONG_SIZE) for i in range(2)]
-    with pytest.raises(DataError, match=r"none of 4 images can be used \(2 wrong size, 2 same image under different"):
-        clean([*small, record("train/a/9", 1), record("train/b/9", 1)])
+def test_of_copies_the_one_in_test_stays_else_the_one_in_validation() -> None:
+    kept, removed = outcome(
+        record("train/a/1", 1),
+        record("validation/a/1", 1),
+        record("test/a/1", 1),
+        record("train/a/2", 2),
+        record("validation/a/2", 2),
+        record("validation/a/3", 2),
+    )
+    assert kept == ["test/a/1", "validation/a/2"]
+    assert removed == {
+        "train/a/1": (Reason.LEAK, "as test/a/1"),
+        "validation/a/1": (Reason.LEAK, "as test/a/1"),
+        "train/a/2": (Reason.VALIDATION_LEAK, "as validation/a/2"),
+        "validation/a/3": (Reason.DUPLICATE, "of validation/a/2"),
+    }

@@ -29,8 +29,9 @@ def records(label: str, count: int, part: str = "train") -> list[Record]:
 
 def made(*parts: list[Record], shaping: Shaping = SHAPING) -> Gold:
     everything = list(chain.from_iterable(parts))
-    has_test = any(r.entry.split == "test" for r in everything)
-    return split(everything, sorted({r.entry.label for r in everything}), shaping, KEY, has_test=has_test)
+    given = {r.entry.split for r in everything}
+    classes = sorted({r.entry.label for r in everything})
+    return split(everything, classes, shaping, KEY, has_test="test" in given, has_validation="validation" in given)
 
 
 def test_each_class_is_split_by_the_fractions() -> None:
@@ -56,6 +57,15 @@ def test_a_test_set_of_the_source_is_kept_as_it_is() -> None:
     gold = made(records("ant", 10), records("bee", 10), records("ant", 3, "test"), records("bee", 1, "test"))
     assert gold.test.names == ("test/ant/000", "test/ant/001", "test/ant/002", "test/bee/000")
     assert (len(gold.train), len(gold.validation)) == (16, 4)
+
+
+def test_a_validation_set_of_the_source_is_kept_as_it_is() -> None:
+    held = records("ant", 3, "validation"), records("bee", 1, "validation")
+    gold = made(records("ant", 20), records("bee", 12), *held)
+    assert gold.validation.names == tuple(record.entry.name for part in held for record in part)
+    assert (len(gold.train), len(gold.test)) == (24, 8)  # only a test set is split off
+    both = made(records("ant", 20), records("bee", 12), *held, records("ant", 1, "test"), records("bee", 1, "test"))
+    assert (len(both.train), len(both.validation), len(both.test)) == (32, 4, 2)
 
 
 def test_the_test_images_keep_their_metadata() -> None:
@@ -101,6 +111,10 @@ def test_three_images_of_a_class_are_enough() -> None:
         ((records("ant", 9), records("bee", 2)), "class 'bee' has 2 usable training and 0 test images"),
         ((records("ant", 9), records("bee", 1), records("ant", 1, "test"), records("bee", 1, "test")), "'bee' has 1"),
         ((records("ant", 9), records("bee", 9), records("ant", 1, "test")), "'bee' has 9 usable training and 0 test"),
+        (
+            (records("ant", 9), records("bee", 9), records("ant", 1, "validation")),
+            "'bee' has 9 usable training and 0 val",
+        ),
     ],
 )
 def test_too_few_images_of_a_class_are_refused(parts: tuple[list[Record], ...], says: str) -> None:

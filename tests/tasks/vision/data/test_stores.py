@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import DataError
-from tasks.vision.data.archives import MIB, Limits
-from tasks.vision.data.stores import Folder, Store, open_store
+from tasks.vision.data.folder import Folder
+from tasks.vision.data.limits import MIB, Limits
+from tasks.vision.data.stores import Store, open_store
 
 FILES = {"train/cat/1.png": b"cat one", "train/dog/1.png": b"dog" * 5000, "empty": b""}
 Packer = Callable[[Path], Path]
@@ -57,7 +58,7 @@ def tar_with(path: Path, *members: tuple[str, bytes, int, str], mode: str = "w:g
 
 
 def content(store: Store) -> dict[str, bytes]:
-    return {name: read() for name, read in store.files()}
+    return {file.name: file.read() for file in store.files()}
 
 
 @pytest.mark.parametrize("pack", [pack_folder, pack_tar, pack_tar_gz, pack_zip])
@@ -115,7 +116,7 @@ def test_an_archive_cut_short_is_refused(pack: Packer, share: float, tmp_path: P
     whole = path.read_bytes().rstrip(b"\0") if pack is pack_tar else path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
     with pytest.raises(DataError, match=r"cut short.*copy it again"):
-        [name for name, _ in open_store(path).files()]
+        [file.name for file in open_store(path).files()]
 
 
 def test_a_tar_cut_between_two_members_is_refused(tmp_path: Path) -> None:
@@ -149,16 +150,16 @@ def test_one_damaged_file_in_a_zip_spoils_only_itself(tmp_path: Path) -> None:
         archive.writestr("bad", b"marker" * 10)
         archive.writestr("good", b"fine")
     path.write_bytes(path.read_bytes().replace(b"marker", b"murder", 1))
-    readers = dict(open_store(path).files())
+    names = {file.name for file in open_store(path).files()}
     with zipfile.ZipFile(path) as archive, pytest.raises(zipfile.BadZipFile):
         archive.read("bad")
-    for name, read in open_store(path).files():
-        if name == "bad":
+    for file in open_store(path).files():
+        if file.name == "bad":
             with pytest.raises(DataError, match=r"damaged in the archive .*CRC"):
-                read()
+                file.read()
         else:
-            assert read() == b"fine"
-    assert set(readers) == {"bad", "good"}
+            assert file.read() == b"fine"
+    assert names == {"bad", "good"}
 
 
 def test_a_damaged_name_in_a_zip_spoils_only_its_file(tmp_path: Path) -> None:
@@ -167,10 +168,10 @@ def test_a_damaged_name_in_a_zip_spoils_only_its_file(tmp_path: Path) -> None:
         archive.writestr("caf\u00e9", b"fine")
     # The name stands before the file and in the directory at the end; only the first is damaged.
     path.write_bytes(path.read_bytes().replace("\u00e9".encode(), b"\xff\xff", 1))
-    ((name, read),) = open_store(path).files()
-    assert name == "caf\u00e9"
+    (file,) = open_store(path).files()
+    assert file.name == "caf\u00e9"
     with pytest.raises(DataError, match="damaged in the archive"):
-        read()
+        file.read()
 
 
 def test_a_zip_of_an_unknown_version_is_refused(tmp_path: Path) -> None:
@@ -195,20 +196,68 @@ def test_a_path_that_leads_out_is_refused(name: str, kind: str, tmp_path: Path) 
         content(open_store(path))
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
-def test_links_and_devices_in_a_tar_are_refused(kind: bytes, tmp_path: Path) -> None:
-    path = tar_with(tmp_path / "x", ("train/cat/1.png", kind, 0, "/etc/passwd"))
-    with pytest.raises(DataError, match=r"'train/cat/1.png', a link or device; pack it again"):
+@pytest.mark.parametrize("kind", [tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
+def test_devices_in_a_tar_are_refused(kind: bytes, tmp_path: Path) -> None:
+    path = tar_with(tmp_path / "x", ("train/cat/1.png", kind, 0, ""))
+    with pytest.raises(DataError, match=r"'train/cat/1.png', a device; pack it again"):
         content(open_store(path))
 
 
-def test_a_link_in_a_zip_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+@pytest.mark.parametrize("target", ["/etc/passwd", "../../../etc/passwd", "train/cat/2.png"])
+def test_links_that_lead_out_of_a_tar_or_nowhere_are_listed(kind: bytes, target: str, tmp_path: Path) -> None:
+    store = open_store(tar_with(tmp_path / "x", ("train/cat/1.png", kind, 0, target)))
+    assert content(store) == {}
+    assert set(store.links) == {"train/cat/1.png"}
+
+
+def zip_with_link(path: Path, target: str) -> Path:
     info = zipfile.ZipInfo("train/cat/1.png")
     info.external_attr = (stat.S_IFLNK | 0o777) << 16
-    with zipfile.ZipFile(tmp_path / "x", "w") as archive:
-        archive.writestr(info, "/etc/passwd")
-    with pytest.raises(DataError, match="link or device"):
-        content(open_store(tmp_path / "x"))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("train/dog/1.png", b"dog")
+        archive.writestr(info, target)
+    return path
+
+
+def test_a_link_that_leads_out_of_a_zip_is_listed(tmp_path: Path) -> None:
+    store = open_store(zip_with_link(tmp_path / "x", "/etc/passwd"))
+    assert content(store) == {"train/dog/1.png": b"dog"}
+    assert "'/etc/passwd', outside" in store.links["train/cat/1.png"]
+
+
+def test_a_link_inside_a_zip_is_its_file_once_more(tmp_path: Path) -> None:
+    store = open_store(zip_with_link(tmp_path / "x", "../dog/1.png"))
+    assert content(store) == {"train/dog/1.png": b"dog", "train/cat/1.png": b"dog"}
+
+
+def test_links_inside_a_tar_are_their_files_once_more(tmp_path: Path) -> None:
+    folder = pack_folder(tmp_path)
+    (folder / "train/cat/again.png").hardlink_to(folder / "train/cat/1.png")
+    (folder / "train/cat/soft.png").symlink_to("../dog/1.png")
+    (folder / "train/cow").symlink_to("dog")
+    with tarfile.open(tmp_path / "x.tar.gz", "w:gz") as archive:
+        archive.add(folder, arcname=".")
+    store = open_store(tmp_path / "x.tar.gz")
+    for _ in range(2):  # in the first pass links come last, then each beside its file
+        dog = FILES["train/dog/1.png"]
+        more = {"train/cat/again.png": b"cat one", "train/cat/soft.png": dog, "train/cow/1.png": dog}
+        assert content(store) == FILES | more
+    assert store.links == {}
+
+
+def test_links_in_a_tar_cannot_multiply_it(tmp_path: Path) -> None:
+    members = [("a", tarfile.REGTYPE, MIB, ""), *((f"l{i}", tarfile.LNKTYPE, 0, "a") for i in range(300))]
+    with pytest.raises(DataError, match="over 100 times its size"):
+        content(open_store(tar_with(tmp_path / "x", *members)))
+
+
+def test_a_tar_may_be_in_another_encoding_than_utf_8(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.GNU_FORMAT, encoding="gb18030") as archive:
+        archive.addfile(tarfile.TarInfo("猫狗/1.png"))
+    with pytest.raises(DataError, match="not UTF-8; rename the file, or set name_encoding"):
+        content(open_store(tmp_path / "x.tar"))
+    assert content(open_store(tmp_path / "x.tar", name_encoding="gb18030")) == {"猫狗/1.png": b""}
 
 
 def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
@@ -231,7 +280,7 @@ def test_a_bomb_is_refused_by_its_ratio(kind: str, tmp_path: Path) -> None:
             archive.writestr("a.png", bytes(size))
             archive.writestr("b.png", bytes(size))
     with pytest.raises(DataError, match="over 100 times its size"):
-        [name for name, _ in open_store(path).files()]
+        [file.name for file in open_store(path).files()]
 
 
 @pytest.mark.parametrize("kind", ["tar", "zip"])
@@ -243,7 +292,7 @@ def test_a_huge_entry_is_refused_before_it_is_unpacked(kind: str, tmp_path: Path
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
             archive.writestr("a.png", bytes(size))
     with pytest.raises(DataError, match=f"'a.png' of {size} bytes, over the limit of {64 * MIB} for one image"):
-        [name for name, _ in open_store(path).files()]
+        [file.name for file in open_store(path).files()]
 
 
 @pytest.mark.parametrize("pack", [pack_tar, pack_tar_gz, pack_zip])
@@ -274,7 +323,7 @@ def test_a_bomb_behind_the_end_of_a_tar_is_refused(tmp_path: Path) -> None:
         content(open_store(tmp_path / "bomb", limits=Limits(entry_bytes=MIB)))
 
 
-def test_links_in_a_folder_are_not_followed(tmp_path: Path) -> None:
+def test_links_that_lead_out_of_a_folder_are_not_followed(tmp_path: Path) -> None:
     folder = pack_folder(tmp_path)
     (tmp_path / "secret.png").write_bytes(b"secret")
     (folder / "train/cat/link.png").symlink_to(tmp_path / "secret.png")
@@ -284,9 +333,30 @@ def test_links_in_a_folder_are_not_followed(tmp_path: Path) -> None:
     assert sorted(store.links) == ["train/cat/link.png", "train/linked"]
 
 
+@pytest.mark.parametrize("absolute", [False, True])
+def test_links_inside_a_folder_are_followed(tmp_path: Path, absolute: bool) -> None:
+    folder = pack_folder(tmp_path)
+    (folder / "all").mkdir()
+    (folder / "all/emu").mkdir()
+    (folder / "all/emu/1.png").write_bytes(b"emu")
+    (folder / "all/emu/up").symlink_to("..")
+    (folder / "train/emu").symlink_to(folder / "all/emu" if absolute else "../all/emu")
+    (folder / "train/cat/2.png").symlink_to(folder / "all/emu/1.png" if absolute else "../emu/1.png")
+    store = open_store(folder)
+    emus = ("all/emu/1.png", "train/emu/1.png", "train/cat/2.png")
+    found = content(store)
+    assert {name: found[name] for name in emus} == dict.fromkeys(emus, b"emu")
+    assert "holds the link itself" in store.links["all/emu/up"]
+
+
+def test_a_source_that_is_a_link_to_a_folder_is_read(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(pack_folder(tmp_path))
+    assert content(open_store(tmp_path / "link")) == FILES
+
+
 def test_a_file_in_a_folder_that_is_too_large_spoils_only_itself(tmp_path: Path) -> None:
     folder = pack_folder(tmp_path)
-    readers = dict(Folder(folder, "pets", Limits(entry_bytes=100)).files())
+    readers = {file.name: file.read for file in Folder(folder, "pets", Limits(entry_bytes=100)).files()}
     assert readers["train/cat/1.png"]() == b"cat one"
     with pytest.raises(DataError, match="15000 bytes, over 100; shrink"):
         readers["train/dog/1.png"]()
@@ -294,7 +364,7 @@ def test_a_file_in_a_folder_that_is_too_large_spoils_only_itself(tmp_path: Path)
 
 def test_a_file_that_vanishes_spoils_only_itself(tmp_path: Path) -> None:
     folder = pack_folder(tmp_path)
-    readers = dict(open_store(folder).files())
+    readers = {file.name: file.read for file in open_store(folder).files()}
     (folder / "train/dog/1.png").unlink()
     with pytest.raises(DataError, match="cannot be read"):
         readers["train/dog/1.png"]()

@@ -1,0 +1,67 @@
+"""JPEG files without the segments that say nothing about pixels, so that none of them can stop the decoder."""
+
+from __future__ import annotations
+
+from tasks.vision.data.formats.orientation import orientation
+from tasks.vision.data.formats.stripped import Stripped
+
+_APP0, _APP1, _APP2, _APP14, _APP15, _COMMENT = 0xE0, 0xE1, 0xE2, 0xEE, 0xEF, 0xFE
+_SCAN, _END = 0xDA, 0xD9
+_WITHOUT_LENGTH = frozenset((0x00, 0x01, *range(0xD0, 0xD9)))
+_EXIF, _XMP, _ICC = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
+
+
+def strip(data: bytes) -> Stripped:
+    """Drop application segments and comments, as far as the first scan.
+
+    Only JFIF (APP0) and Adobe (APP14) stay: the decoder takes the colour model from them. What does not look like
+    a segment stays too, and is for the decoder to judge.
+    """
+    kept: list[bytes] = []
+    exif: list[bytes] = []
+    icc: list[bytes] = []
+    xmp = None
+    multi_picture = ultra_hdr = False
+    begin, at = 0, 2
+    while True:
+        at = data.find(b"\xff", at)
+        marker_at = at
+        while 0 <= at < len(data) and data[at] == 0xFF:
+            at += 1
+        if at < 0 or at >= len(data) or data[at] in (_SCAN, _END):
+            break
+        marker, at = data[at], at + 1
+        if marker in _WITHOUT_LENGTH:
+            continue
+        end = at + int.from_bytes(data[at : at + 2], "big")
+        if end < at + 2 or end > len(data):
+            break
+        if _APP0 <= marker <= _APP15 or marker == _COMMENT:
+            content = data[at + 2 : end]
+            if marker == _APP1 and content.startswith(_EXIF):
+                exif.append(content[len(_EXIF) :])
+            elif marker == _APP1 and content.startswith(_XMP):
+                xmp = content[len(_XMP) :]
+            elif marker == _APP2 and content.startswith(_ICC):
+                icc.append(content[len(_ICC) :])
+            multi_picture |= marker == _APP2 and content.startswith(b"MPF\0")
+            ultra_hdr |= marker == _APP1 and b' hdrgm:Version="' in content
+            # Shorter ones are ignored by libjpeg and stop Pillow.
+            decides = (marker == _APP0 and content.startswith(b"JFIF\0") and len(content) >= 14) or (
+                marker == _APP14 and content.startswith(b"Adobe") and len(content) >= 12
+            )
+            if not decides:
+                kept.append(data[begin:marker_at])
+                begin = end
+        at = end
+    if begin:
+        kept.append(data[begin:])
+        data = b"".join(kept)
+    # Pillow decoded pictures of several frames at full size only; their pixels stay what they were.
+    return Stripped(data, orientation(b"".join(exif), xmp), _joined(icc), exact=multi_picture and not ultra_hdr)
+
+
+def _joined(parts: list[bytes]) -> bytes | None:
+    """Join the parts of a profile in the order of their numbers; None where a part is missing."""
+    parts = sorted(part for part in parts if len(part) >= 2)
+    return b"".join(part[2:] for part in parts) if parts and parts[0][1] == len(parts) else None

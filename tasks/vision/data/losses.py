@@ -1,0 +1,60 @@
+"""Stops a run that would leave out many files, for whatever reason: nothing disappears quietly."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from tasks.errors import DataError
+from tasks.vision.data.records import Listing, Reason, Removal
+
+# Everything that is listed counts, duplicates and leaks too: half a data set of copies is worth a look. Not counted is
+# what never was part of it, and is said in the log before any image is read: a second copy of the whole data set
+# beside it (Kaggle's chest_xray), and held-out images that nobody gave labels (Kaggle's test/, tiny-imagenet).
+NOT_COUNTED = (Reason.COPY, Reason.UNLABELLED)
+EXAMPLES = 2
+
+
+def require_few(listing: Listing, removals: Sequence[Removal], limit: float, where: str) -> None:
+    """Check how many of the files are left out.
+
+    Args:
+        listing: the files of the source.
+        removals: those that are left out.
+        limit: the largest share of the files, 0..1.
+        where: what the user called the source, for messages.
+
+    Raises:
+        DataError: there are more, counted by reason and with the first examples.
+    """
+    counted = [removal for removal in removals if removal.reason not in NOT_COUNTED]
+    # A Parquet file counts by its rows.
+    files = len(listing.entries) + sum(removal.reason not in NOT_COUNTED for removal in listing.removals)
+    if len(counted) <= limit * files:
+        return
+    raise DataError(
+        f"{len(counted)} of {files} files of {where} would be left out, over the limit of {limit:.0%}: "
+        f"{tally(counted)}; repair, convert or move them away, or raise max_left_out "
+        "(`make inspect SOURCE=...` lists them all)"
+    )
+
+
+def tally(removals: Sequence[Removal]) -> str:
+    """Count removals by reason, most first, with the first examples of each."""
+    parts = []
+    for reason, count in Counter(removal.reason for removal in removals).most_common():
+        shown = [removal for removal in removals if removal.reason is reason][:EXAMPLES]
+        names = ", ".join(f"{removal.name!r}{f': {removal.detail}' if removal.detail else ''}" for removal in shown)
+        parts.append(f"{count} {reason.value} ({names}{', …' if count > len(shown) else ''})")
+    return ", ".join(parts)
+
+
+def write(removals: Sequence[Removal], path: Path) -> None:
+    """Write what is left out as a CSV file, one line each."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["name", "split", "class", "reason", "detail"])
+        for removal in removals:
+            writer.writerow([removal.name, removal.split, removal.label, removal.reason.value, removal.detail])

@@ -1,0 +1,161 @@
+"""Images in Parquet files, as Hugging Face stores them: a column of bytes and a column of labels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+from tasks.errors import DataError
+from tasks.vision.data.limits import Limits
+from tasks.vision.data.names import normal
+from tasks.vision.data.store_file import File
+from tasks.vision.data.tables import pick
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+IMAGE_COLUMNS = ("image", "img", "image_bytes", "picture", "photo", "bytes", "content", "data")
+LABEL_COLUMNS = ("label", "fine_label", "class", "class_name", "category", "target", "breed", "species", "labels")
+BATCH_ROWS = 32
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What one file holds: the column with the images, and the label of every row; None where it has none."""
+
+    image: str
+    labels: list[str | None]
+
+
+def scan(file: File, where: str, image_column: str | None, label_column: str | None, limits: Limits) -> Columns:
+    """Read the labels of a file, and find its images without reading them.
+
+    Args:
+        file: the Parquet file.
+        where: what the user called it, for messages.
+        image_column: the column with the images; None finds it.
+        label_column: the column with the labels; None finds it.
+        limits: how much the images may unpack to.
+
+    Raises:
+        DataError: the file is damaged, has no such columns, or unpacks to too much.
+    """
+    with _opened(file, where) as parquet:
+        schema = parquet.schema_arrow
+        image = _image_column(schema, image_column, where)
+        label = _column(schema, label_column, LABEL_COLUMNS, "label", where)
+        _check_size(parquet, file.size, where, limits)
+        names = _class_names(schema, label)
+        labels: list[str | None] = []
+        for batch in parquet.iter_batches(columns=[label], use_threads=False):
+            labels += [_label(value, names, f"{where}: column {label!r}") for value in batch.column(0).to_pylist()]
+    return Columns(image, labels)
+
+
+def images(file: File, where: str, column: str, limits: Limits) -> Iterator[bytes | DataError]:
+    """Yield the encoded image of every row, a batch of rows in memory at a time; or what is wrong with it."""
+    with _opened(file, where) as parquet:
+        for batch in parquet.iter_batches(BATCH_ROWS, columns=[column], use_threads=False):
+            for value in batch.column(0):
+                data = value.as_py()
+                data = data.get("bytes") if isinstance(data, dict) else data
+                if data is None:
+                    yield DataError("the row has no bytes, only a path or nothing; embed the images")
+                elif len(data) > limits.entry_bytes:
+                    yield DataError(f"{len(data)} bytes, over {limits.entry_bytes}; shrink the image")
+                else:
+                    yield data
+
+
+@contextmanager
+def _opened(file: File, where: str) -> Iterator[pq.ParquetFile]:
+    import pyarrow as pa  # a third of a second, and only these sources need it
+    import pyarrow.parquet as pq
+
+    try:
+        # In an archive it is limited as an image is; on disk it is read bit by bit.
+        source = str(file.path) if file.path else BytesIO(file.read())
+        # A file may ask for any amount of memory for its own metadata.
+        with pq.ParquetFile(
+            source,
+            pre_buffer=False,
+            buffer_size=2**20,
+            thrift_string_size_limit=2**26,
+            thrift_container_size_limit=2**22,
+        ) as parquet:
+            yield parquet
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        raise DataError(
+            f"{where} is damaged or not Parquet ({type(error).__name__}: {error}); copy it again"
+        ) from error
+
+
+def _image_column(schema: pa.Schema, given: str | None, where: str) -> str:
+    """Return the column with bytes, plain or as Hugging Face's struct of bytes and path."""
+    fitting = [name for name in schema.names if _holds_bytes(schema.field(name).type)]
+    if given is None and len(fitting) == 1:
+        return str(fitting[0])
+    name = _column(schema, given, IMAGE_COLUMNS, "image", where)
+    if name not in fitting:
+        raise DataError(
+            f"{where}: column {name!r} is {schema.field(name).type}, not bytes or struct<bytes, path>; "
+            "set file_column to the column with the encoded images"
+        )
+    return name
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    from pyarrow import types
+
+    if types.is_struct(kind):
+        index = kind.get_field_index("bytes")
+        return index >= 0 and _holds_bytes(kind.field(index).type)
+    return bool(types.is_binary(kind) or types.is_large_binary(kind))
+
+
+def _column(schema: pa.Schema, given: str | None, known: tuple[str, ...], what: str, where: str) -> str:
+    name = pick(schema.names, (given,) if given else known)
+    if name is None:
+        param = "file_column" if what == "image" else "label_column"
+        raise DataError(
+            f"{where} has no {f'column {given!r}' if given else f'{what} column'} "
+            f"among {', '.join(map(repr, schema.names)) or 'none'}; set {param}"
+        )
+    return name
+
+
+def _check_size(parquet: pq.ParquetFile, packed: int, where: str, limits: Limits) -> None:
+    metadata = parquet.metadata
+    if metadata.num_rows > limits.entries:
+        raise DataError(f"{where} has over {limits.entries} rows; split the data set")
+    # Of whole row groups: asked for one column, Arrow ends the process where a file is damaged in the wrong place.
+    unpacked = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+    if unpacked > limits.total_bytes or unpacked > max(limits.ratio_from_bytes, limits.ratio * packed):
+        raise DataError(f"{where} unpacks to {unpacked} bytes, more than images do; write it again")
+
+
+def _class_names(schema: pa.Schema, label: str) -> list[str] | None:
+    """Return the names of a ClassLabel, which Hugging Face writes into the schema; the labels are then indices."""
+    try:
+        feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][label]
+        names = feature["names"] if feature["_type"] == "ClassLabel" else None
+    except (KeyError, TypeError, ValueError):
+        return None
+    return list(map(str, names)) if isinstance(names, list) else None
+
+
+def _label(value: Any, names: list[str] | None, where: str) -> str | None:
+    if isinstance(value, bool) or not isinstance(value, int | str | None):
+        raise DataError(f"{where} holds {value!r:.80}, no text or whole number; set label_column")
+    if value is None or value == "" or value == -1:  # -1: Hugging Face's test sets without labels
+        return None
+    if isinstance(value, int) and names is not None:
+        if not 0 <= value < len(names):
+            raise DataError(f"{where} holds {value}, but there are names for 0 to {len(names) - 1}; correct the file")
+        value = names[value]
+    return " ".join(normal(str(value)).split()) or None

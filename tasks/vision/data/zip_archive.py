@@ -1,0 +1,77 @@
+"""Reads the files of a zip, without unpacking anything to disk."""
+
+from __future__ import annotations
+
+import stat
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tasks.errors import DataError
+from tasks.vision.data import zip_names
+from tasks.vision.data.limits import DAMAGE, Budget, Limits, damage_named
+from tasks.vision.data.links import follow
+from tasks.vision.data.names import safe_name
+from tasks.vision.data.store_file import File, Read
+
+# bzip2 and LZMA unpack whole what they are given: so little at a time stays under 100 MB.
+STEP = {zipfile.ZIP_STORED: 2**20, zipfile.ZIP_DEFLATED: 2**20}
+SMALL_STEP = 4096
+MAX_TARGET = 4096  # bytes of a path, as Linux
+MAGIC = (b"PK\3\4", b"PK\5\6", b"PK00", b"PK\7\x08")  # a file, an empty zip, and the marks of one made to be split
+
+
+@dataclass
+class Zip:
+    """A zip archive; a symbolic link to a file of the archive is that file once more."""
+
+    path: Path
+    where: str
+    limits: Limits
+    name_encoding: str | None = None
+    links: dict[str, str] = field(default_factory=dict)
+    is_archive: bool = True
+
+    def files(self) -> Iterator[File]:
+        """Yield the files in the order of the archive's directory, then the links to them."""
+        with damage_named(self.where), zipfile.ZipFile(self.path) as archive:
+            budget = Budget(self.where, self.path.stat().st_size, self.limits)
+            infos = archive.infolist()
+            names = zip_names.decoded(infos, self.where, self.name_encoding)
+            files: dict[str, zipfile.ZipInfo] = {}
+            links: dict[str, str] = {}
+            for raw, info in zip(names, infos, strict=True):
+                name = safe_name(raw, self.where)
+                kind = stat.S_IFMT(info.external_attr >> 16)
+                if kind not in (0, stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK):
+                    raise DataError(f"{self.where} holds {name!r}, a device; pack it again with plain files only")
+                if info.flag_bits & 0x1:
+                    raise DataError(f"{self.where} is encrypted ({name!r}); pack it again without a password")
+                budget.admit(name, info.file_size)
+                if kind == stat.S_IFLNK:
+                    links[name] = self._target(archive, info)
+                elif not raw.endswith("/"):
+                    files[name] = info
+                    yield File(name, info.file_size, self._reader(archive, info))
+            aliases, self.links = follow(links, files, self.where, self.limits.entries)
+            for name, real in aliases.items():
+                budget.admit(name, files[real].file_size)
+                yield File(name, files[real].file_size, self._reader(archive, files[real]))
+
+    def _target(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> str:
+        if info.file_size > MAX_TARGET:
+            raise DataError(f"{self.where} holds a link of {info.file_size} bytes; pack it again with plain files only")
+        return self._reader(archive, info)().decode(errors="replace")
+
+    @staticmethod
+    def _reader(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Read:
+        def read() -> bytes:
+            try:
+                with archive.open(info) as file:
+                    step = STEP.get(info.compress_type, SMALL_STEP)
+                    return b"".join(iter(lambda: file.read(step), b""))
+            except DAMAGE as error:
+                raise DataError(f"damaged in the archive ({type(error).__name__}: {error}); pack it again") from error
+
+        return read

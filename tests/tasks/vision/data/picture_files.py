@@ -1,0 +1,72 @@
+"""Image files that the tests of decoding share: made by Pillow, by hand, or kept in `cases/`."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+CASES = Path(__file__).parent / "cases"
+
+
+def case(name: str) -> bytes:
+    """A file that people really have; the HEIC files are 64 x 48, red on the left and blue on the right."""
+    return (CASES / name).read_bytes()
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def noise(width: int, height: int, seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    """A chunk of PNG."""
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def with_chunks(png: bytes, *chunks: bytes) -> bytes:
+    """The PNG with chunks after its header."""
+    return png[:33] + b"".join(chunks) + png[33:]
+
+
+def with_segment(jpeg: bytes, marker: int, content: bytes) -> bytes:
+    """The JPEG with one more segment at its beginning."""
+    return jpeg[:2] + struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content + jpeg[2:]
+
+
+def with_exif(jpeg: bytes, block: bytes) -> bytes:
+    return with_segment(jpeg, 0xE1, b"Exif\0\0" + block)
+
+
+def hand_made_png(bits: int, colour: int, rows: bytes, *chunks: bytes, width: int = 8, height: int = 8) -> bytes:
+    """A PNG of `rows` without their filter bytes."""
+    stride = len(rows) // height
+    lines = b"".join(b"\0" + rows[i : i + stride] for i in range(0, len(rows), stride))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+
+
+def hand_made_tiff(pixels: bytes, side: int, *more: tuple[int, int, int, int], bits: int = 8) -> bytes:
+    """A grey TIFF in one strip, little-endian, with more entries (tag, type, count, value) or others in their place."""
+    entries = {
+        256: (3, 1, side),
+        257: (3, 1, side),
+        258: (3, 1, bits),
+        259: (3, 1, 1),
+        262: (3, 1, 1),
+        273: (4, 1, 8),
+        277: (3, 1, 1),
+        278: (3, 1, side),
+        279: (4, 1, len(pixels)),
+    } | {tag: rest for tag, *rest in more}
+    table = b"".join(struct.pack("<HHII", tag, *rest) for tag, rest in sorted(entries.items()))
+    return b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels + struct.pack("<H", len(entries)) + table + bytes(4)
