@@ -123,7 +123,7 @@ def test_what_was_rolled_back_is_not_promoted_again_by_a_run(
     trigger(admin, "again", epochs=2, seed=2)  # the same weights as the ones rolled back
     state, tasks = ended(admin, "again")
     assert (state, tasks["deploy"]["state"]) == ("success", "skipped")
-    assert reused("again") >= {"prepare", "train", "evaluate"}
+    assert "train" in reused("again")
     assert served(airflow) == before
     newest = records(model)[0].entry
     assert newest.kind == Kind.REFUSAL
