@@ -14,6 +14,7 @@ from tasks.vision.data.contents import Contents
 from tasks.vision.data.names import IMAGE_FOLDERS, may_be_image, split_of_folder, suffix
 from tasks.vision.data.records import Entry, Reason
 
+MAX_WRAPPERS = 32  # each level goes through all paths: thousands of folders inside each other would take hours
 Below = Mapping[str, list[str]]
 """Paths below each folder of a level, by the name of the folder."""
 
@@ -50,7 +51,7 @@ def arrange(contents: Contents, want: str = "auto", *, alone: bool = True) -> Ar
 def _find(contents: Contents, want: str, alone: bool) -> Level | None:
     """Go down from the top, through folders that only wrap, to the level of the splits or classes."""
     top, rest = "", list(contents.visible.values())
-    while True:
+    for _ in range(MAX_WRAPPERS):
         folders = _below(rest)
         pictured = [name for name, paths in folders.items() if any(map(contents.is_picture, paths))]
         if want != "classes":
@@ -78,6 +79,7 @@ def _find(contents: Contents, want: str, alone: bool) -> Level | None:
             return None
         else:
             return None
+    return None
 
 
 def _split_folders(folders: Below, pictured: list[str], contents: Contents, top: str) -> dict[str, str]:

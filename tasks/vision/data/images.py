@@ -104,7 +104,8 @@ def pixels(image: Image.Image, channels: int, size: int) -> NDArray[np.uint8]:
             image.draft(None, (size * DRAFT_OVERSAMPLING, size * DRAFT_OVERSAMPLING))
         image.load()
         profile = image.info.get("icc_profile")
-        image = samples.eight_bit(upright(image, image.info.get("orientation", UPRIGHT)))
+        turned = image.info.get("orientation", UPRIGHT)
+        image = upright(samples.eight_bit(image), turned)  # a turned TIFF has lost the tags that its samples need
         to_srgb = colour.to_srgb(profile, colour.colours(image.mode))
         if image.has_transparency_data:
             image, to_srgb = samples.on_white(image, to_srgb), None

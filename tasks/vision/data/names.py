@@ -38,6 +38,7 @@ _JUNK_FOLDERS = {
     "__macosx", ".git", ".ipynb_checkpoints", ".cache", "@eadir", "$recycle.bin", "system volume information",
     ".trashes", ".spotlight-v100", ".fseventsd",
 }  # fmt: skip
+MAX_PATH = 4096  # bytes, as on Linux
 _DRIVE = re.compile(r"^[A-Za-z]:")
 
 
@@ -45,8 +46,12 @@ def safe_name(name: str, where: str) -> str:
     """Return a path inside a source in its plain form (`./a//b` is `a/b`).
 
     Raises:
-        DataError: the path leads out of the source, or is not UTF-8.
+        DataError: the path leads out of the source, is not UTF-8, or has over `MAX_PATH` bytes.
     """
+    if len(name) > MAX_PATH:  # as millions of folders inside each other, it would fill the memory
+        raise DataError(
+            f"{where} holds a path of over {MAX_PATH} bytes, {name[:40]!r}...; pack it again with shorter ones"
+        )
     if name.startswith("/") or _DRIVE.match(name) or ".." in name.split("/") or "\\" in name or "\0" in name:
         raise DataError(f"{where} holds the path {name!r}, which leads out of it; pack it again with relative paths")
     try:

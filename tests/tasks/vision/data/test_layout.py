@@ -68,6 +68,11 @@ def test_folders_may_wrap_the_layout(top: str, names: list[str]) -> None:
     assert set(reasons(listing)) == {"README.md", "LICENSE"}
 
 
+def test_folders_inside_each_other_without_end_are_no_layout() -> None:
+    with pytest.raises(DataError, match="does not have the layout"):
+        listed([f"{'d/' * 40}{label}/1.png" for label in ("cat", "dog")])
+
+
 def test_images_may_lie_in_a_folder_of_their_class() -> None:
     names = ["train/cat/images/1.png", "train/dog/images/1.png", "train/dog/dog_boxes.txt", "train/dog/old/1.png"]
     listing = listed(names)

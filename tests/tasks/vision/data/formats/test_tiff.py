@@ -106,3 +106,10 @@ def test_a_tile_larger_than_any_image_is_refused_before_it_is_decoded() -> None:
 def test_a_directory_that_is_not_there_is_damage(data: bytes) -> None:
     with pytest.raises(DataError, match="damaged"):
         images.open_image(data)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_turned_picture_keeps_the_meaning_of_its_samples(orientation: int) -> None:
+    white_is_zero, turned = (262, 3, 1, 0), (274, 3, 1, orientation)
+    data = hand_made_tiff(struct.pack("<H", 0xF000) * 64, 8, white_is_zero, turned, bits=16)
+    assert images.decode(data, 1, 8).max() == 255 - 0xF0
