@@ -90,7 +90,7 @@ upgrade-check: WITH = upgrade ## compare results with another release, and use t
 soak: WITH = soak $(call option,runs,RUNS) ## run RUNS=100 daily runs in a row, kill a stage in one of ten, and look for growth; needs Docker (ARGS="--seed 1")
 chaos outages upgrade-check soak: install
 	@$(LOCAL) && python -m tests.$(WITH) $(ARGS)
-pictures: install ## take the screenshots in docs/images anew; needs Docker and Chromium
+pictures: install ## take the screenshots in docs/images again; needs Docker and Chromium
 	@$(LOCAL) && TEST_LONG=1 PICTURES=docs/images REQUIRE_DOCKER=1 pytest tests/stack/airflow_stack/test_browser.py
 check: install ## lint, check format, import directions, types and security
 	@$(LOCAL) && ruff check . && ruff format --check . && lint-imports && mypy && bandit -q -c pyproject.toml -r tasks plugins dags deploy

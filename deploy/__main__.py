@@ -72,7 +72,7 @@ def _add_compose(add: Add) -> None:
     one.add_argument("folder", nargs="?", type=Path, default=ROOT, help="default: the repository")
     add("backup", commands.run_backup, "save databases and bucket to a file", env, file)
     add("restore", commands.run_restore, "restore databases and bucket from a file", env, file, _force())
-    add("leftover-containers", commands.run_leftover_containers, "list stage containers that nobody removed", days)
+    add("leftover-containers", commands.run_leftover_containers, "list stage containers left behind", days)
 
 
 def _add_local(add: Add) -> None:
@@ -100,7 +100,7 @@ def _add_kubernetes(add: Add) -> None:
     )
     add("kubernetes-backup", commands.run_kubernetes_backup, "save the cluster's state to a file", namespace, file)
     add("kubernetes-restore", commands.run_kubernetes_restore, "restore it from a file", namespace, file, _force())
-    one = add("leftover-pods", commands.run_leftover_pods, "list stage pods that nobody removed", _days())
+    one = add("leftover-pods", commands.run_leftover_pods, "list stage pods left behind", _days())
     one.add_argument("--namespace", help=f"default: PIPELINE_KUBERNETES_NAMESPACE, or {NAMESPACE}")
     text = "run a command with the cluster's MLflow and service at 127.0.0.1"
     one = add("forward", commands.run_forward, text, namespace)

@@ -79,7 +79,7 @@ def run_restore(given: Namespace) -> None:
 
 
 def run_leftover_containers(given: Namespace) -> None:
-    """List or remove stage containers that nobody removed."""
+    """List or remove stage containers left behind."""
     network = os.environ.get("PIPELINE_DOCKER_NETWORK") or engine.NETWORK
     leftover_stages.clean(leftover_containers.place(network), given.days, apply=given.apply)
 
@@ -134,7 +134,7 @@ def run_kubernetes_restore(given: Namespace) -> None:
 
 
 def run_leftover_pods(given: Namespace) -> None:
-    """List or remove stage pods that nobody removed."""
+    """List or remove stage pods left behind."""
     namespace = given.namespace or os.environ.get("PIPELINE_KUBERNETES_NAMESPACE") or NAMESPACE
     leftover_stages.clean(leftover_pods.place(Cluster(namespace)), given.days, apply=given.apply)
 

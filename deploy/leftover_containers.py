@@ -1,4 +1,4 @@
-"""Stage containers that nobody removed. Standard library and the docker command only."""
+"""Stage containers left behind. Standard library and the docker command only."""
 
 from __future__ import annotations
 

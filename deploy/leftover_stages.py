@@ -1,4 +1,4 @@
-"""Stages that nobody removed, wherever they ran: list them, and remove them if asked; part of `make gc`.
+"""Stages left behind, wherever they ran: list them, and remove them if asked; part of `make gc`.
 
 A stage's container or pod is removed when its task ends, and by the task's next try. What is left was started by a
 scheduler that died, for a task that was not retried. Standard library only.

@@ -22,7 +22,7 @@ from tasks.errors import exit_code_of
 from tasks.runner.prewarmed import read_request
 from tasks.runner.stage_process import RESULT_PATH, run_stage
 
-# At INFO they log what nobody looks for in a task's log: credentials found, fonts built, migrations run.
+# At INFO they log details of no interest in a task's log: credentials found, fonts built, migrations run.
 LIBRARIES = ("alembic", "botocore", "matplotlib", "mlflow.store.db.utils")
 
 

@@ -1,4 +1,4 @@
-"""Stage pods that nobody removed.
+"""Stage pods left behind.
 
 The cluster itself ends a pod that runs too long (`activeDeadlineSeconds`), but keeps its entry. Standard library and
 kubectl only.

@@ -69,7 +69,7 @@ def importances(trials: Sequence[TrialRow], names: Sequence[str]) -> dict[str, f
     if not np.ptp(scores) > 0:
         return {}
     distributions = {name: _distribution([trial.values[name] for trial in trials]) for name in names}
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would announce a study that nobody asked for
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would announce a study of no interest to the reader
     study = optuna.create_study()
     for trial, score in zip(trials, scores, strict=True):
         chosen = {name: trial.values[name] for name in names}

@@ -71,7 +71,7 @@ def prepare(settings: Settings, host: str | None, port: int | None) -> tuple[str
 def serve(settings: Settings, address: str, port: int) -> None:
     """Serve on an IP address and port until SIGTERM or SIGINT, then finish the requests in progress.
 
-    After SIGTERM the service goes on answering for SERVING_DRAIN_SECONDS.
+    After SIGTERM the service keeps answering for SERVING_DRAIN_SECONDS.
     """
     home = settings.pipeline_home.resolve() / "bentoml"  # what BentoML and its metrics keep on disk
     shutil.rmtree(home, ignore_errors=True)

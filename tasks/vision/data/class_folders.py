@@ -180,8 +180,9 @@ def _classes(contents: Contents, level: Level) -> Arrangement:
         else:
             made.leave_out(path, Reason.OUTSIDE)
     for label, files in placed.items():
+        is_class = any(may_be_image(path) for _, path in files)
         for name, inner in files:
-            if any(may_be_image(path) for _, path in files):
+            if is_class:
                 made.classes["train"].add(label)
                 _add(made, name, inner, "train", label)
             else:  # a folder of documents

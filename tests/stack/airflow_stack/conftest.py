@@ -111,6 +111,12 @@ def trigger(admin: User, run_id: str, *, dag: str = DAG, **conf: Any) -> None:
     assert started.status_code == 200, started.text
 
 
+def served(airflow: Stack) -> int:
+    """Version of the model that the service answers with."""
+    info = requests.post(f"{airflow.serving_url}/get_model_info", timeout=30).json()
+    return int(info["model_version"])
+
+
 def ended(admin: User, run_id: str, seconds: float = 600, *, dag: str = DAG) -> tuple[str, dict[str, dict[str, Any]]]:
     """Wait until a run ends; return its state, and its tasks by name."""
     run, deadline = f"{dag}/dagRuns/{run_id}", time.monotonic() + seconds
@@ -119,3 +125,21 @@ def ended(admin: User, run_id: str, seconds: float = 600, *, dag: str = DAG) -> 
         time.sleep(1)
     tasks = admin.ask("GET", f"{run}/taskInstances").json()["task_instances"]
     return state, {task["task_id"]: task for task in tasks}
+
+
+@dataclass(frozen=True)
+class DailyRun:
+    """A DAG run that the scheduler took to its end: its tasks by name, and the version in service after it."""
+
+    tasks: dict[str, dict[str, Any]]
+    served: int
+
+
+@pytest.fixture(scope="package")
+def by_hand(airflow: Stack, admin: User) -> DailyRun:
+    """The first promotion of this package's model, by the run `by-hand`."""
+    trigger(admin, "by-hand", epochs=2, seed=1)
+    assert admin.ask("PATCH", DAG, {"is_paused": False}).status_code == 200
+    state, tasks = ended(admin, "by-hand")
+    assert state == "success", {name: task["state"] for name, task in tasks.items()}
+    return DailyRun(tasks, served(airflow))

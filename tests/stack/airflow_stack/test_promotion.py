@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import requests
 from mlflow import MlflowClient
 
 from tasks.records import ledger, tracking
 from tasks.records.ledger import Kind, Record
 from tasks.settings import Settings
-from tests.stack.airflow_stack.conftest import DAG, MODEL, ROLLBACK_DAG, User, ended, trigger
+from tests.stack.airflow_stack.conftest import DAG, MODEL, ROLLBACK_DAG, DailyRun, User, ended, served, trigger
 from tests.stack.conftest import Stack
 
 pytestmark = pytest.mark.docker
@@ -58,17 +57,10 @@ def reused(dag_run_id: str) -> set[str]:
     return {run.data.tags["pipeline.stage"] for run in runs if "pipeline.reused_from" in run.data.tags}
 
 
-def served(airflow: Stack) -> int:
-    info = requests.post(f"{airflow.serving_url}/get_model_info", timeout=30).json()
-    return int(info["model_version"])
-
-
 def test_a_model_waits_for_a_word_and_the_word_is_kept(
-    champions: None, airflow: Stack, admin: User, viewer: User, model: str
+    champions: None, by_hand: DailyRun, airflow: Stack, admin: User, viewer: User, model: str
 ) -> None:
-    trigger(admin, "unasked", epochs=2, seed=1)
-    assert ended(admin, "unasked")[0] == "success"
-    before = served(airflow)
+    before = by_hand.served
     trigger(admin, "asked", epochs=2, seed=2, require_approval=True)
     wait_for(admin, "awaiting_input")
     # As a person would, not at once: Airflow 3.3 takes an answer that comes before its scheduler has noted the pause (a

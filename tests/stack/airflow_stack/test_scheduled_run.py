@@ -15,12 +15,11 @@ from tests.stack.airflow_stack.conftest import (
     DAG,
     FILE,
     STAGES,
+    DailyRun,
     User,
-    ended,
     in_service,
     log_in,
     make_user,
-    trigger,
     user,
 )
 from tests.stack.conftest import PROJECT, SECONDS_TO_HEALTHY, TAG, Stack
@@ -35,13 +34,9 @@ def editor(airflow: Stack) -> User:
 
 
 @pytest.fixture(scope="module")
-def finished(admin: User) -> dict[str, dict[str, Any]]:
+def finished(by_hand: DailyRun) -> dict[str, dict[str, Any]]:
     """The tasks of one DAG run that the scheduler took to its end, by name."""
-    trigger(admin, "by-hand", epochs=2)
-    assert admin.ask("PATCH", DAG, {"is_paused": False}).status_code == 200
-    state, tasks = ended(admin, "by-hand")
-    assert state == "success", {name: task["state"] for name, task in tasks.items()}
-    return tasks
+    return by_hand.tasks
 
 
 def log(admin: User, task: str) -> str:
@@ -128,14 +123,15 @@ def test_made_again_a_user_has_the_new_role_and_password_only(airflow: Stack) ->
     assert again.ask("GET", "/auth/fab/v1/users").status_code == 403
 
 
-def test_the_scheduler_runs_every_stage_as_a_container(finished: dict[str, Any], admin: User, airflow: Stack) -> None:
+def test_the_scheduler_runs_every_stage_as_a_container(
+    finished: dict[str, Any], by_hand: DailyRun, admin: User
+) -> None:
     assert {finished[stage]["state"] for stage in STAGES} == {"success"}
     assert {finished[stage]["hostname"] for stage in STAGES} == {"airflow-scheduler"}
     for stage in STAGES:
         assert f"of vision-mlops/{stage}:{TAG}" in log(admin, stage)
-    info = requests.post(f"{airflow.serving_url}/get_model_info", timeout=30).json()
     xcom = admin.ask("GET", f"{RUN}/taskInstances/register/xcomEntries/return_value?deserialize=true").json()
-    assert info["model_version"] == xcom["value"]["version"]  # other modules of the package have promoted some before
+    assert by_hand.served == xcom["value"]["version"]
 
 
 def test_a_task_links_to_its_run_in_mlflow(finished: dict[str, Any], admin: User, airflow: Stack) -> None:
