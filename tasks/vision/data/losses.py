@@ -30,8 +30,7 @@ def require_few(listing: Listing, removals: Sequence[Removal], limit: float, whe
         DataError: there are more, counted by reason and with the first examples.
     """
     counted = [removal for removal in removals if removal.reason not in NOT_COUNTED]
-    # A Parquet file counts by its rows.
-    files = len(listing.entries) + sum(removal.reason not in NOT_COUNTED for removal in listing.removals)
+    files = _files(listing)
     if len(counted) <= limit * files:
         return
     raise DataError(
@@ -39,6 +38,17 @@ def require_few(listing: Listing, removals: Sequence[Removal], limit: float, whe
         f"{tally(counted)}; repair, convert or move them away, or raise max_left_out "
         "(`make inspect SOURCE=...` lists them all)"
     )
+
+
+def exceed(listing: Listing, kept: int, limit: float) -> bool:
+    """Tell whether more than this share of the files of a source is left out where `kept` images are used."""
+    files = _files(listing)
+    return files - kept > limit * files
+
+
+def _files(listing: Listing) -> int:
+    """Count the files that can be lost; a Parquet file counts by its rows."""
+    return len(listing.entries) + sum(removal.reason not in NOT_COUNTED for removal in listing.removals)
 
 
 def tally(removals: Sequence[Removal]) -> str:

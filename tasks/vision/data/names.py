@@ -49,9 +49,7 @@ def safe_name(name: str, where: str) -> str:
         DataError: the path leads out of the source, is not UTF-8, or has over `MAX_PATH` bytes.
     """
     if len(name) > MAX_PATH:  # as millions of folders inside each other, it would fill the memory
-        raise DataError(
-            f"{where} holds a path of over {MAX_PATH} bytes, {name[:40]!r}...; pack it again with shorter ones"
-        )
+        raise DataError(f"{where} holds a path of over {MAX_PATH} bytes, {name[:40]!r}...; shorten it")
     if name.startswith("/") or _DRIVE.match(name) or ".." in name.split("/") or "\\" in name or "\0" in name:
         raise DataError(f"{where} holds the path {name!r}, which leads out of it; pack it again with relative paths")
     try:

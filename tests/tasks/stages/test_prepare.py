@@ -181,6 +181,9 @@ def test_over_a_quarter_left_out_stops_the_run_unless_more_is_allowed(prepare: P
     assert b"broken19.jpg" in artifact(failed.info.run_id, "manifest/removed.csv")
     result = prepare("b", dataset="image_folder", source=str(pets), max_left_out=0.5)
     assert (result.removed_images, result.headline) == (29, "49 images, 2 classes, 29 left out")
+    with pytest.raises(DataError, match="29 of 78 files"):  # the gold of the other run is there, but not allowed
+        prepare("c", dataset="image_folder", source=str(pets))
+    assert prepare("d", dataset="image_folder", source=str(pets), max_left_out=0.4).reused
 
 
 def test_too_many_files_outside_the_layout_stop_the_run_before_any_image_is_read(

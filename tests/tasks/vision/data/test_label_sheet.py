@@ -171,7 +171,7 @@ def test_a_bad_row_is_named_with_file_line_and_fix(text: str | bytes, line: int,
     ("line", "says"),
     [
         ("{", "not valid JSON"),
-        ("[1]", "no JSON object"),
+        ("[1]", "not a JSON object"),
         ("[" * 100000, "not valid JSON"),
         ('{"file": "1.png"}', "label is empty"),
     ],
