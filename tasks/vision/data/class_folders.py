@@ -83,10 +83,10 @@ def _find(contents: Contents, want: str, alone: bool) -> Level | None:
 
 
 def _split_folders(folders: Below, pictured: list[str], contents: Contents, top: str) -> dict[str, str]:
-    """Return the split of each folder that stands for one; none where no folder is called train.
+    """Return the split of each folder whose name means one; empty where no folder is called train.
 
-    Without it, `valid` and `invalid` may as well be two classes; but where there is nothing else than held-out folders,
-    the classes inside them are not for training.
+    Without a train folder, `valid` and `invalid` could be two classes. But where all folders are held-out splits, the
+    classes inside them are not for training.
     """
     splits = {name: split for name in folders if (split := split_of_folder(name))}
     if "train" not in splits.values() and not (pictured and set(pictured) <= set(splits)):
@@ -120,7 +120,7 @@ def _refuse_both(folders: Below, pictured: list[str], splits: Mapping[str, str],
 def _splits(contents: Contents, level: Level) -> Arrangement:
     made = Arrangement("", level.top, folders={split: name for name, split in level.splits.items()})
     placed: list[tuple[str, str, str, str]] = []  # name in the source, path from the top, split, class
-    loose: list[tuple[str, str]] = []  # path and split of what lies in no class folder
+    loose: list[tuple[str, str]] = []  # path and split of files outside any class folder
     nested = False
     for name, path in contents.visible.items():
         inner = path.removeprefix(level.top)
@@ -164,7 +164,7 @@ def _splits(contents: Contents, level: Level) -> Arrangement:
 
 
 def _has_no_labels(held: set[str], train: set[str]) -> bool:
-    """Tell whether a held-out folder has one folder for all its files, which is no class, or none at all."""
+    """Tell whether a held-out split has no folder for classes, or a single one that train does not have."""
     return bool(train) and len(held) < 2 and held.isdisjoint(train)
 
 
@@ -195,7 +195,7 @@ def _add(made: Arrangement, name: str, inner: str, split: str, label: str) -> No
     if may_be_image(inner):
         made.add(name, Entry(inner, split, label))
     else:
-        made.leave_out(inner, Reason.UNSUPPORTED, f"{suffix(inner)} files are no images", split, label)
+        made.leave_out(inner, Reason.UNSUPPORTED, f"{suffix(inner)} files are not images", split, label)
 
 
 def _class_of(parts: list[str]) -> str | None:

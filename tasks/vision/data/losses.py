@@ -10,9 +10,9 @@ from pathlib import Path
 from tasks.errors import DataError
 from tasks.vision.data.records import Listing, Reason, Removal
 
-# Everything that is listed counts, duplicates and leaks too: half a data set of copies is worth a look. Not counted is
-# what never was part of it, and is said in the log before any image is read: a second copy of the whole data set
-# beside it (Kaggle's chest_xray), and held-out images that nobody gave labels (Kaggle's test/, tiny-imagenet).
+# Everything that is listed counts, duplicates and leaks too: a data set of which half is copies needs a look. Not
+# counted are files that were never part of the data set, which the log mentions before any image is read: a second copy
+# of the whole data set (Kaggle's chest_xray), and held-out images without labels (Kaggle's test/, tiny-imagenet).
 NOT_COUNTED = (Reason.COPY, Reason.UNLABELLED)
 EXAMPLES = 2
 

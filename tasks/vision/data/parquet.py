@@ -75,7 +75,7 @@ def images(file: File, where: str, column: str, limits: Limits) -> Iterator[byte
 
 
 def _labels(parquet: pq.ParquetFile, label: str, names: list[str] | None, where: str) -> list[str | None]:
-    """Return the label of every row; rows with the same label share one text, which a file may hold once and use often."""
+    """Return the label of every row; equal labels share one text, as in the file, which may be small and repeat it."""
     from pyarrow import types
 
     labels: list[str | None] = []
@@ -179,7 +179,7 @@ def _class_names(schema: pa.Schema, label: str) -> list[str] | None:
 
 def _label(value: Any, names: list[str] | None, where: str) -> str | None:
     if isinstance(value, bool) or not isinstance(value, int | str | None):
-        raise DataError(f"{where} holds {value!r:.80}, no text or whole number; set label_column")
+        raise DataError(f"{where} holds {value!r:.80}, not a text or a whole number; set label_column")
     if value is None or value == "" or value == -1:  # -1: Hugging Face's test sets without labels
         return None
     if isinstance(value, int) and names is not None:

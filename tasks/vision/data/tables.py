@@ -12,7 +12,7 @@ from typing import Any
 from tasks.errors import DataError
 from tasks.vision.data.names import normal, suffix
 
-# A table comes from anyone. Of every image a value in each column is kept.
+# A table may come from anyone, and each image keeps its value in every column.
 MAX_ROWS = 2_000_000
 MAX_COLUMNS = 1000
 
@@ -125,7 +125,7 @@ def _cell(value: Any) -> str:
 
 
 def _clean(text: str) -> str:
-    """Raises UnicodeEncodeError, a ValueError, where JSON has half a character (\\ud800), which no file can hold."""
+    """Return the text in Unicode's form NFC. UnicodeEncodeError, a ValueError: JSON can hold half a character."""
     text.encode()
     return normal(text).strip()
 

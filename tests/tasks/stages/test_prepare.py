@@ -205,7 +205,7 @@ def test_what_was_understood_is_logged_before_any_image_is_read(
     caplog.set_level("INFO")
     result = prepare(dataset="image_folder", source=str(pets))
     said = [record.message for record in caplog.records]
-    first = said.index("layout: class folders in train/, val/, test/; not images of it: 1 of 68 files")
+    first = said.index("layout: class folders in train/, val/, test/; not used: 1 of 68 files")
     assert said[first + 1] == "splits: 47 train, 10 validation, 10 test"
     assert said[first + 2] == "classes: 2 ('cat', 'dog')"
     assert first + 2 < min(said.index(line) for line in said if line.startswith("images read"))

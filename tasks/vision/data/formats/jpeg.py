@@ -15,7 +15,7 @@ def strip(data: bytes) -> Stripped:
     """Drop application segments and comments, as far as the first scan.
 
     Only JFIF (APP0) and Adobe (APP14) stay: the decoder takes the colour model from them. What does not look like
-    a segment stays too, and is for the decoder to judge.
+    a segment stays too; the decoder decides about it.
     """
     kept: list[bytes] = []
     exif: list[bytes] = []

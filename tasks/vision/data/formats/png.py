@@ -33,7 +33,7 @@ class _Chunk:
 
 
 def strip(data: bytes) -> Stripped:
-    """Drop every ancillary chunk but a whole tRNS; critical chunks stay, and are for the decoder to judge."""
+    """Drop every ancillary chunk but a whole tRNS; critical chunks stay; the decoder decides about them."""
     kept: list[bytes] = []
     found: dict[bytes, bytes] = {}  # the last of each kind, as it is: a file may hold many that are large inside
     begin = end = _SIGNATURE
@@ -56,7 +56,7 @@ def strip(data: bytes) -> Stripped:
         kept += data[begin : chunk.start], instead
         begin = chunk.end
     if pixels and data[end + 4 : end + 8] not in (b"IDAT", b"IEND"):
-        data = data[:end]  # what follows the pixels is cut short or no chunk
+        data = data[:end]  # what follows the pixels is cut short or not a chunk
     if kept:
         data = b"".join((data[:_SIGNATURE], *kept, data[begin:]))
     exif = found[b"eXIf"] if b"eXIf" in found else _from_hex(_text(found.get(_EXIF_TEXT, b"")))
@@ -65,7 +65,7 @@ def strip(data: bytes) -> Stripped:
 
 
 def _chunks(data: bytes) -> Iterator[_Chunk]:
-    """Yield the chunks up to the last whole one before the end of the file or something that is no chunk."""
+    """Yield the chunks up to the last whole one before the end of the file or before bytes that are not a chunk."""
     at = _SIGNATURE
     while at + 12 <= len(data):
         kind = data[at + 4 : at + 8]

@@ -140,7 +140,7 @@ def test_links_that_lead_nowhere_are_listed() -> None:
         ("train/cat/link.png", Reason.LINK, "leads to '/x'")
     ]
     for names, says in (([], "is empty"), (["test/cat/1.png", "test/dog/1.png"], "only in test/")):
-        with pytest.raises(DataError, match=f"{says}.*; links lead to none of its files: 'train' leads to '/x'"):
+        with pytest.raises(DataError, match=f"{says}.*; a link could not be followed: 'train' leads to '/x'"):
             listed(names, None, "auto", train="leads to '/x'")
 
 
@@ -240,7 +240,7 @@ def test_a_source_that_cannot_be_trained_on_is_refused(names: list[str], layout:
 def test_what_was_understood_is_said_in_three_lines() -> None:
     listing = listed([*(f"top/{name}" for name in ROOT), "top/fox/1.png", "notes.txt"])
     assert lines(listing) == (
-        "layout: class folders in top/; not images of it: 1 of 6 files",
+        "layout: class folders in top/; not used: 1 of 6 files",
         "splits: 5 train; validation and test will be split off train",
         "classes: 3 ('cat', 'dog', 'fox')",
     )

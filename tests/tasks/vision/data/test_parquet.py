@@ -118,8 +118,8 @@ def test_a_damaged_image_spoils_only_itself(tmp_path: Path) -> None:
         (["cat", None, "dog", ""], None, "x.parquet, row 1: no label, as in 2 of 4 rows; fill them in"),
         ([0, 1, -1, 1], NAMES, "x.parquet, row 2: no label"),
         ([0, 1, 7, 1], NAMES, "holds 7, but there are names for 0 to 1"),
-        ([0.5, 1.5, 1.0, 2.0], None, "holds 0.5, no text or whole number; set label_column"),
-        ([[0], [1], [0], [1]], None, "holds [0], no text or whole number"),
+        ([0.5, 1.5, 1.0, 2.0], None, "holds 0.5, not a text or a whole number; set label_column"),
+        ([[0], [1], [0], [1]], None, "holds [0], not a text or a whole number"),
         (["cat"] * 4, None, "only the class 'cat'"),
     ],
 )

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import DataError
-from tasks.vision.data import tar_archive
+from tasks.vision.data import compression, tar_archive
 from tasks.vision.data.folder import Folder
 from tasks.vision.data.limits import MIB, Limits
 from tasks.vision.data.stores import Store, open_store
@@ -251,7 +251,7 @@ def test_links_in_a_tar_are_read_in_one_more_pass(tmp_path: Path, monkeypatch: p
     links = [(f"{number}.csv", tarfile.SYMTYPE, 0, "a.csv") for number in range(50)]
     path = tar_with(tmp_path / "x.tar", ("a.csv", tarfile.REGTYPE, 3, ""), *links)
     passes = []
-    opened = tar_archive.open_stream
+    opened = compression.open_stream
     monkeypatch.setattr(tar_archive, "open_stream", lambda *args: passes.append(1) or opened(*args))
     store = open_store(path)
     assert content(store) == dict.fromkeys(["a.csv", *(link[0] for link in links)], bytes(3))
