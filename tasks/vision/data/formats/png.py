@@ -17,6 +17,7 @@ _SIGNATURE = 8
 _ANCILLARY = 0x20  # the bit that makes the first letter of a chunk's type a small one
 # A profile is some kB, that of a press up to 4 MB; text that says the orientation is some kB.
 _MAX_INFLATED = 4 * 2**20
+_MAX_CHUNKS = 100_000  # of pictures of some MB, a few thousand; millions of empty ones would take minutes
 _BITS, _COLOUR_TYPE = 24, 25  # where the header says them
 _GREY, _RGB, _PALETTE = 0, 2, 3
 _TRANSPARENT_BYTES = {_GREY: 2, _RGB: 6}
@@ -38,7 +39,9 @@ def strip(data: bytes) -> Stripped:
     found: dict[bytes, bytes] = {}  # the last of each kind, as it is: a file may hold many that are large inside
     begin = end = _SIGNATURE
     pixels = False
-    for chunk in _chunks(data):
+    for count, chunk in enumerate(_chunks(data)):
+        if count >= _MAX_CHUNKS:
+            raise ValueError(f"over {_MAX_CHUNKS} chunks")
         end = chunk.end
         pixels |= chunk.kind == b"IDAT"
         if not chunk.kind[0] & _ANCILLARY:
