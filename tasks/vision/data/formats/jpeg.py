@@ -13,7 +13,7 @@ _WITHOUT_LENGTH = frozenset((0x00, 0x01, *range(0xD0, 0xD9)))
 _NOT_FILLER = re.compile(rb"[^\xff]")  # any number of 0xFF may stand before a marker
 # A file may hold millions of bytes of filler or millions of segments, and Pillow takes a step of Python for each.
 _LONG_FILLER = 1000
-_MAX_MARKERS = 100_000
+_MAX_MARKERS = 250_000
 _EXIF, _XMP, _ICC = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
 
 

@@ -17,7 +17,7 @@ _SIGNATURE = 8
 _ANCILLARY = 0x20  # the bit that makes the first letter of a chunk's type a small one
 # A profile is some kB, that of a press up to 4 MB; text that says the orientation is some kB.
 _MAX_INFLATED = 4 * 2**20
-_MAX_CHUNKS = 100_000  # of pictures of some MB, a few thousand; millions of empty ones would take minutes
+_MAX_CHUNKS = 250_000  # of pictures of some MB, a few thousand; millions of empty ones would take minutes
 _BITS, _COLOUR_TYPE = 24, 25  # where the header says them
 _GREY, _RGB, _PALETTE = 0, 2, 3
 _TRANSPARENT_BYTES = {_GREY: 2, _RGB: 6}
