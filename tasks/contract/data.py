@@ -27,7 +27,7 @@ def _has_label_group(pattern: str) -> str:
     try:
         groups = re.compile(pattern).groupindex
     except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError(f"no regular expression ({error}); correct it") from error
+        raise ValueError(f"not a regular expression ({error}); correct it") from error
     if LABEL_GROUP not in groups:
         raise ValueError(
             r"no group `label`; write the part that is the class as (?P<label>...), as in (?P<label>.+)_\d+"
@@ -39,9 +39,9 @@ def _is_encoding(name: str) -> str:
     try:
         fits = b"a/1.png".decode(name) == "a/1.png"  # not so in UTF-16, which no archive has
     except (LookupError, ValueError) as error:
-        raise ValueError(f"no encoding of file names that Python knows; {_ENCODINGS}") from error
+        raise ValueError(f"not an encoding that Python knows; {_ENCODINGS}") from error
     if not fits:
-        raise ValueError(f"no encoding of file names; {_ENCODINGS}")
+        raise ValueError(f"not an encoding of file names; {_ENCODINGS}")
     return name
 
 

@@ -13,14 +13,14 @@ HELD_OUT = ("validation", "test")
 
 @dataclass
 class Arrangement:
-    """Which files are images of which class and split.
+    """The images of a source with their class and split, and the files that are not used.
 
     Attributes:
         layout: in words.
         top: the folder that wraps the data set, with its slash; "" when nothing does.
         entries: the images, by their name in the source.
-        removals: the files that are none.
-        classes: class names by split; also those whose files all turn out to be no images.
+        removals: the files that are not images of the data set.
+        classes: class names by split, including those without a usable image.
         folders: what the source calls its splits, for messages.
         notes: what else a reader should know.
         metadata: names in the source of the metadata files, by their path from `top`.
@@ -46,7 +46,7 @@ class Arrangement:
         self.classes[entry.split].add(entry.label)
 
     def leave_out(self, path: str, reason: Reason, detail: str = "", split: str = "", label: str = "") -> None:
-        """Add one file that is no image of the data set."""
+        """Note one file that is not an image of the data set."""
         self.removals.append(Removal(path.removeprefix(self.top), split, label, reason, detail))
 
     def trainable(self) -> bool:

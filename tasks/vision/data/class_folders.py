@@ -14,6 +14,7 @@ from tasks.vision.data.contents import Contents
 from tasks.vision.data.names import IMAGE_FOLDERS, may_be_image, split_of_folder, suffix
 from tasks.vision.data.records import Entry, Reason
 
+MAX_WRAPPERS = 32  # each level goes through all paths: thousands of folders inside each other would take hours
 Below = Mapping[str, list[str]]
 """Paths below each folder of a level, by the name of the folder."""
 
@@ -50,7 +51,7 @@ def arrange(contents: Contents, want: str = "auto", *, alone: bool = True) -> Ar
 def _find(contents: Contents, want: str, alone: bool) -> Level | None:
     """Go down from the top, through folders that only wrap, to the level of the splits or classes."""
     top, rest = "", list(contents.visible.values())
-    while True:
+    for _ in range(MAX_WRAPPERS):
         folders = _below(rest)
         pictured = [name for name, paths in folders.items() if any(map(contents.is_picture, paths))]
         if want != "classes":
@@ -78,13 +79,14 @@ def _find(contents: Contents, want: str, alone: bool) -> Level | None:
             return None
         else:
             return None
+    return None
 
 
 def _split_folders(folders: Below, pictured: list[str], contents: Contents, top: str) -> dict[str, str]:
-    """Return the split of each folder that stands for one; none where no folder is called train.
+    """Return the split of each folder whose name means one; empty where no folder is called train.
 
-    Without it, `valid` and `invalid` may as well be two classes; but where there is nothing else than held-out folders,
-    the classes inside them are not for training.
+    Without a train folder, `valid` and `invalid` could be two classes. But where all folders are held-out splits, the
+    classes inside them are not for training.
     """
     splits = {name: split for name in folders if (split := split_of_folder(name))}
     if "train" not in splits.values() and not (pictured and set(pictured) <= set(splits)):
@@ -118,7 +120,7 @@ def _refuse_both(folders: Below, pictured: list[str], splits: Mapping[str, str],
 def _splits(contents: Contents, level: Level) -> Arrangement:
     made = Arrangement("", level.top, folders={split: name for name, split in level.splits.items()})
     placed: list[tuple[str, str, str, str]] = []  # name in the source, path from the top, split, class
-    loose: list[tuple[str, str]] = []  # path and split of what lies in no class folder
+    loose: list[tuple[str, str]] = []  # path and split of files outside any class folder
     nested = False
     for name, path in contents.visible.items():
         inner = path.removeprefix(level.top)
@@ -162,7 +164,7 @@ def _splits(contents: Contents, level: Level) -> Arrangement:
 
 
 def _has_no_labels(held: set[str], train: set[str]) -> bool:
-    """Tell whether a held-out folder has one folder for all its files, which is no class, or none at all."""
+    """Tell whether a held-out split has no folder for classes, or a single one that train does not have."""
     return bool(train) and len(held) < 2 and held.isdisjoint(train)
 
 
@@ -193,7 +195,7 @@ def _add(made: Arrangement, name: str, inner: str, split: str, label: str) -> No
     if may_be_image(inner):
         made.add(name, Entry(inner, split, label))
     else:
-        made.leave_out(inner, Reason.UNSUPPORTED, f"{suffix(inner)} files are no images", split, label)
+        made.leave_out(inner, Reason.UNSUPPORTED, f"{suffix(inner)} files are not images", split, label)
 
 
 def _class_of(parts: list[str]) -> str | None:

@@ -51,7 +51,7 @@ def fingerprint(source_digest: str, shaping: Shaping, listing: Listing) -> str:
     }
     if shaping.dataset not in DATASETS or isinstance(DATASETS[shaping.dataset].opener, Files):
         content["decoder"] = DECODER_VERSION
-        # An archive's digest does not say which of its files a release takes for images, nor of which class.
+        # Releases may differ in which files of the same archive they use, and in the class they give them.
         content["selection"] = sorted((entry.name, entry.split, entry.label) for entry in listing.entries.values())
     if listing.columns:  # the digest of a folder covers its images only
         content["columns"] = listing.columns

@@ -46,7 +46,7 @@ def decode(data: bytes, channels: int, size: int) -> NDArray[np.uint8]:
         transparency over white, the centre square resized with antialiasing.
 
     Raises:
-        DataError: no image of these formats, damaged or cut short, or more than `MAX_PIXELS` pixels.
+        DataError: the file is not in one of these formats, is damaged or cut short, or has over `MAX_PIXELS` pixels.
     """
     return pixels(open_image(data), channels, size)
 
@@ -62,7 +62,8 @@ def open_image(data: bytes) -> Image.Image:
     """Read the header of an image file; the pixels are not decoded yet.
 
     Raises:
-        DataError: no image of the formats in `formats.table`, damaged, or it declares more than `MAX_PIXELS` pixels.
+        DataError: the file is not in one of the formats in `formats.table`, is damaged, or declares more than
+            `MAX_PIXELS` pixels.
     """
     if not data:
         raise DataError(f"the image is empty (0 bytes); give a {NAMES} file")
@@ -104,7 +105,8 @@ def pixels(image: Image.Image, channels: int, size: int) -> NDArray[np.uint8]:
             image.draft(None, (size * DRAFT_OVERSAMPLING, size * DRAFT_OVERSAMPLING))
         image.load()
         profile = image.info.get("icc_profile")
-        image = samples.eight_bit(upright(image, image.info.get("orientation", UPRIGHT)))
+        turned = image.info.get("orientation", UPRIGHT)
+        image = upright(samples.eight_bit(image), turned)  # a turned TIFF has lost the tags that its samples need
         to_srgb = colour.to_srgb(profile, colour.colours(image.mode))
         if image.has_transparency_data:
             image, to_srgb = samples.on_white(image, to_srgb), None
@@ -126,7 +128,7 @@ def pixels(image: Image.Image, channels: int, size: int) -> NDArray[np.uint8]:
 
 
 def _heic(file: BytesIO) -> Image.Image:
-    import pi_heif  # only who has such files needs its libraries in memory
+    import pi_heif  # loads its libraries only where there are such files
 
     pi_heif.register_heif_opener(decode_threads=1, thumbnails=False, depth_images=False, aux_images=False)
     image: Image.Image = pi_heif.HeifImageFile(file)

@@ -149,8 +149,8 @@ def _require_one_data_set(contents: Contents, sheets: Sequence[Sheet]) -> None:
 def disagreeing(contents: Contents, sheets: Sequence[Sheet], folders: Arrangement) -> Sheet | None:
     """Return the first sheet that divides the images into other classes than their folders do; None where none does.
 
-    Numbers for names are no difference. Rows that name no image of the folders do not count: the sheet is about
-    something else. Nor does a `metadata.csv` whose labels are no class names: those are slices of the classes.
+    Labels may be numbers where the folders have names. Rows that name no image in the folders do not count. Neither
+    does a `metadata.csv` whose labels are not class names: its values are slices of the classes.
     """
     files = ImageIndex(contents)
     for sheet in sheets:
@@ -205,13 +205,13 @@ def _labelled(contents: Contents, sheet: Sheet, files: ImageIndex) -> Iterator[t
             word = row.values.get(sheet.split, "")
             told = split_of_folder(word)
             if told is None:
-                raise DataError(f"{row.place}: {sheet.split} {word!r} is no split; write train, validation or test")
+                raise DataError(f"{row.place}: {sheet.split} {word!r} is not a split; write train, validation or test")
         names = files.find(image, sheet.path, told)
         if len(names) != 1:
-            several = " and ".join(sorted(contents.visible[name] for name in names[:3]))
+            several = " or ".join(sorted(contents.visible[name] for name in names[:3]))
             raise DataError(
                 f"{row.place}: {sheet.file} {image!r} is "
-                + (f"any of {several}; write the path" if names else "not a file of the source; correct it")
+                + (f"ambiguous: {several}; write the path" if names else "not a file of the source; correct it")
                 + " or remove the line"
             )
         yield names[0], label, told or split_of_path(contents.visible[names[0]]) or "train", row

@@ -1,7 +1,7 @@
-"""Understands the layout of a source: which of its files are images, and of which class and split.
+"""Understands the layout of a source: which files are images, and the class and split of each.
 
 The layouts are folders that are splits or classes (`class_folders`), a table of labels (`label_sheet`), Parquet files
-(`parquet_layout`) and labels in file names (`name_pattern`). A `metadata.csv` may say more of the images (`metadata`).
+(`parquet_layout`) and labels in file names (`name_pattern`). A `metadata.csv` adds facts about images (`metadata`).
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def arrange(contents: Contents, options: LayoutOptions | None = None) -> Listing
     except DataError as error:
         if not contents.links:
             raise
-        link, why = next(iter(contents.links.items()))  # what is missing may well be behind it
-        raise DataError(f"{error}; links lead to none of its files: {link!r} {why}") from error
+        link, why = next(iter(contents.links.items()))  # perhaps what is missing lies behind this link
+        raise DataError(f"{error}; a link could not be followed: {link!r} {why}") from error
     return _listing(contents, made)
 
 
@@ -69,7 +69,7 @@ def _recognize(contents: Contents, options: LayoutOptions) -> Arrangement:
         folders = None
     kind = "splits" if folders and folders.folders else "classes"
     if readable:
-        images = contents.by_suffix  # a sheet without images beside it is no second data set
+        images = contents.by_suffix  # a sheet without images beside it is not a second data set
         other = "class folders" if folders else f"the label sheet {sheets[0].path}" if sheets and images else ""
         if other:
             raise DataError(

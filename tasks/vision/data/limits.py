@@ -56,14 +56,14 @@ class Budget:
     total: int = 0
 
     def admit(self, name: str, size: int) -> None:
-        """Count one entry.
+        """Count one entry; its name takes memory too.
 
         Raises:
             DataError: it is too large, or there are too many, or they unpack to too much.
         """
         limits = self.limits
         self.entries += 1
-        self.total += size
+        self.total += size + len(name)
         if self.entries > limits.entries:
             raise DataError(f"{self.where} has over {limits.entries} entries; split the data set")
         if size > limits.entry_bytes:

@@ -32,6 +32,8 @@ def follow(
     Raises:
         DataError: the links stand for more than `limit` files.
     """
+    # `tar cf x.tar a a` stores the second `a` as a link to itself; the file is there all the same.
+    links = {link: target for link, target in links.items() if link not in files}
     if not links:
         return {}, {}
     children: dict[str, set[str]] = defaultdict(set)  # full paths by folder; "" is the source itself

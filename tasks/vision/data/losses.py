@@ -10,9 +10,9 @@ from pathlib import Path
 from tasks.errors import DataError
 from tasks.vision.data.records import Listing, Reason, Removal
 
-# Everything that is listed counts, duplicates and leaks too: half a data set of copies is worth a look. Not counted is
-# what never was part of it, and is said in the log before any image is read: a second copy of the whole data set
-# beside it (Kaggle's chest_xray), and held-out images that nobody gave labels (Kaggle's test/, tiny-imagenet).
+# Everything that is listed counts, duplicates and leaks too: a data set of which half is copies needs a look. Not
+# counted are files that were never part of the data set, which the log mentions before any image is read: a second copy
+# of the whole data set (Kaggle's chest_xray), and held-out images without labels (Kaggle's test/, tiny-imagenet).
 NOT_COUNTED = (Reason.COPY, Reason.UNLABELLED)
 EXAMPLES = 2
 
@@ -30,8 +30,7 @@ def require_few(listing: Listing, removals: Sequence[Removal], limit: float, whe
         DataError: there are more, counted by reason and with the first examples.
     """
     counted = [removal for removal in removals if removal.reason not in NOT_COUNTED]
-    # A Parquet file counts by its rows.
-    files = len(listing.entries) + sum(removal.reason not in NOT_COUNTED for removal in listing.removals)
+    files = _files(listing)
     if len(counted) <= limit * files:
         return
     raise DataError(
@@ -39,6 +38,17 @@ def require_few(listing: Listing, removals: Sequence[Removal], limit: float, whe
         f"{tally(counted)}; repair, convert or move them away, or raise max_left_out "
         "(`make inspect SOURCE=...` lists them all)"
     )
+
+
+def exceed(listing: Listing, kept: int, limit: float) -> bool:
+    """Tell whether more than this share of the files of a source is left out where `kept` images are used."""
+    files = _files(listing)
+    return files - kept > limit * files
+
+
+def _files(listing: Listing) -> int:
+    """Count the files that can be lost; a Parquet file counts by its rows."""
+    return len(listing.entries) + sum(removal.reason not in NOT_COUNTED for removal in listing.removals)
 
 
 def tally(removals: Sequence[Removal]) -> str:

@@ -1,4 +1,4 @@
-"""What the name of a file says: whether it is safe, junk, a picture or something else, and which split it is of."""
+"""What the name of a file says: whether it is safe, whether it is junk or may be an image, and its split."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ SPLIT_WORDS = {
     "test": "test",
     "testing": "test",
 }
-# A folder of this name inside a class is no class of its own: tiny-imagenet has train/CLASS/images/*.
+# A folder of this name inside a class folder is not another class: tiny-imagenet has train/CLASS/images/*.
 IMAGE_FOLDERS = {"images", "image", "imgs", "img"}
 # Only to tell folders of pictures from others. Whether a file is an image is decided by its content.
 PICTURES = frozenset({*SUFFIXES, ".jp2", ".ppm", ".pgm", ".pbm"})
-# Files that nobody means as an image: text, documents, tables, arrays, archives, sound, films, programs.
+# Files that are not images: text, documents, tables, arrays, archives, sound, films, programs.
 NOT_IMAGES = frozenset(
     {".txt", ".csv", ".tsv", ".json", ".jsonl", ".md", ".rst", ".xml", ".html", ".htm", ".yaml", ".yml", ".toml"}
     | {".ini", ".log", ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".ppt", ".pptx", ".odt", ".rtf"}
@@ -32,12 +32,13 @@ NOT_IMAGES = frozenset(
     | {".mp3", ".wav", ".mp4", ".avi", ".mov", ".mkv", ".py", ".ipynb", ".sh", ".js", ".css"}
 )
 TABLES = (".csv", ".tsv", ".jsonl")
-# What operating systems and tools leave behind, and nobody put there: ignored, and not counted.
+# Left behind by operating systems and tools, without the user's doing: ignored and not counted.
 _JUNK_FILES = {"thumbs.db", "desktop.ini", ".ds_store", "ehthumbs.db", ".gitattributes", ".gitignore", ".gitkeep"}
 _JUNK_FOLDERS = {
     "__macosx", ".git", ".ipynb_checkpoints", ".cache", "@eadir", "$recycle.bin", "system volume information",
     ".trashes", ".spotlight-v100", ".fseventsd",
 }  # fmt: skip
+MAX_PATH = 4096  # bytes, as on Linux
 _DRIVE = re.compile(r"^[A-Za-z]:")
 
 
@@ -45,8 +46,10 @@ def safe_name(name: str, where: str) -> str:
     """Return a path inside a source in its plain form (`./a//b` is `a/b`).
 
     Raises:
-        DataError: the path leads out of the source, or is not UTF-8.
+        DataError: the path leads out of the source, is not UTF-8, or has over `MAX_PATH` bytes.
     """
+    if len(name) > MAX_PATH:  # as millions of folders inside each other, it would fill the memory
+        raise DataError(f"{where} holds a path of over {MAX_PATH} bytes, {name[:40]!r}...; shorten it")
     if name.startswith("/") or _DRIVE.match(name) or ".." in name.split("/") or "\\" in name or "\0" in name:
         raise DataError(f"{where} holds the path {name!r}, which leads out of it; pack it again with relative paths")
     try:
@@ -85,18 +88,18 @@ def may_be_image(path: str) -> bool:
 
 
 def split_of_folder(name: str) -> str | None:
-    """Return the split that a folder of this name stands for: `train`, `Val`, `test_images`."""
+    """Return the split that a folder name means: `train`, `Val`, `test_images`."""
     words = [word for word in re.split(r"[-_. ]+", name.lower()) if word not in IMAGE_FOLDERS]
     return SPLIT_WORDS.get(words[0]) if len(words) == 1 else None
 
 
 def split_of_path(path: str) -> str | None:
-    """Return the split of the first folder on a path that stands for one."""
+    """Return the split of the first folder of a path whose name means one."""
     return next((split for folder in path.split("/")[:-1] if (split := split_of_folder(folder))), None)
 
 
 def split_of_file(path: str) -> str | None:
-    """Return the split that a table's name speaks of (`train-00000-of-00002.parquet`, `val.csv`), else its folder's.
+    """Return the split that a table's name contains (`train-00000-of-00002.parquet`, `val.csv`), else its folder's.
 
     A name with words for two splits (`train_val.csv`) says nothing.
     """

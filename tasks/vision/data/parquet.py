@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 IMAGE_COLUMNS = ("image", "img", "image_bytes", "picture", "photo", "bytes", "content", "data")
 LABEL_COLUMNS = ("label", "fine_label", "class", "class_name", "category", "target", "breed", "species", "labels")
 BATCH_ROWS = 32
+BATCH_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -45,22 +46,23 @@ def scan(file: File, where: str, image_column: str | None, label_column: str | N
     Raises:
         DataError: the file is damaged, has no such columns, or unpacks to too much.
     """
-    with _opened(file, where) as parquet:
+    source = _source(file)
+    with _opened(source, where) as parquet:
         schema = parquet.schema_arrow
         image = _image_column(schema, image_column, where)
         label = _column(schema, label_column, LABEL_COLUMNS, "label", where)
         _check_size(parquet, file.size, where, limits)
-        names = _class_names(schema, label)
-        labels: list[str | None] = []
-        for batch in parquet.iter_batches(columns=[label], use_threads=False):
-            labels += [_label(value, names, f"{where}: column {label!r}") for value in batch.column(0).to_pylist()]
-    return Columns(image, labels)
+    with _opened(source, where, [label] if _is_text(schema.field(label).type) else None) as parquet:
+        return Columns(image, _labels(parquet, label, _class_names(schema, label), f"{where}: column {label!r}"))
 
 
 def images(file: File, where: str, column: str, limits: Limits) -> Iterator[bytes | DataError]:
     """Yield the encoded image of every row, a batch of rows in memory at a time; or what is wrong with it."""
-    with _opened(file, where) as parquet:
-        for batch in parquet.iter_batches(BATCH_ROWS, columns=[column], use_threads=False):
+    with _opened(_source(file), where) as parquet:
+        # A value that many rows share is stored once and takes memory for each row that is read.
+        largest = max((parquet.metadata.row_group(i).total_byte_size for i in range(parquet.num_row_groups)), default=1)
+        rows = max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, largest)))
+        for batch in parquet.iter_batches(rows, columns=[column], use_threads=False):
             for value in batch.column(0):
                 data = value.as_py()
                 data = data.get("bytes") if isinstance(data, dict) else data
@@ -72,17 +74,43 @@ def images(file: File, where: str, column: str, limits: Limits) -> Iterator[byte
                     yield data
 
 
+def _labels(parquet: pq.ParquetFile, label: str, names: list[str] | None, where: str) -> list[str | None]:
+    """Return the label of every row; equal labels share one text, as in the file, which may be small and repeat it."""
+    from pyarrow import types
+
+    labels: list[str | None] = []
+    for batch in parquet.iter_batches(columns=[label], use_threads=False):
+        column = batch.column(0)
+        if types.is_dictionary(column.type):
+            shared = [_label(value, names, where) for value in column.dictionary.to_pylist()]
+            labels += [None if index is None else shared[index] for index in column.indices.to_pylist()]
+        else:
+            labels += [_label(value, names, where) for value in column.to_pylist()]
+    return labels
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_string(kind) or types.is_large_string(kind))
+
+
+def _source(file: File) -> str | bytes:
+    """Return the path of a file on disk, which is read bit by bit, or the content of one in an archive."""
+    return str(file.path) if file.path else file.read()
+
+
 @contextmanager
-def _opened(file: File, where: str) -> Iterator[pq.ParquetFile]:
+def _opened(source: str | bytes, where: str, shared: list[str] | None = None) -> Iterator[pq.ParquetFile]:
+    """Open a file; `shared` are the columns whose equal values are kept once."""
     import pyarrow as pa  # a third of a second, and only these sources need it
     import pyarrow.parquet as pq
 
     try:
-        # In an archive it is limited as an image is; on disk it is read bit by bit.
-        source = str(file.path) if file.path else BytesIO(file.read())
         # A file may ask for any amount of memory for its own metadata.
         with pq.ParquetFile(
-            source,
+            BytesIO(source) if isinstance(source, bytes) else source,
+            read_dictionary=shared,
             pre_buffer=False,
             buffer_size=2**20,
             thrift_string_size_limit=2**26,
@@ -151,7 +179,7 @@ def _class_names(schema: pa.Schema, label: str) -> list[str] | None:
 
 def _label(value: Any, names: list[str] | None, where: str) -> str | None:
     if isinstance(value, bool) or not isinstance(value, int | str | None):
-        raise DataError(f"{where} holds {value!r:.80}, no text or whole number; set label_column")
+        raise DataError(f"{where} holds {value!r:.80}, not a text or a whole number; set label_column")
     if value is None or value == "" or value == -1:  # -1: Hugging Face's test sets without labels
         return None
     if isinstance(value, int) and names is not None:

@@ -105,7 +105,7 @@ def _download_prefix(client: Any, url: str, bucket: str, prefix: str, folder: Pa
                 reported = time.monotonic()
                 log.info("downloaded %d objects of %s, %.0f per second", count, url, count / (reported - started))
     for target in empty:
-        # Some tools mark the folder `train` by an empty object `train`, which is no file beside `train/...`.
+        # Some tools mark the folder `train` by an empty object `train`; beside `train/...` it is not a file.
         if not target.is_dir() and not any(parent.is_file() for parent in target.parents):
             target.parent.mkdir(parents=True, exist_ok=True)
             target.touch()

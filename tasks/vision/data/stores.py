@@ -1,4 +1,4 @@
-"""Folders and archives of files, told apart by their content."""
+"""Folders and archives of files, recognised by their content."""
 
 from __future__ import annotations
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tasks.errors import DataError
 from tasks.vision.data.names import normal, suffix
+
+# A table may come from anyone, and each image keeps its value in every column.
+MAX_ROWS = 2_000_000
+MAX_COLUMNS = 1000
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,8 @@ def read(path: str, data: bytes | DataError, where: str) -> Table:
         where: what the user called the source, for messages.
 
     Raises:
-        DataError: it is not UTF-8, or not CSV, TSV or JSON Lines. The rows raise it too.
+        DataError: it is not UTF-8, or not CSV, TSV or JSON Lines, or has over `MAX_COLUMNS` columns or `MAX_ROWS` rows.
+            The rows raise it too.
     """
     if isinstance(data, DataError):
         raise DataError(f"{where}: {path}: {data}") from data
@@ -59,6 +64,7 @@ def _csv(text: str, file: str, kind: str) -> Table:
     lines = _lines(text, file, delimiter)
     place, header = next(lines, (f"{file}, line 1", []))
     names = tuple(cell.strip() for cell in header)
+    _check_columns(names, place)
 
     def rows() -> Iterator[Row]:
         for place, cells in lines:
@@ -76,7 +82,8 @@ def _lines(text: str, file: str, delimiter: str) -> Iterator[tuple[str, list[str
     """Yield file and line (the last of a row that has several), and the cells, of every line that has any."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     try:
-        for cells in reader:
+        for count, cells in enumerate(reader):
+            _check_rows(count, file)  # the first are the names of the columns
             if cells:
                 yield f"{file}, line {reader.line_num}", cells
     except csv.Error as error:
@@ -84,29 +91,53 @@ def _lines(text: str, file: str, delimiter: str) -> Iterator[tuple[str, list[str
 
 
 def _json_lines(text: str, file: str) -> Table:
-    """The columns are those of all lines together; a value that is no text is written as JSON."""
-    rows: list[Row] = []
+    """The columns are those of all lines together, so the lines are read twice instead of kept."""
+    first = f"{file}, line 1"
     names: dict[str, None] = {}
-    for number, line in enumerate(text.split("\n"), 1):
+    for count, row in enumerate(_json_rows(text, file), 1):
+        first = first if names else row.place
+        names |= dict.fromkeys(row.values)
+        _check_columns(names, row.place)
+        _check_rows(count, file)
+    return Table(first, tuple(names), _json_rows(text, file))
+
+
+def _json_rows(text: str, file: str) -> Iterator[Row]:
+    """Yield the object of every line; a value that is not text is written as JSON."""
+    for number, line in enumerate(io.StringIO(text, newline="\n"), 1):
         if not line.strip():
             continue
         place = f"{file}, line {number}"
         try:
             values = json.loads(line)
+            if not isinstance(values, dict):
+                raise DataError(f"{place}: not a JSON object; write one object on each line")
+            row = {_clean(name): _cell(value) for name, value in values.items()}
         except (ValueError, RecursionError) as error:
             raise DataError(f"{place}: not valid JSON ({error}); write one object on each line") from error
-        if not isinstance(values, dict):
-            raise DataError(f"{place}: no JSON object; write one object on each line")
-        row = {normal(name).strip(): _cell(value) for name, value in values.items()}
-        names |= dict.fromkeys(row)
-        rows.append(Row(place, row))
-    return Table(rows[0].place if rows else f"{file}, line 1", tuple(names), iter(rows))
+        yield Row(place, row)
 
 
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    return normal(value).strip() if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return _clean(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+
+
+def _clean(text: str) -> str:
+    """Return the text in Unicode's form NFC. UnicodeEncodeError, a ValueError: JSON can hold half a character."""
+    text.encode()
+    return normal(text).strip()
+
+
+def _check_columns(names: Collection[str], place: str) -> None:
+    if len(names) > MAX_COLUMNS:
+        raise DataError(f"{place}: over {MAX_COLUMNS} columns; keep those that describe the images")
+
+
+def _check_rows(count: int, file: str) -> None:
+    if count > MAX_ROWS:
+        raise DataError(f"{file} has over {MAX_ROWS} rows; split the data set")
 
 
 def pick(columns: Sequence[str], known: Sequence[str]) -> str | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from io import BufferedIOBase
 from pathlib import Path
 from typing import BinaryIO
@@ -23,7 +22,7 @@ class Tar:
     """A tar archive; `compression` is gz, bz2, xz, zst or "".
 
     A hard or symbolic link to a file of the archive is that file once more. Which files have links is known after the
-    first pass; from then on each is given with its links, so that one read of the stream is enough.
+    first read of the stream, so the first pass reads it again for them; later ones give each file with its links.
     """
 
     path: Path
@@ -56,7 +55,8 @@ class Tar:
             for name, real in found.items():
                 budget.admit(name, sizes[real])
                 self._aliases.setdefault(real, []).append(name)
-                yield File(name, sizes[real], partial(self._find, real))
+            if found:
+                yield from self._linked()
 
     def _members(self, budget: Budget, links: dict[str, str]) -> Iterator[File]:
         """Yield the regular files, and note the target of every link, relative to its folder."""
@@ -92,12 +92,13 @@ class Tar:
 
         return read
 
-    def _find(self, wanted: str) -> bytes:
-        """Read one file by going through the archive; only for a link in the first pass, where nothing is prepared."""
+    def _linked(self) -> Iterator[File]:
+        """Yield the links alone, by going through the archive once more; only in the first pass."""
+        aliases = self._aliases or {}
         for file in self._members(Budget(self.where, self.path.stat().st_size, self.limits), {}):
-            if file.name == wanted:
-                return file.read()
-        raise DataError(f"{self.where} no longer holds {wanted!r}; it changed while it was read")
+            once = _Once(file.read)
+            for name in aliases.get(file.name, []):
+                yield File(name, file.size, once)
 
 
 class _Once:

@@ -16,7 +16,7 @@ def lines(listing: Listing) -> tuple[str, str, str]:
     missing = [split for split in ("validation", "test") if not counts[split]]
     splits = ", ".join(given) + (f"; {' and '.join(missing)} will be split off train" if missing else "")
     names = ", ".join(repr(name) for name in listing.classes[:SHOWN]) + (", …" if len(listing.classes) > SHOWN else "")
-    out = f"; not images of it: {len(listing.removals):,} of {listing.files:,} files" if listing.removals else ""
+    out = f"; not used: {len(listing.removals):,} of {listing.files:,} files" if listing.removals else ""
     return (
         f"layout: {listing.layout or 'images with labels'}{out}",
         "; ".join([f"splits: {splits}", *listing.notes]),

@@ -1,7 +1,7 @@
-"""The names in a zip, whose encoding the format does not say.
+"""Decodes the names in a zip file, which does not always say their encoding.
 
-A flag marks names in UTF-8. Without it they are in the code page of the machine that packed them: by the standard that
-is cp437, in truth it is anything, and often UTF-8 all the same.
+A flag marks names in UTF-8. Without the flag the standard says cp437, but programs write the code page of their
+machine, and often UTF-8.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from tasks.errors import DataError
 
 UTF8_FLAG = 0x800
 _UNICODE_PATH = 0x7075  # Info-ZIP's extra field with the name in UTF-8
-# Only shown as examples: a guess from a few letters would be wrong too often, and give classes wrong names.
+# Shown as examples in the error. Guessing from a few letters would be wrong too often, and give classes wrong names.
 EXAMPLES = ("cp437", "cp1252", "gb18030", "cp932", "cp949", "big5", "cp1251", "cp866")
 
 
 def decoded(infos: Iterable[zipfile.ZipInfo], where: str, encoding: str | None) -> list[str]:
     """Return the name of every entry, with `/` between folders, in the order of `infos`.
 
-    Names that say their encoding are taken at their word. The others are in `encoding`, if it is given; in UTF-8, if
-    all of them can be; and in cp437, as long as only file names are concerned, not the folders that name classes.
+    Names that are marked as UTF-8 are read as such. The others are read in `encoding` if it is given, in UTF-8 if all
+    of them are valid UTF-8, and otherwise in cp437, but only where no folder is concerned: folders name classes.
 
     Raises:
         DataError: the names do not fit `encoding`, or it is needed and not given.
     """
     infos = list(infos)
-    unsure = [info for info in infos if not _told(info) and not info.orig_filename.isascii()]
+    unsure = [info for info in infos if not _marked_utf8(info) and not info.orig_filename.isascii()]
     chosen = encoding or ("utf-8" if unsure and all(map(_is_utf8, unsure)) else None)
     if chosen is None:
         for info in unsure:
@@ -43,9 +43,9 @@ def decoded(infos: Iterable[zipfile.ZipInfo], where: str, encoding: str | None) 
 
 
 def _name(info: zipfile.ZipInfo, encoding: str | None, where: str) -> str:
-    told = _told(info)
-    name = told or info.orig_filename
-    if told is None and encoding and not name.isascii():
+    marked = _marked_utf8(info)
+    name = marked or info.orig_filename
+    if marked is None and encoding and not name.isascii():
         raw = name.encode("cp437")
         try:
             name = raw.decode(encoding)
@@ -57,7 +57,7 @@ def _name(info: zipfile.ZipInfo, encoding: str | None, where: str) -> str:
     return _slashes(name)
 
 
-def _told(info: zipfile.ZipInfo) -> str | None:
+def _marked_utf8(info: zipfile.ZipInfo) -> str | None:
     """Return the name if the entry says that it is UTF-8, in its flags or in its extra field."""
     if info.flag_bits & UTF8_FLAG:
         return info.orig_filename
@@ -74,7 +74,7 @@ def _told(info: zipfile.ZipInfo) -> str | None:
 
 
 def _is_of(checksum: bytes, name: str) -> bool:
-    """Tell whether the extra field is about this name, not one that a program without that field has changed since."""
+    """Tell whether the extra field belongs to this name, which a program that ignores the field may have changed."""
     return bool(struct.unpack("<L", checksum)[0] == zlib.crc32(name.encode("cp437")))
 
 

@@ -39,7 +39,7 @@ def test_it_says_what_was_understood_and_what_would_be_left_out(
     assert main(["inspect", "--source", str(pets), "--out", str(out)]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[:3] == [
-        "layout: class folders in the top folder; not images of it: 1 of 22 files",
+        "layout: class folders in the top folder; not used: 1 of 22 files",
         "splits: 21 train; validation and test will be split off train",
         "classes: 2 ('cat', 'dog')",
     ]
@@ -81,7 +81,7 @@ def test_where_a_run_would_stop_all_is_said_and_written_all_the_same(
     [
         (["--source", "/nowhere"], 65, "source '/nowhere' does not exist"),
         (["--source", ".", "--layout", "yolo"], 64, "layout='yolo'"),
-        (["--source", ".", "--label-pattern", "("], 64, "no regular expression"),
+        (["--source", ".", "--label-pattern", "("], 64, "not a regular expression"),
         (["--source", "http://x/y"], 64, "cannot be opened; give a local path"),
         ([], 2, "Missing option '--source'"),
     ],

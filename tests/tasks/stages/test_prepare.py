@@ -181,6 +181,9 @@ def test_over_a_quarter_left_out_stops_the_run_unless_more_is_allowed(prepare: P
     assert b"broken19.jpg" in artifact(failed.info.run_id, "manifest/removed.csv")
     result = prepare("b", dataset="image_folder", source=str(pets), max_left_out=0.5)
     assert (result.removed_images, result.headline) == (29, "49 images, 2 classes, 29 left out")
+    with pytest.raises(DataError, match="29 of 78 files"):  # the gold of the other run is there, but not allowed
+        prepare("c", dataset="image_folder", source=str(pets))
+    assert prepare("d", dataset="image_folder", source=str(pets), max_left_out=0.4).reused
 
 
 def test_too_many_files_outside_the_layout_stop_the_run_before_any_image_is_read(
@@ -202,7 +205,7 @@ def test_what_was_understood_is_logged_before_any_image_is_read(
     caplog.set_level("INFO")
     result = prepare(dataset="image_folder", source=str(pets))
     said = [record.message for record in caplog.records]
-    first = said.index("layout: class folders in train/, val/, test/; not images of it: 1 of 68 files")
+    first = said.index("layout: class folders in train/, val/, test/; not used: 1 of 68 files")
     assert said[first + 1] == "splits: 47 train, 10 validation, 10 test"
     assert said[first + 2] == "classes: 2 ('cat', 'dog')"
     assert first + 2 < min(said.index(line) for line in said if line.startswith("images read"))

@@ -11,7 +11,7 @@ from tasks.vision.data.formats.stripped import Stripped
 
 # An entry of the item list, version 2 or 3: flags, item ID (2 or 4 bytes), protection, then the item's type.
 _METADATA_ITEM = re.compile(rb"(infe(?:\x02.{7}|\x03.{9}))(?:Exif|mime)", re.DOTALL)
-# That an item describes an image. Any item may; pi-heif 1.4 ends the process where the item's type is no UTF-8.
+# The link from an item to the image that it describes. pi-heif 1.4 crashes the process if the item's type is not UTF-8.
 _DESCRIBES = b"cdsc"
 # The size of an item as coded; a clip (clap) may show less of it.
 _SIZE = re.compile(rb"ispe.{4}(.{4})(.{4})", re.DOTALL)

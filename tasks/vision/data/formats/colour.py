@@ -65,7 +65,7 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
 
 
 def _needless(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
-    """Whether a transform leaves colours as they are, or nothing of them."""
+    """Tell whether a transform changes nothing visible, or destroys the contrast."""
     steps = np.arange(0, 256, 15, dtype=np.uint8)
     channels = Image.getmodebands(mode)
     grid = np.stack(np.meshgrid(*[steps if channels < 4 else steps[::4]] * channels, indexing="ij"), -1)

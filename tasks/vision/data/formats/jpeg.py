@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 from tasks.vision.data.formats.orientation import orientation
 from tasks.vision.data.formats.stripped import Stripped
 
 _APP0, _APP1, _APP2, _APP14, _APP15, _COMMENT = 0xE0, 0xE1, 0xE2, 0xEE, 0xEF, 0xFE
 _SCAN, _END = 0xDA, 0xD9
 _WITHOUT_LENGTH = frozenset((0x00, 0x01, *range(0xD0, 0xD9)))
+_NOT_FILLER = re.compile(rb"[^\xff]")  # any number of 0xFF may stand before a marker
+# A file may hold millions of bytes of filler or millions of segments, and Pillow takes a step of Python for each.
+_LONG_FILLER = 1000
+_MAX_MARKERS = 250_000
 _EXIF, _XMP, _ICC = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
 
 
@@ -15,7 +21,10 @@ def strip(data: bytes) -> Stripped:
     """Drop application segments and comments, as far as the first scan.
 
     Only JFIF (APP0) and Adobe (APP14) stay: the decoder takes the colour model from them. What does not look like
-    a segment stays too, and is for the decoder to judge.
+    a segment stays too; the decoder decides about it.
+
+    Raises:
+        ValueError: there are more segments than any picture has.
     """
     kept: list[bytes] = []
     exif: list[bytes] = []
@@ -23,14 +32,23 @@ def strip(data: bytes) -> Stripped:
     xmp = None
     multi_picture = ultra_hdr = False
     begin, at = 0, 2
+    markers = 0
     while True:
         at = data.find(b"\xff", at)
         marker_at = at
-        while 0 <= at < len(data) and data[at] == 0xFF:
-            at += 1
-        if at < 0 or at >= len(data) or data[at] in (_SCAN, _END):
+        found = _NOT_FILLER.search(data, at) if at >= 0 else None
+        if found is None:
+            break
+        at = found.start()
+        if at - marker_at > _LONG_FILLER:
+            kept.append(data[begin:marker_at])
+            begin = marker_at = at - 1
+        if data[at] in (_SCAN, _END):
             break
         marker, at = data[at], at + 1
+        markers += 1
+        if markers > _MAX_MARKERS:
+            raise ValueError(f"over {_MAX_MARKERS} segments")
         if marker in _WITHOUT_LENGTH:
             continue
         end = at + int.from_bytes(data[at : at + 2], "big")

@@ -17,6 +17,7 @@ _SIGNATURE = 8
 _ANCILLARY = 0x20  # the bit that makes the first letter of a chunk's type a small one
 # A profile is some kB, that of a press up to 4 MB; text that says the orientation is some kB.
 _MAX_INFLATED = 4 * 2**20
+_MAX_CHUNKS = 250_000  # of pictures of some MB, a few thousand; millions of empty ones would take minutes
 _BITS, _COLOUR_TYPE = 24, 25  # where the header says them
 _GREY, _RGB, _PALETTE = 0, 2, 3
 _TRANSPARENT_BYTES = {_GREY: 2, _RGB: 6}
@@ -33,12 +34,14 @@ class _Chunk:
 
 
 def strip(data: bytes) -> Stripped:
-    """Drop every ancillary chunk but a whole tRNS; critical chunks stay, and are for the decoder to judge."""
+    """Drop every ancillary chunk but a whole tRNS; critical chunks stay; the decoder decides about them."""
     kept: list[bytes] = []
     found: dict[bytes, bytes] = {}  # the last of each kind, as it is: a file may hold many that are large inside
     begin = end = _SIGNATURE
     pixels = False
-    for chunk in _chunks(data):
+    for count, chunk in enumerate(_chunks(data)):
+        if count >= _MAX_CHUNKS:
+            raise ValueError(f"over {_MAX_CHUNKS} chunks")
         end = chunk.end
         pixels |= chunk.kind == b"IDAT"
         if not chunk.kind[0] & _ANCILLARY:
@@ -56,7 +59,7 @@ def strip(data: bytes) -> Stripped:
         kept += data[begin : chunk.start], instead
         begin = chunk.end
     if pixels and data[end + 4 : end + 8] not in (b"IDAT", b"IEND"):
-        data = data[:end]  # what follows the pixels is cut short or no chunk
+        data = data[:end]  # what follows the pixels is cut short or not a chunk
     if kept:
         data = b"".join((data[:_SIGNATURE], *kept, data[begin:]))
     exif = found[b"eXIf"] if b"eXIf" in found else _from_hex(_text(found.get(_EXIF_TEXT, b"")))
@@ -65,7 +68,7 @@ def strip(data: bytes) -> Stripped:
 
 
 def _chunks(data: bytes) -> Iterator[_Chunk]:
-    """Yield the chunks up to the last whole one before the end of the file or something that is no chunk."""
+    """Yield the chunks up to the last whole one before the end of the file or before bytes that are not a chunk."""
     at = _SIGNATURE
     while at + 12 <= len(data):
         kind = data[at + 4 : at + 8]

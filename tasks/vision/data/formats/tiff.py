@@ -19,12 +19,19 @@ _PIXEL_TAGS = frozenset(
 
 
 def strip(data: bytes) -> Stripped:
-    """Leave out all other entries of the first directory, and the pages after it. Nothing else moves."""
+    """Leave out all other entries of the first directory, and the pages after it. Nothing else moves.
+
+    Raises:
+        ValueError: the size of the tiles is not clear. The decoder may then see another one, of any size.
+    """
     directory = first_directory(data)
     if directory is None:
         return Stripped(data, orientation.UPRIGHT)
     turned = directory.number(orientation.TAG)
     short = directory.only(_PIXEL_TAGS)
     whole = b"".join((data[: directory.start], short, data[directory.start + len(short) :]))
-    tile = directory.number(_TILE_WIDTH) or 0, directory.number(_TILE_LENGTH) or 0
-    return Stripped(whole, turned or orientation.UPRIGHT, largest=tile)
+    tiles = [entry.tag for entry in directory.entries if entry.tag in (_TILE_WIDTH, _TILE_LENGTH)]
+    tile = directory.number(_TILE_WIDTH), directory.number(_TILE_LENGTH)
+    if tiles and (len(tiles) > 2 or None in tile):
+        raise ValueError("unusual tile size")
+    return Stripped(whole, turned or orientation.UPRIGHT, largest=(tile[0] or 0, tile[1] or 0))

@@ -57,7 +57,7 @@ def hand_made_png(bits: int, colour: int, rows: bytes, *chunks: bytes, width: in
 
 def hand_made_tiff(pixels: bytes, side: int, *more: tuple[int, int, int, int], bits: int = 8) -> bytes:
     """A grey TIFF in one strip, little-endian, with more entries (tag, type, count, value) or others in their place."""
-    entries = {
+    usual = {
         256: (3, 1, side),
         257: (3, 1, side),
         258: (3, 1, bits),
@@ -67,6 +67,8 @@ def hand_made_tiff(pixels: bytes, side: int, *more: tuple[int, int, int, int], b
         277: (3, 1, 1),
         278: (3, 1, side),
         279: (4, 1, len(pixels)),
-    } | {tag: rest for tag, *rest in more}
-    table = b"".join(struct.pack("<HHII", tag, *rest) for tag, rest in sorted(entries.items()))
+    }
+    given = {tag for tag, *_ in more}
+    entries = sorted([*((tag, *rest) for tag, rest in usual.items() if tag not in given), *more])
+    table = b"".join(struct.pack("<HHII", *entry) for entry in entries)
     return b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels + struct.pack("<H", len(entries)) + table + bytes(4)

@@ -89,7 +89,7 @@ def test_each_split_may_have_its_sheet() -> None:
 def test_a_column_may_say_the_split() -> None:
     text = "file,label,split\n1.png,cat,train\n2.png,dog,train\n3.png,cat,val\n4.png,dog,val\n"
     assert labels(listed([*IMAGES, "images/4.png"], {"labels.csv": text}))["images/3.png"] == "validation cat"
-    with pytest.raises(DataError, match=r"labels.csv, line 4: split 'fold3' is no split; write train, val"):
+    with pytest.raises(DataError, match=r"labels.csv, line 4: split 'fold3' is not a split; write train, val"):
         listed([*IMAGES, "images/4.png"], {"labels.csv": text.replace("cat,val", "cat,fold3")})
 
 
@@ -171,7 +171,7 @@ def test_a_bad_row_is_named_with_file_line_and_fix(text: str | bytes, line: int,
     ("line", "says"),
     [
         ("{", "not valid JSON"),
-        ("[1]", "no JSON object"),
+        ("[1]", "not a JSON object"),
         ("[" * 100000, "not valid JSON"),
         ('{"file": "1.png"}', "label is empty"),
     ],
@@ -187,7 +187,7 @@ def test_the_same_row_twice_is_no_contradiction() -> None:
 
 
 def test_a_name_that_means_several_files_is_refused() -> None:
-    with pytest.raises(DataError, match=r"line 2: file '1.png' is any of a/1.png and b/1.png; write the path"):
+    with pytest.raises(DataError, match=r"line 2: file '1.png' is ambiguous: a/1.png or b/1.png; write the path"):
         listed(["a/1.png", "b/1.png"], {"labels.csv": "file,label\n1.png,cat\n"}, layout="sheet")
 
 

@@ -68,6 +68,11 @@ def test_folders_may_wrap_the_layout(top: str, names: list[str]) -> None:
     assert set(reasons(listing)) == {"README.md", "LICENSE"}
 
 
+def test_folders_inside_each_other_without_end_are_no_layout() -> None:
+    with pytest.raises(DataError, match="does not have the layout"):
+        listed([f"{'d/' * 40}{label}/1.png" for label in ("cat", "dog")])
+
+
 def test_images_may_lie_in_a_folder_of_their_class() -> None:
     names = ["train/cat/images/1.png", "train/dog/images/1.png", "train/dog/dog_boxes.txt", "train/dog/old/1.png"]
     listing = listed(names)
@@ -135,7 +140,7 @@ def test_links_that_lead_nowhere_are_listed() -> None:
         ("train/cat/link.png", Reason.LINK, "leads to '/x'")
     ]
     for names, says in (([], "is empty"), (["test/cat/1.png", "test/dog/1.png"], "only in test/")):
-        with pytest.raises(DataError, match=f"{says}.*; links lead to none of its files: 'train' leads to '/x'"):
+        with pytest.raises(DataError, match=f"{says}.*; a link could not be followed: 'train' leads to '/x'"):
             listed(names, None, "auto", train="leads to '/x'")
 
 
@@ -235,7 +240,7 @@ def test_a_source_that_cannot_be_trained_on_is_refused(names: list[str], layout:
 def test_what_was_understood_is_said_in_three_lines() -> None:
     listing = listed([*(f"top/{name}" for name in ROOT), "top/fox/1.png", "notes.txt"])
     assert lines(listing) == (
-        "layout: class folders in top/; not images of it: 1 of 6 files",
+        "layout: class folders in top/; not used: 1 of 6 files",
         "splits: 5 train; validation and test will be split off train",
         "classes: 3 ('cat', 'dog', 'fox')",
     )

@@ -36,6 +36,10 @@ def test_a_parent_is_that_of_the_folder_not_of_the_link() -> None:
     assert followed(c_deep="../a/b", x="c/deep/../1")[0]["x"] == "a/1"
 
 
+def test_a_file_stays_where_a_link_has_its_name() -> None:
+    assert followed(a_1="../a/1", x="a/1") == ({"x": "a/1"}, {})
+
+
 @pytest.mark.parametrize(
     ("target", "why"),
     [

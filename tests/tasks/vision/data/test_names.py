@@ -17,6 +17,12 @@ def test_a_name_that_is_no_utf8_is_refused() -> None:
         safe_name("train/caf\udce9/1.png", "pets.tar")
 
 
+def test_a_path_longer_than_any_system_has_is_refused() -> None:
+    assert safe_name("d/" * 2047 + "x", "pets.tar").endswith("/d/x")
+    with pytest.raises(DataError, match=r"pets\.tar holds a path of over 4096 bytes, 'd/d/"):
+        safe_name("d/" * 2048 + "x", "pets.tar")
+
+
 def test_a_path_is_given_in_its_plain_form() -> None:
     assert safe_name("./train//cat/./1..png", "pets.tar") == "train/cat/1..png"
 

@@ -118,8 +118,8 @@ def test_a_damaged_image_spoils_only_itself(tmp_path: Path) -> None:
         (["cat", None, "dog", ""], None, "x.parquet, row 1: no label, as in 2 of 4 rows; fill them in"),
         ([0, 1, -1, 1], NAMES, "x.parquet, row 2: no label"),
         ([0, 1, 7, 1], NAMES, "holds 7, but there are names for 0 to 1"),
-        ([0.5, 1.5, 1.0, 2.0], None, "holds 0.5, no text or whole number; set label_column"),
-        ([[0], [1], [0], [1]], None, "holds [0], no text or whole number"),
+        ([0.5, 1.5, 1.0, 2.0], None, "holds 0.5, not a text or a whole number; set label_column"),
+        ([[0], [1], [0], [1]], None, "holds [0], not a text or a whole number"),
         (["cat"] * 4, None, "only the class 'cat'"),
     ],
 )
@@ -213,3 +213,41 @@ def test_the_digest_is_of_the_file(tmp_path: Path) -> None:
     assert digest() == before
     write(path, ["dog", "cat"])
     assert digest() != before
+
+
+def test_labels_that_are_stored_once_are_kept_once(tmp_path: Path) -> None:
+    """Each row with a copy of its own would take 20 GB."""
+    path, count = tmp_path / "x.parquet", 10_000
+    indices = pa.array([0, 1] * (count // 2), pa.int32())
+    labels = pa.DictionaryArray.from_arrays(indices, pa.array(["a" * 2_000_000, "b" * 2_000_000]))
+    for stored in (True, False):
+        pq.write_table(
+            pa.table({"image": [b"x"] * count, "label": labels}),
+            path,
+            store_schema=stored,
+            dictionary_pagesize_limit=2**26,
+            compression="zstd",
+        )
+        file = File("x.parquet", path.stat().st_size, path.read_bytes)
+        found = parquet.scan(file, "x", None, None, Limits()).labels
+        assert len(found) == count
+        assert len({id(label) for label in found}) == 2
+
+
+def test_large_groups_of_rows_are_read_in_small_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "x.parquet", ["cat", "dog"] * 20)
+    rows = []
+    batches = pq.ParquetFile.iter_batches
+
+    def noted(self: pq.ParquetFile, size: int, **more: Any) -> Any:
+        rows.append(size)
+        return batches(self, size, **more)
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", noted)
+    file = File("x.parquet", path.stat().st_size, path.read_bytes, path)
+    whole = pq.ParquetFile(path).metadata
+    largest = max(whole.row_group(number).total_byte_size for number in range(whole.num_row_groups))
+    for limit in (2 * largest, 1):
+        monkeypatch.setattr(parquet, "BATCH_BYTES", limit)
+        assert len(list(parquet.images(file, "x", "image", Limits()))) == 40
+    assert rows == [2, 1]

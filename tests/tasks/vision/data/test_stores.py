@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import DataError
+from tasks.vision.data import compression, tar_archive
 from tasks.vision.data.folder import Folder
 from tasks.vision.data.limits import MIB, Limits
 from tasks.vision.data.stores import Store, open_store
@@ -244,6 +245,25 @@ def test_links_inside_a_tar_are_their_files_once_more(tmp_path: Path) -> None:
         more = {"train/cat/again.png": b"cat one", "train/cat/soft.png": dog, "train/cow/1.png": dog}
         assert content(store) == FILES | more
     assert store.links == {}
+
+
+def test_links_in_a_tar_are_read_in_one_more_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    links = [(f"{number}.csv", tarfile.SYMTYPE, 0, "a.csv") for number in range(50)]
+    path = tar_with(tmp_path / "x.tar", ("a.csv", tarfile.REGTYPE, 3, ""), *links)
+    passes = []
+    opened = compression.open_stream
+    monkeypatch.setattr(tar_archive, "open_stream", lambda *args: passes.append(1) or opened(*args))
+    store = open_store(path)
+    assert content(store) == dict.fromkeys(["a.csv", *(link[0] for link in links)], bytes(3))
+    assert len(passes) == 2
+    assert len(content(store)) == 51
+    assert len(passes) == 3
+
+
+def test_the_names_in_an_archive_count_for_its_size(tmp_path: Path) -> None:
+    path = tar_with(tmp_path / "x.tar", *((f"{'d' * 200}/{n}", tarfile.REGTYPE, 0, "") for n in range(20)))
+    with pytest.raises(DataError, match="unpacks to over 4000 bytes"):
+        content(open_store(path, limits=Limits(total_bytes=4000)))
 
 
 def test_links_in_a_tar_cannot_multiply_it(tmp_path: Path) -> None:

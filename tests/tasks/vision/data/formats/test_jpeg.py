@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tasks.errors import DataError
 from tasks.vision.data import images
 from tasks.vision.data.formats import jpeg
 from tests.tasks.vision.data import profiles
@@ -110,3 +111,20 @@ def test_the_parts_of_a_profile_are_joined_by_their_numbers() -> None:
 @pytest.mark.parametrize("data", [b"\xff\xd8\xff", b"\xff\xd8\xff\xe1", b"\xff\xd8\xff\xe1\0\1", b"\xff\xd8\xff" * 9])
 def test_a_file_of_markers_alone_is_left_to_the_decoder(data: bytes) -> None:
     assert jpeg.strip(data).data == data
+
+
+def test_filler_before_a_marker_is_dropped() -> None:
+    plain = encoded(noise(16, 16), "JPEG")
+    for length in (1, 1000, 100_000):
+        filled = plain[:2] + b"\xff" * length + plain[2:]
+        np.testing.assert_array_equal(images.decode(filled, 3, 16), images.decode(plain, 3, 16))
+    assert len(jpeg.strip(filled).data) <= len(plain)
+
+
+def test_more_segments_than_any_picture_has_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Millions of them would keep the service busy for minutes."""
+    monkeypatch.setattr("tasks.vision.data.formats.jpeg._MAX_MARKERS", 20)
+    plain = encoded(noise(16, 16), "JPEG")
+    images.decode(plain, 3, 16)
+    with pytest.raises(DataError, match="over 20 segments"):
+        images.decode(plain[:2] + b"\xff\xfe\x00\x02" * 20 + plain[2:], 3, 16)

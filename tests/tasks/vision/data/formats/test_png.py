@@ -154,3 +154,10 @@ def test_an_animation_whose_frames_are_damaged_still_has_its_first() -> None:
 
 def test_a_profile_is_found() -> None:
     assert png.strip(encoded(noise(8, 8), icc_profile=profiles.rgb())).icc == profiles.rgb()
+
+
+def test_more_chunks_than_any_picture_has_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Millions of them would keep the service busy for minutes."""
+    monkeypatch.setattr("tasks.vision.data.formats.png._MAX_CHUNKS", 20)
+    with pytest.raises(DataError, match="over 20 chunks"):
+        images.decode(with_chunks(encoded(noise(8, 8)), *[chunk(b"tEXt", b"a\0b")] * 20), 3, 8)

@@ -106,3 +106,25 @@ def test_a_tile_larger_than_any_image_is_refused_before_it_is_decoded() -> None:
 def test_a_directory_that_is_not_there_is_damage(data: bytes) -> None:
     with pytest.raises(DataError, match="damaged"):
         images.open_image(data)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_turned_picture_keeps_the_meaning_of_its_samples(orientation: int) -> None:
+    white_is_zero, turned = (262, 3, 1, 0), (274, 3, 1, orientation)
+    data = hand_made_tiff(struct.pack("<H", 0xF000) * 64, 8, white_is_zero, turned, bits=16)
+    assert images.decode(data, 1, 8).max() == 255 - 0xF0
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        [(322, 16, 1, 0), (323, 4, 1, 30_000)],  # 64 bits, which lie elsewhere in the file
+        [(322, 4, 2, 0), (323, 4, 1, 30_000)],
+        [(322, 4, 1, 30_000), (322, 4, 1, 16), (323, 4, 1, 30_000), (323, 4, 1, 16)],
+        [(323, 4, 1, 16)],
+    ],
+)
+def test_tiles_of_unclear_size_are_refused(more: list[tuple[int, int, int, int]]) -> None:
+    """The decoder would fill each tile whole: 900 MB from a file of 875 kB."""
+    with pytest.raises(DataError, match="unusual tile size"):
+        images.decode(hand_made_tiff(bytes(64), 8, *more), 1, 8)
