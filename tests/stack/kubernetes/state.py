@@ -149,7 +149,7 @@ class Load:
                     said = f"{type(error).__name__}, {'kept' if keep else 'new'} connection: {error}"
                 self.answers[said] += 1
                 self.slowest = max(self.slowest, time.monotonic() - began)
-                end.wait(0.02)
+                end.wait(0.1)  # more would take the cores from the pods that are to become ready
 
         threads = [threading.Thread(target=ask, args=(number < kept,)) for number in range(anew + kept)]
         for thread in threads:
