@@ -24,7 +24,7 @@ DAG = "/api/v2/dags/daily_training"
 ROLLBACK_DAG = "/api/v2/dags/rollback_champion"
 # These tests are about the way to a promotion, not about its evidence.
 PROMOTE = {"proof": "not_worse", "non_inferiority_margin": 0.9, "max_slowdown": 100, "max_memory_growth": 100}
-# The schedule would start a run of its own as soon as the DAG is unpaused. No DAG file changes, so they are read seldom.
+# The schedule would start a run of its own as soon as the DAG is unpaused. No DAG file changes: reading them is rare.
 UNSCHEDULED = {
     "services": {
         "airflow-scheduler": {"environment": {"AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False"}},
