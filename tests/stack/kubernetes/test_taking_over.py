@@ -65,9 +65,11 @@ def test_a_pod_that_failed_meanwhile_is_removed_and_the_stage_starts_anew(
     make: Make, left: Any, task_log: TaskLog
 ) -> None:
     task = make("sys.exit(69) if time.time() < float(os.environ['UNTIL']) else answer()")
-    task.environment["UNTIL"] = str(time.time() + 8)
+    task.environment["UNTIL"] = str(time.time() + 90)  # long enough for a pod to start on a busy machine
     name = lose(task, left)
-    until(lambda: time.time() > float(task.environment["UNTIL"]) + 1)
+    until(lambda: any("terminated" in one["state"] for one in left(task)[0]["status"]["containerStatuses"]))
+    assert time.time() < float(task.environment["UNTIL"])
+    until(lambda: time.time() > float(task.environment["UNTIL"]) + 1, seconds=120)
     assert task.run_stage(context())["version"] == 3
     assert f"removing pod {name}, left by an earlier try" in task_log
     assert left(task) == []
