@@ -12,6 +12,7 @@ from typing import Annotated
 from tasks.contract.table_key import KeyOf
 
 NOT_STATED = "not stated"
+NETWORK = "fast_cnn"
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,9 @@ class Torchvision:
 
 @dataclass(frozen=True)
 class Files:
-    """An image folder at the request's `source`; by default the images become `image_size` pixels square."""
+    """An image folder at the request's `source`; by default the images keep their size, up to `largest_side`."""
 
-    image_size: int
+    largest_side: int
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,14 @@ class DataSet:
         opener: how the images are read.
         licence: licence of the images, as their authors state it.
         flip: whether a mirrored image still belongs to its class.
+        network: what is trained on it by default.
     """
 
     description: str
     opener: Digits | Torchvision | Files
     licence: str = NOT_STATED
     flip: bool = True
+    network: str = NETWORK
 
     @property
     def needs_source(self) -> bool:
@@ -67,7 +70,7 @@ DATASETS: dict[str, DataSet] = {
     "cifar10": DataSet("photos in 10 classes", Torchvision("CIFAR10"), _CIFAR_LICENCE),
     "cifar100": DataSet("photos in 100 classes", Torchvision("CIFAR100"), _CIFAR_LICENCE),
     "fashion_mnist": DataSet("clothes in 10 classes", Torchvision("FashionMNIST"), "MIT (Zalando SE)"),
-    "image_folder": DataSet("your own images, at source", Files(image_size=32)),
+    "image_folder": DataSet("your own images, at source", Files(largest_side=224), network="efficientnet_lite0"),
 }
 DatasetName = Annotated[str, KeyOf(DATASETS)]
 # For the form: what each data set shows, and the data sets whose images are not mirrored in training.
