@@ -44,14 +44,7 @@ def show(fields: dict[str, Any], out: Path | None) -> None:
     with open_source(request.dataset, request.source, load_settings().datasets, endpoint, options) as source:
         listing = source.listing
         print("\n".join(understanding.lines(listing)), flush=True)
-        shaping = Shaping(
-            dataset=source.dataset,
-            channels=source.channels,
-            size=request.image_size or source.side,
-            validation_fraction=request.validation_fraction,
-            test_fraction=request.test_fraction,
-            seed=request.data_seed,
-        )
+        shaping = Shaping.of(request, source)
         kept, removals = _read(source, listing, shaping)
         print(_outcome(listing, removals))
         if out is not None:

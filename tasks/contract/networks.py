@@ -19,7 +19,6 @@ from pydantic_core import CoreSchema, core_schema
 
 LEARNING_RATE = 0.1
 Family = Literal["fast_cnn", "resnet", "mobilenet", "timm"]
-AUTO = "auto"
 # Every name in `timm.list_models()`, one a line: Airflow checks a request, and has no timm. A test compares the two.
 TIMM_NAMES = "timm_networks.txt"
 NEAREST = 3
@@ -131,23 +130,19 @@ def timm_names() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class _Name:
-    """Annotates a `str` field: a network's name, or one of `others`; the form offers those and the table."""
-
-    others: tuple[str, ...] = ()
+    """Annotates a `str` field: a network's name; the form offers those of the table."""
 
     def __get_pydantic_core_schema__(self, source: type[str], handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self._check, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return {**handler(schema), "examples": [*self.others, *NETWORKS]}  # not an enum: any network of timm will do
+        return {**handler(schema), "examples": [*NETWORKS]}  # not an enum: any network of timm will do
 
     def _check(self, value: str) -> str:
-        if value not in self.others:
-            find(value)
+        find(value)
         return value
 
 
 Architecture = Annotated[str, _Name()]
-ArchitectureOrAuto = Annotated[str, _Name((AUTO,))]
 # For the form: what each network is for.
 CHOICES = "; ".join(f"{name} {network.choice}" for name, network in NETWORKS.items())

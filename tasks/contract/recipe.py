@@ -15,7 +15,8 @@ from pydantic import AfterValidator, Field, model_validator
 
 from tasks.contract.datasets import DATASETS, NETWORK, NOT_FLIPPED
 from tasks.contract.messages import Message
-from tasks.contract.networks import AUTO, CHOICES, LEARNING_RATE, Architecture, ArchitectureOrAuto, find
+from tasks.contract.networks import CHOICES, LEARNING_RATE, Architecture, find
+from tasks.errors import RequestError
 
 Schedule = Literal["one_cycle", "cosine", "plateau"]
 Optimizer = Literal["sgd", "adamw"]
@@ -43,7 +44,7 @@ FINE_TUNED: dict[str, Any] = {
     "layer_decay": 0.75,
     "label_smoothing": 0.1,
 }
-NONE, PRETRAINED = "none", "pretrained"
+AUTO, NONE, PRETRAINED = "auto", "none", "pretrained"
 
 
 class Hyperparameters(Message):
@@ -70,9 +71,7 @@ class GivenHyperparameters(Message):
     """The same values in a request: one that is set explicitly overrides tuned values and defaults."""
 
     batch_size: BatchSize | None = Field(None, description=f"Images per step. {_default('batch_size')}")
-    learning_rate: LearningRate | None = Field(
-        None, description=f"Peak learning rate. {_default('learning_rate')}"
-    )
+    learning_rate: LearningRate | None = Field(None, description=f"Peak learning rate. {_default('learning_rate')}")
     layer_decay: LayerDecay | None = Field(
         None,
         description="Factor of the learning rate from one layer of a pretrained network to the one before it; "
@@ -88,7 +87,8 @@ class GivenHyperparameters(Message):
         None, description=f"How the learning rate changes over the epochs. {_default('schedule')}"
     )
     augmentation: Strength | None = Field(
-        None, description=f"Strength of crops or shifts, flips and erasing; 0 turns them off. {_default('augmentation')}"
+        None,
+        description=f"Strength of crops or shifts, flips and erasing; 0 turns them off. {_default('augmentation')}",
     )
     label_smoothing: Smoothing | None = Field(
         None, description=f"Share of the target spread over the other classes. {_default('label_smoothing')}"
@@ -161,16 +161,14 @@ class Basis:
 def _is_weights(weights: str) -> str:
     if weights in (AUTO, NONE, PRETRAINED) or "/" in weights or weights.endswith((".safetensors", ".pt", ".pth")):
         return weights
-    raise ValueError(
-        f"not weights; give {AUTO}, {NONE}, {PRETRAINED}, a file, an s3:// address or models:/NAME@ALIAS"
-    )
+    raise ValueError(f"not weights; give {AUTO}, {NONE}, {PRETRAINED}, a file, an s3:// address or models:/NAME@ALIAS")
 
 
 class NetworkOptions(Message):
     """Which network is trained and what it starts from."""
 
-    model: ArchitectureOrAuto = Field(
-        AUTO,
+    model: Architecture | None = Field(
+        None,
         description=f"Network: {CHOICES}; or any other classification network of timm, by name. Default: "
         f"{DATASETS['image_folder'].network} for image_folder if it may start from pretrained weights, else {NETWORK}.",
     )
@@ -180,8 +178,8 @@ class NetworkOptions(Message):
         "`pretrained`: fails if they are not at hand. Or a .safetensors or .pt file, s3://BUCKET/KEY, or "
         "models:/NAME@ALIAS to go on from an own model.",
     )
-    finetune: Literal["auto", "scratch", "head", "full", "gradual"] = Field(
-        "auto",
+    finetune: FineTune | None = Field(
+        None,
         description="What is trained. `head`: only the last layer, in seconds. `full`: all layers. `gradual`: first "
         "the last layer, then all. `scratch`: all, from random weights. Default: gradual with pretrained weights, "
         "else scratch.",
@@ -204,7 +202,7 @@ class NetworkOptions(Message):
 
     @model_validator(mode="after")
     def _weights_fit_finetune(self) -> Self:
-        if self.weights == NONE and self.finetune not in (AUTO, "scratch"):
+        if self.weights == NONE and self.finetune not in (None, "scratch"):
             raise ValueError(f"finetune={self.finetune!r} needs weights, and weights={NONE!r}; leave one of them out")
         if self.finetune == "scratch" and self.weights not in (AUTO, NONE):
             raise ValueError(f"finetune='scratch' uses no weights={self.weights!r}; leave one of them out")
@@ -217,7 +215,7 @@ class NetworkOptions(Message):
 
     def network(self, dataset: str) -> str:
         """Return the network to train on a data set."""
-        if self.model != AUTO:
+        if self.model is not None:
             return self.model
         return DATASETS[dataset].network if dataset in DATASETS and self.starts_from_weights else NETWORK
 
@@ -233,18 +231,24 @@ class TrainingRequest(GivenHyperparameters, TrainingOptions, NetworkOptions):
             chosen: all hyperparameters, or some of them; a trial may choose the `model` too.
 
         Raises:
+            RequestError: something is to be fine-tuned that has no trained weights.
             ValidationError: a chosen value is outside its limits.
         """
         values = chosen.model_dump() if isinstance(chosen, Hyperparameters) else dict(chosen or {})
         name = values.get("model", self.network(basis.dataset))
         defaults: dict[str, Any]
         if name in basis.pretrained:
-            finetune = "gradual" if self.finetune == AUTO else self.finetune
+            finetune = self.finetune or "gradual"
             defaults = {**FINE_TUNED, "epochs": 1 if finetune == "head" else basis.fine_tuned_epochs}
             if find(name).family == "timm" and basis.side < FINE_TUNED_SIDE:
                 defaults["input_side"] = FINE_TUNED_SIDE
-        else:
+        elif self.finetune in (None, "scratch"):
             finetune, defaults = "scratch", {"learning_rate": find(name).learning_rate}
+        else:
+            raise RequestError(
+                f"finetune={self.finetune!r} needs trained weights of {name}, and there are none here; fetch them with "
+                f"`make weights MODEL={name}`, or set weights to a file, s3://BUCKET/KEY or models:/NAME@ALIAS"
+            )
         given = {field: getattr(self, field) for field in ("input_side", "epochs", "optimizer")}
         options = {field: getattr(self, field) for field in TrainingOptions.model_fields}
         asked = {field: value for field, value in {**given, **self.given}.items() if value is not None}

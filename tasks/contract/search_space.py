@@ -52,6 +52,7 @@ class SearchSpace(Message):
 
     learning_rate: Numbers = Interval(low=1e-4, high=1e-1, log=True)
     weight_decay: Numbers = Interval(low=1e-5, high=1e-2, log=True)
+    layer_decay: Numbers = None
     momentum: Numbers = Interval(low=0.8, high=0.98)
     batch_size: Annotated[list[BatchSize], AfterValidator(_distinct)] | None = Field([32, 64, 128])
     label_smoothing: Numbers = Interval(low=0.0, high=0.2)

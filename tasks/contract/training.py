@@ -18,7 +18,7 @@ from tasks.contract.messages import (
     UpstreamRunId,
 )
 from tasks.contract.networks import Architecture
-from tasks.contract.recipe import Hyperparameters, TrainingRequest
+from tasks.contract.recipe import EPOCHS, Basis, Hyperparameters, TrainingRequest
 from tasks.contract.resources import StageResources
 from tasks.contract.search_space import Dimension, SearchSpace, require_searchable
 from tasks.contract.stage import Stage
@@ -97,9 +97,23 @@ class TuneRequest(ReusableRequest, TrainingRequest):
     @model_validator(mode="after")
     def _searchable(self) -> Self:
         require_searchable(self.dimensions, self.searcher, self.trials)
-        if self.grace_epochs > self.epochs:
-            raise ValueError(f"grace_epochs={self.grace_epochs} is more than epochs={self.epochs}; lower it")
+        if self.grace_epochs > self.max_epochs:
+            raise ValueError(f"grace_epochs={self.grace_epochs} is more than epochs={self.max_epochs}; lower it")
+        if self.finetune == "head":
+            raise ValueError(
+                "finetune='head' finds its only hyperparameter itself; choose 'gradual' or 'full' to search"
+            )
         return self
+
+    @property
+    def max_epochs(self) -> int:
+        """Epochs of a trial that is not stopped early."""
+        return self.epochs or EPOCHS
+
+    def settled(self, basis: Basis) -> Self:
+        """Set the number of epochs, which all trials share, by the basis if it is open."""
+        epochs = self.recipe(basis).epochs
+        return self.model_copy(update={"epochs": epochs, "grace_epochs": min(self.grace_epochs, epochs)})
 
 
 class TuneResult(StageResult):

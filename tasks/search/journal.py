@@ -21,14 +21,13 @@ from ray.tune.experiment import Trial as RayTrial
 from ray.tune.result import HOSTNAME
 
 from tasks.contract.recipe import Recipe
-from tasks.contract.training import TuneRequest
 from tasks.records.metric_log import MetricLog
 from tasks.records.tracking import ERROR_TAG, StageRun
-from tasks.search.earlier_trial import EPOCH, NUMBER, REPLAYED, EarlierTrial, State
+from tasks.search.earlier_trial import EPOCH, NUMBER, REPLAYED, State
 from tasks.search.earlier_trials import EPOCH_METRICS
 from tasks.search.schedulers import rungs
 from tasks.search.table import CONFIG_SHA256, RUNG, SECONDS, STATE, TRIAL, VALUES, run_status
-from tasks.search.trial import BATCHES, FINISHED, recipe_of, sha256_of
+from tasks.search.trial import BATCHES, FINISHED, Plan, recipe_of, sha256_of
 
 STAGE = "trial"
 MACHINE = "pipeline.machine"  # tag: name of the machine on which a trial ended
@@ -38,9 +37,9 @@ INHERITED = ("pipeline.dag_id", "pipeline.dag_run_id", "mlflow.source.name", "ml
 class Journal(Callback):
     """Writes each trial to its run."""
 
-    def __init__(self, request: TuneRequest, run: StageRun, known: Mapping[int, EarlierTrial]) -> None:
+    def __init__(self, plan: Plan, run: StageRun) -> None:
         """Start the writing thread; `known` trials have runs already."""
-        self._request, self._run, self._known = request, run, known
+        self._plan, self._request, self._run, self._known = plan, plan.request, run, plan.known
         self._writer = _Writer()
         self._client = MlflowClient()
         tags = self._client.get_run(run.run_id).data.tags
@@ -110,7 +109,7 @@ class Journal(Callback):
         number = int(trial.config[NUMBER])
         if number not in self._trials:
             values = {name: value for name, value in trial.config.items() if name != NUMBER}
-            entry = self._trials[number] = _TrialRun(number, recipe_of(self._request, trial.config), values)
+            entry = self._trials[number] = _TrialRun(number, recipe_of(self._plan, trial.config), values)
             self._writer.put(lambda: self._open(entry))
         return self._trials[number]
 

@@ -49,16 +49,16 @@ def make_scheduler(request: TuneRequest) -> TrialScheduler:
     match request.scheduler:
         case "asha":
             return Asha(
-                max_t=request.epochs,
+                max_t=request.max_epochs,
                 grace_period=request.grace_epochs,
                 reduction_factor=request.reduction_factor,
                 **aim,
             )
         case "hyperband":
-            return HyperBandScheduler(max_t=request.epochs, reduction_factor=request.reduction_factor, **aim)
+            return HyperBandScheduler(max_t=request.max_epochs, reduction_factor=request.reduction_factor, **aim)
         case "median":
             # min_time_slice: never pause a trial to let others catch up, which would only cost checkpoints.
-            return Median(grace_period=request.grace_epochs, min_time_slice=request.epochs, **aim)
+            return Median(grace_period=request.grace_epochs, min_time_slice=request.max_epochs, **aim)
         case "none":
             return FIFOScheduler()  # type: ignore[no-untyped-call]
 
@@ -68,7 +68,7 @@ def rungs(request: TuneRequest) -> tuple[int, ...]:
     if request.scheduler != "asha":
         return ()
     rung, found = request.grace_epochs, []
-    while rung < request.epochs:
+    while rung < request.max_epochs:
         found.append(rung)
         rung *= request.reduction_factor
     return tuple(found)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from ray import tune
 from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
 from ray.tune.execution.placement_groups import PlacementGroupFactory
+from torch import Tensor
 
+from tasks.contract.recipe import Basis
 from tasks.contract.training import TuneRequest
 from tasks.records.tracking import StageRun
 from tasks.search.cluster import SLOT, ray_for
@@ -30,7 +34,22 @@ LOST_MACHINES = 2
 log = logging.getLogger("tasks.tune")
 
 
-def run_search(request: TuneRequest, run: StageRun, settings: Settings, gold: Gold) -> None:
+@dataclass(frozen=True)
+class Start:
+    """What every trial starts from.
+
+    Attributes:
+        gold: the images.
+        basis: what the defaults of a recipe depend on.
+        trained: trained weights by network; a network that has none starts from random ones.
+    """
+
+    gold: Gold
+    basis: Basis
+    trained: Mapping[str, Mapping[str, Tensor]]
+
+
+def run_search(request: TuneRequest, run: StageRun, settings: Settings, start: Start) -> None:
     """Run all trials that earlier tries of the stage have not finished, and record them in MLflow.
 
     Raises:
@@ -41,11 +60,12 @@ def run_search(request: TuneRequest, run: StageRun, settings: Settings, gold: Go
     with credentials(settings):
         storage = SearchStorage(settings, run.run_id)
         known = read_earlier(run.experiment_id, run.run_id, storage.checkpoints())
-        with ray_for(request, settings, gold.nbytes) as slots:
+        with ray_for(request, settings, start.gold.nbytes) as slots:
             _tell_start(request, trials, len(known), sum(trial.ended for trial in known.values()))
-            journal = Journal(request, run, known)
+            plan = Plan(request, known, start.basis, start.trained)
+            journal = Journal(plan, run)
             trainable = tune.with_resources(
-                tune.with_parameters(Trial, gold=gold, plan=Plan(request, known)),
+                tune.with_parameters(Trial, gold=start.gold, plan=plan),
                 _resources(request),
             )
             tuner = Tuner(
@@ -100,7 +120,7 @@ def remove_state(run: StageRun, settings: Settings) -> None:
 def _tell_start(request: TuneRequest, trials: int, known: int, ended: int) -> None:
     log.info(
         "%d trials of up to %d epochs, searcher %s, scheduler %s, over %s",
-        *(trials, request.epochs, request.searcher, request.scheduler, ", ".join(request.dimensions)),
+        *(trials, request.max_epochs, request.searcher, request.scheduler, ", ".join(request.dimensions)),
     )
     if known:
         log.info("resuming an earlier try: %d trials are done, %d were running", ended, known - ended)

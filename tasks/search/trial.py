@@ -21,7 +21,7 @@ import torch
 from ray.tune import Trainable
 from ray.tune.result import DONE, SHOULD_CHECKPOINT
 
-from tasks.contract.recipe import Recipe
+from tasks.contract.recipe import Basis, Recipe
 from tasks.contract.training import TuneRequest
 from tasks.errors import DataError, ModelError
 from tasks.search import storage
@@ -30,7 +30,8 @@ from tasks.vision.data.gold import Gold
 from tasks.vision.devices import prepare_cpu
 from tasks.vision.training import checkpoints
 from tasks.vision.training.cadence import Cadence
-from tasks.vision.training.loop import BatchEnd, EpochEnd, Training
+from tasks.vision.training.events import BatchEnd, EpochEnd
+from tasks.vision.training.loop import Training
 
 BATCHES = "batches"  # in a result: the logged batches of its epoch; in a checkpoint: those of all epochs, by epoch
 FINISHED = "finished"  # in a result: whether nothing is left to train
@@ -48,11 +49,13 @@ class Plan:
 
     request: TuneRequest
     known: Mapping[int, EarlierTrial] = field(hash=False)
+    basis: Basis
+    trained: Mapping[str, Mapping[str, torch.Tensor]] = field(hash=False)  # weights to start from, by network
 
 
-def recipe_of(request: TuneRequest, config: Mapping[str, Any]) -> Recipe:
+def recipe_of(plan: Plan, config: Mapping[str, Any]) -> Recipe:
     """Return the recipe of a trial with the values that the searcher chose."""
-    return request.recipe({name: value for name, value in config.items() if name != NUMBER})
+    return plan.request.recipe(plan.basis, {name: value for name, value in config.items() if name != NUMBER})
 
 
 def sha256_of(recipe: Recipe) -> str:
@@ -122,7 +125,7 @@ class Trial(Trainable):
         return asdict(end) | {BATCHES: self._batches.get(end.epoch, []), REPLAYED: True, FINISHED: finished, DONE: done}
 
     def _begin(self, config: Mapping[str, Any]) -> None:
-        self._recipe = recipe_of(self._plan.request, config)
+        self._recipe = recipe_of(self._plan, config)
         self._training, self._known, self._batches, self._epoch = None, (), {}, 0
         self._before = self._plan.known.get(int(config[NUMBER]))
         if self._before is None:
@@ -153,8 +156,9 @@ class Trial(Trainable):
 
     def _make(self) -> Training:
         cpus = max(1, math.floor(self._plan.request.trial_cpus))
-        prepare_cpu(self._recipe.batch_size * math.prod(self._gold.shape), cpus)
-        return Training(self._recipe, self._gold)
+        recipe, shape = self._recipe, self._gold.shape
+        prepare_cpu(recipe.batch_size * shape[0] * (recipe.input_side or max(shape[1:])) ** 2, cpus)
+        return Training(recipe, self._gold, self._plan.trained.get(recipe.model))
 
     def save(self, checkpoint_dir: str | None = None) -> Any:
         """Save and upload a checkpoint, and measure what that costs."""

@@ -72,14 +72,7 @@ def run(request: PrepareRequest, run: StageRun, settings: Settings) -> PrepareRe
             log.info("%s", line)
         losses.require_few(listing, listing.removals, request.max_left_out, request.source or request.dataset)
         registry.require_same_classes(request.registered_model, listing.classes)
-        shaping = Shaping(
-            dataset=source.dataset,
-            channels=source.channels,
-            size=request.image_size or source.side,
-            validation_fraction=request.validation_fraction,
-            test_fraction=request.test_fraction,
-            seed=request.data_seed,
-        )
+        shaping = Shaping.of(request, source)
         key = fingerprint(source.digest(), shaping, listing)
         earlier = None if request.forced("prepare") else _earlier(key, run.experiment_id)
         if earlier and losses.exceed(listing, sum(map(len, earlier.gold.splits.values())), request.max_left_out):

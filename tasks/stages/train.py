@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import math
 import time
 from dataclasses import asdict
 from typing import Any
@@ -13,20 +12,23 @@ from typing import Any
 import mlflow
 import torch
 
-from tasks.contract.recipe import Hyperparameters
+from tasks.contract.recipe import Hyperparameters, NetworkOptions, Recipe
 from tasks.contract.training import TrainRequest, TrainResult
-from tasks.records import artifact_digest, gold_store, model_store, registry, tuned_sets
+from tasks.records import artifact_digest, gold_store, model_store, registry, trained_weights, tuned_sets
 from tasks.records.checkpoint_store import CheckpointStore
 from tasks.records.inputs.stage_inputs import PreparedData
 from tasks.records.inputs.training import TrainInputs
+from tasks.records.inputs.weights import keep_choice
 from tasks.records.metric_log import MetricLog
 from tasks.records.tracking import StageRun, use_datasets
 from tasks.settings import Settings
 from tasks.vision.data.gold import Gold
 from tasks.vision.devices import prepare_cpu
 from tasks.vision.models.classifier import digest, parameter_counts
+from tasks.vision.training.basis import basis_of
 from tasks.vision.training.curves import curves_figure
-from tasks.vision.training.loop import BatchEnd, EpochEnd, Training
+from tasks.vision.training.events import BatchEnd, EpochEnd, Reading
+from tasks.vision.training.loop import CHECKPOINT_FORMAT, Training
 
 QUIET_SECONDS = 20.0  # a line at least this often: a log stream that is silent for 60 s is cut off
 
@@ -42,6 +44,7 @@ def run(request: TrainRequest, inputs: TrainInputs, run: StageRun, settings: Set
     """
     tuned = inputs.tuned
     tuned_sets.keep_choice(run.run_id, tuned)
+    keep_choice(run.run_id, inputs.weights)
     gold = gold_store.fetch_made_by(inputs.data.gold_run_id)
     use_datasets(run, inputs.data.prepare_run_id, "training", "validation")
     given = ", ".join(f"{name}={value}" for name, value in request.given.items())
@@ -50,25 +53,30 @@ def run(request: TrainRequest, inputs: TrainInputs, run: StageRun, settings: Set
         f"tuned by run {tuned.run_id}" if tuned else "the defaults",
         f"; set explicitly: {given}" if given else "",
     )
-    recipe = request.recipe(tuned.hyperparameters if tuned else None)
-    mlflow.log_params(recipe.model_dump(mode="json", include=set(Hyperparameters.model_fields)))
-    prepare_cpu(recipe.batch_size * math.prod(gold.shape))
-    training = Training(recipe, gold)
+    basis = basis_of(gold, request.device, [request.network(gold.dataset)] if inputs.weights else [])
+    recipe = request.recipe(basis, tuned.hyperparameters if tuned else None)
+    chosen = {*Hyperparameters.model_fields, *NetworkOptions.model_fields} & set(Recipe.model_fields)
+    mlflow.log_params(recipe.model_dump(mode="json", include=chosen, exclude_none=True))
+    side = recipe.input_side or max(gold.shape[1:])
+    prepare_cpu(recipe.batch_size * gold.shape[0] * side**2)
+    training = Training(recipe, gold, trained_weights.load(inputs.weights) if inputs.weights else None)
     _describe(training, gold, inputs.data)
 
     store = CheckpointStore(run.run_id)
     state = store.newest()
-    if state is not None:
+    if state is not None and state.get("format") != CHECKPOINT_FORMAT:
+        log.warning("the checkpoint is of another release of this software; training starts again")
+    elif state is not None:
         training.load_state_dict(state)
         log.info("resuming after epoch %d of %d, from the run's checkpoint", len(training.history), recipe.epochs)
     _train(training, store, MetricLog(run.run_id))
 
     best = training.best
-    title = f"{request.model} on {gold.dataset}, {len(gold.train)} images"
+    title = f"{recipe.model} on {gold.dataset}, {len(gold.train)} images"
     mlflow.log_figure(curves_figure(training.history, best, title), "plots/curves.png", save_kwargs={"dpi": 120})
     classifier = training.best_classifier()
     sha256 = digest(classifier)
-    uri = model_store.log_once(classifier, gold, request.model, run)
+    uri = model_store.log_once(classifier, gold, recipe.model, run)
     mlflow.set_tags(
         {
             registry.SHA256: sha256,
@@ -122,6 +130,10 @@ def _train(training: Training, store: CheckpointStore, metrics: MetricLog) -> No
     try:
         for event in training.run():
             match event:
+                case Reading():
+                    if clock.quiet():
+                        clock.restart()
+                        log.info("features of %d of %d images computed", event.images, event.total)
                 case BatchEnd():
                     metrics.add(event.step, {"batch_loss": event.loss, "batch_learning_rate": event.learning_rate})
                     if clock.quiet():
@@ -176,6 +188,10 @@ class _Clock:
 
     def quiet(self) -> bool:
         return time.monotonic() - self._spoke > QUIET_SECONDS
+
+    def restart(self) -> None:
+        """Count from here: a line was logged."""
+        self._spoke = time.monotonic()
 
     def left(self, event: BatchEnd | EpochEnd) -> str:
         """Estimate how long the remaining steps take at the pace so far; the caller then logs a line."""

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from tasks.contract.recipe import Hyperparameters
 from tasks.contract.training import TuneRequest, TuneResult
 from tasks.errors import RequestError
-from tasks.records import gold_store, tuned_sets
+from tasks.records import gold_store, trained_weights, tuned_sets
 from tasks.records.inputs.training import TuneInputs
 from tasks.records.metric_log import log_values
 from tasks.records.tracking import ERROR_TAG, StageRun, use_datasets
@@ -20,9 +20,10 @@ from tasks.records.tuned_sets import TunedSet
 from tasks.search import table
 from tasks.search.earlier_trial import State
 from tasks.search.plots import figures
-from tasks.search.search import remove_state, run_search
+from tasks.search.search import Start, remove_state, run_search
 from tasks.search.table import TrialRow
 from tasks.settings import Settings
+from tasks.vision.training.basis import basis_of
 
 BEST_TRIAL = "pipeline.best_trial"  # tag of the best trial's run; on the tune run, its number
 BEST_RUN = "pipeline.best_trial_run_id"  # tag of the tune run
@@ -50,7 +51,14 @@ def run(request: TuneRequest, inputs: TuneInputs, run: StageRun, settings: Setti
             "pipeline.fingerprint": gold.fingerprint,
         }
     )
-    run_search(request, run, settings, gold)
+    basis = basis_of(gold, request.device, inputs.weights)
+    request = request.settled(basis)
+    run_search(
+        request,
+        run,
+        settings,
+        Start(gold, basis, {name: trained_weights.load(chosen) for name, chosen in inputs.weights.items()}),
+    )
     rows = table.read(run.run_id)
     best = table.best_trial(rows, request.metric)
     if best is None or best.best_value is None:
@@ -58,7 +66,7 @@ def run(request: TuneRequest, inputs: TuneInputs, run: StageRun, settings: Setti
             f"all {len(rows)} trials failed: {_reasons(rows)}; change search_space or the parameters that are set"
         )
     _keep(rows, best, request.metric)
-    recipe = request.recipe(best.values)
+    recipe = request.recipe(basis, best.values)
     chosen = Hyperparameters(**{name: getattr(recipe, name) for name in Hyperparameters.model_fields})
     tuned_sets.keep(TunedSet(run.run_id, gold.dataset, recipe.model, chosen))
     remove_state(run, settings)

@@ -13,12 +13,12 @@ from PIL import Image
 from tasks.errors import DataError
 from tasks.vision.data import images
 from tasks.vision.data.fingerprint import Shaping
+from tasks.vision.data.limits import MAX_PIXEL_BYTES, MIN_SIDE
 from tasks.vision.data.progress import Progress
 from tasks.vision.data.records import Content, Entry, Reason, Record
 from tasks.vision.data.sources import Source
 
-MIN_SIDE, MAX_SIDE, MAX_ASPECT = 8, 8192, 8.0
-MAX_PIXEL_BYTES = 4 * 2**30
+MAX_SIDE, MAX_ASPECT = 8192, 8.0
 # Images go to the threads in batches: small enough to bound memory, large enough for little overhead with 1 kB images.
 BATCH_IMAGES, BATCH_BYTES = 64, 8 * 2**20
 

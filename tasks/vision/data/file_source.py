@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 from tasks.errors import DataError, RequestError
 from tasks.files import sha256
-from tasks.vision.data import parquet
+from tasks.vision.data import images, parquet
 from tasks.vision.data.contents import Contents, LayoutOptions
 from tasks.vision.data.layout import arrange
-from tasks.vision.data.limits import MIB, Limits
+from tasks.vision.data.limits import MAX_PIXEL_BYTES, MIB, MIN_SIDE, Limits
 from tasks.vision.data.names import TABLES, is_hidden, is_junk, suffix
 from tasks.vision.data.parquet_layout import row_key
 from tasks.vision.data.records import Content, Entry, Listing
 from tasks.vision.data.store_file import File
 from tasks.vision.data.stores import Store, open_store
 
+SAMPLE = 100  # images whose size is looked at
+STEP = 32  # sides of images that are made smaller to fit into memory
 MAX_TABLE_BYTES = 256 * MIB  # of all tables of a source, which are kept in memory
 
 
@@ -33,7 +36,7 @@ class FileSource:
     store: Store
     where: str
     dataset: str
-    side: int
+    largest_side: int
     options: LayoutOptions = field(default_factory=LayoutOptions)
     channels: int = 3
     limits: Limits = field(default_factory=Limits)
@@ -55,6 +58,17 @@ class FileSource:
             elif suffix(file.name) == ".parquet":
                 parquets[file.name] = self._scan(file)
         return arrange(Contents(self.where, sizes, self.store.links, sheets, parquets), self.options)
+
+    @cached_property
+    def side(self) -> int:
+        """The images' own size: the median of the shorter sides of the first of them, at most `largest_side`.
+
+        Less where all images of that size would not fit into memory.
+        """
+        sides = sorted(filter(None, (_shorter_side(read) for _, read in islice(self.read(), SAMPLE))))
+        own = min(sides[len(sides) // 2], self.largest_side) if sides else self.largest_side
+        fitting = math.isqrt(MAX_PIXEL_BYTES // (self.channels * max(1, len(self.listing.entries))))
+        return max(MIN_SIDE, own if own <= fitting else fitting // STEP * STEP)
 
     def digest(self) -> str:
         """Return the SHA-256 of the archive, or of the sorted paths and contents of a folder's images."""
@@ -106,6 +120,15 @@ def _table(file: File, left: int) -> bytes | DataError:
         return error
 
 
+def _shorter_side(read: Callable[[], Content]) -> int | None:
+    """Return the shorter side of an image; None for one that cannot be read."""
+    try:
+        content = read()
+        return min(images.open_image(content).size if isinstance(content, bytes) else content.shape[:2])
+    except DataError:
+        return None
+
+
 def _given(data: bytes | DataError) -> bytes:
     if isinstance(data, DataError):
         raise data
@@ -116,7 +139,7 @@ def _given(data: bytes | DataError) -> bytes:
 def open_files(
     dataset: str,
     source: str,
-    side: int,
+    largest_side: int,
     downloads_folder: Path,
     s3_endpoint: str | None = None,
     options: LayoutOptions | None = None,
@@ -126,7 +149,7 @@ def open_files(
     Args:
         dataset: the data set's name.
         source: a local folder or archive, s3://BUCKET/KEY of an archive, or s3://BUCKET/PREFIX/ of a folder.
-        side: default side of the square images, in pixels.
+        largest_side: largest default side of the square images, in pixels.
         downloads_folder: where a folder for the download is made.
         s3_endpoint: address of the S3 store; by default boto3's own AWS_ENDPOINT_URL, or Amazon.
         options: what the request says about the layout.
@@ -144,9 +167,9 @@ def open_files(
         with tempfile.TemporaryDirectory(dir=downloads_folder, prefix="s3-") as folder:
             path = s3.download(source, Path(folder), s3_endpoint)
             store = open_store(path, source, name_encoding=options.name_encoding)
-            yield FileSource(store, source, dataset, side, options)
+            yield FileSource(store, source, dataset, largest_side, options)
     elif "://" in source:
         raise RequestError(f"source={source!r} cannot be opened; give a local path or s3://bucket/key")
     else:
         store = open_store(Path(source).expanduser(), source, name_encoding=options.name_encoding)
-        yield FileSource(store, source, dataset, side, options)
+        yield FileSource(store, source, dataset, largest_side, options)

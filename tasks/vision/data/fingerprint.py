@@ -13,9 +13,12 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from typing import Self
 
+from tasks.contract.data import PrepareRequest
 from tasks.contract.datasets import DATASETS, Files
 from tasks.vision.data.records import Listing
+from tasks.vision.data.sources import Source
 
 # Part of the fingerprint: raise it with every change of a layer that can change gold.
 LAYERS_VERSION = 1
@@ -34,6 +37,18 @@ class Shaping:
     validation_fraction: float
     test_fraction: float
     seed: int
+
+    @classmethod
+    def of(cls, request: PrepareRequest, source: Source) -> Self:
+        """Take what the request sets, and the rest from the source."""
+        return cls(
+            dataset=source.dataset,
+            channels=source.channels,
+            size=request.image_size or source.side,
+            validation_fraction=request.validation_fraction,
+            test_fraction=request.test_fraction,
+            seed=request.data_seed,
+        )
 
 
 def fingerprint(source_digest: str, shaping: Shaping, listing: Listing) -> str:

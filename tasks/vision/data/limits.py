@@ -1,4 +1,4 @@
-"""How much a source may unpack to, and the damage that reading an archive may meet.
+"""How large images and a source may be, how much it may unpack to, and what damage reading an archive may meet.
 
 An archive may come from anyone: a few kilobytes may declare, or unpack to, any size.
 """
@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from tasks.errors import DataError
 
 MIB = 2**20
+MIN_SIDE = 8  # of an image, in pixels
+MAX_PIXEL_BYTES = 4 * 2**30  # of all images as prepared, which are kept in memory
 # What tarfile, zipfile and the decompressors raise on damaged archives, as found by a fuzzer and in their sources.
 # RuntimeError: a zip version or a compression that this Python does not know.
 DAMAGE = (

@@ -85,8 +85,8 @@ def open_source(
             yield digits(dataset)
         case Torchvision(constructor):
             yield open_torchvision(dataset, constructor, downloads_folder)
-        case Files(image_size):
-            with open_files(dataset, str(source), image_size, downloads_folder, s3_endpoint, options) as files:
+        case Files(largest_side):
+            with open_files(dataset, str(source), largest_side, downloads_folder, s3_endpoint, options) as files:
                 yield files
         case _ as unknown:
             assert_never(unknown)

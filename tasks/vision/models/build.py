@@ -2,42 +2,73 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import assert_never
 
-from torch import nn
+from torch import Tensor, nn
 
-from tasks.contract.networks import NETWORKS
-from tasks.errors import DataError, RequestError
+from tasks.contract.networks import Network, find
+from tasks.errors import DataError, ModelError, RequestError
+from tasks.vision.models import weights
 from tasks.vision.models.fast_cnn import FastCNN
 
 
-def build(architecture: str, classes: int, shape: tuple[int, int, int]) -> nn.Module:
-    """Make a network with fresh weights, drawn from torch's global random numbers.
+def build(
+    architecture: str, classes: int, shape: tuple[int, int, int], trained: Mapping[str, Tensor] | None = None
+) -> nn.Module:
+    """Make a network with fresh weights, drawn from torch's global random numbers, or with trained ones.
 
     Args:
-        architecture: a name in the contract's table `NETWORKS`.
+        architecture: a name in the contract's table `NETWORKS`, or of a network of timm.
         classes: number of classes, at least 2.
         shape: channels, height and width of an image; height and width at least the network's `smallest_side`.
+        trained: weights by name (see `weights.read`); those of the head are used if they are for as many classes.
 
     Returns:
         A module from normalised float images [N, C, H, W] to logits [N, classes].
 
     Raises:
         RequestError: the architecture is unknown.
-        DataError: fewer than two classes, or images that are too small.
+        DataError: fewer than two classes, or images of a size that the network cannot take.
+        ModelError: the weights are those of another network.
     """
     channels, height, width = shape
-    if architecture not in NETWORKS:
-        raise RequestError(f"model={architecture!r} is unknown; choose one of {', '.join(NETWORKS)}")
+    try:
+        network = find(architecture)
+    except ValueError as error:
+        raise RequestError(f"model={architecture!r}: {error}") from error
     if classes < 2:
         raise DataError(f"a classifier needs at least 2 classes, not {classes}; add images of another class")
-    network = NETWORKS[architecture]
     if min(height, width) < network.smallest_side:
         raise DataError(
             f"images of {height}x{width} pixels are too small for {architecture}; "
             f"set image_size to {network.smallest_side} or more"
         )
     side = max(height, width)
+    built = _make(network, classes, channels, side)
+    if trained is None:
+        return built
+    expected = built.state_dict()
+    head = head_name(built, classes)
+    fitted = weights.fit(trained, expected, (f"{head}.weight", f"{head}.bias"), architecture)
+    try:
+        if network.family == "timm":
+            return _make(network, classes, channels, side, fitted)
+        for name in (f"{head}.weight", f"{head}.bias"):
+            if name in fitted and len(fitted[name]) != classes:  # the head of other classes
+                del fitted[name]
+        built.load_state_dict(fitted, strict=False)
+    except RuntimeError as error:
+        raise ModelError(
+            f"the weights do not fit {architecture} for {channels} channels and {side} pixels ({error}); "
+            "set model to the network that they were trained as, and image_size to its size"
+        ) from error
+    return built
+
+
+def _make(
+    network: Network, classes: int, channels: int, side: int, trained: Mapping[str, Tensor] | None = None
+) -> nn.Module:
     match network.family:
         case "fast_cnn":
             return FastCNN(classes, channels, side)
@@ -49,5 +80,16 @@ def build(architecture: str, classes: int, shape: tuple[int, int, int]) -> nn.Mo
             from tasks.vision.models.torchvision_networks import mobilenet
 
             return mobilenet(network.constructor, classes, channels, side)
+        case "timm":
+            from tasks.vision.models import timm_networks
+
+            return timm_networks.make(network.constructor, classes, channels, side, trained)
         case _ as unknown:
             assert_never(unknown)
+
+
+def head_name(network: nn.Module, classes: int) -> str:
+    """Return the name of a network's head, its last linear layer; empty if it ends with another kind of layer."""
+    linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    last = linear[-1] if linear else ""
+    return last if last and network.get_submodule(last).out_features == classes else ""

@@ -7,9 +7,30 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Enlargement:
+    """How images are enlarged for a network that was trained on larger ones.
+
+    Attributes:
+        side: height and width of the result, in pixels.
+        mode: `bicubic` or `bilinear`.
+    """
+
+    side: int
+    mode: str = "bicubic"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return float images [N, C, side, side] for float images [N, C, H, W], which are not larger."""
+        if images.shape[2:] == (self.side, self.side):
+            return images
+        return functional.interpolate(images, (self.side, self.side), mode=self.mode, align_corners=False)
 
 
 class Classifier(nn.Module):
@@ -18,17 +39,24 @@ class Classifier(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        mean: Sequence[float],
+        std: Sequence[float],
+        enlarge: Enlargement | None = None,
+    ) -> None:
         """Wrap `network` (see `build`) with each channel's mean and standard deviation of pixels scaled to 0..1."""
         super().__init__()
         self.network = network
+        self.enlarge = enlarge
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return probabilities, float32 [N, classes], for uint8 images [N, C, H, W]."""
         normalised = (images.float() / 255 - self.mean) / self.std
-        logits: Tensor = self.network(normalised)
+        logits: Tensor = self.network(normalised if self.enlarge is None else self.enlarge(normalised))
         return logits.float().softmax(dim=1)
 
 

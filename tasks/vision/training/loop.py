@@ -3,6 +3,7 @@
     training = Training(recipe, gold)
     for event in training.run():
         match event:
+            case Reading(): ...    # while the features of pretrained weights are computed
             case BatchEnd(): ...   # every `log_every` batches
             case EpochEnd(): ...   # training.state_dict() is a complete checkpoint here
     training.best_classifier()
@@ -19,8 +20,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -28,61 +29,41 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tasks.contract.datasets import flips
+from tasks.contract.networks import Normalisation
 from tasks.contract.recipe import Recipe
 from tasks.errors import DataError, RequestError
 from tasks.vision.data.gold import Gold
 from tasks.vision.devices import choose_device, choose_precision
-from tasks.vision.models.build import build
+from tasks.vision.models.build import build, head_name
 from tasks.vision.models.classifier import Classifier
-from tasks.vision.training import schedules
-from tasks.vision.training.augment import Augmentation, ImageTensor, normalisation
+from tasks.vision.models.preprocessing import Preprocessing
+from tasks.vision.training import linear_probe, schedules
+from tasks.vision.training.augment import Augmentation, ImageTensor
+from tasks.vision.training.events import BatchEnd, EpochEnd, Reading
 from tasks.vision.training.kernels import optimize_for_cpu
 from tasks.vision.training.optimizers import WeightAverage, make_optimizer, set_learning_rate
 
 SEED_STRIDE = 1_000_003  # more than the epochs of any request, so that no two (seed, epoch) share a seed
 VALIDATION_BATCH = 512
-CHECKPOINT_FORMAT = 2
-
-
-@dataclass(frozen=True)
-class BatchEnd:
-    """One training batch, every `log_every` of them."""
-
-    step: int
-    """Batches since the start of training, from 1."""
-    epoch: int
-    loss: float
-    learning_rate: float
-
-
-@dataclass(frozen=True)
-class EpochEnd:
-    """One pass over the training images, and the validation after it."""
-
-    epoch: int
-    """From 1."""
-    train_loss: float
-    """Mean over the augmented training images, with label smoothing, while the weights were changing."""
-    train_accuracy: float
-    validation_loss: float
-    validation_accuracy: float
-    learning_rate: float
-    """Of the last batch."""
-    images_per_second: float
-    """Training images by the seconds of training alone, without validation and logging."""
-    epoch_seconds: float
-    """Training and validation."""
+CHECKPOINT_FORMAT = 3
+FEATURES_BATCH = 128
 
 
 class Training:
-    """One training of one network, from fresh weights or from a checkpoint."""
+    """One training of one network: from random or trained weights, or from a checkpoint."""
 
-    def __init__(self, recipe: Recipe, gold: Gold) -> None:
+    def __init__(self, recipe: Recipe, gold: Gold, trained: Mapping[str, Tensor] | None = None) -> None:
         """Choose the device, move the images to it, make the network and its optimiser.
 
+        Args:
+            recipe: what to do. With finetune `head` and `gradual`, the first epoch fits the last layer alone.
+            gold: the images.
+            trained: the weights to start from, by name; needed for every finetune but `scratch`.
+
         Raises:
-            RequestError: the requested device or precision is not available.
-            DataError: the images are too few or too small.
+            RequestError: the requested device or precision is not available, or the network has no linear head.
+            DataError: the images are too few, too small, or not what the network takes.
+            ModelError: the weights are those of another network.
         """
         self.recipe = recipe
         self.device = choose_device(recipe.device)
@@ -91,13 +72,20 @@ class Training:
 
         if len(gold.train) < 2:
             raise DataError(f"{len(gold.train)} training image is too few; give the data set at least 2")
-        self._normalisation = normalisation(recipe.model, gold)
+        self._classes = len(gold.classes)
+        statistics = Normalisation(gold.mean, gold.std)
+        self._preprocessing = Preprocessing.of(recipe.model, gold.shape, statistics, trained, recipe.input_side)
+        enlarged = self._preprocessing.enlarge
+        self._shape = gold.shape if enlarged is None else (gold.shape[0], enlarged.side, enlarged.side)
         self._identity = {"fingerprint": gold.fingerprint, "recipe": recipe.model_dump(mode="json")}
         flip = flips(gold.dataset) if recipe.flip is None else recipe.flip
-        self.augmentation = Augmentation.of(recipe.augmentation, flip, side=min(gold.shape[1:]))
+        if recipe.finetune == "scratch":
+            self.augmentation = Augmentation.of(recipe.augmentation, flip, side=min(gold.shape[1:]))
+        else:
+            self.augmentation = Augmentation.of_photos(recipe.augmentation, flip)
         train, validation = gold.train, gold.validation
-        self._train = ImageTensor(train.images, train.labels, self._normalisation, self.device, self.augmentation)
-        self._validation = ImageTensor(validation.images, validation.labels, self._normalisation, self.device)
+        self._train = ImageTensor(train.images, train.labels, self._preprocessing, self.device, self.augmentation)
+        self._validation = ImageTensor(validation.images, validation.labels, self._preprocessing, self.device)
         # Batches of nearly equal size instead of a small one at the end: no image is left out, and batch
         # normalisation never sees a batch of one.
         self.steps_per_epoch = math.ceil(len(train) / recipe.batch_size)
@@ -105,8 +93,13 @@ class Training:
         torch.manual_seed(recipe.seed * SEED_STRIDE)
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
-        self._classes, self._shape = len(gold.classes), gold.shape
-        network = build(recipe.model, self._classes, self._shape)
+        network = build(recipe.model, self._classes, self._shape, trained)
+        self._head = head_name(network, self._classes) if self._fits_head else ""
+        if self._fits_head:
+            linear_probe.head_of(network, self._head)
+        if recipe.finetune == "head":
+            for name, parameter in network.named_parameters():
+                parameter.requires_grad_(name.startswith(f"{self._head}."))
         if self.device.type == "cpu" and self.precision is torch.float32:
             network = optimize_for_cpu(network)
         self.network = network.to(self.device).to(memory_format=torch.channels_last)
@@ -115,6 +108,11 @@ class Training:
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision is torch.float16)
         self._average = WeightAverage(self.network, recipe.ema_decay) if recipe.ema_decay > 0 else None
         self._best: dict[str, Tensor] = {}
+
+    @property
+    def _fits_head(self) -> bool:
+        """Whether the first epoch fits the last layer alone."""
+        return self.recipe.finetune in ("head", "gradual")
 
     @property
     def best(self) -> EpochEnd:
@@ -126,18 +124,53 @@ class Training:
         """Whether all epochs are done, or `patience` epochs in a row brought no improvement."""
         patience, accuracies = self.recipe.patience, [epoch.validation_accuracy for epoch in self.history]
         stalled = patience > 0 and schedules.epochs_without_gain(accuracies, self.recipe.min_delta) >= patience
-        return stalled or len(self.history) >= self.recipe.epochs
+        return stalled or len(self.history) >= (1 if self.recipe.finetune == "head" else self.recipe.epochs)
 
-    def run(self) -> Iterator[BatchEnd | EpochEnd]:
+    def run(self) -> Iterator[Reading | BatchEnd | EpochEnd]:
         """Train until finished.
 
         Raises:
             RequestError: the loss is no longer a number.
         """
         while not self.finished:
-            yield from self._epoch(len(self.history) + 1)
+            epoch = len(self.history) + 1
+            yield from self._head_epoch() if epoch == 1 and self._fits_head else self._epoch(epoch)
 
-    def _epoch(self, epoch: int) -> Iterator[BatchEnd | EpochEnd]:
+    def _head_epoch(self) -> Iterator[Reading | EpochEnd]:
+        """Compute the features of all images once, and fit the last layer to them."""
+        started = time.perf_counter()
+        head = linear_probe.head_of(self.network, self._head)
+        total, done = len(self._train) + len(self._validation), 0
+        found = []
+        for data in (self._train.plain(), self._validation):
+            parts = []
+            for part in linear_probe.features(self.network, head, data.batches(FEATURES_BATCH)):
+                parts.append(part)
+                done += len(part.labels)
+                yield Reading(done, total)
+            found.append(linear_probe.join(parts))
+        probe = linear_probe.fit(*found, self._classes)
+        with torch.no_grad():
+            head.weight.copy_(probe.weight)
+            if head.bias is not None:
+                head.bias.copy_(probe.bias)
+        if self._average is not None:
+            self._average = WeightAverage(self.network, self.recipe.ema_decay)
+        seconds = time.perf_counter() - started
+        end = EpochEnd(
+            epoch=1,
+            train_loss=probe.train_loss,
+            train_accuracy=probe.train_accuracy,
+            validation_loss=probe.validation_loss,
+            validation_accuracy=probe.validation_accuracy,
+            learning_rate=0.0,
+            images_per_second=len(self._train) / seconds,
+            epoch_seconds=seconds,
+        )
+        self._finish(end, self.network)
+        yield end
+
+    def _epoch(self, epoch: int) -> Iterator[Reading | BatchEnd | EpochEnd]:
         torch.manual_seed(self.recipe.seed * SEED_STRIDE + epoch)
         self.network.train()
         count = len(self._train)
@@ -177,10 +210,14 @@ class Training:
             images_per_second=count / train_seconds,
             epoch_seconds=time.perf_counter() - started - outside,
         )
+        self._finish(end, evaluated)
+        yield end
+
+    def _finish(self, end: EpochEnd, evaluated: nn.Module) -> None:
+        """Add an epoch to the history, and keep its weights if they are the best so far."""
         self.history.append(end)
         if self.best is end:
             self._best = {name: tensor.detach().clone() for name, tensor in evaluated.state_dict().items()}
-        yield end
 
     def _step(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Train on one batch; return its loss, logits and labels, on the device."""
@@ -212,7 +249,9 @@ class Training:
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of batch `step`, counted from 0, by the recipe's schedule."""
-        recipe, steps = self.recipe, self.recipe.epochs * self.steps_per_epoch
+        recipe = self.recipe
+        before = self.steps_per_epoch if self._fits_head else 0  # the first epoch, which needs no learning rate
+        step, steps = step - before, recipe.epochs * self.steps_per_epoch - before
         if recipe.schedule == "one_cycle":
             return recipe.learning_rate * schedules.one_cycle(step, steps, recipe.warmup_fraction)
         if recipe.schedule == "cosine":
@@ -225,11 +264,12 @@ class Training:
 
         It is in evaluation mode and can be served on any machine, whatever device it was trained on.
         """
-        with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
+        with torch.random.fork_rng(devices=[]):  # random weights that are replaced at once
             network = build(self.recipe.model, self._classes, self._shape)
         best = {name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in self._best.items()}
         network.load_state_dict(best, assign=True)
-        return Classifier(network, self._normalisation.mean, self._normalisation.std).eval()
+        prepared = self._preprocessing
+        return Classifier(network, prepared.mean, prepared.std, prepared.enlarge).eval()
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that training resumes from, as tensors and plain values; valid until the next batch.

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import copy
+import itertools
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tasks.contract.recipe import Recipe
+
+BLOCK = 2  # parts of a parameter's name that say in which block it is: `features.3`, `layer1.0`
+SCALE = "lr_scale"  # of a parameter group: its share of the learning rate
 
 
 def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -15,12 +21,12 @@ def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
     Biases and the scales of normalisation (parameters of one dimension) get no weight decay: shrinking them does not
     regularise, it only costs accuracy (He et al., arXiv:1812.01187, section 3.1).
+
+    With a layer decay below 1, the learning rate falls from each block to the one before it (Howard and Ruder,
+    arXiv:1801.06146, section 3.2): the first blocks of a trained network know edges and colours, and change least.
     """
     trainable = [p for p in network.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
-    ]
+    groups = list(_groups(network, recipe))
     # One fused kernel for all parameters: MobileNetV3 has 142, and a loop over them costs more than the arithmetic.
     fused = trainable[0].device.type in {"cpu", "cuda"}
     if recipe.optimizer == "adamw":
@@ -30,10 +36,30 @@ def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     )
 
 
+def _groups(network: nn.Module, recipe: Recipe) -> Iterator[dict[str, Any]]:
+    """Parameters by block, and those with weight decay apart from those without."""
+    blocks = _blocks(network) if recipe.layer_decay < 1 else [list(network.parameters())]
+    for distance, block in enumerate(reversed(blocks)):
+        trainable = [p for p in block if p.requires_grad]
+        scale = recipe.layer_decay**distance
+        for decay, params in (
+            (recipe.weight_decay, [p for p in trainable if p.ndim >= 2]),
+            (0.0, [p for p in trainable if p.ndim < 2]),
+        ):
+            if params:
+                yield {"params": params, "weight_decay": decay, SCALE: scale}
+
+
+def _blocks(network: nn.Module) -> list[list[nn.Parameter]]:
+    """Parameters by block, in the order in which images pass through them."""
+    named = itertools.groupby(network.named_parameters(), lambda item: tuple(item[0].split(".")[:-1][:BLOCK]))
+    return [[parameter for _, parameter in block] for _, block in named]
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Give every parameter group the same learning rate."""
+    """Give every parameter group its share of the learning rate."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group[SCALE]
 
 
 class WeightAverage:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tasks.contract.networks import Normalisation
+from tasks.vision.models.preprocessing import Preprocessing
 from tasks.vision.training.augment import Augmentation, ImageTensor
 
 CPU = torch.device("cpu")
@@ -20,11 +20,11 @@ def pixels() -> np.ndarray:
 def tensor_of(augmentation: Augmentation | None, mean: float = 0.0) -> ImageTensor:
     """Statistics that make the normalised value of a pixel the pixel itself, so that it can be told apart."""
     labels = np.arange(COUNT, dtype=np.int64) % 7
-    return ImageTensor(pixels(), labels, Normalisation((mean,) * CHANNELS, (1 / 255,) * CHANNELS), CPU, augmentation)
+    return ImageTensor(pixels(), labels, Preprocessing((mean,) * CHANNELS, (1 / 255,) * CHANNELS), CPU, augmentation)
 
 
 def test_without_augmentation_a_batch_is_the_normalised_images_in_the_order_asked_for() -> None:
-    data = ImageTensor(pixels(), np.arange(COUNT), Normalisation((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)), CPU)
+    data = ImageTensor(pixels(), np.arange(COUNT), Preprocessing((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)), CPU)
     index = torch.tensor([3, 0, 39])
     images, labels = data.batch(index)
     mean, std = torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1), torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1)
@@ -44,7 +44,7 @@ def test_the_images_are_not_copied() -> None:
     data = ImageTensor(
         images,
         np.zeros(COUNT, np.int64),
-        Normalisation((0.0,) * CHANNELS, (1.0,) * CHANNELS),
+        Preprocessing((0.0,) * CHANNELS, (1.0,) * CHANNELS),
         CPU,
         Augmentation(shift=2),
     )

@@ -18,7 +18,8 @@ from tasks.contract.recipe import Recipe
 from tasks.errors import DataError, RequestError
 from tasks.vision.data.gold import Gold, Split
 from tasks.vision.models.classifier import digest
-from tasks.vision.training.loop import BatchEnd, EpochEnd, Training
+from tasks.vision.training.events import BatchEnd, EpochEnd
+from tasks.vision.training.loop import Training
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,44 @@
+"""What a training tells its caller while it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A batch of images whose features were computed, before the head is fitted to them."""
+
+    images: int
+    """Images so far."""
+    total: int
+
+
+@dataclass(frozen=True)
+class BatchEnd:
+    """One training batch, every `log_every` of them."""
+
+    step: int
+    """Batches since the start of training, from 1."""
+    epoch: int
+    loss: float
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class EpochEnd:
+    """One pass over the training images, and the validation after it."""
+
+    epoch: int
+    """From 1."""
+    train_loss: float
+    """Mean over the augmented training images, with label smoothing, while the weights were changing."""
+    train_accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+    learning_rate: float
+    """Of the last batch."""
+    images_per_second: float
+    """Training images by the seconds of training alone, without validation and logging."""
+    epoch_seconds: float
+    """Training and validation."""
