@@ -12,7 +12,6 @@ from tasks.errors import DataError, RequestError
 from tasks.reuse.code_digest import closure
 from tasks.vision.models.build import build
 
-
 OWN_STEM = [name for name, network in NETWORKS.items() if network.family != "timm"]
 
 

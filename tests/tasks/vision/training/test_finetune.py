@@ -1,4 +1,4 @@
-"""Training from trained weights: what the first epoch does, what stays frozen, and that a resumed one has the same bits."""
+"""Training from trained weights: what the first epoch does, what stays frozen, that a resumed one has the same bits."""
 
 from __future__ import annotations
 
