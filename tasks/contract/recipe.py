@@ -70,9 +70,7 @@ class GivenHyperparameters(Message):
     """The same values in a request: one that is set explicitly overrides tuned values and defaults."""
 
     batch_size: BatchSize | None = Field(None, description=f"Images per step. {_default('batch_size')}")
-    learning_rate: LearningRate | None = Field(
-        None, description=f"Peak learning rate. {_default('learning_rate')}"
-    )
+    learning_rate: LearningRate | None = Field(None, description=f"Peak learning rate. {_default('learning_rate')}")
     layer_decay: LayerDecay | None = Field(
         None,
         description="Factor of the learning rate from one layer of a pretrained network to the one before it; "
@@ -88,7 +86,8 @@ class GivenHyperparameters(Message):
         None, description=f"How the learning rate changes over the epochs. {_default('schedule')}"
     )
     augmentation: Strength | None = Field(
-        None, description=f"Strength of crops or shifts, flips and erasing; 0 turns them off. {_default('augmentation')}"
+        None,
+        description=f"Strength of crops or shifts, flips and erasing; 0 turns them off. {_default('augmentation')}",
     )
     label_smoothing: Smoothing | None = Field(
         None, description=f"Share of the target spread over the other classes. {_default('label_smoothing')}"
@@ -161,9 +160,7 @@ class Basis:
 def _is_weights(weights: str) -> str:
     if weights in (AUTO, NONE, PRETRAINED) or "/" in weights or weights.endswith((".safetensors", ".pt", ".pth")):
         return weights
-    raise ValueError(
-        f"not weights; give {AUTO}, {NONE}, {PRETRAINED}, a file, an s3:// address or models:/NAME@ALIAS"
-    )
+    raise ValueError(f"not weights; give {AUTO}, {NONE}, {PRETRAINED}, a file, an s3:// address or models:/NAME@ALIAS")
 
 
 class NetworkOptions(Message):

@@ -97,7 +97,7 @@ class TuneRequest(ReusableRequest, TrainingRequest):
     @model_validator(mode="after")
     def _searchable(self) -> Self:
         require_searchable(self.dimensions, self.searcher, self.trials)
-        if self.grace_epochs > self.epochs:
+        if self.epochs is not None and self.grace_epochs > self.epochs:
             raise ValueError(f"grace_epochs={self.grace_epochs} is more than epochs={self.epochs}; lower it")
         return self
 

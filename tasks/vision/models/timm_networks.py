@@ -48,9 +48,7 @@ def normalisation(constructor: str, channels: int) -> Normalisation:
     about = timm.get_pretrained_cfg(constructor)
     if channels == len(about.mean):
         return Normalisation(tuple(about.mean), tuple(about.std))
-    return Normalisation(
-        (sum(about.mean) / len(about.mean),) * channels, (sum(about.std) / len(about.std),) * channels
-    )
+    return Normalisation((sum(about.mean) / len(about.mean),) * channels, (sum(about.std) / len(about.std),) * channels)
 
 
 def interpolation(constructor: str) -> str:
