@@ -131,7 +131,7 @@ def find(name: str) -> Network:
     names = timm_names()
     if name.partition(".")[0] in names:  # after the point: which of its pretrained weights
         return _timm(name)
-    near = difflib.get_close_matches(name, [*NETWORKS, *names], NEAREST)
+    near = difflib.get_close_matches(name, list(dict.fromkeys([*NETWORKS, *names])), NEAREST)
     nearest = f"did you mean {' or '.join(near)}? " if near else ""
     raise ValueError(f"unknown; {nearest}choose one of {', '.join(NETWORKS)}, or any network of timm")
 
