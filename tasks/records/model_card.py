@@ -138,7 +138,7 @@ def _started_from(tags: Mapping[str, str]) -> str:
     if source == weights_store.RANDOM:
         return "Started from random weights"
     sha256, licence = tags.get(weights_store.SHA256, UNKNOWN), tags.get(weights_store.LICENCE, UNKNOWN)
-    return f"Started from {_code(source, 200)}, SHA-256 {_code(sha256[:12])}; licence: {_plain(licence, 100)}"
+    return f"Started from {_code(source, 120)}, SHA-256 {_code(sha256[:12])}; licence: {_plain(licence, 100)}"
 
 
 def _evidence(origin: Origin, why: int) -> str:
