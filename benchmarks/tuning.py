@@ -233,7 +233,8 @@ def prepare(values: dict[str, Any]) -> str:
 def tune(prepare_run_id: str, name: str, values: dict[str, Any]) -> tuple[TuneResult, TuneRequest]:
     """Run the tune stage; return its result, and the request with the defaults filled in."""
     request = TuneRequest.model_validate(
-        {"task": identity("tune", name), "prepare_run_id": prepare_run_id, "device": "cpu", "model": "fast_cnn"} | values
+        {"task": identity("tune", name), "prepare_run_id": prepare_run_id, "device": "cpu", "model": "fast_cnn"}
+        | values
     )
     result = execute("tune", request.model_dump_json())
     assert isinstance(result, TuneResult)  # noqa: S101  # the runner has checked it
