@@ -14,8 +14,8 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import RunTag
 
-from tasks.contract.networks import AUTO, NETWORKS, NOT_STATED, find, same_network
-from tasks.contract.recipe import NONE, PRETRAINED
+from tasks.contract.networks import NETWORKS, NOT_STATED, find, same_network
+from tasks.contract.recipe import AUTO, NONE, PRETRAINED
 from tasks.errors import DataError, PipelineError, RequestError
 from tasks.files import sha256
 from tasks.records import weights_store

@@ -130,11 +130,15 @@ class ImageTensor:
         return plain
 
     def _crops(self, pixels: Tensor) -> Tensor:
-        """Cut a random part out of each image [B, C, H, W], and bring it to the size that the network wants."""
+        """Cut a random part out of each image [B, C, H, W], and bring it to the size that the network wants.
+
+        Interpolated as for validation: a network takes images enlarged in another way for other images.
+        """
         from torchvision.transforms import v2  # takes a second to import, for photos only
 
         side = pixels.shape[2:] if self._enlarge is None else (self._enlarge.side, self._enlarge.side)
-        crop = v2.RandomResizedCrop(tuple(side), (self.augmentation.crop, 1.0), ASPECTS, antialias=True)
+        mode = v2.InterpolationMode("bicubic" if self._enlarge is None else self._enlarge.mode)
+        crop = v2.RandomResizedCrop(tuple(side), (self.augmentation.crop, 1.0), ASPECTS, mode, antialias=True)
         return torch.stack([crop(image) for image in pixels])
 
 

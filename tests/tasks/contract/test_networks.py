@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from tasks.contract.messages import parse
-from tasks.contract.networks import AUTO, NETWORKS, Network, find, same_network, timm_names
+from tasks.contract.networks import NETWORKS, Network, find, same_network, timm_names
 from tasks.contract.recipe import Basis
 from tasks.contract.stages import parameters
 from tasks.contract.training import TrainRequest, TuneRequest

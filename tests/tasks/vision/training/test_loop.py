@@ -188,7 +188,7 @@ def test_a_checkpoint_of_another_recipe_or_other_data_is_refused(gold: Gold) -> 
         Training(recipe(learning_rate=0.05), gold).load_state_dict(state)
     with pytest.raises(DataError, match="another recipe or other data"):
         Training(recipe(), dataclasses.replace(gold, fingerprint="e" * 64)).load_state_dict(state)
-    with pytest.raises(DataError, match="format None is not 2"):
+    with pytest.raises(DataError, match="format None is not 3"):
         Training(recipe(), gold).load_state_dict({})
 
 
