@@ -5,7 +5,7 @@ The network is built on torch's device `meta`: it has names and shapes, and take
 
 from __future__ import annotations
 
-import pickle
+import pickle  # nosec B403  # only the name of its error
 from collections.abc import Mapping
 from pathlib import Path
 
