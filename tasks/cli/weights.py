@@ -40,6 +40,7 @@ def keep(model: str, file: Path | None, licence: str | None) -> None:
     experiment_id = tracking.connect(load_settings())
     from tasks.cli import weights_file  # torch and timm take seconds, and what is wrong above needs neither
 
+    weights_file.described(model, constructor)
     with tempfile.TemporaryDirectory(prefix="weights-") as folder:
         path = Path(folder) / weights_store.FILE
         if file is None:
@@ -83,22 +84,14 @@ def _constructor(model: str) -> str:
 
 def _from_hub(model: str, constructor: str, path: Path) -> tuple[str, str]:
     """Fetch the file of the repository that timm names; return where it came from, and its licence."""
-    import timm
+    from tasks.cli import hub, weights_file
 
-    from tasks.cli import hub
-
-    try:
-        about = timm.get_pretrained_cfg(constructor, allow_unregistered=False)
-    except RuntimeError as error:
-        raise RequestError(
-            f"MODEL={model!r}: {error}; `timm.list_pretrained()` lists all names with weights"
-        ) from error
-    if not about.hf_hub_id:
+    about = weights_file.described(model, constructor)
+    if about is None or not about.hf_hub_id:
         raise RequestError(f"MODEL={model!r} has no weights on a hub; give FILE=")
     with tempfile.TemporaryDirectory(prefix="hub-") as folder:
         fetched, commit = hub.fetch(about.hf_hub_id, Path(folder))
         shutil.move(fetched, path)
     known = find(model).weights_licence
-    if known == NOT_STATED and about.license not in NO_LICENCE:
-        known = about.license
-    return f"hub {about.hf_hub_id} {commit[:12]}", known
+    by_timm = NOT_STATED if about.license in NO_LICENCE else str(about.license)
+    return f"hub {about.hf_hub_id} {commit[:12]}", by_timm if known == NOT_STATED else known

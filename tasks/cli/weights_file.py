@@ -5,7 +5,7 @@ The network is built on torch's device `meta`: it has names and shapes, and take
 
 from __future__ import annotations
 
-import pickle
+import pickle  # nosec B403  # only the name of its error
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,14 +13,26 @@ import timm
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from timm.models import clean_state_dict
+from timm.models import PretrainedCfg, clean_state_dict
 
-from tasks.errors import DataError
+from tasks.errors import DataError, RequestError
 
 Shapes = Mapping[str, tuple[int, ...]]
 NESTED = ("state_dict_ema", "model_ema", "state_dict", "model")  # where training programs keep weights in a file
 COUNTERS = ".num_batches_tracked"  # of batch norm; older files lack them
 EXAMPLES = 3
+
+
+def described(model: str, constructor: str) -> PretrainedCfg | None:
+    """Return what timm knows about the weights that a name asks for; None where there are none.
+
+    Raises:
+        RequestError: the network has no weights of the name after the point.
+    """
+    try:
+        return timm.get_pretrained_cfg(constructor)
+    except RuntimeError as error:
+        raise RequestError(f"MODEL={model!r}: {error} `timm.list_pretrained()` lists all names with weights") from error
 
 
 def require(path: Path, name: str, constructor: str) -> None:
@@ -35,11 +47,12 @@ def require(path: Path, name: str, constructor: str) -> None:
         DataError: it is damaged, or its tensors are not the network's.
     """
     found = _shapes(path, name)
-    about = timm.get_pretrained_cfg(constructor, allow_unregistered=False)
+    about = described(name, constructor)
     with torch.device("meta"):
         network = timm.create_model(constructor)
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    heads = [about.classifier] if isinstance(about.classifier, str) else list(about.classifier or ())
+    head = about.classifier if about else None
+    heads = [head] if isinstance(head, str) else list(head or ())
     wrong = [
         *(f"lacks {key}" for key in expected if key not in found and not key.endswith(COUNTERS)),
         *(f"has {key}, which the network has not" for key in found if key not in expected),

@@ -202,8 +202,9 @@ def test_weights_of_another_network_on_the_hub_are_refused(
 def test_a_network_without_weights_to_store_is_named(
     settings: Settings, hub: Hub, capsys: pytest.CaptureFixture[str], model: str, says: str
 ) -> None:
-    assert keep(model=model) == 64
-    refused(capsys, says)
+    for arguments in ((), ("--file", __file__)):
+        assert keep(*arguments, model=model) == 64
+        refused(capsys, says)
     assert hub.asked == []
 
 
