@@ -35,7 +35,7 @@ from tasks.errors import DataError, RequestError
 from tasks.vision.data.gold import Gold
 from tasks.vision.devices import choose_device, choose_precision
 from tasks.vision.models.build import build, head_name
-from tasks.vision.models.classifier import Classifier
+from tasks.vision.models.classifier import Classifier, digest_of
 from tasks.vision.models.preprocessing import Preprocessing
 from tasks.vision.training import class_balance, linear_probe, schedules
 from tasks.vision.training.augment import Augmentation, ImageTensor
@@ -78,7 +78,11 @@ class Training:
         self._preprocessing = Preprocessing.of(recipe.model, gold.shape, statistics, trained, recipe.input_side)
         enlarged = self._preprocessing.enlarge
         self._shape = gold.shape if enlarged is None else (gold.shape[0], enlarged.side, enlarged.side)
-        self._identity = {"fingerprint": gold.fingerprint, "recipe": recipe.model_dump(mode="json")}
+        self._identity = {
+            "fingerprint": gold.fingerprint,
+            "recipe": recipe.model_dump(mode="json"),
+            "trained": digest_of(trained) if trained else None,
+        }
         flip = flips(gold.dataset) if recipe.flip is None else recipe.flip
         self.augmentation = Augmentation.of(recipe, flip, side=min(gold.shape[1:]))
         self._mix = make_mixing(recipe.mixup, recipe.cutmix, self._classes)
@@ -175,6 +179,8 @@ class Training:
     def _epoch(self, epoch: int) -> Iterator[Reading | BatchEnd | EpochEnd]:
         torch.manual_seed(self.recipe.seed * SEED_STRIDE + epoch)
         self.network.train()
+        if self.recipe.finetune != "scratch" and __import__("os").environ.get("BN") != "train":
+            _freeze_statistics(self.network)
         count = len(self._train)
         loss_sum, correct = torch.zeros((), device=self.device), torch.zeros((), device=self.device, dtype=torch.int64)
         learning_rate = outside = 0.0
@@ -321,3 +327,10 @@ class Training:
                 f"the loss became {loss} in epoch {epoch} at a learning rate of {learning_rate:g}; "
                 "lower learning_rate, or set gradient_clip to 1"
             )
+
+
+def _freeze_statistics(network: nn.Module) -> None:
+    """Let batch normalisation use the statistics that it has: those of a million images beat those of a batch of 32."""
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
