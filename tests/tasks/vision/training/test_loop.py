@@ -107,8 +107,15 @@ def test_another_seed_gives_other_losses(gold: Gold) -> None:
         {"auto_augment": "trivial", "class_balance": "weights"},
         {"auto_augment": "rand", "class_balance": "sampler"},
         {"mixup": 0.2, "cutmix": 1.0, "label_smoothing": 0.1, "class_balance": "weights"},
-        {"finetune": "full", "augmentation": 1.0},
-        {"finetune": "gradual", "auto_augment": "trivial", "mixup": 0.2, "class_balance": "sampler"},
+        {"finetune": "full", "augmentation": 1.0, "learning_rate": 0.001, "optimizer": "adamw"},
+        {
+            "finetune": "gradual",
+            "auto_augment": "trivial",
+            "mixup": 0.2,
+            "class_balance": "sampler",
+            "learning_rate": 0.001,
+            "optimizer": "adamw",
+        },
     ],
     ids=[
         *("sgd", "adamw, plateau, average", "cosine, clipped"),
