@@ -120,7 +120,7 @@ class ImageTensor:
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield all images once, in order, as `batch` does."""
-        for index in torch.arange(len(self), device=self.labels.device).split(size):
+        for index in torch.arange(len(self), device=self.labels.device).split(size):  # type: ignore[no-untyped-call]
             yield self.batch(index)
 
     def plain(self) -> ImageTensor:

@@ -123,7 +123,7 @@ def _minimise(start: Tensor, values: Tensor, labels: Tensor, penalty: float, wei
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
-    optimizer.step(loss)  # type: ignore[arg-type]
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
     return layer.detach()
 
 

@@ -71,6 +71,13 @@ def test_a_set_is_read_as_it_was_kept_and_lies_beside_its_run(experiment_id: str
     assert artifact == json.loads(tuned.hyperparameters.model_dump_json())
 
 
+def test_a_set_of_an_earlier_release_has_the_defaults_for_what_it_did_not_know(experiment_id: str) -> None:
+    tuned = search(experiment_id, 0.02)
+    new = {"auto_augment", "mixup", "cutmix", "class_balance", "layer_decay"}
+    MlflowClient().set_tag(tuned.run_id, tuned_sets.HYPERPARAMETERS, tuned.hyperparameters.model_dump_json(exclude=new))
+    assert tuned_sets.read(tuned.run_id) == tuned
+
+
 def test_without_a_champion_that_was_tuned_there_is_none(experiment_id: str) -> None:
     assert tuned_sets.newest_proven(NAME, "digits", "fast_cnn") is None
     search(experiment_id, 0.02)
