@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Semaphore
 from pathlib import Path
 
 import torch
@@ -73,24 +75,26 @@ def _second_epoch(name: str, recipe: Recipe, folder: Path) -> float:
 
 
 @contextmanager
-def busy_cores(count: int) -> Iterator[None]:
+def busy_cores(count: int) -> Iterator[list[BaseProcess]]:
     """Keep so many cores busy with a process each, until the end of the block."""
     context = get_context("spawn")
     ready = context.Semaphore(0)
-    processes = [context.Process(target=_spin, args=(os.getpid(), ready), daemon=True) for _ in range(count)]
+    processes: list[BaseProcess] = [
+        context.Process(target=_spin, args=(os.getpid(), ready), daemon=True) for _ in range(count)
+    ]
     try:
         for process in processes:
             process.start()
         for _ in processes:
             ready.acquire()
-        yield
+        yield processes
     finally:
         for process in processes:
             process.kill()
             process.join()
 
 
-def _spin(parent: int, ready: object) -> None:
+def _spin(parent: int, ready: Semaphore) -> None:
     ready.release()
     while os.getppid() == parent:  # not for ever, if the benchmark is killed
         for _ in range(1_000_000):

@@ -63,8 +63,9 @@ def throughput(source: Path, work: Path, images: int, rounds: int) -> list[str]:
     return [
         f"{recipe.model} from its pretrained weights, {scaled(PHOTOS, images)} JPEG photos of 500x375, batches of "
         f"{recipe.batch_size} at {SIDE}x{SIDE}, AdamW,",
-        f"random resized crop and flip; {rounds} epochs of each side after one to warm up, taking turns, in processes of",
-        f"their own. Ours read all photos once beforehand, in {reading:.1f} s; the plain loop reads them in every epoch.",
+        f"random resized crop and flip; {rounds} epochs of each side after one to warm up, taking turns, in processes",
+        f"of their own. Ours read all photos once beforehand, in {reading:.1f} s; the plain loop reads them in every",
+        "epoch.",
         "",
         *rates_table(rates, "ours"),
         "",

@@ -1,4 +1,4 @@
-"""Runs each side of a comparison in a process of its own, so that no side profits from another's threads, caches or memory."""
+"""Runs each side of a comparison in a process of its own: none profits from another's threads, caches or memory."""
 
 from __future__ import annotations
 
