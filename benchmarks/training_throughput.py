@@ -46,7 +46,8 @@ from tasks.vision.data.gold import Gold, Split
 from tasks.vision.data.images import decode
 from tasks.vision.devices import available_cpus, prepare_cpu
 from tasks.vision.models.build import build
-from tasks.vision.training.loop import EpochEnd, Training
+from tasks.vision.training.events import EpochEnd
+from tasks.vision.training.loop import Training
 
 WANTED_RATIO = 3.0
 

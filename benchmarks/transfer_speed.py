@@ -120,9 +120,10 @@ def prepare(source: Path, work: Path, images: int, rounds: int) -> list[str]:
     return [
         f"{count:,} JPEG photos of 500x375 in class folders, read to {PREPARED_SIDE}x{PREPARED_SIDE} by prepare's "
         "`bronze.read`; each time in a new process,",
-        f"medians of {rounds}. The pixels themselves take {count * 3 * PREPARED_SIDE**2 / 2**20:,.0f} MiB.",
+        f"medians of {rounds}. Memory is what reading added at most; the pixels alone take "
+        f"{count * 3 * PREPARED_SIDE**2 / 2**20:,.0f} MiB.",
         "",
-        "| | images per second | ratio to one thread | peak memory, MiB |",
+        "| | images per second | ratio to one thread | memory, MiB |",
         "|---|---|---|---|",
         *(
             f"| {name} | {(rate := statistics.median(rates[name])):.0f} | {rate / one:.2f} "
@@ -135,8 +136,8 @@ def prepare(source: Path, work: Path, images: int, rounds: int) -> list[str]:
 
 
 def _reads(folder: Path, threads: int | None) -> tuple[float, int]:
-    """Read all photos; return the seconds, and the most memory that this process had, in bytes."""
-    started = time.perf_counter()
+    """Read all photos; return the seconds, and by how much the memory of this process grew at most, in bytes."""
+    before, started = _memory("VmRSS"), time.perf_counter()
     if threads == 0:
         found = [_fitted(file) for file in sorted(folder.glob("*/*"))]
     else:
@@ -146,7 +147,7 @@ def _reads(folder: Path, threads: int | None) -> tuple[float, int]:
     seconds = time.perf_counter() - started
     if any(pixels is None for pixels in found):
         raise RuntimeError(f"a photo of {folder} was not read; delete the folder")
-    return seconds, peak_memory()
+    return seconds, _memory("VmHWM") - before
 
 
 def _fitted(file: Path) -> np.ndarray:
@@ -154,10 +155,10 @@ def _fitted(file: Path) -> np.ndarray:
         return np.asarray(ImageOps.fit(image.convert("RGB"), (PREPARED_SIDE, PREPARED_SIDE)))
 
 
-def peak_memory() -> int:
-    """Return the most memory that this process had, in bytes. Not `getrusage`: a new process inherits its parent's."""
+def _memory(field: str) -> int:
+    """Return what Linux says of this process's memory, in bytes. Not `getrusage`: its peak can be the parent's."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 def rates_table(rates: Rates, first: str) -> list[str]:

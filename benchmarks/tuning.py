@@ -42,7 +42,8 @@ from tasks.vision.data.gold import Gold, Split
 from tasks.vision.devices import available_cpus, prepare_cpu
 from tasks.vision.evaluation.comparison import compare
 from tasks.vision.evaluation.scoring import predict
-from tasks.vision.training.loop import EpochEnd, Training
+from tasks.vision.training.events import EpochEnd
+from tasks.vision.training.loop import Training
 
 SEEDS = range(5)
 LEVEL = 0.025  # of each side of an interval
