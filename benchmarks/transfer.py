@@ -74,6 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
     with tempfile.TemporaryDirectory(prefix="transfer-", ignore_cleanup_errors=True) as temporary:
         work = (options.work or Path(temporary)).resolve()
+        work.mkdir(parents=True, exist_ok=True)
         of_speed = {"throughput": throughput, "contention": contention, "prepare": prepare}
         measures: dict[str, Callable[..., list[str]]] = {
             "accuracy": accuracy,

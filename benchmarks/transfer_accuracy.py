@@ -14,6 +14,7 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ def accuracy(source: Path, work: Path, images: int) -> list[str]:
 
     def add_ours(count: int, who: str, values: Mapping[str, Any]) -> None:
         conf = {"dataset": "image_folder", "source": str(folders[count]), **values}
-        add(count, who, ours(conf, work / f"home-{len(rows)}"))
+        add(count, who, ours(conf, work))
 
     add_ours(many, "ours, all defaults", {})
     add(many, "plain torchvision loop, 96 pixels, 5 epochs", peer("fine-tune", folders[many]))
@@ -88,8 +89,8 @@ def large(source: Path, work: Path, images: int) -> list[str]:
     conf = {"dataset": "image_folder", "source": str(data.resolve())}
     scratch = {"model": "mobilenet_v3_small", "finetune": "scratch", "epochs": 30}
     outcomes = [
-        ("pretrained, all defaults", ours(conf, work / "home-large")),
-        ("`mobilenet_v3_small` from random weights, 30 epochs", ours(conf | scratch, work / "home-scratch")),
+        ("pretrained, all defaults", ours(conf, work)),
+        ("`mobilenet_v3_small` from random weights, 30 epochs", ours(conf | scratch, work)),
     ]
     return [
         "All images of the archive, given to `daily_training` as it is; its test images for the test.",
@@ -107,8 +108,8 @@ def scaled(count: int, images: int) -> int:
     return max(3, count * images // IMAGES)
 
 
-def ours(conf: Mapping[str, Any], home: Path) -> Outcome:
-    """Run `daily_training` once with a fresh home.
+def ours(conf: Mapping[str, Any], work: Path) -> Outcome:
+    """Run `daily_training` once with a fresh home in the folder `work`: no result of another run is reused.
 
     Raises:
         RuntimeError: the run failed, or its log is not as expected.
@@ -117,7 +118,11 @@ def ours(conf: Mapping[str, Any], home: Path) -> Outcome:
         free.bind(("127.0.0.1", 0))
         serving = f"http://127.0.0.1:{free.getsockname()[1]}"
     environment = {name: value for name, value in os.environ.items() if name not in OF_HOME}
-    environment |= {"PIPELINE_HOME": str(home), "SERVING_URL": serving, "CONF": json.dumps(conf)}
+    environment |= {
+        "PIPELINE_HOME": tempfile.mkdtemp(prefix="home-", dir=work),
+        "SERVING_URL": serving,
+        "CONF": json.dumps(conf),
+    }
     began = time.perf_counter()
     try:
         done = _bash(f"{PREPARE} && {RUN}", environment)
