@@ -6,7 +6,7 @@ PYTHON ?= python3
 RUNTIME ?= local
 SOURCE ?= ../shared/data/cifar10.tar.gz
 # The shell reads these from the environment, so that their values may hold any quotes and blanks.
-export CHART CONF DAG DAYS FILE GIT_REF GIT_REPOSITORY KUBECONFIG LAYOUT NAME NAMESPACE OUT OVERLAY REASON ROLE RUNS SOURCE TRIALS VERSION
+export CHART CONF DAG DAYS FILE GIT_REF GIT_REPOSITORY KUBECONFIG LAYOUT LICENCE MODEL NAME NAMESPACE OUT OVERLAY REASON ROLE RUNS SOURCE TRIALS VERSION
 
 ENV = . deploy/env.sh $(RUNTIME)
 LOCAL = . deploy/env.sh local
@@ -33,15 +33,14 @@ tune: ready ## search hyperparameters, then train with the best: TRIALS=20 CONF=
 	@$(ENV) && $(RUN) weekly_tuning "$$CONF" $(if $(TRIALS),--param "trials=$$TRIALS")
 tune-results: ready ## show the trials of the newest search, best first (ARGS="--run-id ID --limit 10 --json")
 history: ready ## show who or what promoted, refused or rolled back which model version, and why
-tune-results history:
-	@$(ENV) && $(FORWARD) python -m tasks $@ $(ARGS)
+tune-results history: ; @$(ENV) && $(FORWARD) python -m tasks $@ $(ARGS)
 inspect: install; @$(LOCAL) && python -m tasks inspect --source "$$SOURCE" $(call option,layout,LAYOUT) $(call option,out,OUT) $(ARGS) ## show what prepare would make of SOURCE=folder or archive, and leave out (LAYOUT=, OUT=folder for list and sample grid)
+weights: ready; @$(ENV) && $(FORWARD) python -m tasks weights --model "$$MODEL" $(call option,file,FILE) $(call option,licence,LICENCE) ## store pretrained weights in MLflow, for machines without internet: MODEL=resnet50.a1_in1k (FILE= instead of the hub, LICENCE=)
 rollback: ready ## make the previous champion the champion again: REASON="..." (VERSION=3 for another version)
 	@$(ENV) && $(FORWARD) python -m tasks rollback-champion --reason "$$REASON" --version "$$VERSION"
 gc: ready ## list what failed and abandoned runs left behind; APPLY=1 removes it (DAYS=7: only what has been idle for so long)
 	@$(ENV) && $(GC_$(RUNTIME)) python -m tasks gc $(GC)
-ui: ready ## start Airflow and MLflow in the browser; prints their addresses and the login
-	@$(ENV) && python -m deploy ui
+ui: ready; @$(ENV) && python -m deploy ui ## start Airflow and MLflow in the browser; prints their addresses and the login
 stop: ## stop what ui, demo and up started; data are kept
 	@if [ -e .venv/.installed ]; then $(LOCAL); python -m deploy stop-ui; python -m tasks serve --stop; fi
 	@if [ -f .env ] && docker info >/dev/null 2>&1; then $(MAKE) down; fi

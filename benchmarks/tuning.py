@@ -42,6 +42,7 @@ from tasks.vision.data.gold import Gold, Split
 from tasks.vision.devices import available_cpus, prepare_cpu
 from tasks.vision.evaluation.comparison import compare
 from tasks.vision.evaluation.scoring import predict
+from tasks.vision.training.basis import basis_of
 from tasks.vision.training.events import EpochEnd
 from tasks.vision.training.loop import Training
 
@@ -89,10 +90,10 @@ def cost(_: Path | None) -> list[str]:
     result, request = tune(prepare_run_id, "cost", values)
     stage = time.perf_counter() - started
     rows = table.read(result.run_id)
-    recipes = [request.recipe(row.values) for row in rows]
     infos = [MlflowClient().get_run(row.run_id).info for row in rows]
     trials = (max(info.end_time for info in infos) - min(info.start_time for info in infos)) / 1000
     gold = gold_store.fetch(prepare_run_id)
+    recipes = [request.recipe(basis_of(gold, "cpu", ()), row.values) for row in rows]
     started = time.perf_counter()
     for recipe in recipes:
         train(recipe, gold)
@@ -173,7 +174,8 @@ def gain(source: Path | None) -> list[str]:
     right: dict[tuple[str, str], list[NDArray[np.bool_]]] = {}
     for seed in SEEDS:
         for side, chosen in (("default", None), ("tuned", result.hyperparameters)):
-            classifier = train(request.recipe(chosen).model_copy(update={"seed": 100 + seed}), gold).best_classifier()
+            recipe = request.recipe(basis_of(gold, "cpu", ()), chosen).model_copy(update={"seed": 100 + seed})
+            classifier = train(recipe, gold).best_classifier()
             for name, split in (("validation", gold.validation), ("test", gold.test)):
                 answers = predict(classifier, split.images, gold.shape).argmax(1)
                 right.setdefault((name, side), []).append(answers == split.labels)
@@ -231,7 +233,8 @@ def prepare(values: dict[str, Any]) -> str:
 def tune(prepare_run_id: str, name: str, values: dict[str, Any]) -> tuple[TuneResult, TuneRequest]:
     """Run the tune stage; return its result, and the request with the defaults filled in."""
     request = TuneRequest.model_validate(
-        {"task": identity("tune", name), "prepare_run_id": prepare_run_id, "device": "cpu", **values}
+        {"task": identity("tune", name), "prepare_run_id": prepare_run_id, "device": "cpu", "model": "fast_cnn"}
+        | values
     )
     result = execute("tune", request.model_dump_json())
     assert isinstance(result, TuneResult)  # noqa: S101  # the runner has checked it

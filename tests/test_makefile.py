@@ -114,6 +114,10 @@ CASES: dict[str, list[tuple[str, ...]]] = {
     "inspect SOURCE=pets LAYOUT=sheet OUT=found": [
         ("python", "-m", "tasks", "inspect", "--source", "pets", "--layout", "sheet", "--out", "found")
     ],
+    "weights MODEL=resnet50.a1_in1k": [(*TASKS, "weights", "--model", "resnet50.a1_in1k")],
+    "weights MODEL=resnet50 FILE=a.pt LICENCE=MIT": [
+        (*TASKS, "weights", "--model", "resnet50", "--file", "a.pt", "--licence", "MIT")
+    ],
     "bench SOURCE=cifar": [("python", "-m", "benchmarks.training_throughput", "--source", "cifar")],
     "bench-transfer SOURCE=cifar ARGS=--part=large": [
         ("python", "-m", "benchmarks.transfer", "--source", "cifar", "--part=large")
@@ -132,7 +136,8 @@ def test_a_target_calls(folder: Path, target: str) -> None:
 @pytest.mark.parametrize(
     ("target", "variable"),
     [("run", "DAG"), ("run", "CONF"), ("tune", "CONF"), ("rollback", "REASON"), ("user", "NAME"), ("backup", "FILE"),
-     ("bench", "SOURCE"), ("inspect", "SOURCE"), ("kubernetes-airflow", "CHART"), ("kubernetes-up", "NAMESPACE")],
+     ("bench", "SOURCE"), ("inspect", "SOURCE"), ("weights", "LICENCE"),
+     ("kubernetes-airflow", "CHART"), ("kubernetes-up", "NAMESPACE")],
 )  # fmt: skip
 def test_a_value_reaches_the_program_as_it_is(folder: Path, target: str, variable: str) -> None:
     calls, _ = make(folder, target, f"{variable}={AWKWARD.replace('$', '$$')}")

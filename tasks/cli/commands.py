@@ -108,7 +108,18 @@ def sample(dag_id: str, file: Path) -> None:
     file.write_bytes(sample.sample(dag_id, load_settings()))
 
 
+@click.command()
+@click.option("--model", required=True, help="Network of timm, by name.")
+@click.option("--file", type=click.Path(path_type=Path), help=".safetensors, .pt or .pth file; default: from the hub.")
+@click.option("--licence", help="Licence of the weights; default: as the hub's list states it.")
+def weights(model: str, file: Path | None, licence: str | None) -> None:
+    """Store pretrained weights of a network in MLflow, for trainings without internet."""
+    from tasks.cli import weights
+
+    weights.keep(model, file, licence)
+
+
 COMMANDS = {
     command.name or "": command
-    for command in (history, rollback_champion, collect_leftovers, tune_results, inspect, summary, sample)
+    for command in (history, rollback_champion, collect_leftovers, tune_results, inspect, summary, sample, weights)
 }

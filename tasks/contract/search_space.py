@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from tasks.contract.messages import Message
 from tasks.contract.networks import Architecture
-from tasks.contract.recipe import BatchSize, Hyperparameters, Schedule
+from tasks.contract.recipe import AutoAugment, BatchSize, ClassBalance, Hyperparameters, Schedule
 
 
 class Interval(Message):
@@ -57,6 +57,10 @@ class SearchSpace(Message):
     batch_size: Annotated[list[BatchSize], AfterValidator(_distinct)] | None = Field([32, 64, 128])
     label_smoothing: Numbers = Interval(low=0.0, high=0.2)
     augmentation: Numbers = Interval(low=0.0, high=1.0)
+    auto_augment: Annotated[list[AutoAugment], AfterValidator(_distinct)] | None = None
+    mixup: Numbers = None
+    cutmix: Numbers = None
+    class_balance: Annotated[list[ClassBalance], AfterValidator(_distinct)] | None = None
     schedule: Annotated[list[Schedule], AfterValidator(_distinct)] | None = Field(
         list[Schedule](["one_cycle", "cosine"])
     )

@@ -18,7 +18,7 @@ from mlflow.entities import Run
 from tasks.contract.gate_policy import CLASS
 from tasks.gate.evidence import Evidence
 from tasks.gate.verdict import Check, Verdict
-from tasks.records import registry
+from tasks.records import registry, weights_store
 from tasks.records.tracking import tag_of
 
 LIMIT = 5000  # characters; the limit of MLflow's database for a version's description
@@ -119,13 +119,26 @@ def _training(origin: Origin) -> str:
     data = origin.train.data
     settings = [f"{label} {_code(data.params[name])}".strip() for name, label in HYPERPARAMETERS if name in data.params]
     accuracy = data.metrics.get("best_validation_accuracy")
+    started = _started_from(data.tags)
     result = UNKNOWN if accuracy is None else f"{accuracy:.4f}"
     return _list(
         f"Validation accuracy {result} in epoch {_number(data.metrics.get('best_epoch'))} of "
         f"{data.params.get('epochs', UNKNOWN)}, on {data.tags.get('pipeline.device', UNKNOWN)}",
         ", ".join(settings) or UNKNOWN,
+        *([started] if started else []),
         f"Code: commit {_code(data.tags.get('mlflow.source.git.commit', UNKNOWN))}",
     )
+
+
+def _started_from(tags: Mapping[str, str]) -> str:
+    """Say which weights the training started from; nothing for runs that do not say it."""
+    source = tags.get(weights_store.STARTED_FROM)
+    if source is None:
+        return ""
+    if source == weights_store.RANDOM:
+        return "Started from random weights"
+    sha256, licence = tags.get(weights_store.SHA256, UNKNOWN), tags.get(weights_store.LICENCE, UNKNOWN)
+    return f"Started from {_code(source, 120)}, SHA-256 {_code(sha256[:12])}; licence: {_plain(licence, 100)}"
 
 
 def _evidence(origin: Origin, why: int) -> str:

@@ -88,18 +88,19 @@ def choose(request: TrainRequest, run_id: str, dataset: str) -> TunedSet | None:
     Raises:
         DataError: `request.tuned_by` does not exist, is not a finished search, or is for another data set or network.
     """
-    chosen, network = MlflowClient().get_run(run_id).data.tags.get(TUNE_RUN), request.network(dataset)
+    chosen = MlflowClient().get_run(run_id).data.tags.get(TUNE_RUN)
+    model = request.network(dataset)
     if chosen == NONE:
         return None
     if chosen or request.tuned_by:
         tuned: TunedSet | None = read(chosen or str(request.tuned_by))
     elif request.hyperparameters == "tuned":
-        tuned = newest_proven(request.registered_model, dataset, network)
+        tuned = newest_proven(request.registered_model, dataset, model)
     else:
         tuned = None
-    if tuned and (tuned.dataset, tuned.model) != (dataset, network):
+    if tuned and (tuned.dataset, tuned.model) != (dataset, model):
         raise DataError(
-            f"tuned_by={tuned.run_id!r} searched for {tuned.model} on {tuned.dataset}, not for {network} on "
+            f"tuned_by={tuned.run_id!r} searched for {tuned.model} on {tuned.dataset}, not for {model} on "
             f"{dataset}; choose another search, or model={tuned.model!r}"
         )
     return tuned

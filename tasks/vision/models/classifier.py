@@ -6,7 +6,7 @@ Normalisation and softmax are inside, so that training and serving cannot differ
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,8 +65,13 @@ def digest(model: nn.Module) -> str:
 
     Names and shapes tell architectures apart, and a `Classifier` exported and loaded again has the same digest.
     """
+    return digest_of(model.state_dict())
+
+
+def digest_of(state: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of tensors by name, as `digest` does for a model."""
     sha256 = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(state.items()):
         array = tensor.detach().cpu().contiguous()
         sha256.update(f"{name} {array.dtype} {tuple(array.shape)}\n".encode())
         sha256.update(array.view(-1).view(torch.uint8).numpy().tobytes())

@@ -1,8 +1,10 @@
 """Batches of images that stay in memory as uint8, augmented a whole batch at a time.
 
 The usual way decodes, crops and flips one PIL image after another in worker processes. Here the images are decoded
-once, by prepare, and a batch is one gather from a tensor: shifting costs the same as copying.
-Random numbers are torch's global ones, on the images' device.
+once, by prepare, and a batch is one gather from a tensor: shifting costs the same as copying. Only torchvision's
+transforms with other random numbers for each image (crops, TrivialAugment and RandAugment, erased rectangles) go
+through the batch image by image.
+Random numbers are torch's global ones: on the images' device, and for torchvision's transforms on the CPU.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from tasks.contract.recipe import AutoAugment, Recipe
 from tasks.vision.models.preprocessing import Preprocessing
 
 # What full strength means, as shares of the image's side. Half of it is customary for CIFAR-10: 4 of 32 pixels.
@@ -25,6 +28,7 @@ LARGEST_ERASURE = 0.5
 # The same for crops, as the share of the image's area that is cut off; ImageNet trainings cut off up to 0.92.
 LARGEST_CUT = 0.8
 ASPECTS = (3 / 4, 4 / 3)  # of crops
+LARGEST_ERASED_SHARE = 0.5  # of the images, of which each loses one rectangle
 
 
 @dataclass(frozen=True)
@@ -37,22 +41,26 @@ class Augmentation:
     """Whether every second image, on average, is mirrored left-right."""
     erase: int = 0
     """Side of the square that is set to the mean colour, in pixels; 0 is none."""
+    erased_share: float = 0.0
+    """Share of the images in which a rectangle, a fiftieth to a third of the area, is set to the mean colour."""
     crop: float = 1.0
     """Smallest share of the image's area that a random crop keeps, which then fills the image; 1 is no crop."""
+    auto: AutoAugment = "none"
+    """Random operations on colours and geometry, whatever the strength of the rest."""
 
     @classmethod
-    def of_photos(cls, strength: float, flip: bool) -> Augmentation:
-        """Scale the crop with `strength`, 0 (images as they are, no flips) to 1."""
-        return cls(flip=flip and strength > 0, crop=1 - LARGEST_CUT * strength)
+    def of(cls, recipe: Recipe, flip: bool, side: int) -> Augmentation:
+        """Follow a recipe for images of `side` pixels; its `augmentation` is the strength, 0 (none, no flips) to 1.
 
-    @classmethod
-    def of(cls, strength: float, flip: bool, side: int) -> Augmentation:
-        """Scale shift and erasure with `strength`, 0 (images as they are, no flips) to 1, for `side` pixels."""
-        return cls(
-            shift=round(LARGEST_SHIFT * strength * side),
-            flip=flip and strength > 0,
-            erase=round(LARGEST_ERASURE * strength * side),
-        )
+        Fine-tuning crops and erases as trainings on photos do, training from random weights as those on small images.
+        """
+        strength, auto = recipe.augmentation, recipe.auto_augment
+        flip = flip and strength > 0
+        if recipe.finetune != "scratch":
+            share = LARGEST_ERASED_SHARE * strength
+            return cls(flip=flip, crop=1 - LARGEST_CUT * strength, erased_share=share, auto=auto)
+        shift, erase = round(LARGEST_SHIFT * strength * side), round(LARGEST_ERASURE * strength * side)
+        return cls(shift=shift, flip=flip, erase=erase, auto=auto)
 
 
 class ImageTensor:
@@ -97,6 +105,8 @@ class ImageTensor:
         if change.flip:
             mirrored = torch.rand(count, device=device) < 0.5
             pixels = torch.where(mirrored.view(-1, 1, 1, 1), pixels.flip(3), pixels)
+        if change.auto != "none":
+            pixels = _auto_augmented(pixels, change.auto)
         # A pixel's channels lie together, as convolutions want them.
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         images = pixels.float().sub_(self._offset).mul_(self._scale)
@@ -104,6 +114,8 @@ class ImageTensor:
             images = self._enlarge(images)
         if change.erase:
             images.masked_fill_(_squares(count, *images.shape[2:], side=change.erase, device=device), 0)
+        if change.erased_share > 0:
+            _erase_rectangles(images, change.erased_share)
         return images, self.labels[index]
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -118,12 +130,38 @@ class ImageTensor:
         return plain
 
     def _crops(self, pixels: Tensor) -> Tensor:
-        """Cut a random part out of each image [B, C, H, W], and bring it to the size that the network wants."""
+        """Cut a random part out of each image [B, C, H, W], and bring it to the size that the network wants.
+
+        Interpolated as for validation: a network takes images enlarged in another way for other images.
+        """
         from torchvision.transforms import v2  # takes a second to import, for photos only
 
         side = pixels.shape[2:] if self._enlarge is None else (self._enlarge.side, self._enlarge.side)
-        crop = v2.RandomResizedCrop(tuple(side), (self.augmentation.crop, 1.0), ASPECTS, antialias=True)
+        mode = v2.InterpolationMode("bicubic" if self._enlarge is None else self._enlarge.mode)
+        crop = v2.RandomResizedCrop(tuple(side), (self.augmentation.crop, 1.0), ASPECTS, mode, antialias=True)
         return torch.stack([crop(image) for image in pixels])
+
+
+def _auto_augmented(pixels: Tensor, kind: AutoAugment) -> Tensor:
+    """Change each uint8 image [B, C, H, W], grey or colour, by TrivialAugment or RandAugment.
+
+    On two cores, 32 images of 128x128 pixels take 11 ms with TrivialAugment and 19 ms with RandAugment, in a training
+    step of 570 ms (EfficientNet-Lite0).
+    """
+    from torchvision.transforms import v2
+
+    bilinear = v2.InterpolationMode.BILINEAR
+    augment = (v2.TrivialAugmentWide if kind == "trivial" else v2.RandAugment)(interpolation=bilinear)
+    return torch.stack([augment(image) for image in pixels])
+
+
+def _erase_rectangles(images: Tensor, share: float) -> None:
+    """Set a random rectangle to 0 in this share of the images [B, C, H, W], in place."""
+    from torchvision.transforms import v2
+
+    erase = v2.RandomErasing(share, inplace=True)
+    for image in images:
+        erase(image)
 
 
 def _squares(count: int, height: int, width: int, *, side: int, device: torch.device) -> Tensor:

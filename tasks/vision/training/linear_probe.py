@@ -88,18 +88,18 @@ def join(parts: list[Features]) -> Features:
     return Features(torch.cat([p.values for p in parts]).clone(), torch.cat([p.labels for p in parts]).clone())
 
 
-def fit(train: Features, validation: Features, classes: int) -> Probe:
+def fit(train: Features, validation: Features, classes: int, weights: Tensor | None = None) -> Probe:
     """Fit a linear layer to `train`, with the penalty that has the smallest loss on `validation`.
 
     Features are standardised while fitting, so that one penalty suits all of them; the result is for features as they
-    are.
+    are. `weights` [classes] say how much the images of each class count.
     """
     mean, std = train.values.mean(0), train.values.std(0).clamp_min(SMALLEST_STD)
     scaled, held_out = (train.values - mean) / std, (validation.values - mean) / std
     start = torch.zeros(classes, scaled.shape[1] + 1, device=scaled.device)
     best: Probe | None = None
     for penalty in PENALTIES:
-        start = _minimise(start, scaled, train.labels, penalty)
+        start = _minimise(start, scaled, train.labels, penalty, weights)
         weight = start[:, :-1] / std
         bias = start[:, -1] - weight @ mean
         train_loss, train_accuracy = _measure(start, scaled, train.labels)
@@ -111,14 +111,15 @@ def fit(train: Features, validation: Features, classes: int) -> Probe:
     return best
 
 
-def _minimise(start: Tensor, values: Tensor, labels: Tensor, penalty: float) -> Tensor:
+def _minimise(start: Tensor, values: Tensor, labels: Tensor, penalty: float, weights: Tensor | None) -> Tensor:
     """Minimise cross-entropy plus penalty, from the solution for a stronger penalty, which is near."""
     layer = start.clone().requires_grad_()
     optimizer = torch.optim.LBFGS([layer], max_iter=ITERATIONS, tolerance_grad=1e-5, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        value = functional.cross_entropy(_logits(layer, values), labels) + penalty * layer[:, :-1].square().sum()
+        value = functional.cross_entropy(_logits(layer, values), labels, weights)  # over all images: their mean is 1
+        value = value + penalty * layer[:, :-1].square().sum()
         value.backward()  # type: ignore[no-untyped-call]
         return value
 

@@ -35,12 +35,13 @@ from tasks.errors import DataError, RequestError
 from tasks.vision.data.gold import Gold
 from tasks.vision.devices import choose_device, choose_precision
 from tasks.vision.models.build import build, head_name
-from tasks.vision.models.classifier import Classifier
+from tasks.vision.models.classifier import Classifier, digest_of
 from tasks.vision.models.preprocessing import Preprocessing
-from tasks.vision.training import linear_probe, schedules
+from tasks.vision.training import class_balance, linear_probe, schedules
 from tasks.vision.training.augment import Augmentation, ImageTensor
 from tasks.vision.training.events import BatchEnd, EpochEnd, Reading
 from tasks.vision.training.kernels import optimize_for_cpu
+from tasks.vision.training.mixing import make_mixing
 from tasks.vision.training.optimizers import WeightAverage, make_optimizer, set_learning_rate
 
 SEED_STRIDE = 1_000_003  # more than the epochs of any request, so that no two (seed, epoch) share a seed
@@ -77,15 +78,20 @@ class Training:
         self._preprocessing = Preprocessing.of(recipe.model, gold.shape, statistics, trained, recipe.input_side)
         enlarged = self._preprocessing.enlarge
         self._shape = gold.shape if enlarged is None else (gold.shape[0], enlarged.side, enlarged.side)
-        self._identity = {"fingerprint": gold.fingerprint, "recipe": recipe.model_dump(mode="json")}
+        self._identity = {
+            "fingerprint": gold.fingerprint,
+            "recipe": recipe.model_dump(mode="json"),
+            "trained": digest_of(trained) if trained else None,
+        }
         flip = flips(gold.dataset) if recipe.flip is None else recipe.flip
-        if recipe.finetune == "scratch":
-            self.augmentation = Augmentation.of(recipe.augmentation, flip, side=min(gold.shape[1:]))
-        else:
-            self.augmentation = Augmentation.of_photos(recipe.augmentation, flip)
+        self.augmentation = Augmentation.of(recipe, flip, side=min(gold.shape[1:]))
+        self._mix = make_mixing(recipe.mixup, recipe.cutmix, self._classes)
         train, validation = gold.train, gold.validation
         self._train = ImageTensor(train.images, train.labels, self._preprocessing, self.device, self.augmentation)
         self._validation = ImageTensor(validation.images, validation.labels, self._preprocessing, self.device)
+        self._class_weights: Tensor | None = None
+        if recipe.class_balance != "none":
+            self._class_weights = class_balance.class_weights(self._train.labels, self._classes)
         # Batches of nearly equal size instead of a small one at the end: no image is left out, and batch
         # normalisation never sees a batch of one.
         self.steps_per_epoch = math.ceil(len(train) / recipe.batch_size)
@@ -149,7 +155,7 @@ class Training:
                 done += len(part.labels)
                 yield Reading(done, total)
             found.append(linear_probe.join(parts))
-        probe = linear_probe.fit(*found, self._classes)
+        probe = linear_probe.fit(found[0], found[1], self._classes, self._class_weights)
         with torch.no_grad():
             head.weight.copy_(probe.weight)
             if head.bias is not None:
@@ -173,12 +179,18 @@ class Training:
     def _epoch(self, epoch: int) -> Iterator[Reading | BatchEnd | EpochEnd]:
         torch.manual_seed(self.recipe.seed * SEED_STRIDE + epoch)
         self.network.train()
+        if self.recipe.finetune != "scratch" and __import__("os").environ.get("BN") != "train":
+            _freeze_statistics(self.network)
         count = len(self._train)
         loss_sum, correct = torch.zeros((), device=self.device), torch.zeros((), device=self.device, dtype=torch.int64)
         learning_rate = outside = 0.0
         started = time.perf_counter()
 
-        batches = torch.randperm(count, device=self.device).tensor_split(self.steps_per_epoch)
+        if self.recipe.class_balance == "sampler":
+            order = class_balance.balanced_order(self._train.labels)
+        else:
+            order = torch.randperm(count, device=self.device)
+        batches = order.tensor_split(self.steps_per_epoch)
         for step, index in enumerate(batches, start=(epoch - 1) * self.steps_per_epoch):
             learning_rate = self.learning_rate(step)
             set_learning_rate(self._optimizer, learning_rate)
@@ -221,10 +233,11 @@ class Training:
 
     def _step(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Train on one batch; return its loss, logits and labels, on the device."""
-        images, labels = self._train.batch(index)
+        images, targets = self._mix(*self._train.batch(index))
+        weights = self._class_weights if self.recipe.class_balance == "weights" else None
         with torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision is not torch.float32):
             logits = self.network(images)
-            loss = functional.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+            loss = class_balance.loss(logits, targets, self.recipe.label_smoothing, weights)
         self._optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if self.recipe.gradient_clip > 0:
@@ -232,7 +245,7 @@ class Training:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.gradient_clip)
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        return loss.detach(), logits.detach(), labels
+        return loss.detach(), logits.detach(), targets if targets.ndim == 1 else targets.argmax(1)
 
     @torch.inference_mode()
     def _validate(self, network: nn.Module) -> tuple[float, float]:
@@ -314,3 +327,10 @@ class Training:
                 f"the loss became {loss} in epoch {epoch} at a learning rate of {learning_rate:g}; "
                 "lower learning_rate, or set gradient_clip to 1"
             )
+
+
+def _freeze_statistics(network: nn.Module) -> None:
+    """Let batch normalisation use the statistics that it has: those of a million images beat those of a batch of 32."""
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()

@@ -47,7 +47,7 @@ def test_upstream_run_ids_are_not_asked_for() -> None:
     assert not {name for name in stage_params(*ALL) if name == "task" or name.endswith("run_id")}
 
 
-@pytest.mark.parametrize(("name", "value"), [("epochs", 0), ("epochs", "3"), ("model", "alexnet"), ("image_size", 4)])
+@pytest.mark.parametrize(("name", "value"), [("epochs", 0), ("epochs", "3"), ("dataset", "mnist"), ("image_size", 4)])
 def test_the_limits_of_the_request_hold_in_the_form(name: str, value: object) -> None:
     with pytest.raises(ParamValidationError):
         stage_params(*ALL)[name].resolve(value)

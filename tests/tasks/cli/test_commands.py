@@ -17,7 +17,7 @@ from tasks.records import ledger
 from tasks.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[3]
-FOR_PEOPLE = {"history", "rollback-champion", "gc", "tune-results", "inspect", "summary", "sample"}
+FOR_PEOPLE = {"history", "rollback-champion", "gc", "tune-results", "inspect", "summary", "sample", "weights"}
 
 
 def python_m_tasks(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -14,7 +14,7 @@ BASE = {"task": {"dag_id": "d", "dag_run_id": "r", "task_id": "t"}}
 @pytest.fixture
 def new(monkeypatch: pytest.MonkeyPatch) -> str:
     """A data set that somebody added to the table."""
-    monkeypatch.setitem(DATASETS, "signs", DataSet("road signs", Files(image_size=48), "CC0", flip=False))
+    monkeypatch.setitem(DATASETS, "signs", DataSet("road signs", Files(largest_side=48), "CC0", flip=False))
     return "signs"
 
 

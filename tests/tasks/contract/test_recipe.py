@@ -7,11 +7,12 @@ import pytest
 from pydantic import ValidationError
 
 from tasks.contract.messages import parse
-from tasks.contract.recipe import GivenHyperparameters, Hyperparameters, Recipe
+from tasks.contract.recipe import FINE_TUNED, Basis, GivenHyperparameters, Hyperparameters, Recipe
 from tasks.contract.training import TrainRequest, TuneRequest
 from tasks.errors import RequestError
 
 BASE = {"task": {"dag_id": "d", "dag_run_id": "r", "task_id": "t"}, "prepare_run_id": "0" * 32}
+BASIS = Basis("digits", images=1000, side=8)
 
 
 def train(**values: Any) -> TrainRequest:
@@ -23,28 +24,28 @@ def tune(**values: Any) -> TuneRequest:
 
 
 def test_what_is_not_given_is_the_default() -> None:
-    assert train().recipe() == Recipe()
+    assert train().recipe(BASIS) == Recipe()
 
 
 def test_given_by_hand_wins_over_chosen_and_chosen_over_default() -> None:
     chosen = Hyperparameters(learning_rate=0.02, momentum=0.85)
-    recipe = train(learning_rate=0.5, epochs=3, model="resnet18").recipe(chosen)
+    recipe = train(learning_rate=0.5, epochs=3, model="resnet18").recipe(BASIS, chosen)
     assert (recipe.learning_rate, recipe.momentum, recipe.weight_decay) == (0.5, 0.85, 5e-4)
     assert (recipe.epochs, recipe.model) == (3, "resnet18")
 
 
 def test_a_value_given_equal_to_the_default_is_given_all_the_same() -> None:
-    assert train(learning_rate=0.1).recipe(Hyperparameters(learning_rate=0.02)).learning_rate == 0.1
+    assert train(learning_rate=0.1).recipe(BASIS, Hyperparameters(learning_rate=0.02)).learning_rate == 0.1
 
 
 def test_a_trial_may_choose_some_and_the_network() -> None:
-    recipe = tune().recipe({"learning_rate": 0.02, "model": "resnet18"})
+    recipe = tune().recipe(BASIS, {"learning_rate": 0.02, "model": "resnet18"})
     assert (recipe.learning_rate, recipe.model, recipe.batch_size) == (0.02, "resnet18", 64)
 
 
 def test_a_value_out_of_its_limits_is_refused() -> None:
     with pytest.raises(ValidationError, match="learning_rate"):
-        tune().recipe({"learning_rate": 11})
+        tune().recipe(BASIS, {"learning_rate": 11})
 
 
 def test_every_hyperparameter_can_be_given_within_the_same_limits() -> None:
@@ -59,9 +60,10 @@ def test_every_hyperparameter_can_be_given_within_the_same_limits() -> None:
 def test_the_text_of_each_names_its_real_default() -> None:
     for name, field in Hyperparameters.model_fields.items():
         text = GivenHyperparameters.model_fields[name].description or ""
-        said = re.search(r"Default: tuned, else (\S+)\.$", text)
+        said = re.search(r"Default: tuned, else (\S+?)(?:, or (\S+) with pretrained weights)?\.$", text)
         assert said, text
         assert type(field.default)(said[1]) == field.default, name
+        assert type(field.default)(said[2] or said[1]) == FINE_TUNED.get(name, field.default), name
 
 
 def test_what_is_given_is_not_searched() -> None:
@@ -76,7 +78,7 @@ def test_what_is_given_is_not_searched() -> None:
     [
         ({"trials": 0}, "trials=0"),
         ({"metric": "test_accuracy"}, "metric='test_accuracy'"),
-        ({"grace_epochs": 20}, "grace_epochs=20 is more than epochs=15"),
+        ({"grace_epochs": 20, "epochs": 15}, "grace_epochs=20 is more than epochs=15"),
         ({"trial_gpus": -1}, "trial_gpus=-1"),
         ({"trial_cpus": 0}, "trial_cpus=0"),
         ({"search_space": {"momentum": {"low": 0.9, "high": 0.8}}}, "low=0.9 must be less than high=0.8"),

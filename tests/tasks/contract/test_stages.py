@@ -101,7 +101,7 @@ def test_parameters_are_the_fields_with_a_default() -> None:
     names = parameters(TrainRequest)
     assert "epochs" in names
     assert not {"task", "prepare_run_id"} & set(names)
-    assert names["model"]["enum"][0] == "fast_cnn"
+    assert names["model"]["examples"][:2] == ["auto", "fast_cnn"]
 
 
 def test_a_parameter_of_several_stages_is_the_same_everywhere() -> None:

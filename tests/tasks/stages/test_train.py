@@ -17,7 +17,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from tasks.contract.messages import TaskIdentity
-from tasks.contract.recipe import Hyperparameters
+from tasks.contract.recipe import Basis, Hyperparameters
 from tasks.contract.training import TrainRequest, TrainResult
 from tasks.errors import DataError, RequestError
 from tasks.records import gold_store, tracking, tuned_sets
@@ -109,7 +109,7 @@ def test_everything_the_next_stages_need_is_found_through_the_run(
     assert steps(result.run_id, "batch_loss") == [3, 6]
     assert run.data.metrics["best_validation_accuracy"] == result.validation_accuracy
 
-    total = sum(p.numel() for p in Training(_request(gold).recipe(), gold).network.parameters())
+    total = sum(p.numel() for p in Training(_request(gold).recipe(Basis("digits", 100, 8)), gold).network.parameters())
     assert run.data.params["parameters_total"] == run.data.params["parameters_trainable"] == str(total)
     assert run.data.params["parameters_frozen"] == "0"
     assert run.data.params["augmentation_flip"] == "False"

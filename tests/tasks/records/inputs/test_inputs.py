@@ -9,12 +9,12 @@ from mlflow import MlflowClient
 
 from tasks.contract.messages import TaskIdentity
 from tasks.contract.promotion import EvaluateRequest
-from tasks.contract.training import TrainRequest
-from tasks.errors import DataError
+from tasks.contract.training import TrainRequest, TuneRequest
+from tasks.errors import DataError, RequestError
 from tasks.records import artifact_digest, gold_store, ledger, registry, tracking, tuned_sets
 from tasks.records.inputs.evaluation import EvaluateInputs
 from tasks.records.inputs.stage_inputs import PreparedData
-from tasks.records.inputs.training import TrainInputs
+from tasks.records.inputs.training import TrainInputs, TuneInputs
 from tasks.records.tracking import StageRun
 from tasks.settings import Settings
 
@@ -60,8 +60,48 @@ def test_a_training_is_resolved_without_a_write(client: MlflowClient, settings: 
     values = {"task": task, "prepare_run_id": prepared(client, settings), "device": "cpu"}
     inputs = TrainInputs.resolve(TrainRequest.model_validate(values), run)
     data = {"fingerprint": "f", "dataset": "digits", "licence": "CC0"}
-    assert inputs.identity == {"data": data, "tuned": None, "device": "cpu"}
+    assert inputs.identity == {"data": data, "tuned": None, "weights": None, "device": "cpu"}
     assert client.get_run(run.run_id).data.tags == before.tags
+
+
+def test_a_training_on_photos_starts_from_the_weights_at_hand(
+    client: MlflowClient, settings: Settings, task: TaskIdentity
+) -> None:
+    photos = prepared(client, settings, {**PREPARED, tuned_sets.DATASET: "image_folder"})
+
+    def resolved(**values: Any) -> TrainInputs:
+        request = TrainRequest.model_validate({"task": task, "prepare_run_id": photos, "device": "cpu", **values})
+        return TrainInputs.resolve(request, made(client, settings))
+
+    inputs = resolved()
+    assert inputs.weights is not None
+    assert inputs.weights.network == "efficientnet_lite0"
+    assert inputs.identity is not None
+    assert inputs.identity["weights"] == [inputs.weights.sha256, "Apache-2.0"]
+    for values in ({"weights": "none"}, {"finetune": "scratch"}, {"model": "resnet18"}):
+        assert resolved(**values).weights is None
+    own = settings.pipeline_home / "own.safetensors"
+    own.write_bytes(b"own")
+    other = resolved(weights=str(own)).identity
+    assert other is not None
+    assert other["weights"] not in (None, inputs.identity["weights"])
+    with pytest.raises(RequestError, match="weights='pretrained': there are none of resnet18"):
+        resolved(weights="pretrained", model="resnet18")
+
+
+def test_each_network_of_a_search_is_resolved(client: MlflowClient, settings: Settings, task: TaskIdentity) -> None:
+    values = {"task": task, "prepare_run_id": prepared(client, settings), "device": "cpu"}
+    space = {"model": ["fast_cnn", "efficientnet_lite0"]}
+    request = TuneRequest.model_validate({**values, "search_space": space})
+    inputs = TuneInputs.resolve(request, made(client, settings))
+    assert inputs.networks == ("fast_cnn", "efficientnet_lite0")
+    assert list(inputs.weights) == ["efficientnet_lite0"]
+    assert inputs.identity is not None
+    assert inputs.identity["weights"] == {"efficientnet_lite0": inputs.weights["efficientnet_lite0"].identity}
+    alone = TuneInputs.resolve(TuneRequest.model_validate(values), made(client, settings))
+    assert (alone.networks, dict(alone.weights)) == (("fast_cnn",), {})
+    without = request.model_copy(update={"weights": "none"})
+    assert dict(TuneInputs.resolve(without, made(client, settings)).weights) == {}
 
 
 def test_another_run_of_the_same_data_is_the_same_input(client: MlflowClient, settings: Settings) -> None:

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from tasks.errors import DataError
+from tasks.vision.data.file_source import open_files
 from tasks.vision.data.sources import Source, open_source
 
 
@@ -88,3 +89,40 @@ def test_an_empty_tar_is_refused(tmp_path: Path) -> None:
         pytest.raises(DataError, match="is empty"),
     ):
         source.listing  # noqa: B018  # listing is what fails
+
+
+def write(path: Path, size: tuple[int, int]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size).save(path)
+
+
+@pytest.mark.parametrize(
+    ("sides", "largest", "side"),
+    [
+        ([(20, 30), (40, 24), (300, 200)], 224, 24),  # the median of the shorter sides
+        ([(300, 400), (500, 375), (320, 280)], 224, 224),
+        ([(300, 400)] * 3, 64, 64),
+    ],
+)
+def test_images_keep_their_size_up_to_the_largest(
+    tmp_path: Path, sides: list[tuple[int, int]], largest: int, side: int
+) -> None:
+    folder = tmp_path / "pets"
+    for number, size in enumerate(sides):
+        for split, label in (("train", "cat"), ("train", "dog"), ("test", "cat"), ("test", "dog")):
+            write(folder / split / label / f"{number}.png", size)
+    (folder / "train" / "cat" / "0-damaged.png").write_bytes(b"\x89PNG")
+    with open_files("pets", str(folder), largest, tmp_path) as source:
+        assert source.side == side
+
+
+def test_images_that_would_not_fit_into_memory_are_made_smaller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "pets"
+    for number in range(2):
+        for label in ("cat", "dog"):
+            write(folder / "train" / label / f"{number}.png", (300, 300))
+    monkeypatch.setattr("tasks.vision.data.file_source.MAX_PIXEL_BYTES", 4 * 3 * 100 * 100)
+    with open_files("pets", str(folder), 224, tmp_path) as source:
+        assert source.side == 96

@@ -35,7 +35,7 @@ def test_digits_are_whole_and_stretched_to_bytes(tmp_path: Path) -> None:
 
 def test_a_folder_is_read_as_rgb_files(pets: Path, tmp_path: Path) -> None:
     with open_source("image_folder", str(pets), tmp_path) as source:
-        assert (source.dataset, source.channels, source.side) == ("image_folder", 3, 32)
+        assert (source.dataset, source.channels, source.side) == ("image_folder", 3, 16)
         assert source.listing.files == 4
         read = {entry.name: reader() for entry, reader in source.read()}
     assert set(read) == {"train/cat/1.png", "train/cat/2.png", "train/dog/1.png"}
@@ -67,9 +67,9 @@ def test_a_source_that_cannot_be_opened_is_named(
 def test_an_entry_is_all_that_another_image_folder_needs(
     pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(DATASETS, "pets", DataSet("pets", Files(image_size=48)))
+    monkeypatch.setitem(DATASETS, "pets", DataSet("pets", Files(largest_side=12)))
     with open_source("pets", str(pets), tmp_path) as source:
-        assert (source.dataset, source.side, source.listing.classes) == ("pets", 48, ("cat", "dog"))
+        assert (source.dataset, source.side, source.listing.classes) == ("pets", 12, ("cat", "dog"))
     with (
         pytest.raises(RequestError, match="dataset='pets' needs source: a folder or archive"),
         open_source("pets", None, tmp_path),

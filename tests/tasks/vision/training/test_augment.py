@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torchvision.transforms import v2
 
+from tasks.contract.recipe import Recipe
+from tasks.vision.models.classifier import Enlargement
 from tasks.vision.models.preprocessing import Preprocessing
 from tasks.vision.training.augment import Augmentation, ImageTensor
 
@@ -106,6 +109,10 @@ def test_the_same_seed_gives_the_same_batch_and_another_seed_another() -> None:
     assert not torch.equal(batches[0], batches[2])
 
 
+def of(strength: float, flip: bool = True, side: int = 32, **recipe: object) -> Augmentation:
+    return Augmentation.of(Recipe.model_validate({"augmentation": strength} | recipe), flip, side)
+
+
 @pytest.mark.parametrize(
     ("strength", "side", "expected"),
     [
@@ -116,8 +123,93 @@ def test_the_same_seed_gives_the_same_batch_and_another_seed_another() -> None:
     ],
 )
 def test_strength_scales_with_the_images_side(strength: float, side: int, expected: Augmentation) -> None:
-    assert Augmentation.of(strength, True, side) == expected
+    assert of(strength, side=side) == expected
+
+
+@pytest.mark.parametrize(
+    ("strength", "expected"),
+    [
+        (0.0, Augmentation()),
+        (0.5, Augmentation(flip=True, crop=0.6, erased_share=0.25)),
+        (1.0, Augmentation(flip=True, crop=pytest.approx(0.2), erased_share=0.5)),
+    ],
+)
+def test_fine_tuning_crops_and_erases_with_the_same_strength(strength: float, expected: Augmentation) -> None:
+    assert of(strength, finetune="full") == expected
 
 
 def test_images_are_not_mirrored_where_that_is_not_wanted() -> None:
-    assert not Augmentation.of(1.0, False, 32).flip
+    assert not of(1.0, flip=False).flip
+
+
+@pytest.mark.parametrize("finetune", ["scratch", "full"])
+def test_automatic_augmentation_does_not_depend_on_the_strength(finetune: str) -> None:
+    assert of(0.0, finetune=finetune, auto_augment="trivial") == Augmentation(auto="trivial")
+
+
+def test_new_kinds_that_are_off_draw_no_random_numbers() -> None:
+    """Trainings of earlier releases repeat: shifts, flips and squares, drawn in this order, are all there is."""
+    torch.manual_seed(0)
+    tensor_of(Augmentation(shift=2, flip=True, erase=2)).batch(EVERY)
+    state = torch.get_rng_state()
+    torch.manual_seed(0)
+    torch.randint(0, 5, (2, COUNT)), torch.rand(COUNT)
+    torch.randint(0, HEIGHT, (COUNT, 1)), torch.randint(0, WIDTH, (COUNT, 1))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+KINDS = {
+    "trivial": Augmentation(auto="trivial"),
+    "rand": Augmentation(auto="rand"),
+    "crop": Augmentation(crop=0.3),
+    "rectangles": Augmentation(erased_share=1.0),
+    "all": Augmentation(shift=2, flip=True, erase=3, crop=0.5, erased_share=0.5, auto="trivial"),
+}
+
+
+@pytest.mark.parametrize("enlarge", [None, Enlargement(24)], ids=["as it is", "enlarged"])
+@pytest.mark.parametrize("channels", [1, 3], ids=["grey", "colour"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_changes_grey_and_colour_images_and_repeats_with_its_seed(
+    kind: str, channels: int, enlarge: Enlargement | None
+) -> None:
+    photos = np.random.default_rng(1).integers(0, 256, (COUNT, channels, 20, 16), dtype=np.uint8)
+    preprocessing = Preprocessing((0.4,) * channels, (0.2,) * channels, enlarge)
+    data = ImageTensor(photos.copy(), np.arange(COUNT), preprocessing, CPU, KINDS[kind])
+    batches = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        batches.append(data.batch(EVERY)[0])
+    side = (20, 16) if enlarge is None else (24, 24)
+    assert batches[0].shape == (COUNT, channels, *side)
+    assert batches[0].dtype == torch.float32
+    assert batches[0].is_contiguous(memory_format=torch.channels_last)
+    assert batches[0].isfinite().all()
+    assert torch.equal(batches[0], batches[1])
+    assert not torch.equal(batches[0], batches[2])
+    plain = data.plain().batch(EVERY)[0]
+    assert (batches[0] != plain).flatten(1).any(1).sum() > COUNT / 3
+    torch.testing.assert_close(plain, ImageTensor(photos, np.arange(COUNT), preprocessing, CPU).batch(EVERY)[0])
+
+
+@pytest.mark.parametrize("channels", [1, 3], ids=["grey", "colour"])
+@pytest.mark.parametrize("kind", [v2.TrivialAugmentWide, v2.RandAugment])
+def test_every_operation_of_torchvisions_spaces_takes_uint8_in_grey_and_colour(
+    kind: type[v2.RandAugment], channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo = torch.randint(0, 256, (channels, 20, 16), dtype=torch.uint8)
+    for name in kind._AUGMENTATION_SPACE:
+        monkeypatch.setattr(kind, "_get_random_item", lambda self, space, name=name: (name, space[name]))
+        changed = kind()(photo)
+        assert (changed.shape, changed.dtype) == (photo.shape, torch.uint8), name
+
+
+def test_a_rectangle_of_the_mean_colour_lies_in_the_share_asked_for() -> None:
+    torch.manual_seed(0)
+    photos = np.full((400, 3, 30, 30), 200, np.uint8)
+    preprocessing = Preprocessing((0.0,) * 3, (1.0,) * 3)
+    data = ImageTensor(photos, np.zeros(400, np.int64), preprocessing, CPU, Augmentation(erased_share=0.25))
+    erased = (data.batch(torch.arange(400))[0] == 0).all(1)
+    assert 70 < erased.flatten(1).any(1).sum() < 130
+    assert erased.float().mean((1, 2)).max() < 0.4
+    assert (photos == 200).all()

@@ -17,6 +17,7 @@ from tasks.contract.networks import NETWORKS, Network, Normalisation
 from tasks.contract.recipe import Recipe
 from tasks.errors import DataError, RequestError
 from tasks.vision.data.gold import Gold, Split
+from tasks.vision.models.build import build
 from tasks.vision.models.classifier import digest
 from tasks.vision.training.events import BatchEnd, EpochEnd
 from tasks.vision.training.loop import Training
@@ -103,28 +104,69 @@ def test_another_seed_gives_other_losses(gold: Gold) -> None:
         {},
         {"optimizer": "adamw", "learning_rate": 0.003, "schedule": "plateau", "ema_decay": 0.9},
         {"schedule": "cosine", "gradient_clip": 1.0, "label_smoothing": 0.1},
+        {"auto_augment": "trivial", "class_balance": "weights"},
+        {"auto_augment": "rand", "class_balance": "sampler"},
+        {"mixup": 0.2, "cutmix": 1.0, "label_smoothing": 0.1, "class_balance": "weights"},
+        {"finetune": "full", "augmentation": 1.0},
+        {"finetune": "gradual", "auto_augment": "trivial", "mixup": 0.2, "class_balance": "sampler"},
     ],
-    ids=["sgd", "adamw, plateau, average", "cosine, clipped"],
+    ids=[
+        *("sgd", "adamw, plateau, average", "cosine, clipped"),
+        *("trivial, weights", "rand, sampler", "mixed", "fine-tuned", "fine-tuned with everything"),
+    ],
 )
 def test_resumed_training_ends_with_the_same_bits_as_undisturbed_training(
     gold: Gold, changes: dict[str, object]
 ) -> None:
-    undisturbed = Training(recipe(epochs=4, **changes), gold)
+    trained = None
+    if "finetune" in changes:
+        trained = build("fast_cnn", 10, gold.shape).state_dict()
+    undisturbed = Training(recipe(epochs=4, **changes), gold, trained)
     expected = losses(undisturbed)
 
-    stopped = Training(recipe(epochs=4, **changes), gold)
-    events = stopped.run()
+    stopped = Training(recipe(epochs=4, **changes), gold, trained)
+    events = (event for event in stopped.run() if isinstance(event, EpochEnd))
     next(events), next(events)
     state = through_a_file(stopped.state_dict())
     next(events)  # an epoch that is lost
     torch.rand(5)  # whatever else a new process does with torch's generator
 
-    resumed = Training(recipe(epochs=4, **changes), gold)
+    resumed = Training(recipe(epochs=4, **changes), gold, trained)
     resumed.load_state_dict(state)
     assert len(resumed.history) == 2
     assert losses(resumed) == expected
     assert digest(resumed.best_classifier()) == digest(undisturbed.best_classifier())
     assert same(resumed.state_dict()["network"], undisturbed.state_dict()["network"])
+
+
+@pytest.mark.parametrize("changes", [{"mixup": 0.2, "cutmix": 1.0}, {"auto_augment": "trivial"}], ids=["mixed", "auto"])
+def test_augmented_training_learns_digits(gold: Gold, changes: dict[str, object]) -> None:
+    training = Training(recipe(epochs=6, batch_size=20, **changes), gold)
+    list(training.run())
+    assert training.best.validation_accuracy > 0.7
+    assert training.history[-1].train_accuracy > 0.3  # against the label with the larger share
+
+
+@pytest.mark.parametrize("finetune", ["scratch", "head", "full"])
+@pytest.mark.parametrize("balance", ["weights", "sampler"])
+def test_rare_classes_are_found_more_often_with_balance(gold: Gold, balance: str, finetune: str) -> None:
+    """Of the digits 5 to 9 there are a handful each."""
+    rare = np.flatnonzero(gold.train.labels >= 5)[15:]
+    kept = np.setdiff1d(np.arange(300), rare)
+    few = Split(gold.train.images[kept], gold.train.labels[kept], tuple(gold.train.names[i] for i in kept))
+    uneven = dataclasses.replace(gold, train=few)
+    trained = None if finetune == "scratch" else build("fast_cnn", 10, gold.shape).state_dict()
+
+    def rare_answers(balance: str) -> int:
+        changes = {"finetune": finetune, "class_balance": balance, "augmentation": 0.0, "learning_rate": 0.02}
+        training = Training(recipe(epochs=3, batch_size=20, **changes), uneven, trained)
+        list(training.run())
+        assert training.steps_per_epoch == math.ceil(len(kept) / 20)
+        with torch.inference_mode():
+            answers = training.best_classifier()(torch.from_numpy(gold.test.images)).argmax(1)
+        return int((answers >= 5).sum())
+
+    assert rare_answers(balance) > rare_answers("none")
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -146,7 +188,7 @@ def test_a_checkpoint_of_another_recipe_or_other_data_is_refused(gold: Gold) -> 
         Training(recipe(learning_rate=0.05), gold).load_state_dict(state)
     with pytest.raises(DataError, match="another recipe or other data"):
         Training(recipe(), dataclasses.replace(gold, fingerprint="e" * 64)).load_state_dict(state)
-    with pytest.raises(DataError, match="format None is not 2"):
+    with pytest.raises(DataError, match="format None is not 3"):
         Training(recipe(), gold).load_state_dict({})
 
 
