@@ -93,8 +93,7 @@ pictures: install ## take the screenshots in docs/images again; needs Docker and
 	@$(LOCAL) && TEST_LONG=1 PICTURES=docs/images REQUIRE_DOCKER=1 pytest tests/stack/airflow_stack/test_browser.py
 check: install ## lint, check format, import directions, types and security
 	@$(LOCAL) && ruff check . && ruff format --check . && lint-imports && mypy && bandit -q -c pyproject.toml -r tasks plugins dags deploy
-format: install ## format the sources
-	@$(LOCAL) && ruff check --fix . ; ruff format .
+format: install; @$(LOCAL) && ruff check --fix . ; ruff format . ## format the sources
 audit: install ## look up every pinned package in the advisory database
 	@$(LOCAL) && for f in requirements/*.txt; do pip-audit --strict --disable-pip --require-hashes -r $$f; done
 lock: install ## pin the extras of pyproject.toml in requirements/
@@ -104,8 +103,9 @@ lock lock-check:
 bench: WITH = training_throughput --source "$$SOURCE" ## compare images per second in training with a plain PyTorch loop (SOURCE=folder or archive of CIFAR-10)
 bench-serving: WITH = serving ## compare latency and throughput of the service with `mlflow models serve`
 bench-tuning: WITH = tuning --source "$$SOURCE" ## measure the cost of a trial, ASHA against random search, tuned against default (SOURCE=archive)
+bench-transfer: WITH = transfer --source "$$SOURCE" ## compare transfer learning on photos with what users would write (SOURCE=archive of CIFAR-10, ARGS="--part large")
 bench-gate: WITH = false_promotions ## simulate how often the gate promotes a model that is no better
-bench bench-serving bench-tuning bench-gate: install
+bench bench-serving bench-tuning bench-transfer bench-gate: install
 	@$(LOCAL) && python -m benchmarks.$(WITH) $(ARGS)
 bench-runtimes: ready-database ## measure the seconds per stage in each runtime that is up: RUNTIMES="local docker kubernetes" (NAMESPACE=)
 	@$(LOCAL) && env -u PIPELINE_RUNTIME python -m benchmarks.runtimes $(if $(RUNTIMES),--runtimes $(RUNTIMES)) $(ARGS)

@@ -84,8 +84,8 @@ def split(log: str, began: float, ended: float) -> dict[str, Split]:
     Raises:
         RuntimeError: the log has no request or no result of a stage.
     """
-    begun = {found["stage"]: _seconds(found["at"]) for found in BEGUN.finditer(log)}
-    done = {found["stage"]: (_seconds(found["at"]), float(found["seconds"])) for found in DONE.finditer(log)}
+    begun = {found["stage"]: seconds_of(found["at"]) for found in BEGUN.finditer(log)}
+    done = {found["stage"]: (seconds_of(found["at"]), float(found["seconds"])) for found in DONE.finditer(log)}
     if missing := [stage for stage in STAGES if stage not in begun or stage not in done]:
         raise RuntimeError(f"no request or result of {', '.join(missing)} in the log:\n{log[-3000:]}")
     before, splits = began, {}
@@ -121,7 +121,8 @@ def table(rounds: dict[str, list[dict[str, Split]]]) -> str:
     return "\n".join(lines)
 
 
-def _seconds(stamp: str) -> float:
+def seconds_of(stamp: str) -> float:
+    """Turn the time of a log line into seconds since 1970."""
     return datetime.fromisoformat(stamp.replace("Z", "+00:00")).timestamp()
 
 

@@ -20,7 +20,6 @@ the seconds that takes are reported beside the rates. Neither rate includes vali
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import platform
 import statistics
@@ -28,9 +27,9 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing
 from importlib.metadata import version
-from multiprocessing.connection import Connection
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -41,12 +40,14 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from benchmarks.machine import cpu_model
+from benchmarks.turns import Epoch, Side
 from tasks.contract.recipe import Recipe
 from tasks.vision.data.gold import Gold, Split
 from tasks.vision.data.images import decode
 from tasks.vision.devices import available_cpus, prepare_cpu
 from tasks.vision.models.build import build
-from tasks.vision.training.loop import EpochEnd, Training
+from tasks.vision.training.events import EpochEnd
+from tasks.vision.training.loop import Training
 
 WANTED_RATIO = 3.0
 
@@ -117,63 +118,35 @@ def measure(folder: Path, model: str, batch_size: int, rounds: int) -> tuple[str
             "log_every": 0,
         }
     )
-    sides = {name: Side(name, recipe, folder) for name in ("ours", "plain, 0 workers", "plain, 2 workers")}
-    rates: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(rounds + 1):
-        for name, side in sides.items():
-            rate = side.epoch()
-            print(f"{'warm-up' if number == 0 else f'round {number}'}: {name}: {rate:.0f} images/s", flush=True)
-            if number > 0:  # the first epoch fills caches: pages, kernels, workers' imports
-                rates[name].append(rate)
+    rates: dict[str, list[float]] = {"ours": [], "plain, 0 workers": [], "plain, 2 workers": []}
+    with ExitStack() as stack:
+        sides = {name: stack.enter_context(closing(Side(_make, name, recipe, folder))) for name in rates}
+        for number in range(rounds + 1):
+            for name, side in sides.items():
+                rate = side.epoch()
+                print(f"{'warm-up' if number == 0 else f'round {number}'}: {name}: {rate:.0f} images/s", flush=True)
+                if number > 0:  # the first epoch fills caches: pages, kernels, workers' imports
+                    rates[name].append(rate)
     reading = sides["ours"].reading
-    for side in sides.values():
-        side.close()
     ratio = statistics.median(rates["ours"]) / max(statistics.median(v) for name, v in rates.items() if name != "ours")
     return report(rates, ratio, recipe, folder, reading), ratio
 
 
-class Side:
-    """One way of training, in a process of its own, run an epoch at a time."""
-
-    def __init__(self, name: str, recipe: Recipe, folder: Path) -> None:
-        """Start the process and wait until it is ready to train."""
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, name, recipe, folder))
-        self._process.start()
-        self.reading: float = self._pipe.recv()
-        """Seconds to read and decode all images once."""
-
-    def epoch(self) -> float:
-        """Train one epoch and return images per second."""
-        self._pipe.send("epoch")
-        rate: float = self._pipe.recv()
-        return rate
-
-    def close(self) -> None:
-        """End the process."""
-        self._pipe.send("end")
-        self._process.join()
-
-
-def _serve(pipe: Connection, name: str, recipe: Recipe, folder: Path) -> None:
+def _make(name: str, recipe: Recipe, folder: Path) -> tuple[Epoch, float]:
     torch.set_num_threads(available_cpus())
     started = time.perf_counter()
     gold = read_gold(folder)
-    pipe.send(time.perf_counter() - started)
+    reading = time.perf_counter() - started
     if name == "ours":
         prepare_cpu(recipe.batch_size * gold.train.images[0].size)
-        epoch = ours(recipe, gold)
-    else:
-        epoch = plain(recipe, gold, folder, workers=int(name.split()[1]))
-    while pipe.recv() == "epoch":
-        pipe.send(epoch())
+        return ours(recipe, gold), reading
+    return plain(recipe, gold, folder, workers=int(name.split()[1])), reading
 
 
-def read_gold(folder: Path) -> Gold:
-    """Decode the images of `folder/CLASS/` as prepare does."""
+def read_gold(folder: Path, side: int | None = None) -> Gold:
+    """Decode the images of `folder/CLASS/` as prepare does, to `side` pixels or the size of the first one."""
     dataset = ImageFolder(folder)
-    size = min(dataset[0][0].size)
+    size = side or min(dataset[0][0].size)
     images = np.stack([decode(Path(path).read_bytes(), 3, size) for path, _ in dataset.samples])
     labels = np.array(dataset.targets, dtype=np.int64)
     pixels = images / 255
@@ -191,9 +164,9 @@ def read_gold(folder: Path) -> Gold:
     )
 
 
-def ours(recipe: Recipe, gold: Gold) -> Callable[[], float]:
+def ours(recipe: Recipe, gold: Gold, trained: Mapping[str, torch.Tensor] | None = None) -> Epoch:
     """Return a function that trains one epoch as the train stage does, and returns images per second."""
-    events = Training(recipe, gold).run()
+    events = Training(recipe, gold, trained).run()
 
     def epoch() -> float:
         end = next(events)
@@ -203,7 +176,7 @@ def ours(recipe: Recipe, gold: Gold) -> Callable[[], float]:
     return epoch
 
 
-def plain(recipe: Recipe, gold: Gold, folder: Path, workers: int) -> Callable[[], float]:
+def plain(recipe: Recipe, gold: Gold, folder: Path, workers: int) -> Epoch:
     """Return a function that trains one epoch the textbook way, and returns images per second."""
     side = gold.shape[1]
     transform = transforms.Compose(
@@ -225,6 +198,11 @@ def plain(recipe: Recipe, gold: Gold, folder: Path, workers: int) -> Callable[[]
     optimizer = torch.optim.SGD(
         network.parameters(), recipe.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True
     )
+    return textbook(network, optimizer, loader)
+
+
+def textbook(network: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader) -> Epoch:
+    """Return a function that trains one epoch with the textbook loop, and returns images per second."""
     criterion = nn.CrossEntropyLoss()
 
     def epoch() -> float:

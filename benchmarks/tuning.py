@@ -20,7 +20,6 @@ import math
 import os
 import statistics
 import sys
-import tarfile
 import tempfile
 import time
 from collections.abc import Callable
@@ -32,6 +31,7 @@ import scipy.stats
 from mlflow import MlflowClient
 from numpy.typing import NDArray
 
+from benchmarks.image_files import class_folders
 from benchmarks.machine import cpu_model
 from tasks.contract.recipe import Recipe
 from tasks.contract.training import TuneRequest, TuneResult
@@ -249,18 +249,7 @@ def identity(stage: str, name: str) -> dict[str, str]:
 def subset(source: Path, train: int, test: int) -> dict[str, Any]:
     """Unpack `train` and `test` images of each class; return the request's values that name them."""
     folder = Path(os.environ["PIPELINE_HOME"]) / "images"
-    taken: dict[tuple[str, str], int] = {}
-    limits = {"train": train, "test": test}
-    with tarfile.open(source) as archive:
-        for member in archive:
-            split, name = Path(member.name).parts[-3:-1] if member.isfile() else ("", "")
-            content = archive.extractfile(member) if split in limits else None
-            if content is None or taken.get((split, name), 0) >= limits[split]:
-                continue
-            taken[split, name] = taken.get((split, name), 0) + 1
-            target = folder / split / name / Path(member.name).name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(content.read())
+    class_folders(source, folder, {"train": train, "test": test})
     return {"dataset": "image_folder", "source": str(folder)}
 
 

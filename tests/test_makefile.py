@@ -119,6 +119,9 @@ CASES: dict[str, list[tuple[str, ...]]] = {
         (*TASKS, "weights", "--model", "resnet50", "--file", "a.pt", "--licence", "MIT")
     ],
     "bench SOURCE=cifar": [("python", "-m", "benchmarks.training_throughput", "--source", "cifar")],
+    "bench-transfer SOURCE=cifar ARGS=--part=large": [
+        ("python", "-m", "benchmarks.transfer", "--source", "cifar", "--part=large")
+    ],
     "soak RUNS=7": [("python", "-m", "tests.soak", "--runs", "7")],
     "test ARGS=tests/dags": [("pytest", "tests/dags")],
 }
