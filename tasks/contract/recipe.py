@@ -41,7 +41,7 @@ FINE_TUNED_EPOCHS = {"cpu": (3, 20), "gpu": (5, 30)}
 FINE_TUNED: dict[str, Any] = {
     "batch_size": 32,
     "optimizer": "adamw",
-    "learning_rate": 1e-3,
+    "learning_rate": 5e-4,
     "weight_decay": 0.05,
     "layer_decay": 0.75,
     "label_smoothing": 0.1,

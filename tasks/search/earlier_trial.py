@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from tasks.vision.training.loop import EpochEnd
+from tasks.vision.training.events import EpochEnd
 
 NUMBER = "number"  # in a trial's config, beside the values chosen
 EPOCH = "epoch"  # in a result: from 1

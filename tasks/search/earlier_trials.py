@@ -22,7 +22,7 @@ from mlflow.entities import Run, RunStatus
 from tasks.records.tracking import ERROR_TAG
 from tasks.search.earlier_trial import EarlierTrial, State
 from tasks.search.table import CONFIG_SHA256, STATE, TRIAL, VALUES, run_status, trial_runs
-from tasks.vision.training.loop import EpochEnd
+from tasks.vision.training.events import EpochEnd
 
 EPOCH_METRICS = tuple(item.name for item in fields(EpochEnd) if item.name != "epoch")
 

@@ -124,7 +124,8 @@ def _shorter_side(read: Callable[[], Content]) -> int | None:
     """Return the shorter side of an image; None for one that cannot be read."""
     try:
         content = read()
-        return min(images.open_image(content).size if isinstance(content, bytes) else content.shape[:2])
+        width, height = images.open_image(content).size if isinstance(content, bytes) else content.shape[:2]
+        return int(min(width, height))
     except DataError:
         return None
 

@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import timm
+from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from tasks.contract.networks import Normalisation
-from tasks.errors import DataError
+from tasks.errors import DataError, RequestError
+
+IMAGES = 4  # dimensions of the weights of a convolution
 
 
 def make(
@@ -26,8 +29,9 @@ def make(
 
     Raises:
         DataError: the network cannot take images of that size.
+        RequestError: timm has no such weights of the network.
     """
-    about = timm.get_pretrained_cfg(constructor, allow_unregistered=False)
+    about = _about(constructor)
     settings: dict[str, Any] = {"num_classes": classes, "in_chans": channels}
     if about.fixed_input_size:
         settings["img_size"] = side
@@ -45,7 +49,7 @@ def make(
 
 def normalisation(constructor: str, channels: int) -> Normalisation:
     """Return what timm's weights of a network expect of their input; for grey images, the mean of the colours."""
-    about = timm.get_pretrained_cfg(constructor)
+    about = _about(constructor)
     if channels == len(about.mean):
         return Normalisation(tuple(about.mean), tuple(about.std))
     return Normalisation((sum(about.mean) / len(about.mean),) * channels, (sum(about.std) / len(about.std),) * channels)
@@ -53,15 +57,33 @@ def normalisation(constructor: str, channels: int) -> Normalisation:
 
 def interpolation(constructor: str) -> str:
     """Return how images are resized for a network: `bicubic` or `bilinear`."""
-    return "bilinear" if timm.get_pretrained_cfg(constructor).interpolation == "bilinear" else "bicubic"
+    return "bilinear" if _about(constructor).interpolation == "bilinear" else "bicubic"
 
 
-def _overlay(about: Any, trained: Mapping[str, Tensor]) -> dict[str, Any]:
+def _about(constructor: str) -> PretrainedCfg:
+    """Return what timm knows of a network and of the weights that its name asks for."""
+    try:
+        about = timm.get_pretrained_cfg(constructor, allow_unregistered=False)
+    except RuntimeError as error:
+        name, _, tag = constructor.partition(".")
+        known = [full.partition(".")[2] for full in timm.list_pretrained(f"{name}.*")]
+        raise RequestError(
+            f"model={constructor!r}: timm has no weights {tag!r} of {name}; choose one of {', '.join(known) or 'none'}"
+        ) from error
+    assert about is not None  # noqa: S101  # only where unregistered names are allowed
+    return about
+
+
+def _overlay(about: PretrainedCfg, trained: Mapping[str, Tensor]) -> dict[str, Any]:
     """Describe `trained` as timm wants it: how many classes and channels it is for."""
-    first, last = (names if isinstance(names, str) else names[0] for names in (about.first_conv, about.classifier))
     described: dict[str, Any] = {"state_dict": dict(trained), "custom_load": False, "label_offset": 0}
-    if (head := trained.get(f"{last}.weight")) is not None:
+    if (head := trained.get(f"{_first(about.classifier)}.weight")) is not None:
         described["num_classes"] = len(head)
-    if (stem := trained.get(f"{first}.weight")) is not None and stem.ndim == 4:
+    if (stem := trained.get(f"{_first(about.first_conv)}.weight")) is not None and stem.ndim == IMAGES:
         described["input_size"] = (stem.shape[1], *about.input_size[1:])
     return described
+
+
+def _first(names: str | tuple[str, ...] | None) -> str | None:
+    """Return the one name, or the first of several: timm has networks with two heads."""
+    return names if isinstance(names, str) or names is None else names[0]

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from tasks.vision.training.loop import EpochEnd
+from tasks.vision.training.events import EpochEnd
 
 TRAIN, VALIDATION, NEUTRAL = "#4477aa", "#ee6677", "#666666"  # Paul Tol's "bright" colours: safe for the colour-blind
 

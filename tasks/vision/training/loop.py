@@ -179,7 +179,7 @@ class Training:
     def _epoch(self, epoch: int) -> Iterator[Reading | BatchEnd | EpochEnd]:
         torch.manual_seed(self.recipe.seed * SEED_STRIDE + epoch)
         self.network.train()
-        if self.recipe.finetune != "scratch" and __import__("os").environ.get("BN") != "train":
+        if self.recipe.finetune != "scratch":
             _freeze_statistics(self.network)
         count = len(self._train)
         loss_sum, correct = torch.zeros((), device=self.device), torch.zeros((), device=self.device, dtype=torch.int64)
