@@ -35,13 +35,13 @@ EPOCHS = 15  # from random weights
 # Pretrained weights need few steps: about so many images in all, however many there are of them.
 FINE_TUNED_IMAGES = {"cpu": 12_000, "gpu": 200_000}
 # Pretrained networks recognise little in images that are smaller; enlarging them costs time and gains much accuracy.
-FINE_TUNED_SIDE = 128
+FINE_TUNED_SIDE = {"head": 160, "full": 128, "gradual": 128}
 FINE_TUNED_EPOCHS = {"cpu": (3, 20), "gpu": (5, 30)}
 # Defaults for pretrained weights; measured in docs/benchmarks/transfer.md.
 FINE_TUNED: dict[str, Any] = {
     "batch_size": 32,
     "optimizer": "adamw",
-    "learning_rate": 5e-4,
+    "learning_rate": 1e-3,
     "weight_decay": 0.05,
     "layer_decay": 0.75,
     "label_smoothing": 0.1,
@@ -214,8 +214,9 @@ class NetworkOptions(Message):
         None,
         ge=8,
         le=1024,
-        description=f"Side to which images are enlarged for the network, in pixels. Default: {FINE_TUNED_SIDE} for "
-        "smaller images with pretrained weights, else image_size.",
+        description=f"Side to which images are enlarged for the network, in pixels. Default: "
+        f"{FINE_TUNED_SIDE['full']} for smaller images with pretrained weights, or {FINE_TUNED_SIDE['head']} with "
+        "finetune=head, else image_size.",
     )
     epochs: int | None = Field(
         None,
@@ -266,8 +267,8 @@ class TrainingRequest(GivenHyperparameters, TrainingOptions, NetworkOptions):
         if name in basis.pretrained:
             finetune = self.finetune or "gradual"
             defaults = {**FINE_TUNED, "epochs": 1 if finetune == "head" else basis.fine_tuned_epochs}
-            if find(name).family == "timm" and basis.side < FINE_TUNED_SIDE:
-                defaults["input_side"] = FINE_TUNED_SIDE
+            if find(name).family == "timm" and basis.side < FINE_TUNED_SIDE[finetune]:
+                defaults["input_side"] = FINE_TUNED_SIDE[finetune]
         elif self.finetune in (None, "scratch"):
             finetune, defaults = "scratch", {"learning_rate": find(name).learning_rate}
         else:

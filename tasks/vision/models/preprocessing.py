@@ -54,7 +54,7 @@ class Preprocessing:
             raise DataError(f"input_side={side} is smaller than the images, {height}x{width}; set image_size={side}")
         enlarge = None
         if side is not None and (height, width) != (side, side):
-            enlarge = Enlargement(side, _mode(network))
+            enlarge = Enlargement(side)
         return cls(tuple(expected.mean), tuple(expected.std), enlarge)
 
 
@@ -73,11 +73,3 @@ def _expected(
 
         return timm_networks.normalisation(network.constructor, channels)
     return statistics
-
-
-def _mode(network: Network) -> str:
-    if network.family != "timm":
-        return "bicubic"
-    from tasks.vision.models import timm_networks
-
-    return timm_networks.interpolation(network.constructor)

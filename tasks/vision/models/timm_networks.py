@@ -55,11 +55,6 @@ def normalisation(constructor: str, channels: int) -> Normalisation:
     return Normalisation((sum(about.mean) / len(about.mean),) * channels, (sum(about.std) / len(about.std),) * channels)
 
 
-def interpolation(constructor: str) -> str:
-    """Return how images are resized for a network: `bicubic` or `bilinear`."""
-    return "bilinear" if _about(constructor).interpolation == "bilinear" else "bicubic"
-
-
 def _about(constructor: str) -> PretrainedCfg:
     """Return what timm knows of a network and of the weights that its name asks for."""
     try:

@@ -129,6 +129,12 @@ class ImageTensor:
         plain.augmentation = Augmentation()
         return plain
 
+    def mirrored(self) -> ImageTensor:
+        """Return the same images mirrored left-right, without augmentation."""
+        mirrored = self.plain()
+        mirrored._images = self._images.flip(3)
+        return mirrored
+
     def _crops(self, pixels: Tensor) -> Tensor:
         """Cut a random part out of each image [B, C, H, W], and bring it to the size that the network wants.
 
@@ -137,8 +143,7 @@ class ImageTensor:
         from torchvision.transforms import v2  # takes a second to import, for photos only
 
         side = pixels.shape[2:] if self._enlarge is None else (self._enlarge.side, self._enlarge.side)
-        mode = v2.InterpolationMode("bicubic" if self._enlarge is None else self._enlarge.mode)
-        crop = v2.RandomResizedCrop(tuple(side), (self.augmentation.crop, 1.0), ASPECTS, mode, antialias=True)
+        crop = v2.RandomResizedCrop(tuple(side), (self.augmentation.crop, 1.0), ASPECTS, antialias=True)
         return torch.stack([crop(image) for image in pixels])
 
 

@@ -7,7 +7,7 @@ strongly its weights are held back is chosen on the validation images (as in Rad
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -94,14 +94,13 @@ def fit(train: Features, validation: Features, classes: int, weights: Tensor | N
     Features are standardised while fitting, so that one penalty suits all of them; the result is for features as they
     are. `weights` [classes] say how much the images of each class count.
     """
-    mean, std = train.values.mean(0), train.values.std(0).clamp_min(SMALLEST_STD)
+    mean, std = _scale(train)
     scaled, held_out = (train.values - mean) / std, (validation.values - mean) / std
     start = torch.zeros(classes, scaled.shape[1] + 1, device=scaled.device)
     best: Probe | None = None
     for penalty in PENALTIES:
         start = _minimise(start, scaled, train.labels, penalty, weights)
-        weight = start[:, :-1] / std
-        bias = start[:, -1] - weight @ mean
+        weight, bias = _unscaled(start, mean, std)
         train_loss, train_accuracy = _measure(start, scaled, train.labels)
         loss, accuracy = _measure(start, held_out, validation.labels)
         if best is not None and loss >= best.validation_loss:
@@ -109,6 +108,28 @@ def fit(train: Features, validation: Features, classes: int, weights: Tensor | N
         best = Probe(weight, bias, penalty, train_loss, train_accuracy, loss, accuracy)
     assert best is not None  # noqa: S101  # there are penalties
     return best
+
+
+def refit(probe: Probe, everything: Features, classes: int, weights: Tensor | None = None) -> Probe:
+    """Fit once more, with the penalty that was chosen, to the training and validation images together.
+
+    What was measured stays as it was: it is of the layer that had not seen the validation images.
+    """
+    mean, std = _scale(everything)
+    start = torch.zeros(classes, everything.values.shape[1] + 1, device=everything.values.device)
+    layer = _minimise(start, (everything.values - mean) / std, everything.labels, probe.penalty, weights)
+    weight, bias = _unscaled(layer, mean, std)
+    return replace(probe, weight=weight, bias=bias)
+
+
+def _scale(features: Features) -> tuple[Tensor, Tensor]:
+    return features.values.mean(0), features.values.std(0).clamp_min(SMALLEST_STD)
+
+
+def _unscaled(layer: Tensor, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+    """Return weight and bias for features as they are, of a layer for standardised ones."""
+    weight = layer[:, :-1] / std
+    return weight, layer[:, -1] - weight @ mean
 
 
 def _minimise(start: Tensor, values: Tensor, labels: Tensor, penalty: float, weights: Tensor | None) -> Tensor:

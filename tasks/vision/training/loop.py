@@ -40,6 +40,7 @@ from tasks.vision.models.preprocessing import Preprocessing
 from tasks.vision.training import class_balance, linear_probe, schedules
 from tasks.vision.training.augment import Augmentation, ImageTensor
 from tasks.vision.training.events import BatchEnd, EpochEnd, Reading
+from tasks.vision.training.head_epoch import fit_head
 from tasks.vision.training.kernels import optimize_for_cpu
 from tasks.vision.training.mixing import make_mixing
 from tasks.vision.training.optimizers import WeightAverage, make_optimizer, set_learning_rate
@@ -47,7 +48,6 @@ from tasks.vision.training.optimizers import WeightAverage, make_optimizer, set_
 SEED_STRIDE = 1_000_003  # more than the epochs of any request, so that no two (seed, epoch) share a seed
 VALIDATION_BATCH = 512
 CHECKPOINT_FORMAT = 3
-FEATURES_BATCH = 128
 
 
 class Training:
@@ -145,21 +145,19 @@ class Training:
     def _head_epoch(self) -> Iterator[Reading | EpochEnd]:
         """Compute the features of all images once, and fit the last layer to them."""
         started = time.perf_counter()
-        head = linear_probe.head_of(self.network, self._head)
-        total, done = len(self._train) + len(self._validation), 0
-        found = []
-        for data in (self._train.plain(), self._validation):
-            parts = []
-            for part in linear_probe.features(self.network, head, data.batches(FEATURES_BATCH)):
-                parts.append(part)
-                done += len(part.labels)
-                yield Reading(done, total)
-            found.append(linear_probe.join(parts))
-        probe = linear_probe.fit(found[0], found[1], self._classes, self._class_weights)
-        with torch.no_grad():
-            head.weight.copy_(probe.weight)
-            if head.bias is not None:
-                head.bias.copy_(probe.bias)
+        fitting = fit_head(
+            self.network,
+            self._head,
+            self._train,
+            self._validation,
+            self._class_weights,
+            only=self.recipe.finetune == "head",
+        )
+        for event in fitting:
+            if isinstance(event, Reading):
+                yield event
+            else:
+                probe = event
         if self._average is not None:
             self._average = WeightAverage(self.network, self.recipe.ema_decay)
         seconds = time.perf_counter() - started

@@ -74,9 +74,15 @@ def test_the_head_alone_takes_one_pass() -> None:
     assert train(finetune="head", epochs=4).recipe(PHOTOS).epochs == 4
 
 
-@pytest.mark.parametrize(("side", "input_side"), [(32, FINE_TUNED_SIDE), (FINE_TUNED_SIDE, None), (224, None)])
-def test_smaller_images_are_enlarged_for_pretrained_weights(side: int, input_side: int | None) -> None:
-    assert train().recipe(replace(PHOTOS, side=side)).input_side == input_side
+@pytest.mark.parametrize("finetune", FINE_TUNED_SIDE)
+def test_smaller_images_are_enlarged_for_pretrained_weights(finetune: str) -> None:
+    enough = FINE_TUNED_SIDE[finetune]
+    for side, input_side in ((32, enough), (enough - 1, enough), (enough, None), (224, None)):
+        assert train(finetune=finetune).recipe(replace(PHOTOS, side=side)).input_side == input_side
+
+
+@pytest.mark.parametrize("side", [32, 64])
+def test_a_given_size_is_taken_and_random_weights_get_none(side: int) -> None:
     assert train(input_side=96).recipe(replace(PHOTOS, side=side)).input_side == 96
     assert train(weights="none").recipe(replace(PHOTOS, side=side, pretrained=frozenset())).input_side is None
 

@@ -1,0 +1,57 @@
+"""The epoch that trains the last layer alone: features of all images, computed once, and a linear layer fitted to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from tasks.vision.training import linear_probe
+from tasks.vision.training.augment import ImageTensor
+from tasks.vision.training.events import Reading
+from tasks.vision.training.linear_probe import Probe
+
+BATCH = 128
+
+
+def fit_head(
+    network: nn.Module,
+    name: str,
+    train: ImageTensor,
+    validation: ImageTensor,
+    class_weights: Tensor | None,
+    *,
+    only: bool,
+) -> Iterator[Reading | Probe]:
+    """Fit the last layer of a network, in place; the last event is what was found.
+
+    Args:
+        network: the network.
+        name: of its last layer.
+        train: the training images; their augmentation is not used.
+        validation: the images that choose how strongly the layer is held back.
+        class_weights: how much the images of each class count [classes]; None: all alike.
+        only: nothing else will be trained. Then mirrored images count too, and once everything is chosen, the
+            validation images, which no later epoch needs.
+    """
+    head = linear_probe.head_of(network, name)
+    sources = [validation, train.plain()]
+    if only and train.augmentation.flip:
+        sources.append(train.mirrored())
+    found, done = [], 0
+    for images in sources:
+        parts = []
+        for part in linear_probe.features(network, head, images.batches(BATCH)):
+            parts.append(part)
+            done += len(part.labels)
+            yield Reading(done, sum(map(len, sources)))
+        found.append(linear_probe.join(parts))
+    probe = linear_probe.fit(linear_probe.join(found[1:]), found[0], head.out_features, class_weights)
+    if only:
+        probe = linear_probe.refit(probe, linear_probe.join(found), head.out_features, class_weights)
+    with torch.no_grad():
+        head.weight.copy_(probe.weight)
+        if head.bias is not None:
+            head.bias.copy_(probe.bias)
+    yield probe
