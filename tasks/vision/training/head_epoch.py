@@ -1,4 +1,4 @@
-"""The epoch that trains the last layer alone: features of all images, computed once, and a linear layer fitted to them."""
+"""The epoch that trains the last layer alone: features of all images, and a linear layer fitted to them."""
 
 from __future__ import annotations
 
