@@ -35,8 +35,9 @@ EPOCHS = 15  # from random weights
 # Pretrained weights need few steps: about so many images in all, however many there are of them.
 FINE_TUNED_IMAGES = {"cpu": 12_000, "gpu": 200_000}
 # Pretrained networks recognise little in images that are smaller; enlarging them costs time and gains much accuracy.
-FINE_TUNED_SIDE = {"head": 160, "full": 128, "gradual": 128}
-FINE_TUNED_EPOCHS = {"cpu": (3, 20), "gpu": (5, 30)}
+FINE_TUNED_SIDE = 128
+LARGER_SIDE, LARGER_UP_TO = 160, 500  # where the time is short: with finetune=head, or up to so many training images
+FINE_TUNED_EPOCHS = {"cpu": (3, 30), "gpu": (5, 30)}
 # Defaults for pretrained weights; measured in docs/benchmarks/transfer.md.
 FINE_TUNED: dict[str, Any] = {
     "batch_size": 32,
@@ -215,8 +216,8 @@ class NetworkOptions(Message):
         ge=8,
         le=1024,
         description=f"Side to which images are enlarged for the network, in pixels. Default: "
-        f"{FINE_TUNED_SIDE['full']} for smaller images with pretrained weights, or {FINE_TUNED_SIDE['head']} with "
-        "finetune=head, else image_size.",
+        f"{FINE_TUNED_SIDE} for smaller images with pretrained weights ({LARGER_SIDE} with finetune=head or up to "
+        f"{LARGER_UP_TO} training images), else image_size.",
     )
     epochs: int | None = Field(
         None,
@@ -267,8 +268,10 @@ class TrainingRequest(GivenHyperparameters, TrainingOptions, NetworkOptions):
         if name in basis.pretrained:
             finetune = self.finetune or "gradual"
             defaults = {**FINE_TUNED, "epochs": 1 if finetune == "head" else basis.fine_tuned_epochs}
-            if find(name).family == "timm" and basis.side < FINE_TUNED_SIDE[finetune]:
-                defaults["input_side"] = FINE_TUNED_SIDE[finetune]
+            quick = finetune == "head" or basis.images <= LARGER_UP_TO
+            side = LARGER_SIDE if quick else FINE_TUNED_SIDE
+            if find(name).family == "timm" and basis.side < side:
+                defaults["input_side"] = side
         elif self.finetune in (None, "scratch"):
             finetune, defaults = "scratch", {"learning_rate": find(name).learning_rate}
         else:

@@ -13,7 +13,7 @@ CASES = {
     "": "",
     '{"epoch": 3}': "unknown parameter 'epoch'; did you mean 'epochs'?",
     '{"dataset": "cifar"}': "dataset='cifar': 'cifar' is not one of ['digits', 'cifar10'",
-    '{"model": "alexnet"}': "model='alexnet': 'alexnet' is not one of ['fast_cnn'",
+    '{"model": "alexnet"}': "TrainRequest: model='alexnet': unknown; did you mean",
     '{"epochs": "3"}': "epochs='3': '3' is not of type 'integer'",
     '{"force": ["train"]}': "",
     '{"force": ["trian"]}': "force=['trian']: 'trian' is not one of ['prepare', 'tune', 'train', 'evaluate', 'all']",

@@ -43,7 +43,7 @@ class TrainInputs(StageInputs):
             PipelineError: the weights are missing, changed, or of another network; see `weights.resolve`.
         """
         data = PreparedData.of(request.prepare_run_id)
-        dataset = _dataset(data)
+        dataset = data.dataset or tag_of(data.prepare_run_id, tuned_sets.DATASET)
         tuned = tuned_sets.choose(request, run.run_id, dataset)
         found = weights.resolve(_asked(request), request.network(dataset), run)
         return cls(data, tuned, found, accelerator.kind(request.device))
@@ -86,7 +86,7 @@ class TuneInputs(StageInputs):
             PipelineError: the weights are missing, changed, or of another network; see `weights.resolve`.
         """
         data = PreparedData.of(request.prepare_run_id)
-        networks = tuple(request.search_space.model or [request.network(_dataset(data))])
+        networks = tuple(request.search_space.model or [request.network(data.dataset or "")])
         found = weights.resolve_each(_asked(request), networks, run)
         return cls(data, networks, found, accelerator.kind(request.device))
 
@@ -102,10 +102,6 @@ class TuneInputs(StageInputs):
         """Only the set that the search found is needed: reading it raises if it is missing."""
         tuned_sets.read(run.info.run_id)
         return ""
-
-
-def _dataset(data: PreparedData) -> str:
-    return data.dataset or tag_of(data.prepare_run_id, tuned_sets.DATASET)
 
 
 def _asked(request: TrainRequest | TuneRequest) -> str:

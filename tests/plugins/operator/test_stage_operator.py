@@ -94,7 +94,7 @@ def test_a_request_is_the_dag_fields_then_the_form_then_the_defaults(dag: DAG) -
     request = task.job(context(task, {"epochs": 3, "batch_size": 32})).request
     assert isinstance(request, TrainRequest)
     assert (request.epochs, request.batch_size, request.prepare_run_id) == (3, 256, RUN_ID)
-    assert request.optimizer == "sgd"
+    assert request.warmup_fraction == 0.2
     assert request.task.key == "d/manual__2026-01-01T00:00:00+00:00/train/-1"
 
 

@@ -9,7 +9,16 @@ import pytest
 
 from tasks.contract.datasets import DATASETS, NETWORK
 from tasks.contract.messages import parse
-from tasks.contract.recipe import EPOCHS, FINE_TUNED, FINE_TUNED_SIDE, Basis, Hyperparameters, Recipe
+from tasks.contract.recipe import (
+    EPOCHS,
+    FINE_TUNED,
+    FINE_TUNED_SIDE,
+    LARGER_SIDE,
+    LARGER_UP_TO,
+    Basis,
+    Hyperparameters,
+    Recipe,
+)
 from tasks.contract.training import TrainRequest
 from tasks.errors import RequestError
 
@@ -74,11 +83,19 @@ def test_the_head_alone_takes_one_pass() -> None:
     assert train(finetune="head", epochs=4).recipe(PHOTOS).epochs == 4
 
 
-@pytest.mark.parametrize("finetune", FINE_TUNED_SIDE)
-def test_smaller_images_are_enlarged_for_pretrained_weights(finetune: str) -> None:
-    enough = FINE_TUNED_SIDE[finetune]
+@pytest.mark.parametrize(
+    ("finetune", "images", "enough"),
+    [
+        ("gradual", LARGER_UP_TO + 1, FINE_TUNED_SIDE),
+        ("gradual", LARGER_UP_TO, LARGER_SIDE),
+        ("full", 10_000, FINE_TUNED_SIDE),
+        ("head", 10_000, LARGER_SIDE),
+    ],
+)
+def test_smaller_images_are_enlarged_for_pretrained_weights(finetune: str, images: int, enough: int) -> None:
     for side, input_side in ((32, enough), (enough - 1, enough), (enough, None), (224, None)):
-        assert train(finetune=finetune).recipe(replace(PHOTOS, side=side)).input_side == input_side
+        recipe = train(finetune=finetune).recipe(replace(PHOTOS, side=side, images=images))
+        assert recipe.input_side == input_side
 
 
 @pytest.mark.parametrize("side", [32, 64])

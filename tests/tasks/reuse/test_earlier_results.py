@@ -76,7 +76,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, RunI
 
 def searched(request: TuneRequest, inputs: TuneInputs, run: StageRun, settings: Settings) -> TuneResult:
     best = Hyperparameters(learning_rate=0.07)
-    tuned_sets.keep(TunedSet(run.run_id, "digits", request.model, best))
+    tuned_sets.keep(TunedSet(run.run_id, "digits", request.network("digits"), best))
     return TuneResult(
         **run.result_fields, model="fast_cnn", hyperparameters=best, metric=request.metric, best_value=0.9,
         best_trial=0, finished=2, stopped=0, failed=0, epochs=4,

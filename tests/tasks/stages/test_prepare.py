@@ -143,7 +143,7 @@ def test_the_run_holds_all_that_the_next_stages_and_readers_look_for(prepare: Pr
     train = inputs["image_folder-train"]
     assert result.fingerprint.startswith(train.digest)
     assert json.loads(train.source)["uri"] == str(pets)
-    assert json.loads(train.profile)["features_shape"] == [33, 3, 32, 32]
+    assert json.loads(train.profile)["features_shape"] == [33, 3, 24, 24]
 
 
 def test_the_same_data_elsewhere_use_the_earlier_gold_and_run_no_layer(
