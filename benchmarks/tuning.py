@@ -93,7 +93,7 @@ def cost(_: Path | None) -> list[str]:
     infos = [MlflowClient().get_run(row.run_id).info for row in rows]
     trials = (max(info.end_time for info in infos) - min(info.start_time for info in infos)) / 1000
     gold = gold_store.fetch(prepare_run_id)
-    recipes = [request.recipe(basis_of(gold, "cpu", ()), row.values) for row in rows]
+    recipes = [request.recipe(basis_of(gold, (), gpu=False), row.values) for row in rows]
     started = time.perf_counter()
     for recipe in recipes:
         train(recipe, gold)
@@ -174,7 +174,7 @@ def gain(source: Path | None) -> list[str]:
     right: dict[tuple[str, str], list[NDArray[np.bool_]]] = {}
     for seed in SEEDS:
         for side, chosen in (("default", None), ("tuned", result.hyperparameters)):
-            recipe = request.recipe(basis_of(gold, "cpu", ()), chosen).model_copy(update={"seed": 100 + seed})
+            recipe = request.recipe(basis_of(gold, (), gpu=False), chosen).model_copy(update={"seed": 100 + seed})
             classifier = train(recipe, gold).best_classifier()
             for name, split in (("validation", gold.validation), ("test", gold.test)):
                 answers = predict(classifier, split.images, gold.shape).argmax(1)

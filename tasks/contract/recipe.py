@@ -146,7 +146,7 @@ class TrainingOptions(Message):
         "auto", description="auto: mixed precision where it is faster."
     )
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
-    seed: int = Field(0, ge=0, lt=2**31, description="Same seed, same losses on the same CPU.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Same seed, same losses on the same CPU with as many threads.")
     log_every: int = Field(50, ge=0, description="Log metrics every this many batches; 0 means once per epoch.")
 
 

@@ -23,7 +23,7 @@ from tasks.records.metric_log import MetricLog
 from tasks.records.tracking import StageRun, use_datasets
 from tasks.settings import Settings
 from tasks.vision.data.gold import Gold
-from tasks.vision.devices import prepare_cpu
+from tasks.vision.devices import choose_device, prepare_cpu
 from tasks.vision.models.classifier import digest, parameter_counts
 from tasks.vision.training.basis import basis_of
 from tasks.vision.training.curves import curves_figure
@@ -53,7 +53,11 @@ def run(request: TrainRequest, inputs: TrainInputs, run: StageRun, settings: Set
         f"tuned by run {tuned.run_id}" if tuned else "the defaults",
         f"; set explicitly: {given}" if given else "",
     )
-    basis = basis_of(gold, request.device, [request.network(gold.dataset)] if inputs.weights else [])
+    basis = basis_of(
+        gold,
+        [request.network(gold.dataset)] if inputs.weights else [],
+        gpu=choose_device(request.device).type != "cpu",
+    )
     recipe = request.recipe(basis, tuned.hyperparameters if tuned else None)
     chosen = {*Hyperparameters.model_fields, *NetworkOptions.model_fields} & set(Recipe.model_fields)
     mlflow.log_params(recipe.model_dump(mode="json", include=chosen, exclude_none=True))

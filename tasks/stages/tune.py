@@ -53,7 +53,7 @@ def run(request: TuneRequest, inputs: TuneInputs, run: StageRun, settings: Setti
         }
     )
     keep_choices(run.run_id, inputs.networks, inputs.weights)
-    basis = basis_of(gold, request.device, inputs.weights)
+    basis = basis_of(gold, inputs.weights, gpu=request.trial_gpus > 0)  # a trial may run on another machine
     request = request.settled(basis)
     run_search(
         request,

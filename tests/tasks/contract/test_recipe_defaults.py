@@ -72,7 +72,7 @@ def test_what_is_set_or_chosen_goes_before_the_defaults_for_pretrained_weights()
 
 @pytest.mark.parametrize(
     ("images", "device", "epochs"),
-    [(200, "cpu", 20), (1000, "cpu", 12), (2000, "cpu", 6), (50_000, "cpu", 3), (1000, "gpu", 30), (50_000, "gpu", 5)],
+    [(200, "cpu", 30), (1000, "cpu", 12), (2000, "cpu", 6), (50_000, "cpu", 3), (1000, "gpu", 30), (50_000, "gpu", 5)],
 )
 def test_the_more_images_the_fewer_epochs(images: int, device: Any, epochs: int) -> None:
     assert train().recipe(replace(PHOTOS, images=images, device=device)).epochs == epochs

@@ -98,6 +98,7 @@ def test_small_images_are_not_spread_over_many_threads(
     trained = train_run(PERFECT)
     monkeypatch.setattr("tasks.vision.devices.available_cpus", lambda: 64)
     monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    monkeypatch.setattr("tasks.vision.devices.idle_cpus", lambda: 64)
     run_evaluate(trained)
     assert chosen[0] == 1  # those after it are the trial's, which has a process of its own outside of tests
 

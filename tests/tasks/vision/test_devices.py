@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tasks.errors import RequestError
-from tasks.vision.devices import available_cpus, choose_device, choose_precision, prepare_cpu
+from tasks.vision.devices import available_cpus, choose_device, choose_precision, idle_cpus, prepare_cpu
 
 CPU = torch.device("cpu")
 
@@ -106,5 +106,37 @@ def test_threads_follow_the_work_up_to_the_cpus(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr("tasks.vision.devices.available_cpus", lambda: 4)
     monkeypatch.setattr("tasks.vision.devices.sys.platform", "darwin")  # leave this process's allocator alone
     monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    monkeypatch.setattr("tasks.vision.devices.idle_cpus", lambda: 64)
     prepare_cpu(values)
     assert chosen == [threads]
+
+
+def stat_of(path: Path, *times: int) -> None:
+    path.write_text(f"cpu  {' '.join(map(str, times))}\ncpu0 1 1 1 1\n")
+
+
+@pytest.mark.parametrize(("share", "idle"), [(0, 0), (25, 1), (50, 2), (60, 2), (100, 4)], ids=lambda value: str(value))
+def test_idle_cpus_are_counted_from_the_kernels_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: int, idle: int
+) -> None:
+    stat = tmp_path / "stat"
+    stat_of(stat, 500, 0, 100, 900, 7, 0, 0)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    later = (500 + 100 - share, 0, 100, 900 + share, 7, 0, 0)
+    monkeypatch.setattr("tasks.vision.devices.time.sleep", lambda seconds: stat_of(stat, *later))
+    assert idle_cpus(stat) == idle
+
+
+def test_a_kernel_that_counts_nothing_is_no_obstacle(tmp_path: Path) -> None:
+    assert idle_cpus(tmp_path / "stat") is None
+
+
+@pytest.mark.parametrize(("idle", "threads"), [(0, 1), (1, 1), (2, 2), (None, 8)])
+def test_busy_cpus_get_no_thread(monkeypatch: pytest.MonkeyPatch, idle: int | None, threads: int) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    monkeypatch.setattr("tasks.vision.devices.available_cpus", lambda: 8)
+    monkeypatch.setattr("tasks.vision.devices.idle_cpus", lambda: idle)
+    prepare_cpu(10**9)
+    prepare_cpu(10**9, cpus=3)  # a trial has cores of its own
+    assert chosen == [threads, 3]
