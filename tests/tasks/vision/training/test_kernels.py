@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -11,15 +10,6 @@ from tasks.contract.networks import NETWORKS
 from tasks.vision.models.build import build
 from tasks.vision.models.classifier import digest
 from tasks.vision.training.kernels import DepthwiseConv2d, MeanPool2d, PointwiseConv2d, optimize_for_cpu
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for each other make tests slow where cores are shared."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def gradients(module: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:

@@ -4,7 +4,6 @@ import dataclasses
 import io
 import itertools
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -21,15 +20,6 @@ from tasks.vision.models.build import build
 from tasks.vision.models.classifier import digest
 from tasks.vision.training.events import BatchEnd, EpochEnd
 from tasks.vision.training.loop import Training
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for each other make tests slow where cores are shared."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
