@@ -114,10 +114,10 @@ def test_a_run_that_is_stopped_ends_its_stage_and_tries_nothing_again(machine: M
     said, _ = process.communicate(timeout=240)
     assert process.returncode == 128 + signal.SIGTERM, said
     assert said.splitlines()[-1] == f"daily_training: stopped; {RESUMES}"
-    assert psutil.wait_procs(stages, timeout=60)[1] == []
+    assert psutil.wait_procs(stages, timeout=600)[1] == []
     assert len(machine.calls()) == 2
     assert len(machine.unfinished()) == 1
-    assert psutil.wait_procs(table, timeout=60)[1] == []  # what would print the table ends too, and printed nothing
+    assert psutil.wait_procs(table, timeout=600)[1] == []  # what would print the table ends too, and printed nothing
 
 
 @pytest.mark.parametrize("text", ["trials", "=3", ""])

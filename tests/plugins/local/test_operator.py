@@ -65,7 +65,7 @@ def gone_within(pid: int, seconds: float) -> bool:
     return not alive(pid)
 
 
-def wait_for(path: Path, seconds: float = 60) -> str:
+def wait_for(path: Path, seconds: float = 300) -> str:
     limit = time.monotonic() + seconds
     while not (path.exists() and path.read_text()):
         assert time.monotonic() < limit, f"{path} was not written"
@@ -99,7 +99,7 @@ def test_output_goes_to_the_task_log_while_the_stage_runs(
     task = make(
         f"""
         print("epoch 1")
-        limit = time.monotonic() + 60
+        limit = time.monotonic() + 300
         while open({str(task_log.seen)!r}).read() != "epoch 1":
             assert time.monotonic() < limit, "the line waited in a buffer"
             time.sleep(0.01)

@@ -81,7 +81,7 @@ class Watched:
         return [float(one["value"][1]) for one in self.query(expression)]
 
 
-def wait_for(true: Callable[[], object], what: str, seconds: float = 120) -> None:
+def wait_for(true: Callable[[], object], what: str, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, what

@@ -69,7 +69,7 @@ def test_a_pod_that_failed_meanwhile_is_removed_and_the_stage_starts_anew(
     name = lose(task, left)
     until(lambda: any("terminated" in one["state"] for one in left(task)[0]["status"]["containerStatuses"]))
     assert time.time() < float(task.environment["UNTIL"])
-    until(lambda: time.time() > float(task.environment["UNTIL"]) + 1, seconds=120)
+    until(lambda: time.time() > float(task.environment["UNTIL"]) + 1, seconds=300)
     assert task.run_stage(context())["version"] == 3
     assert f"removing pod {name}, left by an earlier try" in task_log
     assert left(task) == []

@@ -88,7 +88,7 @@ def rows_of(dag_run_id: str, settings: Settings) -> tuple[str, list[TrialRow]]:
 
 def left_behind(temporary: Path) -> list[Path]:
     """List what is left of Rays after some seconds: folders and the processes that use them."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while list(temporary.glob("ray-*")) and time.monotonic() < deadline:
         time.sleep(0.2)
     return [*temporary.glob("ray-*"), *(Path("/proc") / str(process) for process in supervisor.users(temporary))]
@@ -130,7 +130,7 @@ def ended_in_the_middle(
         while stage.poll() is None and not in_the_middle(dag_run_id, settings):
             time.sleep(0.1)
         stage.send_signal(number)
-        assert stage.wait(timeout=60) == code
+        assert stage.wait(timeout=600) == code
         assert left_behind(temporary) == []
         if in_the_middle(dag_run_id, settings, status):
             return dag_run_id
@@ -186,7 +186,7 @@ def test_a_stage_stopped_when_its_search_is_over_marks_its_run(
     """Ray, when it shuts down, leaves no handler of SIGTERM in place."""
     fault = {"point": "tune/log_artifact#1", "action": "SIGTERM", "marker": str(temporary / "marker")}  # the table
     stage = start(prepare_run_id, settings.pipeline_home, "late", fault, trials=1, epochs=2)
-    output, _ = stage.communicate(timeout=120)
+    output, _ = stage.communicate(timeout=600)
     assert stage.returncode == 143, output
     tune_run_id, rows = rows_of("late", settings)
     assert [row.state for row in rows] == [State.FINISHED]

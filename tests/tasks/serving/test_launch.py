@@ -44,7 +44,7 @@ def local(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     process.stop(tmp_path)
 
 
-def deployed(settings: Settings, model: str, version: int, run: str, seconds: int = 120) -> DeployResult:
+def deployed(settings: Settings, model: str, version: int, run: str, seconds: int = 300) -> DeployResult:
     task = TaskIdentity(dag_id="daily", dag_run_id=run, task_id="deploy")
     request = DeployRequest(task=task, registered_model=model, version=version, deploy_timeout=seconds)
     with stage_run(request, "deploy", settings) as stage:
