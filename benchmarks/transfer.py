@@ -5,7 +5,8 @@
     throughput   training at 160 pixels on JPEG photos of 500x375, beside the plain torchvision loop
     contention   training of MobileNetV3-Small at 32 pixels, alone and beside a process that keeps one core busy
     prepare      reading 20,000 JPEG photos of 500x375 with one thread and with all: images per second, memory
-    large        all of the archive: pretrained, and MobileNetV3-Small from random weights for 30 epochs; hours
+    large        all of the archive, pretrained; most of an hour
+    scratch      all of the archive, MobileNetV3-Small from random weights, 30 epochs; most of an hour
 
 Each part runs all of its sides itself, so that the ratios do not depend on the machine's speed; use an otherwise idle
 machine. --write replaces the sections of the parts that were run, and leaves the others and what was added by hand.
@@ -25,7 +26,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.machine import cpu_model
-from benchmarks.transfer_accuracy import IMAGES, accuracy, large
+from benchmarks.transfer_accuracy import IMAGES, accuracy, large, scratch
 from benchmarks.transfer_contention import contention
 from benchmarks.transfer_speed import prepare, throughput
 from tasks.vision.devices import available_cpus
@@ -35,7 +36,8 @@ TITLES = {
     "throughput": "## Training throughput",
     "contention": "## Training beside other work",
     "prepare": "## Reading photos",
-    "large": "## All of CIFAR-10",
+    "large": "## All of CIFAR-10, pretrained",
+    "scratch": "## All of CIFAR-10, from random weights",
 }
 DEFAULT_PARTS = ("accuracy", "throughput")
 VERSIONS = ("torch", "torchvision", "timm", "scikit-learn", "pillow")
@@ -80,6 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
             "accuracy": accuracy,
             **{name: partial(measure, rounds=options.rounds) for name, measure in of_speed.items()},
             "large": large,
+            "scratch": scratch,
         }
         for part in options.part or DEFAULT_PARTS:
             try:
