@@ -21,7 +21,7 @@ from pipeline.runtimes import stage_task
 with DAG(dag_id={DAG_ID!r}, params=stage_params(*{STAGES})):
     prepare = stage_task("prepare")
     train = stage_task("train", prepare_run_id=prepare.output["run_id"])
-    stage_task("evaluate", prepare_run_id=prepare.output["run_id"], train_run_id=train.output["run_id"])
+    stage_task("evaluate", train_run_id=train.output["run_id"])
 """
 CONF = {
     "dataset": "image_folder",

@@ -39,6 +39,9 @@ def said(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> str:
         "PIPELINE_RUNTIME": "docker",
         "PIPELINE_EXPERIMENT": "photos",
         "MLFLOW_TRACKING_URI": stack.mlflow_url,
+        "AWS_ACCESS_KEY_ID": keys[0],
+        "AWS_SECRET_ACCESS_KEY": keys[1],
+        "PIPELINE_STAGE_AWS_ENDPOINT_URL": "http://s3:9000",
     }
     airflow = str(Path(sys.executable).with_name("airflow"))
     subprocess.run([airflow, "db", "migrate"], env=environment, check=True, capture_output=True, timeout=600)
