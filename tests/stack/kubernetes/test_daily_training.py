@@ -78,12 +78,13 @@ def test_photos_are_fine_tuned_from_the_weights_in_the_image(
     address = pipeline_state.kubectl("get", "service", "s3", "--output", "jsonpath={.spec.clusterIP}")
     keys = (pipeline_state.variables["S3_ACCESS_KEY"], pipeline_state.variables["S3_SECRET_KEY"])
     photos.upload(boto3.Session(*keys, region_name="us-east-1").client("s3", endpoint_url=f"http://{address}:9000"))
-    data = json.dumps({"stringData": {"AWS_SECRET_ACCESS_KEY": keys[1]}})
-    pipeline_state.kubectl("patch", "secret", "stages", "--type", "merge", "--patch", data)
+    private = {"AWS_ACCESS_KEY_ID": keys[0], "AWS_SECRET_ACCESS_KEY": keys[1]}
+    patch = json.dumps({"stringData": private})
+    pipeline_state.kubectl("patch", "secret", "stages", "--type", "merge", "--patch", patch)
     (tmp_path / "dags").mkdir()
     (tmp_path / "dags/photos.py").write_text(photos.DAG)
     settings = {"AIRFLOW__CORE__DAGS_FOLDER": str(tmp_path / "dags"), "PIPELINE_EXPERIMENT": "photos"}
-    settings |= {"AWS_ACCESS_KEY_ID": keys[0], "AWS_SECRET_ACCESS_KEY": keys[1], "AWS_ENDPOINT_URL": "http://s3:9000"}
+    settings |= private | {"AWS_ENDPOINT_URL": "http://s3:9000"}
     done = airflow(pipeline_state, pipeline_worker, tmp_path, "db", "migrate", **settings)
     assert done.returncode == 0, done.stderr[-2000:]
     conf = json.dumps(photos.CONF | {"resources": CONF["resources"]})
