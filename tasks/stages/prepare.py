@@ -24,6 +24,7 @@ from tasks.contract.datasets import licence_of
 from tasks.errors import DataError
 from tasks.records import gold_store, registry, tracking
 from tasks.records.metric_log import log_values
+from tasks.records.near_duplicate_log import log_near_duplicates
 from tasks.records.tracking import StageRun
 from tasks.settings import Settings
 from tasks.vision.data import bronze, losses, silver, splits, understanding
@@ -149,6 +150,7 @@ def _make(source: Source, shaping: Shaping, key: str, run_id: str, request: Prep
     )
     gold_store.store(gold)
     _log_layer("gold", len(kept), sum(map(len, gold.splits.values())), started)
+    log_near_duplicates(gold)
     return _Made(gold, run_id, len(removals))
 
 
@@ -179,7 +181,8 @@ def _describe(made: _Made, request: PrepareRequest, *, reused: bool) -> None:
         "mlflow.note.content",
         f"{origin}: {len(gold.classes)} classes, {len(gold.train)} training, {len(gold.validation)} validation and "
         f"{len(gold.test)} test images of {gold.shape}; {made.removed} files left out, each with its reason in "
-        f"`manifest/removed.csv`{' of that run' if reused else ''}. "
+        f"`manifest/removed.csv`{' of that run' if reused else ''}; near-duplicates of test images are in "
+        f"`manifest/near_duplicates.csv`{' there, too' if reused else ''}, if images of this size are compared. "
         f"Metadata columns: {', '.join(gold.test.columns) or 'none'}.",
     )
 

@@ -167,6 +167,41 @@ def test_the_same_data_elsewhere_use_the_earlier_gold_and_run_no_layer(
     assert run_of(third).data.tags["pipeline.gold_run_id"] == first.run_id
 
 
+def test_near_duplicates_of_test_images_are_reported_and_stay(
+    prepare: Prepare, pets: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    generator = np.random.default_rng(1)
+    for path in sorted(pets.rglob("*/*/?.png")):
+        small = Image.fromarray(generator.integers(0, 256, (12, 12, 3), dtype=np.uint8))
+        small.resize((40, 40), Image.Resampling.BICUBIC).save(path)
+    Image.open(pets / "test/dog/3.png").save(pets / "train/cat/3.png", "JPEG", quality=50)
+    caplog.set_level("INFO")
+    result = prepare("a", dataset="image_folder", source=str(pets))
+    run = run_of(result)
+    assert run.data.metrics["near_duplicates"] == 1
+    assert run.data.metrics["near_duplicates.seconds"] > 0
+    (row,) = csv.DictReader(io.StringIO(artifact(result.run_id, "manifest/near_duplicates.csv").decode()))
+    assert (row["test_image"], row["other_image"]) == ("test/dog/3.png", "train/cat/3.png")
+    assert (row["class"], row["other_class"], row["mirrored"]) == ("dog", "cat", "no")
+    assert Image.open(io.BytesIO(artifact(result.run_id, "plots/near_duplicates.png"))).width >= 800
+    (warning,) = (record.message for record in caplog.records if record.message.startswith("near-duplicates"))
+    assert "1 of 10 test images" in warning
+    assert "'test/dog/3.png' and 'train/cat/3.png'" in warning
+    gold = gold_store.fetch(result.run_id)
+    assert "test/dog/3.png" in gold.test.names
+    assert "train/cat/3.png" in (*gold.train.names, *gold.validation.names)
+    again = run_of(prepare("b", dataset="image_folder", source=str(pets)))
+    assert "near_duplicates" not in again.data.metrics
+    assert "`manifest/near_duplicates.csv` there, too" in again.data.tags["mlflow.note.content"]
+
+
+def test_near_duplicates_of_small_images_are_not_looked_for(prepare: Prepare, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    metrics = run_of(prepare()).data.metrics
+    assert not [name for name in metrics if "near" in name]
+    assert "near-duplicates: not looked for in images of under 32 pixels" in [r.message for r in caplog.records]
+
+
 def test_over_a_quarter_left_out_stops_the_run_unless_more_is_allowed(prepare: Prepare, pets: Path) -> None:
     for index in range(20):
         (pets / f"train/cat/broken{index}.jpg").write_bytes(b"no image")
