@@ -84,19 +84,21 @@ def parse(where: str, data: bytes) -> Corrections:
     return Corrections(where, hashlib.sha256(data).hexdigest(), by_file)
 
 
-@dataclass(frozen=True)
+@dataclass
 class CorrectedSource:
-    """A source with corrections applied to its listing and its images; its digest is that of the source itself."""
+    """A source with corrections applied to its listing and its images; its digest is that of the source itself.
 
+    Attributes:
+        dataset: the data set's name.
+        source: as it was opened.
+        listing: with the corrected classes, and without the images that are left out.
+        entries: what becomes of an entry that is corrected, by name and split; None where it is left out.
+    """
+
+    dataset: str
     source: Source
     listing: Listing
     entries: Mapping[tuple[str, str], Entry | None]
-    """What becomes of an entry that is corrected, by name and split."""
-
-    @property
-    def dataset(self) -> str:
-        """The data set's name."""
-        return self.source.dataset
 
     @property
     def channels(self) -> int:
@@ -140,7 +142,8 @@ def apply(corrections: Corrections, source: Source) -> CorrectedSource:
         else:
             changed[entry.name, entry.split] = None
             removals.append(Removal(entry.name, entry.split, entry.label, Reason.CORRECTED, correction.place))
-    return CorrectedSource(source, replace(listing, entries=entries, removals=tuple(removals)), changed)
+    corrected = replace(listing, entries=entries, removals=tuple(removals))
+    return CorrectedSource(source.dataset, source, corrected, changed)
 
 
 def summary(corrections: Corrections, before: Listing, after: Listing) -> str:

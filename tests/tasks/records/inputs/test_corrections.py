@@ -14,6 +14,7 @@ from tasks.records.inputs import corrections
 from tasks.records.inputs.corrections import read_corrections
 from tasks.settings import Settings
 from tasks.vision.data import s3
+from tasks.vision.data.corrections import MAX_BYTES
 
 TABLE = b"file,label\na.png,dog\n"
 
@@ -53,7 +54,7 @@ def test_an_object_in_s3_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(s3, "read", read)
     assert read_corrections("s3://data/fixed.csv").by_file["a.png"].label == "dog"
-    assert asked == [("s3://data/fixed.csv", corrections.MAX_BYTES)]
+    assert asked == [("s3://data/fixed.csv", MAX_BYTES)]
 
 
 def test_a_store_that_is_away_may_be_back_later(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,6 +69,6 @@ def test_near_duplicates_are_shown_in_pairs_and_other_classes_are_marked(channel
     assert len(shown) == min(count, 12)
     assert shown[0].get_title() == "test, validation (mirrored): 0 of 64 bits differ"
     assert " / " in shown[0].get_xlabel()
-    assert shown[0].xaxis.label.get_weight() == "bold"
+    assert shown[0].xaxis.label.get_fontweight() == "bold"
     assert all(" / " not in axes.get_xlabel() for axes in shown[1:])
     assert rendered(figure)
