@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from tasks.contract.datasets import CHOICES, DATASETS, DatasetName, require_source
 from tasks.contract.messages import REGISTERED_MODEL, ModelName, ReusableRequest, StageResult
@@ -19,6 +19,7 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 ColumnName = Annotated[str, Field(min_length=1, max_length=200)]
 LayoutName = Literal["auto", "splits", "classes", "sheet", "parquet", "names"]
 LABEL_GROUP = "label"
+RUN_ARTIFACT = re.compile(r"runs:/(?P<run_id>[0-9a-f]{32})/(?P<path>.+)")
 _ENCODINGS = "try gb18030, cp1252, cp932, cp949 or cp437"
 OF_FILES = ("layout", "file_column", "label_column", "label_pattern", "name_encoding")
 
@@ -43,6 +44,15 @@ def _is_encoding(name: str) -> str:
     if not fits:
         raise ValueError(f"not an encoding of file names; {_ENCODINGS}")
     return name
+
+
+def _is_address_of_table(text: str) -> str:
+    if text.startswith("runs:"):
+        if not RUN_ARTIFACT.fullmatch(text):
+            raise ValueError("not a file of an MLflow run; write runs:/RUN_ID/PATH, with 32 characters as RUN_ID")
+    elif re.match(r"[A-Za-z][\w+.-]+:/", text) and not text.startswith("s3://"):
+        raise ValueError("cannot be opened; give a file, s3://BUCKET/KEY or runs:/RUN_ID/PATH")
+    return text
 
 
 class PrepareRequest(ReusableRequest):
@@ -74,6 +84,15 @@ class PrepareRequest(ReusableRequest):
     )
     name_encoding: Annotated[str, Field(min_length=1, max_length=40), AfterValidator(_is_encoding)] | None = Field(
         None, description="Encoding of the file names in an archive that does not say it, such as gb18030."
+    )
+    corrections: Annotated[
+        Annotated[str, Field(max_length=2000), AfterValidator(_is_address_of_table)] | None,
+        BeforeValidator(lambda text: text or None),
+    ] = Field(
+        None,
+        description="Corrected labels: a CSV file with the columns `file` and `label`, such as an edited "
+        "suspected_labels.csv; an empty label leaves the image out. A file, s3:// or "
+        "runs:/RUN_ID/suspected_labels.csv.",
     )
     max_left_out: float = Field(
         0.25,

@@ -23,11 +23,14 @@ from tasks.contract.data import PrepareRequest, PrepareResult
 from tasks.contract.datasets import licence_of
 from tasks.errors import DataError
 from tasks.records import gold_store, registry, tracking
+from tasks.records.inputs.corrections import read_corrections
 from tasks.records.metric_log import log_values
+from tasks.records.near_duplicate_log import log_near_duplicates
 from tasks.records.tracking import StageRun
 from tasks.settings import Settings
-from tasks.vision.data import bronze, losses, silver, splits, understanding
+from tasks.vision.data import bronze, corrections, losses, silver, splits, understanding
 from tasks.vision.data.contents import LayoutOptions
+from tasks.vision.data.corrections import Corrections
 from tasks.vision.data.fingerprint import Shaping, fingerprint
 from tasks.vision.data.gold import Gold
 from tasks.vision.data.plots import grid_figure, histogram_figure
@@ -36,6 +39,7 @@ from tasks.vision.data.sources import Source, open_source
 
 FINGERPRINT = "pipeline.fingerprint"
 REMOVED = "images.removed"
+CORRECTIONS = "pipeline.corrections_sha256"
 DIGEST_LENGTH = 36  # MLflow's limit for the digest of a data set
 CONTEXTS = {"train": "training", "validation": "validation", "test": "testing"}
 
@@ -65,7 +69,9 @@ def run(request: PrepareRequest, run: StageRun, settings: Settings) -> PrepareRe
     # MLflow's own variable, and its precedence: where it is unset, boto3 reads AWS_ENDPOINT_URL.
     endpoint = MLFLOW_S3_ENDPOINT_URL.get()  # type: ignore[no-untyped-call]
     options = LayoutOptions.of(request)
-    with open_source(request.dataset, request.source, settings.datasets, endpoint, options) as source:
+    changes = read_corrections(request.corrections) if request.corrections else None
+    with open_source(request.dataset, request.source, settings.datasets, endpoint, options) as opened:
+        source = opened if changes is None else _corrected(opened, changes)
         listing = source.listing
         _log_layer("raw", listing.files, len(listing.entries), started)
         for line in understanding.lines(listing):
@@ -73,7 +79,7 @@ def run(request: PrepareRequest, run: StageRun, settings: Settings) -> PrepareRe
         losses.require_few(listing, listing.removals, request.max_left_out, request.source or request.dataset)
         registry.require_same_classes(request.registered_model, listing.classes)
         shaping = Shaping.of(request, source)
-        key = fingerprint(source.digest(), shaping, listing)
+        key = fingerprint(source.digest(), shaping, listing, changes.sha256 if changes else "")
         earlier = None if request.forced("prepare") else _earlier(key, run.experiment_id)
         if earlier and losses.exceed(listing, sum(map(len, earlier.gold.splits.values())), request.max_left_out):
             earlier = None  # that run allowed more; to make the gold again says which files are left out
@@ -86,6 +92,7 @@ def run(request: PrepareRequest, run: StageRun, settings: Settings) -> PrepareRe
             gold_store.GOLD_RUN: made.run_id,
             "pipeline.dataset": made.gold.dataset,
             "pipeline.data_licence": licence_of(request.dataset, request.licence),
+            **({CORRECTIONS: changes.sha256} if changes else {}),
         }
     )
     return PrepareResult(
@@ -98,6 +105,13 @@ def run(request: PrepareRequest, run: StageRun, settings: Settings) -> PrepareRe
         test_images=len(made.gold.test),
         removed_images=made.removed,
     )
+
+
+def _corrected(source: Source, changes: Corrections) -> Source:
+    made = corrections.apply(changes, source)
+    what = corrections.summary(changes, source.listing, made.listing)
+    log.info("corrections from %s (SHA-256 %s...): %s", changes.where, changes.sha256[:12], what)
+    return made
 
 
 def _earlier(key: str, experiment_id: str) -> _Made | None:
@@ -149,6 +163,7 @@ def _make(source: Source, shaping: Shaping, key: str, run_id: str, request: Prep
     )
     gold_store.store(gold)
     _log_layer("gold", len(kept), sum(map(len, gold.splits.values())), started)
+    log_near_duplicates(gold)
     return _Made(gold, run_id, len(removals))
 
 
@@ -179,7 +194,8 @@ def _describe(made: _Made, request: PrepareRequest, *, reused: bool) -> None:
         "mlflow.note.content",
         f"{origin}: {len(gold.classes)} classes, {len(gold.train)} training, {len(gold.validation)} validation and "
         f"{len(gold.test)} test images of {gold.shape}; {made.removed} files left out, each with its reason in "
-        f"`manifest/removed.csv`{' of that run' if reused else ''}. "
+        f"`manifest/removed.csv`{' of that run' if reused else ''}; near-duplicates of test images are in "
+        f"`manifest/near_duplicates.csv`{' there, too' if reused else ''}, if images of this size are compared. "
         f"Metadata columns: {', '.join(gold.test.columns) or 'none'}.",
     )
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import requests
 import urllib3
 from docker import APIClient
 from docker.errors import APIError, ImageNotFound, NotFound
+from docker.types import Mount
 
 from pipeline.operator import log_stream
 from tasks.errors import PipelineError, RequestError, ResultError, SettingsError
@@ -94,12 +96,23 @@ def fetch_result(engine: APIClient, container: str) -> bytes | None:
         return file.read()
 
 
-def explain(error: APIError, job_image: str, network: str, source: str | None) -> PipelineError:
+def read_only(paths: Iterable[str]) -> list[Mount]:
+    """Mount paths of the engine's machine at the same place; what lies in a folder that is mounted comes with it."""
+    mounted: list[str] = []
+    for path in sorted(paths, key=len):
+        if not any(Path(path).is_relative_to(other) for other in mounted):
+            mounted.append(path)
+    return [Mount(target=path, source=path, type="bind", read_only=True) for path in mounted]
+
+
+def explain(error: APIError, job_image: str, network: str, paths: Mapping[str, str]) -> PipelineError:
     """Turn the engine's error at creating or starting a container into one line with the fix."""
     text = str(error.explanation or error)
-    if "bind source path does not exist" in text:
+    if "bind source path does not exist" in text and paths:
+        ends = {name: text.rstrip().endswith(path.lstrip("~.")) for name, path in paths.items()}
+        name, path = max(paths.items(), key=lambda item: ends[item[0]])
         return RequestError(
-            f"source={source!r} does not exist on the Docker engine's machine; give a path there, or an s3:// URL"
+            f"{name}={path!r} does not exist on the Docker engine's machine; give a path there, or an s3:// URL"
         )
     if f"network {network}" in text:
         return SettingsError(

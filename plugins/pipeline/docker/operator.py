@@ -73,7 +73,7 @@ class DockerStageOperator(StageOperator, DockerOperator):  # type: ignore[misc] 
                 self._container = self._create(cli, job, image, digest, network)
                 cli.start(self._container)
             except APIError as error:
-                raise engine.explain(error, job.image, network, job.local_source) from error
+                raise engine.explain(error, job.image, network, job.local_paths) from error
             self.log.info("%s: container %s of %s", job.stage, self._container[:12], digest)
             for line in engine.follow_logs(cli, self._container):
                 lines.append(line)
@@ -103,10 +103,9 @@ class DockerStageOperator(StageOperator, DockerOperator):  # type: ignore[misc] 
         limits = job.resources
         mounts = [Mount(target=path, source=None, type="volume") for path in WRITABLE]
         request = job.request
-        if job.local_source is not None:
-            source = str(Path(job.local_source).expanduser().absolute())
-            mounts.append(Mount(target=source, source=source, type="bind", read_only=True))
-            request = request.model_copy(update={"source": source})
+        paths = {name: str(Path(path).expanduser().absolute()) for name, path in job.local_paths.items()}
+        mounts += engine.read_only(paths.values())
+        request = request.model_copy(update=paths)
         container = cli.create_container(
             image=image,
             name=f"{self.name_prefix}-{job.stage}-{secrets.token_hex(6)}",

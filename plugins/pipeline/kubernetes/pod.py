@@ -46,13 +46,13 @@ def stage_pod(job: StageJob, settings: Settings, sidecar: Mapping[str, Any] | No
         sidecar: image and resources of the container that keeps the result, when they are not the provider's.
 
     Raises:
-        RequestError: the job's source is a folder, which pods do not share.
+        RequestError: a field is a path on this machine, which pods do not share.
         SettingsError: a limit has no meaning on a cluster.
     """
-    if job.local_source is not None:
+    for name, path in job.local_paths.items():
         raise RequestError(
-            f"source={job.local_source!r} is a path, and a pod cannot read this machine's folders; use an s3:// or "
-            "https:// URL"
+            f"{name}={path!r} is a path, and a pod cannot read this machine's folders; use an s3:// "
+            f"{'or runs:/ address' if name == 'corrections' else 'URL'}"
         )
     stage = k8s.V1Container(
         name=STAGE,

@@ -44,10 +44,10 @@ class StageJob:
         }
 
     @property
-    def local_source(self) -> str | None:
-        """The request's `source` when it is a path on this machine, not a URL."""
-        source = getattr(self.request, "source", None)
-        return None if source is None or "://" in source else str(source)
+    def local_paths(self) -> dict[str, str]:
+        """The fields of the request that are paths on this machine, not addresses."""
+        given = {name: getattr(self.request, name, None) for name in ("source", "corrections")}
+        return {name: path for name, path in given.items() if path and "://" not in path and path[:6] != "runs:/"}
 
 
 def image_of(stage: str, settings: Settings) -> str:

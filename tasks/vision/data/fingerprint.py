@@ -51,8 +51,15 @@ class Shaping:
         )
 
 
-def fingerprint(source_digest: str, shaping: Shaping, listing: Listing) -> str:
-    """Return the SHA-256 (hex) of everything gold depends on, as canonical JSON."""
+def fingerprint(source_digest: str, shaping: Shaping, listing: Listing, corrections: str = "") -> str:
+    """Return the SHA-256 (hex) of everything gold depends on, as canonical JSON.
+
+    Args:
+        source_digest: of the source's content.
+        shaping: the settings.
+        listing: the images with split and class, corrected where there are corrections.
+        corrections: SHA-256 of the corrections; "" where there are none.
+    """
     content = {
         "layers": LAYERS_VERSION,
         "source": source_digest,
@@ -71,4 +78,6 @@ def fingerprint(source_digest: str, shaping: Shaping, listing: Listing) -> str:
     if listing.columns:  # the digest of a folder covers its images only
         content["columns"] = listing.columns
         content["metadata"] = sorted((entry.name, *entry.metadata) for entry in listing.entries.values())
+    if corrections:  # without any, as in releases that had none
+        content["corrections"] = corrections
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

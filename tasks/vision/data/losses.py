@@ -12,8 +12,9 @@ from tasks.vision.data.records import Listing, Reason, Removal
 
 # Everything that is listed counts, duplicates and leaks too: a data set of which half is copies needs a look. Not
 # counted are files that were never part of the data set, which the log mentions before any image is read: a second copy
-# of the whole data set (Kaggle's chest_xray), and held-out images without labels (Kaggle's test/, tiny-imagenet).
-NOT_COUNTED = (Reason.COPY, Reason.UNLABELLED)
+# of the whole data set (Kaggle's chest_xray), and held-out images without labels (Kaggle's test/, tiny-imagenet). Nor
+# those that a person asked to leave out.
+NOT_COUNTED = (Reason.COPY, Reason.UNLABELLED, Reason.CORRECTED)
 EXAMPLES = 2
 
 

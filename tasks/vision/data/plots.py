@@ -1,18 +1,23 @@
-"""Figures of a data set: how many images each class has, and what they look like."""
+"""Figures of a data set: how many images each class has, what they look like, and which are near-duplicates."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from tasks.vision.data.gold import Gold
+from tasks.vision.data.near_duplicates import Pair, nearest
 
 SHOWN_CLASSES = 20
 SAMPLES = 10
 COLOURS = {"train": "#1f4e79", "validation": "#6fa8dc", "test": "#f6b26b"}
 LEGIBLE = 40  # up to so many classes each has a named bar
 GAP = 0.06  # between two samples, as a share of their side
+SHOWN_PAIRS, PAIR_COLUMNS = 12, 3
+OTHER_CLASS = "#b00020"
 
 
 def histogram_figure(gold: Gold) -> Figure:
@@ -77,6 +82,39 @@ def _sheet_figure(sheet: NDArray[np.uint8], names: list[str], step: int, gold: G
     axes.spines[:].set_visible(False)
     which = f"{len(names)} of {len(gold.classes)} classes" if len(names) < len(gold.classes) else "every class"
     figure.suptitle(f"{gold.dataset}: training images of {which}, {side} x {side} pixels as the model sees them")
+    return figure
+
+
+def pairs_figure(pairs: Sequence[Pair], gold: Gold) -> Figure:
+    """Draw near-duplicates side by side, the test image left, the nearest first; other classes are marked.
+
+    Args:
+        pairs: at least one, sorted.
+        gold: the images.
+    """
+    shown = nearest(pairs)[:SHOWN_PAIRS]
+    rows = -(-len(shown) // PAIR_COLUMNS)
+    figure = Figure(figsize=(9, 0.7 + 1.85 * rows), layout="constrained")
+    cells = figure.subplots(rows, PAIR_COLUMNS, squeeze=False).ravel()
+    for axes, pair in zip(cells, shown, strict=False):
+        other = gold.splits[pair.split]
+        sides = gold.test.images[pair.test], other.images[pair.other]
+        gap = np.full((*gold.shape[:2], max(1, round(gold.shape[2] * GAP))), 255, np.uint8)
+        sheet = np.concatenate([sides[0], gap, sides[1]], axis=2).transpose(1, 2, 0)
+        axes.imshow(sheet[:, :, 0] if sheet.shape[2] == 1 else sheet, cmap="gray", vmin=0, vmax=255)
+        names = gold.classes[gold.test.labels[pair.test]], gold.classes[other.labels[pair.other]]
+        same = names[0] == names[1]
+        title = f"test, {pair.split}{' (mirrored)' if pair.mirrored else ''}: {pair.distance} of 64 bits differ"
+        axes.set_title(title, fontsize=7)
+        axes.set_xlabel(short(names[0]) if same else f"{short(names[0])} / {short(names[1])}", fontsize=8)
+        if not same:
+            axes.xaxis.label.set(color=OTHER_CLASS, weight="bold")
+    for axes in cells:
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    count = len({pair.test for pair in pairs})
+    first = f"; the nearest {len(shown)}" if count > len(shown) else ""
+    figure.suptitle(f"{gold.dataset}: {count:,} test images with a near-duplicate in train or validation{first}")
     return figure
 
 

@@ -29,6 +29,7 @@ class Reason(StrEnum):
     LEAK = "also in test"
     VALIDATION_LEAK = "also in validation"
     DUPLICATE = "duplicate"
+    CORRECTED = "left out by corrections"
 
 
 @dataclass(frozen=True)

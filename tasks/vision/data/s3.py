@@ -7,6 +7,7 @@ new after every copy.
 
 from __future__ import annotations
 
+import io
 import logging
 import time
 from collections.abc import Iterator
@@ -56,21 +57,50 @@ def download(url: str, folder: Path, endpoint_url: str | None = None, limits: Li
         UnavailableError: the store does not answer.
     """
     limits = limits or Limits()
-    # Not by urlsplit: a key may hold # and ?, which mean nothing here.
-    bucket, _, key = url.removeprefix("s3://").partition("/")
-    key = key.lstrip("/")
-    if not bucket:
-        raise DataError(f"source {url!r} has no bucket; write s3://BUCKET/KEY or s3://BUCKET/PREFIX/")
-    config = Config(connect_timeout=5, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 4})
+    bucket, key = _location(url)
     with _failures_named(url):
-        # A session of its own: boto3's default one keeps the credentials of its first use.
-        client = boto3.Session().client("s3", endpoint_url=endpoint_url, config=config)
+        client = _client(endpoint_url)
         if not key or key.endswith("/"):
             return _download_prefix(client, url, bucket, key, folder, limits)
         target = folder / f"archive{PurePosixPath(key).suffix}"
         client.download_file(bucket, key, str(target))
     log.info("downloaded %s: %.1f MiB", url, target.stat().st_size / MIB)
     return target
+
+
+def read(url: str, limit: int, endpoint_url: str | None = None) -> bytes:
+    """Read one small object.
+
+    Raises:
+        DataError: no such object, or one of over `limit` bytes.
+        SettingsError: credentials are missing or refused.
+        UnavailableError: the store does not answer.
+    """
+    bucket, key = _location(url)
+    if not key or key.endswith("/"):
+        raise DataError(f"source {url!r} is a folder; give a file, s3://BUCKET/KEY")
+    data = io.BytesIO()
+    with _failures_named(url):
+        client = _client(endpoint_url)
+        size = client.head_object(Bucket=bucket, Key=key)["ContentLength"]
+        if size > limit:
+            raise DataError(f"source {url!r} has {size} bytes, over {limit}; give a smaller file")
+        client.download_fileobj(bucket, key, data)
+    return data.getvalue()
+
+
+def _location(url: str) -> tuple[str, str]:
+    """Return bucket and key. Not by urlsplit: a key may hold # and ?, which mean nothing here."""
+    bucket, _, key = url.removeprefix("s3://").partition("/")
+    if not bucket:
+        raise DataError(f"source {url!r} has no bucket; write s3://BUCKET/KEY or s3://BUCKET/PREFIX/")
+    return bucket, key.lstrip("/")
+
+
+def _client(endpoint_url: str | None) -> Any:
+    config = Config(connect_timeout=5, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 4})
+    # A session of its own: boto3's default one keeps the credentials of its first use.
+    return boto3.Session().client("s3", endpoint_url=endpoint_url, config=config)
 
 
 def _download_prefix(client: Any, url: str, bucket: str, prefix: str, folder: Path, limits: Limits) -> Path:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from docker.errors import NotFound
+from docker.errors import APIError, NotFound
 
 from pipeline.docker import engine
 from tasks.errors import ResultError
@@ -72,3 +72,28 @@ def test_a_file_too_large_is_still_read_to_its_end() -> None:
     with pytest.raises(ResultError):
         engine.fetch_result(found, "c")
     assert found.taken > 32
+
+
+@pytest.mark.parametrize(
+    ("paths", "mounted"),
+    [
+        ([], []),
+        (["/data/pets"], ["/data/pets"]),
+        (["/data/pets", "/home/a/fixed.csv"], ["/data/pets", "/home/a/fixed.csv"]),
+        (["/data/pets", "/data/pets/fixed.csv"], ["/data/pets"]),
+        (["/data/pets-2/fixed.csv", "/data/pets"], ["/data/pets", "/data/pets-2/fixed.csv"]),
+        (["/data/a.csv", "/data/a.csv"], ["/data/a.csv"]),
+    ],
+)
+def test_paths_of_a_request_are_mounted_once_and_for_reading_only(paths: list[str], mounted: list[str]) -> None:
+    mounts = engine.read_only(paths)
+    assert [(mount["Source"], mount["Target"], mount["ReadOnly"]) for mount in mounts] == [
+        (path, path, True) for path in mounted
+    ]
+
+
+@pytest.mark.parametrize(("missing", "name"), [("/data/pets", "source"), ("/data/fixed.csv", "corrections")])
+def test_a_path_that_the_engine_does_not_have_is_named(missing: str, name: str) -> None:
+    error = APIError("", explanation=f"invalid mount config: bind source path does not exist: {missing}")
+    said = engine.explain(error, "image", "net", {"source": "/data/pets", "corrections": "/data/fixed.csv"})
+    assert str(said).startswith(f"{name}='{missing}' does not exist on the Docker engine's machine")

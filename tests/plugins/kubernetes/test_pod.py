@@ -105,8 +105,16 @@ def test_cores_may_be_shared_and_memory_not(make: Make) -> None:
     assert limits == {"limits": {"memory": "8Gi", "cpu": "2"}, "requests": {"memory": "8Gi", "cpu": "0.25"}}
 
 
-def test_a_folder_is_no_source_for_a_pod(make: Make) -> None:
+@pytest.mark.parametrize("field", ["source", "corrections"])
+def test_a_path_of_this_machine_is_nothing_for_a_pod(make: Make, field: str) -> None:
     job = make()
-    object.__setattr__(job, "request", job.request.model_copy(update={"source": "/data"}))
-    with pytest.raises(PermanentError, match="source='/data' is a path"):
+    object.__setattr__(job, "request", job.request.model_copy(update={field: "/data"}))
+    with pytest.raises(PermanentError, match=f"{field}='/data' is a path"):
         stage_pod(job, load_settings())
+
+
+@pytest.mark.parametrize("address", ["s3://data/fixed.csv", f"runs:/{'a' * 32}/suspected_labels.csv"])
+def test_corrections_at_an_address_reach_a_pod(make: Make, address: str) -> None:
+    job = make()
+    object.__setattr__(job, "request", job.request.model_copy(update={"corrections": address}))
+    assert address in json.dumps(built(job))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tasks.contract.data import PrepareRequest
-from tasks.contract.messages import TaskIdentity
+from tasks.contract.messages import TaskIdentity, parse
 from tasks.contract.stages import STAGES, parameters, parse_request
 from tasks.contract.training import TrainRequest
 from tasks.errors import RequestError, ResultError
@@ -61,6 +61,15 @@ def test_identity_refuses_what_would_break_a_search(dag_run_id: str) -> None:
         ("prepare", {**FILES, "name_encoding": "zlib_codec"}, ["name_encoding='zlib_codec': not an encoding"]),
         ("prepare", {**FILES, "name_encoding": "utf-16"}, ["name_encoding='utf-16': not an encoding"]),
         ("prepare", {**FILES, "max_left_out": 2}, ["max_left_out=2", "1"]),
+        (
+            "prepare",
+            {"corrections": "https://host/a.csv"},
+            ["corrections='https://host/a.csv': cannot be opened; give"],
+        ),
+        ("prepare", {"corrections": "file:///a.csv"}, ["corrections='file:///a.csv': cannot be opened; give a file"]),
+        ("prepare", {"corrections": "runs:/abc/a.csv"}, ["corrections='runs:/abc/a.csv': not a file of an MLflow run"]),
+        ("prepare", {"corrections": f"runs:/{RUN_ID}/"}, ["not a file of an MLflow run; write runs:/RUN_ID/PATH"]),
+        ("prepare", {"corrections": "a" * 2001}, ["corrections=", "at most 2000 characters"]),
         ("prepare", {"registered_model": "a/b"}, ["registered_model", "a/b"]),
         ("train", {"prepare_run_id": RUN_ID, "model": "vgg"}, ["vgg", "fast_cnn", "resnet18"]),
         ("train", {"prepare_run_id": RUN_ID, "learning_rate": 0}, ["learning_rate=0", "greater than 0"]),
@@ -115,3 +124,15 @@ def test_a_parameter_of_several_stages_is_the_same_everywhere() -> None:
 def test_every_stage_result_begins_with_run_experiment_and_seconds() -> None:
     for contract in STAGES.values():
         assert list(contract.result.model_fields)[:3] == ["run_id", "experiment_id", "seconds"]
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("", None),
+        (None, None),
+        *[(text, text) for text in ("fixed.csv", "C:/a.csv", "s3://b/a", f"runs:/{RUN_ID}/a/b")],
+    ],
+)
+def test_corrections_are_none_a_file_or_an_address(given: str | None, read: str | None) -> None:
+    assert parse(PrepareRequest, {"task": TASK, "corrections": given}, RequestError).corrections == read

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import hashlib
 import io
 import json
 import shutil
@@ -165,6 +166,134 @@ def test_the_same_data_elsewhere_use_the_earlier_gold_and_run_no_layer(
     assert {file.path for file in MlflowClient().list_artifacts(again.run_id)} == {"plots"}
     third = prepare("c", dataset="image_folder", source=str(pets))
     assert run_of(third).data.tags["pipeline.gold_run_id"] == first.run_id
+
+
+def test_near_duplicates_of_test_images_are_reported_and_stay(
+    prepare: Prepare, pets: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    generator = np.random.default_rng(1)
+    for path in sorted(pets.rglob("*/*/?.png")):
+        small = Image.fromarray(generator.integers(0, 256, (12, 12, 3), dtype=np.uint8))
+        small.resize((40, 40), Image.Resampling.BICUBIC).save(path)
+    Image.open(pets / "test/dog/3.png").save(pets / "train/cat/3.png", "JPEG", quality=50)
+    caplog.set_level("INFO")
+    result = prepare("a", dataset="image_folder", source=str(pets))
+    run = run_of(result)
+    assert run.data.metrics["near_duplicates"] == 1
+    assert run.data.metrics["near_duplicates.seconds"] > 0
+    (row,) = csv.DictReader(io.StringIO(artifact(result.run_id, "manifest/near_duplicates.csv").decode()))
+    assert (row["test_image"], row["other_image"]) == ("test/dog/3.png", "train/cat/3.png")
+    assert (row["class"], row["other_class"], row["mirrored"]) == ("dog", "cat", "no")
+    assert Image.open(io.BytesIO(artifact(result.run_id, "plots/near_duplicates.png"))).width >= 800
+    (warning,) = (record.message for record in caplog.records if record.message.startswith("near-duplicates"))
+    assert "1 of 10 test images" in warning
+    assert "'test/dog/3.png' and 'train/cat/3.png'" in warning
+    gold = gold_store.fetch(result.run_id)
+    assert "test/dog/3.png" in gold.test.names
+    assert "train/cat/3.png" in (*gold.train.names, *gold.validation.names)
+    again = run_of(prepare("b", dataset="image_folder", source=str(pets)))
+    assert "near_duplicates" not in again.data.metrics
+    assert "`manifest/near_duplicates.csv` there, too" in again.data.tags["mlflow.note.content"]
+
+
+def test_near_duplicates_of_small_images_are_not_looked_for(prepare: Prepare, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    metrics = run_of(prepare()).data.metrics
+    assert not [name for name in metrics if "near" in name]
+    assert "near-duplicates: not looked for in images of under 32 pixels" in [r.message for r in caplog.records]
+
+
+def test_corrections_change_labels_and_leave_images_out(prepare: Prepare, pets: Path, tmp_path: Path) -> None:
+    table = tmp_path / "suspected_labels.csv"
+    table.write_text("file,label,was\ntrain/cat/0.png,dog,cat\ntest/dog/0.png,,dog\ntrain/cat/cut.png,,cat\n")
+    plain = prepare("a", dataset="image_folder", source=str(pets))
+    result = prepare("b", dataset="image_folder", source=str(pets), corrections=str(table))
+    assert (result.reused, result.removed_images) == (False, len(REMOVED) + 1)  # cut.png is left out either way
+    assert result.fingerprint != plain.fingerprint
+    gold = gold_store.fetch(result.run_id)
+    labels = {
+        name: gold.classes[label]
+        for split in gold.splits.values()
+        for name, label in zip(split.names, split.labels.tolist(), strict=True)
+    }
+    assert labels["train/cat/0.png"] == "dog"
+    assert labels["train/cat/1.png"] == "cat"
+    assert "test/dog/0.png" not in labels
+    rows = csv.DictReader(io.StringIO(artifact(result.run_id, "manifest/removed.csv").decode()))
+    reasons = {row["name"]: (row["reason"], row["detail"]) for row in rows}
+    assert reasons["test/dog/0.png"] == ("left out by corrections", f"corrections: {table}, line 3")
+    run = run_of(result)
+    assert run.data.tags["pipeline.corrections_sha256"] == hashlib.sha256(table.read_bytes()).hexdigest()
+    assert run.data.params["corrections"] == str(table)
+    assert "pipeline.corrections_sha256" not in run_of(plain).data.tags
+    assert "corrections" not in run_of(plain).data.params
+
+
+def test_the_same_corrections_elsewhere_use_the_earlier_gold_and_others_do_not(
+    prepare: Prepare, pets: Path, tmp_path: Path
+) -> None:
+    tables = {"one": "train/cat/0.png,dog", "copy": "train/cat/0.png,dog", "other": "train/cat/0.png,"}
+    for name, line in tables.items():
+        (tmp_path / f"{name}.csv").write_text(f"file,label\n{line}\n")
+    made = {
+        name: prepare(name, dataset="image_folder", source=str(pets), corrections=str(tmp_path / f"{name}.csv"))
+        for name in tables
+    }
+    assert {name: result.reused for name, result in made.items()} == {"one": False, "copy": True, "other": False}
+    assert made["one"].fingerprint == made["copy"].fingerprint
+    assert not prepare("none", dataset="image_folder", source=str(pets)).reused
+
+
+def test_images_left_out_by_a_person_do_not_count_for_the_limit(prepare: Prepare, pets: Path, tmp_path: Path) -> None:
+    lines = [f"train/{label}/{index}.png," for label in ("cat", "dog") for index in range(4, 14)]
+    (tmp_path / "fixed.csv").write_text("\n".join(["file,label", *lines]))
+    fields = {"dataset": "image_folder", "source": str(pets), "corrections": str(tmp_path / "fixed.csv")}
+    result = prepare("a", **fields)
+    assert result.removed_images == len(REMOVED) + 20  # 29 of 58, and only 9 of 38 count
+    assert prepare("b", **fields).reused
+
+
+def test_corrections_of_digits_are_by_the_names_in_their_gold(prepare: Prepare, tmp_path: Path) -> None:
+    (tmp_path / "fixed.csv").write_text("file,label\ntrain/0/00000,8\ntrain/1/00001,\n")
+    result = prepare(corrections=str(tmp_path / "fixed.csv"))
+    assert (result.removed_images, result.classes) == (1, 10)
+    gold = gold_store.fetch(result.run_id)
+    labels = {n: int(k) for s in gold.splits.values() for n, k in zip(s.names, s.labels, strict=True)}
+    assert labels["train/0/00000"] == 8
+
+
+def test_corrections_may_come_from_a_run(prepare: Prepare, pets: Path) -> None:
+    first = prepare("a", dataset="image_folder", source=str(pets))
+    MlflowClient().log_text(first.run_id, "file,label\ntrain/cat/0.png,dog\n", "suspected_labels.csv")
+    address = f"runs:/{first.run_id}/suspected_labels.csv"
+    assert not prepare("b", dataset="image_folder", source=str(pets), corrections=address).reused
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "corrections='"),
+        ("", "no column 'file'"),
+        ("file,label\ntrain/cat/nothing.png,dog\n", "1 of 1 files are no images of the data set"),
+        ("file,label\ntrain/cat/0.png,bird\n", "label 'bird' of 'train/cat/0.png' is no class"),
+        ("file,label\nREADME,dog\n", "1 of 1 files are no images of the data set ('README')"),
+    ],
+)
+def test_bad_corrections_stop_the_run_before_any_image_is_read(
+    prepare: Prepare, pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, says: str
+) -> None:
+    monkeypatch.delattr(bronze, "read")
+    if text is not None:
+        (tmp_path / "fixed.csv").write_text(text)
+    with pytest.raises(DataError) as error:
+        prepare(dataset="image_folder", source=str(pets), corrections=str(tmp_path / "fixed.csv"))
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_corrections_are_read_before_the_source(prepare: Prepare, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"^corrections='.*none.csv': no such file"):
+        prepare(dataset="image_folder", source=str(tmp_path / "nowhere"), corrections=str(tmp_path / "none.csv"))
 
 
 def test_over_a_quarter_left_out_stops_the_run_unless_more_is_allowed(prepare: Prepare, pets: Path) -> None:

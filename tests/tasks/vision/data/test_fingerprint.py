@@ -44,6 +44,12 @@ def test_every_setting_that_shapes_gold_counts(listing: Listing, change: dict[st
     assert fingerprint("d", replace(SHAPING, **change), listing) != fingerprint("d", SHAPING, listing)
 
 
+def test_corrections_count_and_without_any_nothing_changes(listing: Listing) -> None:
+    without = fingerprint("d", SHAPING, listing)
+    assert fingerprint("d", SHAPING, listing, "") == without
+    assert len({without, *(fingerprint("d", SHAPING, listing, digit * 64) for digit in "ab")}) == 3
+
+
 def test_the_content_counts(listing: Listing) -> None:
     assert fingerprint("other", SHAPING, listing) != fingerprint("d", SHAPING, listing)
 

@@ -7,7 +7,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from tasks.vision.data.gold import Gold, Split
-from tasks.vision.data.plots import LEGIBLE, SAMPLES, SHOWN_CLASSES, grid_figure, histogram_figure
+from tasks.vision.data.near_duplicates import Pair
+from tasks.vision.data.plots import LEGIBLE, SAMPLES, SHOWN_CLASSES, grid_figure, histogram_figure, pairs_figure
 
 
 def make_gold(classes: int, channels: int = 3, per_class: int = 12) -> Gold:
@@ -55,4 +56,19 @@ def test_of_many_classes_some_are_shown_the_first_and_last_among_them() -> None:
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert len(labels) == SHOWN_CLASSES
     assert (labels[0][:3], labels[-1][:3]) == ("000", "049")
+    assert rendered(figure)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("count", [1, 20])
+def test_near_duplicates_are_shown_in_pairs_and_other_classes_are_marked(channels: int, count: int) -> None:
+    gold = make_gold(20, channels)
+    pairs = [Pair(i, "validation", (i // 2 + (i == 0)) % 20, i, 0.9, mirrored=i == 0) for i in range(count)]
+    figure = pairs_figure(pairs, gold)
+    shown = [axes for axes in figure.axes if axes.images]
+    assert len(shown) == min(count, 12)
+    assert shown[0].get_title() == "test, validation (mirrored): 0 of 64 bits differ"
+    assert " / " in shown[0].get_xlabel()
+    assert shown[0].xaxis.label.get_fontweight() == "bold"
+    assert all(" / " not in axes.get_xlabel() for axes in shown[1:])
     assert rendered(figure)

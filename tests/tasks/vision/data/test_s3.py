@@ -123,6 +123,26 @@ def test_an_archive_is_downloaded(endpoint: str, folder: Path) -> None:
     assert path.read_bytes() == OBJECTS["pets.tar.gz"]
 
 
+def test_one_object_is_read(endpoint: str) -> None:
+    assert s3.read("s3://data/odd #1?/a#b.png", 3, endpoint) == b"odd"
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("s3://data/odd #1.zip", "has 3 bytes, over 2; give a smaller file"),
+        ("s3://data/none.csv", "does not exist"),
+        ("s3://data/pets/", "is a folder; give a file"),
+        ("s3://data", "is a folder; give a file"),
+        ("s3:///a.csv", "has no bucket"),
+    ],
+)
+def test_an_object_that_cannot_be_read_is_one_line(endpoint: str, url: str, says: str) -> None:
+    with pytest.raises(DataError, match=says) as error:
+        s3.read(url, 2, endpoint)
+    assert "\n" not in str(error.value)
+
+
 def test_a_prefix_is_downloaded_as_a_folder_over_all_pages(endpoint: str, folder: Path) -> None:
     path = s3.download("s3://data/pets/", folder, endpoint)
     found = {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
