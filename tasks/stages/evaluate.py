@@ -15,11 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tasks.contract.gate_policy import CLASS
 from tasks.contract.promotion import EvaluateRequest, EvaluateResult
 from tasks.errors import ModelError
 from tasks.gate.decision import decide
-from tasks.gate.evidence import Champion, Cost, Evidence, Loading, Scores, Slice
+from tasks.gate.evidence import Champion, Cost, Evidence, Loading, Scores
 from tasks.records import artifact_digest, evidence_log, gold_store, registry
 from tasks.records.inputs.evaluation import CurrentChampion, EvaluateInputs
 from tasks.records.metric_log import log_values
@@ -44,9 +43,7 @@ from tasks.vision.evaluation.scoring import (
     score,
     top5_accuracy,
 )
-
-NO_VALUE = "(none)"
-MAX_VALUES = 100  # of a metadata column; one with more identifies single images (a name, a time), not groups
+from tasks.vision.evaluation.slices import slices_of
 
 log = logging.getLogger("tasks.evaluate")
 
@@ -94,7 +91,7 @@ def run(request: EvaluateRequest, inputs: EvaluateInputs, run: StageRun, setting
         log.info("%s: %s", what.rstrip(","), _figures(champion_model.summary))
     timings = latencies([(m.network, m.shape) for m in (candidate, champion_model) if m is not None], gold.test.images)
 
-    slices = _slices(gold, candidate)
+    slices = slices_of(gold.test, gold.classes, candidate.scores, candidate.correct)
     evidence = Evidence(
         loading=Loading(works=candidate.trial.works, note=candidate.trial.note),
         scores=candidate.summary,
@@ -207,24 +204,6 @@ def _cost(model: _Model, timing: Latency) -> Cost | None:
         memory_mb=model.trial.memory_mb,
         size_mb=model.size_bytes / MEGABYTE,
     )
-
-
-def _slices(gold: Gold, model: _Model) -> tuple[Slice, ...]:
-    """The test images of each class (one without any has no accuracy), and of each value of each metadata column."""
-    slices = [
-        Slice(column=CLASS, value=name, images=int(n), accuracy=float(recall) if n else None)
-        for name, n, recall in zip(gold.classes, model.scores.support, model.scores.recall, strict=True)
-    ]
-    for column, cells in gold.test.columns.items():
-        values = np.array([cell or NO_VALUE for cell in cells])
-        different = np.unique(values)
-        if len(different) > MAX_VALUES:
-            log.warning("no slices by %r: %d different values, more than %d", column, len(different), MAX_VALUES)
-            continue
-        for value in different.tolist():
-            correct = model.correct[values == value]
-            slices.append(Slice(column=column, value=value, images=len(correct), accuracy=float(correct.mean())))
-    return tuple(slices)
 
 
 def _regions(gold: Gold, candidate: _Model, champion: Answers | None) -> dict[int, NDArray[np.float32]]:

@@ -32,11 +32,11 @@ def decisive_regions(
         labels: int64 [N], the answers to explain.
         shape: the (C, H, W) the model was made for, as for `scoring.predict`.
     """
-    from captum.attr import Occlusion  # takes a second: only for those who look
-
     count, channels, height, width = images.shape
     if count == 0:
         return np.zeros((0, height, width), np.float32)
+    from captum.attr import Occlusion  # takes a second: only for those who look
+
     pixels = torch.from_numpy(images).float()
     cells = (_cell(height), _cell(width))
 
