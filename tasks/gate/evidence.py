@@ -17,6 +17,9 @@ class Scores(_Evidence):
     accuracy: float = Field(ge=0, le=1)
     macro_f1: float = Field(ge=0, le=1)
     calibration_error: float = Field(ge=0, le=1, description="Expected calibration error, 15 bins of equal width.")
+    top5_accuracy: float | None = Field(
+        None, ge=0, le=1, description="The class is among the five most probable; None with 10 classes or fewer."
+    )
 
 
 class Cost(_Evidence):

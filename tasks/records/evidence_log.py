@@ -19,9 +19,9 @@ from tasks.gate.evidence import Evidence, Slice
 from tasks.gate.verdict import Verdict
 from tasks.vision.data import images
 from tasks.vision.data.gold import Gold, Split
-from tasks.vision.evaluation import report
-from tasks.vision.evaluation.report import Answers
-from tasks.vision.evaluation.scoring import ClassScores
+from tasks.vision.evaluation import report, suspected_labels
+from tasks.vision.evaluation.scoring import Answers, ClassScores
+from tasks.vision.evaluation.suspected_labels import Suspect
 
 REFERENCE_IMAGES = 5
 DPI = 110
@@ -35,8 +35,9 @@ def log_tables(
     slices: Sequence[Slice],
     probabilities: NDArray[np.float32],
     champion: NDArray[np.float32] | None,
+    suspects: Sequence[Suspect],
 ) -> None:
-    """Log per-class figures, slices, and both models' predictions, one row per test image.
+    """Log per-class figures, slices, both models' predictions (one row per test image), and suspected labels.
 
     `champion` are the champion's probabilities: the candidate's own if both have the same weights.
     """
@@ -60,7 +61,21 @@ def log_tables(
         predictions["champion_predicted"] = names[champion.argmax(1)].tolist()
         predictions["champion_probability"] = champion.max(1).astype(float).round(6).tolist()
         predictions["champion_correct"] = (champion.argmax(1) == gold.test.labels).tolist()
-    _log_as_tables(run_id, {"per_class.json": per_class, "slices.json": by_slice, "predictions.json": predictions})
+    suspected = list(suspected_labels.rows(suspects, gold.classes))
+    by_column = {name: [row[i] for row in suspected] for i, name in enumerate(suspected_labels.COLUMNS)}
+    _log_as_tables(
+        run_id,
+        {
+            "per_class.json": per_class,
+            "slices.json": by_slice,
+            "predictions.json": predictions,
+            "suspected_labels.json": by_column,
+        },
+    )
+    with tempfile.TemporaryDirectory(prefix="suspected-") as folder:  # the same as a file that prepare reads
+        path = Path(folder) / suspected_labels.FILE
+        suspected_labels.write(suspects, gold.classes, path)
+        mlflow.log_artifact(str(path))
 
 
 def log_report(
@@ -72,16 +87,19 @@ def log_report(
     policy: GatePolicy,
     candidate: Answers,
     champion: Answers | None,
+    regions: Mapping[int, NDArray[np.float32]],
+    suspects: Sequence[Suspect],
 ) -> None:
     """Log the plots, and `report.html` that shows them; arguments as in `tasks.vision.evaluation.report`."""
     pictures = {}
     with tempfile.TemporaryDirectory(prefix="plots-") as folder:
-        for name, figure in report.plots(gold, evidence, policy, candidate, champion).items():
+        for name, figure in report.plots(gold, evidence, policy, candidate, champion, suspects).items():
             path = Path(folder) / f"{name}.png"
             figure.savefig(path, dpi=DPI)
             pictures[name] = path.read_bytes()
         mlflow.log_artifacts(folder, "plots")
-    mlflow.log_text(report.render(title, facts, gold, evidence, verdict, pictures, candidate, champion), "report.html")
+    page = report.render(title, facts, gold, evidence, verdict, pictures, candidate, champion, regions, suspects)
+    mlflow.log_text(page, "report.html")
 
 
 def log_reference_predictions(gold: Gold, probabilities: NDArray[np.float32]) -> None:

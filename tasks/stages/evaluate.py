@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tasks.contract.gate_policy import CLASS
 from tasks.contract.promotion import EvaluateRequest, EvaluateResult
 from tasks.errors import ModelError
 from tasks.gate.decision import decide
-from tasks.gate.evidence import Champion, Cost, Evidence, Loading, Scores, Slice
+from tasks.gate.evidence import Champion, Cost, Evidence, Loading, Scores
 from tasks.records import artifact_digest, evidence_log, gold_store, registry
 from tasks.records.inputs.evaluation import CurrentChampion, EvaluateInputs
 from tasks.records.metric_log import log_values
@@ -28,12 +28,22 @@ from tasks.serving.load_check import MEGABYTE, LoadCheck, load_check
 from tasks.settings import Settings
 from tasks.vision.data.gold import Gold
 from tasks.vision.devices import prepare_cpu
+from tasks.vision.evaluation import suspected_labels
 from tasks.vision.evaluation.comparison import compare
-from tasks.vision.evaluation.report import Answers
-from tasks.vision.evaluation.scoring import BATCH, ClassScores, Latency, calibration_error, latencies, predict, score
-
-NO_VALUE = "(none)"
-MAX_VALUES = 100  # of a metadata column; one with more identifies single images (a name, a time), not groups
+from tasks.vision.evaluation.decisive_regions import decisive_regions
+from tasks.vision.evaluation.galleries import worst_mistakes
+from tasks.vision.evaluation.scoring import (
+    BATCH,
+    Answers,
+    ClassScores,
+    Latency,
+    calibration_error,
+    latencies,
+    predict,
+    score,
+    top5_accuracy,
+)
+from tasks.vision.evaluation.slices import slices_of
 
 log = logging.getLogger("tasks.evaluate")
 
@@ -81,7 +91,7 @@ def run(request: EvaluateRequest, inputs: EvaluateInputs, run: StageRun, setting
         log.info("%s: %s", what.rstrip(","), _figures(champion_model.summary))
     timings = latencies([(m.network, m.shape) for m in (candidate, champion_model) if m is not None], gold.test.images)
 
-    slices = _slices(gold, candidate)
+    slices = slices_of(gold.test, gold.classes, candidate.scores, candidate.correct)
     evidence = Evidence(
         loading=Loading(works=candidate.trial.works, note=candidate.trial.note),
         scores=candidate.summary,
@@ -94,11 +104,14 @@ def run(request: EvaluateRequest, inputs: EvaluateInputs, run: StageRun, setting
     log.info("evidence:\n%s", verdict.text())
     log.info("verdict: %s", verdict.reason)
 
-    _log_metrics(model.uri, gold, candidate, timings[0], evidence)
+    champion_answers = champion_model.answers if champion_model else None
+    regions = _regions(gold, candidate, champion_answers)
+    suspects = suspected_labels.find("test", gold.test, candidate.probabilities)
+    log.info("%d of %d labels of test images look wrong: %s", len(suspects), len(gold.test), suspected_labels.FILE)
+    _log_metrics(model.uri, gold, candidate, timings[0], evidence, len(suspects))
     judged = champion_model or (candidate if inputs.same else None)
-    evidence_log.log_tables(
-        run.run_id, gold, candidate.scores, slices, candidate.probabilities, judged.probabilities if judged else None
-    )
+    judged_by = judged.probabilities if judged else None
+    evidence_log.log_tables(run.run_id, gold, candidate.scores, slices, candidate.probabilities, judged_by, suspects)
     evidence_log.log_reference_predictions(gold, candidate.probabilities)
     facts = {
         "data": f"{gold.dataset}, {len(gold.test):,} test images of {len(gold.classes)} classes",
@@ -108,8 +121,10 @@ def run(request: EvaluateRequest, inputs: EvaluateInputs, run: StageRun, setting
         "judged by": request.task.by,
     }
     title = f"Verdict on a candidate for {name}"
-    champion_answers = champion_model.answers if champion_model else None
-    evidence_log.log_report(title, facts, gold, evidence, verdict, request.policy, candidate.answers, champion_answers)
+    evidence_log.log_report(
+        *(title, facts, gold, evidence, verdict, request.policy),
+        *(candidate.answers, champion_answers, regions, suspects),
+    )
     log_verdict(evidence, verdict, request.train_run_id)
     return EvaluateResult(
         **run.result_fields,
@@ -156,6 +171,7 @@ def _load(model_uri: str, gold: Gold, artifact_sha256: str | None, what: str) ->
             accuracy=scores.accuracy,
             macro_f1=scores.macro_f1,
             calibration_error=calibration_error(gold.test.labels, probabilities),
+            top5_accuracy=top5_accuracy(gold.test.labels, probabilities),
         ),
     )
 
@@ -190,30 +206,27 @@ def _cost(model: _Model, timing: Latency) -> Cost | None:
     )
 
 
-def _slices(gold: Gold, model: _Model) -> tuple[Slice, ...]:
-    """The test images of each class (one without any has no accuracy), and of each value of each metadata column."""
-    slices = [
-        Slice(column=CLASS, value=name, images=int(n), accuracy=float(recall) if n else None)
-        for name, n, recall in zip(gold.classes, model.scores.support, model.scores.recall, strict=True)
-    ]
-    for column, cells in gold.test.columns.items():
-        values = np.array([cell or NO_VALUE for cell in cells])
-        different = np.unique(values)
-        if len(different) > MAX_VALUES:
-            log.warning("no slices by %r: %d different values, more than %d", column, len(different), MAX_VALUES)
-            continue
-        for value in different.tolist():
-            correct = model.correct[values == value]
-            slices.append(Slice(column=column, value=value, images=len(correct), accuracy=float(correct.mean())))
-    return tuple(slices)
+def _regions(gold: Gold, candidate: _Model, champion: Answers | None) -> dict[int, NDArray[np.float32]]:
+    """Return where the candidate looked in the mistakes that the report shows, by the index of the test image."""
+    galleries = worst_mistakes(gold.test.labels, candidate.answers, champion)
+    shown = sorted({index for gallery in galleries for index in gallery.indices})
+    start = time.perf_counter()
+    regions = decisive_regions(
+        candidate.network, gold.test.images[shown], candidate.answers.predicted[shown], candidate.shape
+    )
+    log.info("the regions that decided %d wrong answers: found in %.1f s", len(shown), time.perf_counter() - start)
+    return dict(zip(shown, regions, strict=True))
 
 
-def _log_metrics(model_uri: str, gold: Gold, candidate: _Model, timing: Latency, evidence: Evidence) -> None:
+def _log_metrics(
+    model_uri: str, gold: Gold, candidate: _Model, timing: Latency, evidence: Evidence, suspects: int
+) -> None:
     metrics = {
         "test_accuracy": candidate.summary.accuracy,
         "test_macro_f1": candidate.summary.macro_f1,
         "test_calibration_error": candidate.summary.calibration_error,
         "test_images": float(len(gold.test)),
+        "test_suspected_labels": float(suspects),
         "model_size_bytes": float(candidate.size_bytes),
         "latency_single_p50_ms": timing.single_p50_ms,
         "latency_single_p95_ms": timing.single_p95_ms,
@@ -221,8 +234,12 @@ def _log_metrics(model_uri: str, gold: Gold, candidate: _Model, timing: Latency,
     }
     if candidate.trial.memory_mb is not None:
         metrics["peak_memory_mb"] = candidate.trial.memory_mb
+    if candidate.summary.top5_accuracy is not None:
+        metrics["test_top5_accuracy"] = candidate.summary.top5_accuracy
     champion = evidence.champion
     if champion is not None and champion.scores is not None:
+        if champion.scores.top5_accuracy is not None:
+            metrics["champion_test_top5_accuracy"] = champion.scores.top5_accuracy
         metrics["champion_test_accuracy"] = champion.scores.accuracy
         metrics["champion_test_macro_f1"] = champion.scores.macro_f1
     if champion is not None and champion.comparison is not None:
@@ -233,7 +250,8 @@ def _log_metrics(model_uri: str, gold: Gold, candidate: _Model, timing: Latency,
 
 
 def _figures(scores: Scores) -> str:
+    top5 = "" if scores.top5_accuracy is None else f"top-5 accuracy {scores.top5_accuracy:.4f}, "
     return (
-        f"accuracy {scores.accuracy:.4f}, macro F1 {scores.macro_f1:.4f}, "
+        f"accuracy {scores.accuracy:.4f}, {top5}macro F1 {scores.macro_f1:.4f}, "
         f"calibration error {scores.calibration_error:.4f}"
     )

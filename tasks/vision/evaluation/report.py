@@ -6,8 +6,7 @@ page's security policy forbids it to load or run anything.
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,17 +18,21 @@ from numpy.typing import NDArray
 from tasks.contract.gate_policy import CLASS, GatePolicy
 from tasks.gate.evidence import Evidence, Slice
 from tasks.gate.verdict import Verdict
-from tasks.vision.data import images
 from tasks.vision.data.gold import Gold
-from tasks.vision.evaluation import comparison_plots
+from tasks.vision.evaluation import comparison_plots, galleries
 from tasks.vision.evaluation.evaluation_plots import confusion_figure, per_class_figure
-from tasks.vision.evaluation.scoring import ClassScores, calibration_bins
+from tasks.vision.evaluation.scoring import Answers, calibration_bins
+from tasks.vision.evaluation.suspected_labels import Suspect
+from tasks.vision.evaluation.suspected_labels_figure import suspects_figure
 
 TEMPLATE = "report.html.jinja"
-TILES = 12
-TILE_SIDE = 128  # pixels; larger images are averaged down to under twice that
 SLICES = 12  # shown per column, the worst first
-SCORES = {"accuracy": "accuracy", "macro_f1": "macro F1", "calibration_error": "calibration error"}
+SCORES = {
+    "accuracy": "accuracy",
+    "top5_accuracy": "top-5 accuracy",
+    "macro_f1": "macro F1",
+    "calibration_error": "calibration error",
+}
 COSTS = {
     "p50_ms": "latency, median, ms",
     "p95_ms": "latency, 95th percentile, ms",
@@ -47,38 +50,6 @@ CAPTIONS = {
 
 
 @dataclass(frozen=True)
-class Answers:
-    """One model's answers to the test images: probabilities [N, K] and the scores that follow from them."""
-
-    probabilities: NDArray[np.float32]
-    scores: ClassScores
-
-    @property
-    def predicted(self) -> NDArray[np.int64]:
-        """Label of each answer, [N]."""
-        predicted: NDArray[np.int64] = self.probabilities.argmax(1)
-        return predicted
-
-    @property
-    def confidence(self) -> NDArray[np.float32]:
-        """Probability of each answer, [N]."""
-        confidence: NDArray[np.float32] = self.probabilities.max(1)
-        return confidence
-
-
-@dataclass(frozen=True)
-class _Tile:
-    """One image of a gallery."""
-
-    picture: str
-    name: str
-    true: str
-    predicted: str
-    confidence: float
-    champion: float | None  # its probability of the true class
-
-
-@dataclass(frozen=True)
 class _Plot:
     """One figure as the page has it."""
 
@@ -88,7 +59,12 @@ class _Plot:
 
 
 def plots(
-    gold: Gold, evidence: Evidence, policy: GatePolicy, candidate: Answers, champion: Answers | None
+    gold: Gold,
+    evidence: Evidence,
+    policy: GatePolicy,
+    candidate: Answers,
+    champion: Answers | None,
+    suspects: Sequence[Suspect],
 ) -> dict[str, Figure]:
     """Draw the evidence, by name; `champion` is None where there is none, or it is the candidate itself."""
     figures = {
@@ -107,6 +83,8 @@ def plots(
     figures["reliability"] = comparison_plots.reliability_figure(
         {name: calibration_bins(gold.test.labels, answers.probabilities) for name, answers in models.items()}
     )
+    if suspects:
+        figures["suspected_labels"] = suspects_figure(suspects, gold)
     return figures
 
 
@@ -119,6 +97,8 @@ def render(
     pictures: Mapping[str, bytes],
     candidate: Answers,
     champion: Answers | None,
+    regions: Mapping[int, NDArray[np.float32]],
+    suspects: Sequence[Suspect],
 ) -> str:
     """Write the page.
 
@@ -131,12 +111,10 @@ def render(
         pictures: PNG files by the names of `plots`.
         candidate: its answers to the test images.
         champion: as for `plots`.
+        regions: how much each place of a test image decided its answer, [H, W] by the image's index.
+        suspects: test images whose label is probably wrong, the most suspicious first.
     """
     word, _, why = verdict.reason.partition(": ")
-    wrong = candidate.predicted != gold.test.labels
-    galleries = {"The candidate's most confident mistakes": wrong}
-    if champion is not None:
-        galleries["Lost (the champion is right)"] = wrong & (champion.predicted == gold.test.labels)
     order = ("accuracy_gap", "reliability", "confusion_matrix" if champion is None else "confusion_difference")
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -149,11 +127,14 @@ def render(
         rows=verdict.rows(),
         figures=list(_figures(evidence)),
         version=evidence.champion.version if evidence.champion is not None and not evidence.champion.same else None,
-        plots=[_Plot(name, _uri(pictures[name]), CAPTIONS[name]) for name in order if name in pictures],
-        galleries={
-            name: (int(chosen.sum()), list(_tiles(gold, chosen, candidate, champion)))
-            for name, chosen in galleries.items()
-        },
+        plots=[_Plot(name, galleries.uri(pictures[name]), CAPTIONS[name]) for name in order if name in pictures],
+        galleries=[
+            (gallery.title, gallery.count, list(galleries.tiles(gold, gallery, candidate, champion, regions)))
+            for gallery in galleries.worst_mistakes(gold.test.labels, candidate, champion)
+        ],
+        scale=galleries.scale(),
+        suspects=len(suspects),
+        suspect_tiles=list(galleries.suspect_tiles(gold, suspects)),
         slices=_worst_slices(evidence),
         images=len(gold.test),
     )
@@ -168,33 +149,11 @@ def _figures(evidence: Evidence) -> Iterator[tuple[str, str, str, str]]:
         (evidence.cost, cost, ".2f", COSTS),
     ):
         for field, label in labels.items():
+            if mine is not None and getattr(mine, field) is None:
+                continue  # top-5 accuracy of few classes
             values = [getattr(model, field) for model in (mine, theirs) if model is not None]
             texts = [format(getattr(model, field), form) if model is not None else "" for model in (mine, theirs)]
             yield label, texts[0], texts[1], format(values[0] - values[1], f"+{form}") if len(values) == 2 else ""
-
-
-def _tiles(gold: Gold, chosen: NDArray[np.bool_], candidate: Answers, champion: Answers | None) -> Iterator[_Tile]:
-    """Show the chosen test images of which the candidate is surest."""
-    indices = np.flatnonzero(chosen)
-    confidence = candidate.confidence
-    for index in indices[np.argsort(-confidence[indices], kind="stable")][:TILES].tolist():
-        yield _Tile(
-            picture=_uri(images.encode(_small(gold.test.images[index]))),
-            name=gold.test.names[index],
-            true=gold.classes[gold.test.labels[index]],
-            predicted=gold.classes[candidate.predicted[index]],
-            confidence=float(confidence[index]),
-            champion=float(champion.probabilities[index, gold.test.labels[index]]) if champion is not None else None,
-        )
-
-
-def _small(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    channels, height, width = pixels.shape
-    step = max(1, height // TILE_SIDE)
-    whole = pixels[:, : height // step * step, : width // step * step]
-    blocks = whole.reshape(channels, height // step, step, width // step, step)
-    averaged: NDArray[np.uint8] = blocks.mean((2, 4)).round().astype(np.uint8)
-    return averaged
 
 
 def _worst_slices(evidence: Evidence) -> dict[str, tuple[int, list[Slice]]]:
@@ -206,7 +165,3 @@ def _worst_slices(evidence: Evidence) -> dict[str, tuple[int, list[Slice]]]:
         column: (len(parts), sorted(parts, key=lambda part: -1 if part.accuracy is None else part.accuracy)[:SLICES])
         for column, parts in columns.items()
     }
-
-
-def _uri(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, top_k_accuracy_score
 
 from tasks.errors import DataError, ModelError
 
 BATCH = 256
 WARM_UP = 10
 SINGLES = 200
+MANY_CLASSES = 10  # with more, it counts too whether the class is among the five most probable
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,26 @@ class ClassScores:
     f1: NDArray[np.float64]
     support: NDArray[np.int64]
     confusion: NDArray[np.int64]  # [true class, predicted class], counts
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One model's answers to the test images: probabilities [N, K] and the scores that follow from them."""
+
+    probabilities: NDArray[np.float32]
+    scores: ClassScores
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        """Label of each answer, [N]."""
+        predicted: NDArray[np.int64] = self.probabilities.argmax(1)
+        return predicted
+
+    @property
+    def confidence(self) -> NDArray[np.float32]:
+        """Probability of each answer, [N]."""
+        confidence: NDArray[np.float32] = self.probabilities.max(1)
+        return confidence
 
 
 @dataclass(frozen=True)
@@ -116,6 +137,14 @@ def score(labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> Clas
         support=support,
         confusion=confusion_matrix(labels, predicted, labels=names),
     )
+
+
+def top5_accuracy(labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> float | None:
+    """Share of labels [N] among the five most probable classes of [N, K]; None with 10 classes or fewer."""
+    classes = probabilities.shape[1]
+    if classes <= MANY_CLASSES:
+        return None
+    return float(top_k_accuracy_score(labels, probabilities, k=5, labels=np.arange(classes)))
 
 
 def calibration_bins(labels: NDArray[np.int64], probabilities: NDArray[np.float32], bins: int = 15) -> CalibrationBins:

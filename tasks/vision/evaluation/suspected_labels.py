@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,10 +72,19 @@ def find(name: str, split: Split, probabilities: NDArray[np.float32]) -> list[Su
     ]
 
 
+def rows(suspects: Sequence[Suspect], classes: Sequence[str]) -> Iterator[list[str]]:
+    """Yield the values of `COLUMNS`: `label` is the suggestion, and `was` the label that the data give."""
+    for one in suspects:
+        yield [one.name, classes[one.suggested], classes[one.label], f"{one.score:.4f}", one.split]
+
+
 def write(suspects: Sequence[Suspect], classes: Sequence[str], path: Path) -> None:
-    """Write a CSV file with `COLUMNS`: `label` is the suggestion, and `was` the label that the data give."""
+    """Write a CSV file with `COLUMNS` (see `rows`).
+
+    Names are written as they are, also one that a spreadsheet would run as a formula (`=cmd|...`): with a character
+    before it, prepare would no longer find the image.
+    """
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
-        for one in suspects:
-            writer.writerow([one.name, classes[one.suggested], classes[one.label], f"{one.score:.4f}", one.split])
+        writer.writerows(rows(suspects, classes))

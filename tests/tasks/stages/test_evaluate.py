@@ -80,7 +80,10 @@ def test_figures_and_evidence(train_run: TrainRun, run_evaluate: Evaluate) -> No
     ):
         assert run.data.metrics[name] > 0
     plots = {artifact.path for artifact in MlflowClient().list_artifacts(result.run_id, "plots")}
-    assert plots == {"plots/confusion_matrix.png", "plots/per_class.png", "plots/reliability.png"}
+    assert plots == {
+        *("plots/confusion_matrix.png", "plots/per_class.png", "plots/reliability.png"),
+        "plots/suspected_labels.png",
+    }
     assert "all 5 checks passed (no champion yet)" in mlflow.artifacts.load_text(f"runs:/{result.run_id}/report.html")
     verdict = mlflow.artifacts.load_dict(f"runs:/{result.run_id}/verdict.json")
     assert verdict["promote"] is True
@@ -88,6 +91,44 @@ def test_figures_and_evidence(train_run: TrainRun, run_evaluate: Evaluate) -> No
         "loads", "accuracy", "macro F1", "calibration error", "class recall"
     }  # fmt: skip
     jsonschema.validate(verdict, mlflow.artifacts.load_dict(f"runs:/{result.run_id}/verdict.schema.json"))
+
+
+def test_labels_that_look_wrong_are_a_table_and_a_file_to_correct(
+    train_run: TrainRun, run_evaluate: Evaluate, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    result = run_evaluate(train_run([*THREE_OF_FOUR, 0]))  # sure that each dog is a cat; any other pixel is an ant
+    metrics = MlflowClient().get_run(result.run_id).data.metrics
+    shown = table(result, "suspected_labels.json")
+    file = mlflow.artifacts.load_text(f"runs:/{result.run_id}/suspected_labels.csv").splitlines()
+    assert file[0] == "file,label,was,score,split"
+    assert len(shown) == len(file) - 1 == metrics["test_suspected_labels"] > 0
+    assert file[1].startswith("test/dog/")
+    assert file[1].endswith(".png,cat,dog,0.0333,test")
+    assert set(shown["label"]) == {"cat"}
+    assert f"{len(shown)} of 40 labels of test images look wrong" in caplog.text
+    report = mlflow.artifacts.load_text(f"runs:/{result.run_id}/report.html")
+    assert f"{len(shown)} of 40 test images" in report
+    assert report.count('alt="the region that decided"') == 10  # of the dogs: their first pixel alone decides
+
+
+def test_without_a_wrong_answer_no_label_is_suspected(train_run: TrainRun, run_evaluate: Evaluate) -> None:
+    result = run_evaluate(train_run(PERFECT))
+    assert MlflowClient().get_run(result.run_id).data.metrics["test_suspected_labels"] == 0
+    assert len(table(result, "suspected_labels.json")) == 0
+    assert len(mlflow.artifacts.load_text(f"runs:/{result.run_id}/suspected_labels.csv").splitlines()) == 1
+
+
+def test_top_5_accuracy_of_both_models_is_logged(
+    train_run: TrainRun, run_evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    crown(train_run(THREE_OF_FOUR))
+    monkeypatch.setattr(evaluate, "top5_accuracy", lambda labels, probabilities: float(probabilities[-1, 3]))
+    metrics = MlflowClient().get_run(run_evaluate(train_run(PERFECT)).run_id).data.metrics
+    assert metrics["test_top5_accuracy"] == pytest.approx(0.9)
+    assert metrics["champion_test_top5_accuracy"] == pytest.approx(0.1 / 3)
+    assert "accuracy 1.0000, top-5 accuracy 0.9000, macro F1" in caplog.text
 
 
 def test_small_images_are_not_spread_over_many_threads(
@@ -176,7 +217,7 @@ def test_the_values_of_a_metadata_column_are_slices(train_run: TrainRun, run_eva
 def test_a_column_that_the_policy_names_must_be_there(
     train_run: TrainRun, run_evaluate: Evaluate, columns: tuple[str, ...], why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluate, "MAX_VALUES", 39)
+    monkeypatch.setattr("tasks.vision.evaluation.slices.MAX_VALUES", 39)
     cells = {name: tuple(map(str, range(40))) for name in columns}
     result = run_evaluate(train_run(PERFECT, columns=cells), slice_columns="camera")
     assert not result.promote

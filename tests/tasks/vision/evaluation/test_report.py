@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
 from io import BytesIO
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from tasks.contract.gate_policy import GatePolicy
@@ -14,8 +16,10 @@ from tasks.gate.decision import decide
 from tasks.gate.evidence import Champion, Cost, Evidence, Loading, Scores, Slice
 from tasks.vision.data.gold import Gold, Split
 from tasks.vision.evaluation.comparison import compare
-from tasks.vision.evaluation.report import SLICES, TILE_SIDE, TILES, Answers, plots, render
-from tasks.vision.evaluation.scoring import score
+from tasks.vision.evaluation.galleries import TILE_SIDE, TILES
+from tasks.vision.evaluation.report import SLICES, plots, render
+from tasks.vision.evaluation.scoring import Answers, score
+from tasks.vision.evaluation.suspected_labels import Suspect
 
 EVIL = "<script>alert('x')</script>&\"$"
 POLICY = GatePolicy()
@@ -83,14 +87,29 @@ def evidence(gold: Gold, candidate: Answers, champion: Answers | None, **columns
     )
 
 
-def page(gold: Gold, found: Evidence, candidate: Answers, champion: Answers | None, pictures: dict[str, bytes]) -> str:
+def page(
+    gold: Gold,
+    found: Evidence,
+    candidate: Answers,
+    champion: Answers | None,
+    pictures: dict[str, bytes],
+    regions: Mapping[int, NDArray[np.float32]] | None = None,
+    suspects: Sequence[Suspect] = (),
+) -> str:
     verdict = decide(found, POLICY)
-    return render("Verdict", {"data": EVIL}, gold, found, verdict, pictures, candidate, champion)
+    facts = {"data": EVIL}
+    return render("Verdict", facts, gold, found, verdict, pictures, candidate, champion, regions or {}, suspects)
 
 
-def drawn(gold: Gold, found: Evidence, candidate: Answers, champion: Answers | None) -> dict[str, bytes]:
+def drawn(
+    gold: Gold,
+    found: Evidence,
+    candidate: Answers,
+    champion: Answers | None,
+    suspects: Sequence[Suspect] = (),
+) -> dict[str, bytes]:
     pictures = {}
-    for name, figure in plots(gold, found, POLICY, candidate, champion).items():
+    for name, figure in plots(gold, found, POLICY, candidate, champion, suspects).items():
         buffer = BytesIO()
         figure.savefig(buffer, dpi=50)
         pictures[name] = buffer.getvalue()
@@ -122,6 +141,7 @@ def test_without_a_champion_there_is_only_what_makes_sense() -> None:
     assert "champion," not in shown.text
     assert "Lost" not in shown.text
     assert "difference" not in shown.text
+    assert "top-5" not in shown.text
     assert len(shown.addresses) == 3  # two plots, one mistake
 
 
@@ -129,7 +149,10 @@ def test_names_are_text_and_nothing_is_loaded_from_elsewhere() -> None:
     gold = make_gold((EVIL, "b <img src=x>", "c $\\frac$"))
     candidate, champion = answers(gold, {3: 0.9, 4: 0.8}), answers(gold, {5: 0.7})
     found = evidence(gold, candidate, champion, **{EVIL: {EVIL: 0.5}})
-    html = page(gold, found, candidate, champion, drawn(gold, found, candidate, champion))
+    regions = {3: np.eye(8, dtype=np.float32)}
+    suspects = [Suspect("test", 3, gold.test.names[3], 0, 1, 0.01)]
+    pictures = drawn(gold, found, candidate, champion, suspects)
+    html = page(gold, found, candidate, champion, pictures, regions, suspects)
     shown = Page(html)
     assert "script" not in shown.tags
     assert shown.addresses
@@ -185,3 +208,54 @@ def test_the_worst_slices_come_first(count: int) -> None:
     shown = re.findall(r"value \d\d", text.partition("the worst first")[2])
     assert shown == [f"value {index:02d}" for index in range(count - 1, count - 1 - SLICES, -1)]
     assert ("3 more in slices.json" in text) is (count > SLICES)
+
+
+def pictures_of(html: str) -> list[Image.Image]:
+    return [Image.open(BytesIO(base64.b64decode(address.partition(",")[2]))) for address in Page(html).addresses]
+
+
+def test_a_mistake_has_a_copy_with_the_region_that_decided_if_one_did() -> None:
+    gold = make_gold()
+    candidate = answers(gold, {3: 0.9, 4: 0.8, 5: 0.7})
+    corner = np.zeros((8, 8), np.float32)
+    corner[:3, :3] = 1
+    regions = {3: corner, 4: np.zeros((8, 8), np.float32)}
+    html = page(gold, evidence(gold, candidate, None), candidate, None, NO_PICTURES, regions)
+    picture, region, *others = pictures_of(html)
+    assert picture.getpixel((0, 0)) == (3, 3, 3)
+    assert np.ptp(np.asarray(region.getpixel((0, 0)))) > 50  # coloured
+    assert region.getpixel((7, 7)) == (3, 3, 3)
+    assert [other.getpixel((0, 0)) for other in others] == [(4, 4, 4), (5, 5, 5)]
+
+
+def test_labels_that_look_wrong_are_shown_with_how_to_correct_them() -> None:
+    gold = make_gold(count=60)
+    candidate = answers(gold, {})
+    suspects = [Suspect("test", index, gold.test.names[index], 0, 1, index / 1000) for index in range(20, 40)]
+    html = page(gold, evidence(gold, candidate, None), candidate, None, NO_PICTURES, suspects=suspects)
+    text = Page(html).text
+    assert f"20 of 60 test images, these {TILES} the most suspicious" in text
+    assert "label ant, 2.0%looks like bee" in text
+    assert "suspected_labels.csv" in text
+    assert "corrections" in text
+    assert [picture.getpixel((0, 0)) for picture in pictures_of(html)] == [(i,) * 3 for i in range(20, 20 + TILES)]
+
+
+def test_without_suspected_labels_the_page_says_so() -> None:
+    gold = make_gold()
+    candidate = answers(gold, {})
+    text = Page(page(gold, evidence(gold, candidate, None), candidate, None, NO_PICTURES)).text
+    assert "nowhere sure enough" in text
+    assert "corrections" not in text
+
+
+def test_top_5_accuracy_is_a_row_where_there_are_many_classes() -> None:
+    gold = make_gold(tuple(f"class {index:02d}" for index in range(12)), count=36)
+    candidate, champion = answers(gold, {}), answers(gold, {0: 0.9})
+    found = evidence(gold, candidate, champion)
+    assert found.champion is not None
+    better = summary(candidate).model_copy(update={"top5_accuracy": 0.75})
+    worse = summary(champion).model_copy(update={"top5_accuracy": 0.5})
+    found = found.model_copy(update={"scores": better, "champion": found.champion.model_copy(update={"scores": worse})})
+    text = Page(page(gold, found, candidate, champion, NO_PICTURES)).text
+    assert "top-5 accuracy0.75000.5000+0.2500" in text

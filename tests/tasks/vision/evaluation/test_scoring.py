@@ -9,7 +9,16 @@ import torch
 
 from tasks.errors import DataError, ModelError
 from tasks.vision.evaluation.evaluation_plots import confusion_figure, per_class_figure
-from tasks.vision.evaluation.scoring import BATCH, calibration_bins, calibration_error, fit, latencies, predict, score
+from tasks.vision.evaluation.scoring import (
+    BATCH,
+    calibration_bins,
+    calibration_error,
+    fit,
+    latencies,
+    predict,
+    score,
+    top5_accuracy,
+)
 
 
 class Brightness(torch.nn.Module):
@@ -130,3 +139,12 @@ def test_figures_name_the_classes(count: int) -> None:
     assert [tick.get_text() for tick in confusion.axes[0].get_yticklabels()] == classes
     bars = per_class_figure(scores, classes)
     assert len(bars.axes[0].get_yticklabels()) == min(count, 40)
+
+
+def test_top_5_accuracy_needs_more_than_10_classes() -> None:
+    probabilities = np.tile(np.linspace(1, 2, 11, dtype=np.float32), (11, 1))
+    probabilities /= probabilities.sum(1, keepdims=True)
+    labels = np.arange(11)  # of the same order for every image, so five of the labels are among the first five
+    assert top5_accuracy(labels, probabilities) == pytest.approx(5 / 11)
+    assert top5_accuracy(np.array([10, 10]), probabilities[:2]) == 1  # most classes without an image
+    assert top5_accuracy(labels[:10], probabilities[:10, :10]) is None

@@ -1,0 +1,65 @@
+"""Which region of an image decided a model's answer: where covering it takes the most confidence away.
+
+Occlusion (Zeiler and Fergus, ECCV 2014), by captum. It needs nothing but answers, so it works for every model that can
+be evaluated; a method by gradients (Grad-CAM) would need a layer, and an exported program has none by name.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tasks.vision.evaluation.scoring import fit
+
+CELLS = 6  # a side is divided into so many; a square of 2 x 2 cells is covered at a time, at each of 5 x 5 places
+LEAST = 0.01  # of probability; where no square takes away that much, no region decided
+
+
+def decisive_regions(
+    model: torch.nn.Module, images: NDArray[np.uint8], labels: NDArray[np.int64], shape: tuple[int, int, int]
+) -> NDArray[np.float32]:
+    """Return how much each place of each image decided, float32 [N, H, W] in 0..1; 1 at the most decisive one.
+
+    Squares of a third of the image's side, which overlap by half, are covered with the image's mean colour, one at a
+    time. A place counts as much as the label's probability falls, on average over the squares that cover it. An image
+    in which no square matters has zeros everywhere. It takes 26 answers an image: 0.5 s for EfficientNet-Lite0 at 224
+    pixels on one core.
+
+    Args:
+        model: uint8 images [N, C, H, W] to probabilities [N, K].
+        images: uint8 [N, C, H, W].
+        labels: int64 [N], the answers to explain.
+        shape: the (C, H, W) the model was made for, as for `scoring.predict`.
+    """
+    count, channels, height, width = images.shape
+    if count == 0:
+        return np.zeros((0, height, width), np.float32)
+    from captum.attr import Occlusion  # takes a second: only for those who look
+
+    pixels = torch.from_numpy(images).float()
+    cells = (_cell(height), _cell(width))
+
+    def answer(covered: torch.Tensor) -> torch.Tensor:
+        fitted = fit(covered.to(torch.uint8), shape)
+        # This order of the values makes convolutions of several images a sixth faster.
+        probabilities: torch.Tensor = model(fitted.contiguous(memory_format=torch.channels_last))
+        return probabilities.float()
+
+    with torch.inference_mode():
+        fallen = Occlusion(answer).attribute(
+            pixels,
+            sliding_window_shapes=(channels, min(2 * cells[0], height), min(2 * cells[1], width)),
+            strides=(channels, *cells),
+            baselines=pixels.mean((2, 3), keepdim=True).round().expand_as(pixels),
+            target=torch.from_numpy(labels),
+        )
+    # The same in all channels, which are covered together.
+    heat: NDArray[np.float32] = fallen[:, 0].nan_to_num(0).clamp(min=0).numpy()
+    highest = heat.max((1, 2), keepdims=True)
+    return np.where(highest < LEAST, 0, heat / np.maximum(highest, LEAST)).astype(np.float32)
+
+
+def _cell(side: int) -> int:
+    """Return the side of a cell in pixels; tiny images have more cells, of one pixel."""
+    return -(-side // CELLS) if side >= 2 * CELLS else 1
