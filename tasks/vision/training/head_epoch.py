@@ -7,12 +7,27 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from tasks.vision.models.build import head_name
 from tasks.vision.training import linear_probe
 from tasks.vision.training.augment import ImageTensor
 from tasks.vision.training.events import Reading
 from tasks.vision.training.linear_probe import Probe
 
 BATCH = 128
+
+
+def prepare_head(network: nn.Module, classes: int, *, only: bool) -> str:
+    """Return the name of a network's last layer; with `only`, freeze all others.
+
+    Raises:
+        RequestError: the network does not end with a linear layer.
+    """
+    name = head_name(network, classes)
+    linear_probe.head_of(network, name)
+    if only:
+        for parameter_name, parameter in network.named_parameters():
+            parameter.requires_grad_(parameter_name.startswith(f"{name}."))
+    return name
 
 
 def fit_head(

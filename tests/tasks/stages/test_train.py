@@ -206,21 +206,21 @@ def test_a_training_told_to_stop_saves_the_epochs_it_has_done(
     train_stage: Train, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     undisturbed = train_stage("undisturbed", epochs=4)
-    step = Training._step
+    rate = Training.learning_rate
 
-    def terminated(self: Training, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def terminated(self: Training, step: int) -> float:
         if len(self.history) == 2:  # as the handler of SIGTERM does, in the middle of the third epoch
             raise SystemExit(143)
-        return step(self, index)
+        return rate(self, step)
 
     monkeypatch.setattr(CheckpointStore, "due", lambda self: False)
-    monkeypatch.setattr(Training, "_step", terminated)
+    monkeypatch.setattr(Training, "learning_rate", terminated)
     with caplog.at_level(logging.INFO), pytest.raises(SystemExit):
         train_stage("stopped", epochs=4)
     assert "asked to stop (SIGTERM); a checkpoint has the 2 finished epochs" in caplog.messages
     assert MlflowClient().get_run(run_of("stopped", settings)).info.status == "KILLED"
 
-    monkeypatch.setattr(Training, "_step", step)
+    monkeypatch.setattr(Training, "learning_rate", rate)
     with caplog.at_level(logging.INFO):
         resumed = train_stage("stopped", epochs=4)
     assert "resuming after epoch 2 of 4, from the run's checkpoint" in caplog.messages
@@ -292,7 +292,7 @@ def test_a_stop_signal_passes_through_and_the_run_is_killed(
     def stopped(*arguments: object) -> None:
         raise SystemExit(143)
 
-    monkeypatch.setattr(Training, "_validate", stopped)
+    monkeypatch.setattr("tasks.vision.training.loop.validate", stopped)
     with pytest.raises(SystemExit):
         train_stage()
     run_id = run_of("first", settings)
