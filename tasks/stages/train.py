@@ -25,6 +25,7 @@ from tasks.settings import Settings
 from tasks.vision.data.gold import Gold
 from tasks.vision.devices import choose_device, prepare_cpu
 from tasks.vision.models.classifier import digest, parameter_counts
+from tasks.vision.training import duration
 from tasks.vision.training.basis import basis_of
 from tasks.vision.training.curves import curves_figure
 from tasks.vision.training.events import BatchEnd, EpochEnd, Reading
@@ -73,6 +74,9 @@ def run(request: TrainRequest, inputs: TrainInputs, run: StageRun, settings: Set
     elif state is not None:
         training.load_state_dict(state)
         log.info("resuming after epoch %d of %d, from the run's checkpoint", len(training.history), recipe.epochs)
+    left = duration.estimate(training)
+    if left is not None:
+        log.info("estimated time: %s", left)
     _train(training, store, MetricLog(run.run_id))
 
     best = training.best
@@ -202,4 +206,4 @@ class _Clock:
         self._spoke = time.monotonic()
         step = event.step if isinstance(event, BatchEnd) else event.epoch * self._per_epoch
         seconds = (self._spoke - self._started) / (step - self._first) * (self._steps - step)
-        return f"{seconds:.0f} s left" if seconds < 120 else f"{seconds / 60:.0f} min left"
+        return f"{duration.text_of(seconds)} left"

@@ -30,6 +30,11 @@ def prepare_head(network: nn.Module, classes: int, *, only: bool) -> str:
     return name
 
 
+def mirrors(train: ImageTensor, *, only: bool) -> bool:
+    """Whether mirrored images count too, when nothing else will be trained."""
+    return only and train.augmentation.flip
+
+
 def fit_head(
     network: nn.Module,
     name: str,
@@ -52,7 +57,7 @@ def fit_head(
     """
     head = linear_probe.head_of(network, name)
     sources = [validation, train.plain()]
-    if only and train.augmentation.flip:
+    if mirrors(train, only=only):
         sources.append(train.mirrored())
     found, done = [], 0
     for images in sources:

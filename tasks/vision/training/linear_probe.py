@@ -137,15 +137,19 @@ def _minimise(start: Tensor, values: Tensor, labels: Tensor, penalty: float, wei
     layer = start.clone().requires_grad_()
     optimizer = torch.optim.LBFGS([layer], max_iter=ITERATIONS, tolerance_grad=1e-5, line_search_fn="strong_wolfe")
 
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        value = functional.cross_entropy(_logits(layer, values), labels, weights)  # over all images: their mean is 1
-        value = value + penalty * layer[:, :-1].square().sum()
-        value.backward()  # type: ignore[no-untyped-call]
-        return value
-
-    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    optimizer.step(lambda: penalised_loss(layer, values, labels, penalty, weights))  # type: ignore[no-untyped-call]
     return layer.detach()
+
+
+def penalised_loss(
+    layer: Tensor, values: Tensor, labels: Tensor, penalty: float, weights: Tensor | None = None
+) -> Tensor:
+    """Return what is minimised, the cross-entropy plus the penalty, with its gradient in `layer.grad`."""
+    layer.grad = None
+    value = functional.cross_entropy(_logits(layer, values), labels, weights)  # over all images: their mean is 1
+    value = value + penalty * layer[:, :-1].square().sum()
+    value.backward()  # type: ignore[no-untyped-call]
+    return value
 
 
 def _logits(layer: Tensor, values: Tensor) -> Tensor:

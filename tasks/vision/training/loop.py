@@ -94,7 +94,7 @@ class Training:
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
         network = build(recipe.model, self._classes, self._shape, trained)
-        self._head = prepare_head(network, self._classes, only=recipe.finetune == "head") if self.fits_head else ""
+        self.head = prepare_head(network, self._classes, only=recipe.finetune == "head") if self.fits_head else ""
         if self.device.type == "cpu" and self.precision is torch.float32:
             network = optimize_for_cpu(network)
         network = network.to(self.device).to(memory_format=torch.channels_last)
@@ -138,7 +138,7 @@ class Training:
         started = time.perf_counter()
         fitting = fit_head(
             self.network,
-            self._head,
+            self.head,
             self.train_images,
             self.validation_images,
             self.learner.class_weights,

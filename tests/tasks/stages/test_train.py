@@ -327,6 +327,15 @@ def test_a_line_per_epoch_tells_how_it_goes_and_how_long_it_takes(
     assert line.endswith("s left")
 
 
+def test_the_time_is_estimated_before_training_starts(train_stage: Train, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        train_stage(epochs=5)
+    (estimate,) = [number for number, text in enumerate(caplog.messages) if text.startswith("estimated time: about ")]
+    (first,) = [number for number, text in enumerate(caplog.messages) if text.startswith("epoch 1/5: ")]
+    assert estimate < first
+    assert "5 epochs of 4 steps at" in caplog.messages[estimate]
+
+
 def test_a_device_that_is_not_there_fails_before_anything_is_logged(train_stage: Train, settings: Settings) -> None:
     missing = "mps" if not torch.backends.mps.is_available() else "cuda"
     with pytest.raises(RequestError, match=f"device='{missing}' is not available"):
