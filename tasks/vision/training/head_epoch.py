@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tasks.vision.models.build import head_name
 from tasks.vision.training import linear_probe
 from tasks.vision.training.augment import ImageTensor
-from tasks.vision.training.events import Reading
+from tasks.vision.training.events import HeadFitted, Reading
 from tasks.vision.training.linear_probe import Probe
 
 BATCH = 128
@@ -43,7 +43,7 @@ def fit_head(
     class_weights: Tensor | None,
     *,
     only: bool,
-) -> Iterator[Reading | Probe]:
+) -> Iterator[Reading | HeadFitted | Probe]:
     """Fit the last layer of a network, in place; the last event is what was found.
 
     Args:
@@ -68,6 +68,7 @@ def fit_head(
             yield Reading(done, sum(map(len, sources)))
         found.append(linear_probe.join(parts))
     probe = linear_probe.fit(linear_probe.join(found[1:]), found[0], head.out_features, class_weights)
+    yield HeadFitted(found[1], found[0], probe, class_weights)
     if only:
         probe = linear_probe.refit(probe, linear_probe.join(found), head.out_features, class_weights)
     with torch.no_grad():

@@ -122,6 +122,14 @@ def refit(probe: Probe, everything: Features, classes: int, weights: Tensor | No
     return replace(probe, weight=weight, bias=bias)
 
 
+def fit_again(probe: Probe, some: Features, others: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Fit the layer to `some` images alone; return its probabilities [N, classes] for features [N, D] of others."""
+    mean, std = _scale(some)
+    start = torch.cat([probe.weight * std, (probe.bias + probe.weight @ mean).unsqueeze(1)], dim=1)
+    layer = _minimise(start, (some.values - mean) / std, some.labels, probe.penalty, weights)
+    return _logits(layer, (others - mean) / std).softmax(1)
+
+
 def _scale(features: Features) -> tuple[Tensor, Tensor]:
     return features.values.mean(0), features.values.std(0).clamp_min(SMALLEST_STD)
 

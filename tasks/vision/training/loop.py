@@ -5,6 +5,7 @@
         match event:
             case Reading(): ...    # while the features of pretrained weights are computed
             case BatchEnd(): ...   # every `log_every` batches
+            case HeadFitted(): ... # these features, once they are complete
             case EpochEnd(): ...   # training.state_dict() is a complete checkpoint here
     training.best_classifier()
 
@@ -18,6 +19,7 @@ with the same bits as one without an interruption, on the same CPU with as many 
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -38,11 +40,12 @@ from tasks.vision.models.classifier import Classifier, digest_of
 from tasks.vision.models.preprocessing import Preprocessing
 from tasks.vision.training import class_balance, schedules
 from tasks.vision.training.augment import Augmentation, ImageTensor
-from tasks.vision.training.events import BatchEnd, EpochEnd, Reading
+from tasks.vision.training.events import BatchEnd, EpochEnd, HeadFitted, Reading
 from tasks.vision.training.head_epoch import fit_head, prepare_head
 from tasks.vision.training.kernels import optimize_for_cpu
 from tasks.vision.training.learner import Learner, require_finite
-from tasks.vision.training.validation import validate
+from tasks.vision.training.linear_probe import Probe
+from tasks.vision.training.validation import predict, validate
 
 SEED_STRIDE = 1_000_003  # more than the epochs of any request, so that no two (seed, epoch) share a seed
 CHECKPOINT_FORMAT = 3
@@ -123,7 +126,7 @@ class Training:
         stalled = patience > 0 and schedules.epochs_without_gain(accuracies, self.recipe.min_delta) >= patience
         return stalled or len(self.history) >= (1 if self.recipe.finetune == "head" else self.recipe.epochs)
 
-    def run(self) -> Iterator[Reading | BatchEnd | EpochEnd]:
+    def run(self) -> Iterator[Reading | HeadFitted | BatchEnd | EpochEnd]:
         """Train until finished.
 
         Raises:
@@ -133,7 +136,7 @@ class Training:
             epoch = len(self.history) + 1
             yield from self._head_epoch() if epoch == 1 and self.fits_head else self._epoch(epoch)
 
-    def _head_epoch(self) -> Iterator[Reading | EpochEnd]:
+    def _head_epoch(self) -> Iterator[Reading | HeadFitted | EpochEnd]:
         """Compute the features of all images once, and fit the last layer to them."""
         started = time.perf_counter()
         fitting = fit_head(
@@ -144,13 +147,16 @@ class Training:
             self.learner.class_weights,
             only=self.recipe.finetune == "head",
         )
+        outside = 0.0
         for event in fitting:
-            if isinstance(event, Reading):
-                yield event
-            else:
+            if isinstance(event, Probe):
                 probe = event
+            else:
+                yielded = time.perf_counter()
+                yield event
+                outside += time.perf_counter() - yielded
         self.learner.restart_average()
-        seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - started - outside
         end = EpochEnd(
             epoch=1,
             train_loss=probe.train_loss,
@@ -164,7 +170,7 @@ class Training:
         self._finish(end)
         yield end
 
-    def _epoch(self, epoch: int) -> Iterator[Reading | BatchEnd | EpochEnd]:
+    def _epoch(self, epoch: int) -> Iterator[BatchEnd | EpochEnd]:
         torch.manual_seed(self.recipe.seed * SEED_STRIDE + epoch)
         self.learner.begin_epoch()
         count = len(self.train_images)
@@ -231,6 +237,12 @@ class Training:
         network.load_state_dict(best, assign=True)
         prepared = self._preprocessing
         return Classifier(network, prepared.mean, prepared.std, prepared.enlarge).eval()
+
+    def validation_probabilities(self) -> Tensor:
+        """Return what the network of the best epoch gives to the validation images, float32 [N, classes] on the CPU."""
+        network = copy.deepcopy(self.learner.evaluated)
+        network.load_state_dict(self._best)
+        return predict(network, self.validation_images).cpu()
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that training resumes from, as tensors and plain values; valid until the next batch.

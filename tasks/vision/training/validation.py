@@ -1,11 +1,12 @@
-"""Loss and accuracy of a network on the validation images."""
+"""What a network makes of the validation images: loss, accuracy and probabilities."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from tasks.vision.training.augment import ImageTensor
@@ -13,15 +14,26 @@ from tasks.vision.training.augment import ImageTensor
 BATCH = 512
 
 
-@torch.inference_mode()
 def validate(network: nn.Module, images: ImageTensor) -> tuple[float, float]:
     """Return mean loss and accuracy; the network stays in evaluation mode."""
-    network.eval()
-    count = len(images)
     loss, correct = 0.0, 0
-    for index in torch.arange(count, device=images.labels.device).tensor_split(math.ceil(count / BATCH)):
-        pixels, labels = images.batch(index)
-        logits = network(pixels)
+    for logits, labels in _answers(network, images):
         loss += functional.cross_entropy(logits, labels, reduction="sum").item()
         correct += int((logits.argmax(1) == labels).sum().item())
-    return loss / count, correct / count
+    return loss / len(images), correct / len(images)
+
+
+def predict(network: nn.Module, images: ImageTensor) -> Tensor:
+    """Return probabilities, float32 [N, classes], on the device; the network stays in evaluation mode."""
+    return torch.cat([logits.float().softmax(1) for logits, _ in _answers(network, images)])
+
+
+def _answers(network: nn.Module, images: ImageTensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield logits and labels, batch by batch."""
+    network.eval()
+    count = len(images)
+    for index in torch.arange(count, device=images.labels.device).tensor_split(math.ceil(count / BATCH)):
+        with torch.inference_mode():
+            pixels, labels = images.batch(index)
+            logits = network(pixels)
+        yield logits, labels
