@@ -54,7 +54,7 @@ def every_training_is_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def a_second_each(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that is measured takes a second: a step, the images of a batch, the loss of the last layer."""
-    monkeypatch.setattr(duration.time, "perf_counter", itertools.count().__next__)
+    monkeypatch.setattr("tasks.vision.training.duration.time.perf_counter", itertools.count().__next__)
 
 
 @pytest.mark.usefixtures("every_training_is_worth_it")
@@ -134,7 +134,7 @@ def test_no_estimate_where_memory_is_short(
     def full(learner: object) -> object:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(duration.copy, "deepcopy", full)
+    monkeypatch.setattr("tasks.vision.training.duration.copy.deepcopy", full)
     assert duration.estimate(training(gold, trained, "scratch")) is None
 
 
