@@ -110,7 +110,7 @@ def sample(dag_id: str, file: Path) -> None:
 
 @click.command()
 @click.option("--model", required=True, help="Network of timm, by name.")
-@click.option("--file", type=click.Path(path_type=Path), help=".safetensors, .pt or .pth file; default: from the hub.")
+@click.option("--file", type=click.Path(path_type=Path), help="File with weights; default: from the hub.")
 @click.option("--licence", help="Licence of the weights; default: as the hub's list states it.")
 def weights(model: str, file: Path | None, licence: str | None) -> None:
     """Store pretrained weights of a network in MLflow, for trainings without internet."""

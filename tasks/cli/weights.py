@@ -14,7 +14,6 @@ from tasks.records import tracking, weights_store
 from tasks.records.inputs import weights_sources
 from tasks.settings import load_settings
 
-PICKLES = {".pt", ".pth", ".bin"}
 NO_LICENCE = {None, "", "unknown"}  # as timm has it
 
 
@@ -39,6 +38,7 @@ def keep(model: str, file: Path | None, licence: str | None) -> None:
     os.environ |= {f"MLFLOW_ENABLE_PROXY_MULTIPART_{way}": "false" for way in ("UPLOAD", "DOWNLOAD")}
     experiment_id = tracking.connect(load_settings())
     from tasks.cli import weights_file  # torch and timm take seconds, and what is wrong above needs neither
+    from tasks.vision.models import weights
 
     weights_file.described(model, constructor)
     with tempfile.TemporaryDirectory(prefix="weights-") as folder:
@@ -47,10 +47,10 @@ def keep(model: str, file: Path | None, licence: str | None) -> None:
             source, stated = _from_hub(model, constructor, path)
         else:
             source, stated = f"file {file.name}", NOT_STATED
-            if file.suffix.lower() in PICKLES:
-                weights_file.convert(file, path)
-            else:
+            if weights.kind(file) == "safetensors":
                 shutil.copyfile(file, path)
+            else:
+                weights_file.convert(file, path)
         weights_file.require(path, source, constructor)
         digest, size = sha256(path), path.stat().st_size / 1e6
         terms = licence or stated

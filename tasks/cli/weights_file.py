@@ -1,11 +1,10 @@
-"""Checks that a file holds the weights of a network of timm, and converts a pickle to safetensors.
+"""Checks that a file holds the weights of a network of timm, and converts other files to safetensors.
 
 The network is built on torch's device `meta`: it has names and shapes, and takes no memory.
 """
 
 from __future__ import annotations
 
-import pickle  # nosec B403  # only the name of its error
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,9 +15,9 @@ from safetensors.torch import save_file
 from timm.models import PretrainedCfg, clean_state_dict
 
 from tasks.errors import DataError, RequestError
+from tasks.vision.models import weights
 
 Shapes = Mapping[str, tuple[int, ...]]
-NESTED = ("state_dict_ema", "model_ema", "state_dict", "model")  # where training programs keep weights in a file
 COUNTERS = ".num_batches_tracked"  # of batch norm; older files lack them
 EXAMPLES = 3
 
@@ -71,23 +70,12 @@ def require(path: Path, name: str, constructor: str) -> None:
 
 
 def convert(path: Path, into: Path) -> None:
-    """Write the tensors of a pickle as safetensors; nothing but tensors is unpickled.
+    """Write the tensors of a file as safetensors, under the names that timm gives them.
 
     Raises:
         DataError: it is damaged, holds other objects, or no tensors.
     """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise DataError(
-            f"{path} is damaged or holds more than tensors ({type(error).__name__}: {reason}); give a .safetensors file"
-        ) from error
-    if isinstance(checkpoint, Mapping):
-        checkpoint = next((checkpoint[key] for key in NESTED if isinstance(checkpoint.get(key), Mapping)), checkpoint)
-    if not isinstance(checkpoint, Mapping) or not all(isinstance(value, torch.Tensor) for value in checkpoint.values()):
-        raise DataError(f"{path} holds something else than named tensors; give a .safetensors file")
-    tensors = clean_state_dict(dict(checkpoint))
+    tensors = clean_state_dict(weights.read(path))
     save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, into)
 
 

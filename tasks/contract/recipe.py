@@ -48,6 +48,7 @@ FINE_TUNED: dict[str, Any] = {
     "label_smoothing": 0.1,
 }
 AUTO, NONE, PRETRAINED = "auto", "none", "pretrained"
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")  # of files with weights
 
 
 class Hyperparameters(Message):
@@ -186,7 +187,7 @@ class Basis:
 
 
 def _is_weights(weights: str) -> str:
-    if weights in (AUTO, NONE, PRETRAINED) or "/" in weights or weights.endswith((".safetensors", ".pt", ".pth")):
+    if weights in (AUTO, NONE, PRETRAINED) or "/" in weights or weights.lower().endswith(SUFFIXES):
         return weights
     raise ValueError(f"not weights; give {AUTO}, {NONE}, {PRETRAINED}, a file, an s3:// address or models:/NAME@ALIAS")
 

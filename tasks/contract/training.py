@@ -147,7 +147,7 @@ STAGES = (
         extra="tune",
         resources=StageResources(memory="16g", shm_size="4g"),
         inputs="tasks.records.inputs.training:TuneInputs",
-        depends_on="data, search and code",
+        depends_on="data, weights, search and code",
     ),
     Stage(
         "train",
@@ -156,6 +156,6 @@ STAGES = (
         extra="vision",
         resources=StageResources(memory="16g", shm_size="1g"),
         inputs="tasks.records.inputs.training:TrainInputs",
-        depends_on="data, hyperparameters and code",
+        depends_on="data, weights, hyperparameters and code",
     ),
 )

@@ -28,16 +28,25 @@ FEW = 30  # images; with fewer, a recall is imprecise
 # Tried in this order until the card fits: characters of a check's reason, and number of classes named.
 LEVELS = ((200, 30), (90, 12), (0, 6))
 HYPERPARAMETERS = (
+    ("finetune", "finetune"),
+    ("input_side", "images enlarged to"),
     ("optimizer", ""),
     ("learning_rate", "learning rate"),
     ("schedule", "schedule"),
     ("batch_size", "batch size"),
     ("weight_decay", "weight decay"),
+    ("layer_decay", "layer decay"),
     ("augmentation", "augmentation"),
+    ("auto_augment", "auto augment"),
+    ("mixup", "MixUp"),
+    ("cutmix", "CutMix"),
+    ("class_balance", "class balance"),
     ("label_smoothing", "label smoothing"),
     ("ema_decay", "weight averaging"),
     ("seed", "seed"),
 )
+# Left out where they have no effect; otherwise the list would hide what was done.
+OFF = {"auto_augment": "none", "mixup": "0.0", "cutmix": "0.0", "class_balance": "none", "layer_decay": "1.0"}
 
 
 @dataclass(frozen=True)
@@ -117,7 +126,10 @@ def _data(origin: Origin, classes: int) -> str:
 
 def _training(origin: Origin) -> str:
     data = origin.train.data
-    settings = [f"{label} {_code(data.params[name])}".strip() for name, label in HYPERPARAMETERS if name in data.params]
+    params = data.params
+    shown = [(name, label) for name, label in HYPERPARAMETERS if params.get(name, OFF.get(name)) != OFF.get(name)]
+    settings = [f"{label} {_code(params[name])}".strip() for name, label in shown]
+    suspects = data.metrics.get("suspected_labels")
     accuracy = data.metrics.get("best_validation_accuracy")
     started = _started_from(data.tags)
     result = UNKNOWN if accuracy is None else f"{accuracy:.4f}"
@@ -126,6 +138,7 @@ def _training(origin: Origin) -> str:
         f"{data.params.get('epochs', UNKNOWN)}, on {data.tags.get('pipeline.device', UNKNOWN)}",
         ", ".join(settings) or UNKNOWN,
         *([started] if started else []),
+        *([f"Labels of {_number(suspects)} training and validation images look wrong"] if suspects else []),
         f"Code: commit {_code(data.tags.get('mlflow.source.git.commit', UNKNOWN))}",
     )
 

@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -14,7 +15,15 @@ import torch
 
 from tasks.contract.recipe import Hyperparameters, NetworkOptions, Recipe
 from tasks.contract.training import TrainRequest, TrainResult
-from tasks.records import artifact_digest, gold_store, model_store, registry, trained_weights, tuned_sets
+from tasks.records import (
+    artifact_digest,
+    gold_store,
+    model_store,
+    registry,
+    suspected_labels,
+    trained_weights,
+    tuned_sets,
+)
 from tasks.records.checkpoint_store import CheckpointStore
 from tasks.records.inputs.stage_inputs import PreparedData
 from tasks.records.inputs.training import TrainInputs
@@ -24,12 +33,17 @@ from tasks.records.tracking import StageRun, use_datasets
 from tasks.settings import Settings
 from tasks.vision.data.gold import Gold
 from tasks.vision.devices import choose_device, prepare_cpu
+from tasks.vision.evaluation import training_suspects
+from tasks.vision.evaluation.suspected_labels import Suspect
 from tasks.vision.models.classifier import digest, parameter_counts
+from tasks.vision.training import duration
 from tasks.vision.training.basis import basis_of
 from tasks.vision.training.curves import curves_figure
-from tasks.vision.training.events import BatchEnd, EpochEnd, Reading
+from tasks.vision.training.events import BatchEnd, EpochEnd, HeadFitted, Reading
 from tasks.vision.training.loop import CHECKPOINT_FORMAT, Training
 
+LABEL_CHECK_SHARE = 0.1  # of the estimated time, at most, for the labels of training images
+LABEL_CHECK_SECONDS = 5.0  # where the time was not worth an estimate
 QUIET_SECONDS = 20.0  # a line at least this often: a log stream that is silent for 60 s is cut off
 
 log = logging.getLogger("tasks.train")
@@ -73,7 +87,24 @@ def run(request: TrainRequest, inputs: TrainInputs, run: StageRun, settings: Set
     elif state is not None:
         training.load_state_dict(state)
         log.info("resuming after epoch %d of %d, from the run's checkpoint", len(training.history), recipe.epochs)
-    _train(training, store, MetricLog(run.run_id))
+    left = duration.estimate(training)
+    if left is not None:
+        log.info("estimated time: %s", left)
+    metrics = MetricLog(run.run_id)
+    most_seconds = LABEL_CHECK_SHARE * left.seconds if left else LABEL_CHECK_SECONDS
+
+    def check_labels(fitted: HeadFitted) -> None:
+        keep_suspects(training_suspects.by_features(fitted, gold, recipe.seed, most_seconds))
+
+    def keep_suspects(suspects: list[Suspect]) -> None:
+        suspected_labels.keep(suspects, gold)
+        metrics.add(1, {suspected_labels.METRIC: float(len(suspects))})
+
+    _train(training, store, metrics, check_labels)
+    # After a kill, a list that the first epoch left is complete: a checkpoint follows it. Others are made again.
+    if not (training.fits_head and suspected_labels.is_kept(run.run_id)):
+        keep_suspects(training_suspects.by_best_network(training, gold))
+        metrics.flush()
 
     best = training.best
     title = f"{recipe.model} on {gold.dataset}, {len(gold.train)} images"
@@ -127,7 +158,9 @@ def _describe(training: Training, gold: Gold, data: PreparedData) -> None:
     )
 
 
-def _train(training: Training, store: CheckpointStore, metrics: MetricLog) -> None:
+def _train(
+    training: Training, store: CheckpointStore, metrics: MetricLog, check_labels: Callable[[HeadFitted], None]
+) -> None:
     """Run the loop to its end: metrics and a line per epoch, a checkpoint when it is worth its time and on SIGTERM."""
     clock = _Clock(training)
     unsaved: dict[str, Any] | None = None  # the state after the last epoch, if no checkpoint has it
@@ -138,6 +171,8 @@ def _train(training: Training, store: CheckpointStore, metrics: MetricLog) -> No
                     if clock.quiet():
                         clock.restart()
                         log.info("features of %d of %d images computed", event.images, event.total)
+                case HeadFitted():
+                    check_labels(event)
                 case BatchEnd():
                     metrics.add(event.step, {"batch_loss": event.loss, "batch_learning_rate": event.learning_rate})
                     if clock.quiet():
@@ -202,4 +237,4 @@ class _Clock:
         self._spoke = time.monotonic()
         step = event.step if isinstance(event, BatchEnd) else event.epoch * self._per_epoch
         seconds = (self._spoke - self._started) / (step - self._first) * (self._steps - step)
-        return f"{seconds:.0f} s left" if seconds < 120 else f"{seconds / 60:.0f} min left"
+        return f"{duration.text_of(seconds)} left"

@@ -15,12 +15,12 @@ from typing import NamedTuple
 from mlflow.environment_variables import MLFLOW_S3_ENDPOINT_URL
 
 from tasks.contract.networks import NETWORKS, NOT_STATED, find
+from tasks.contract.recipe import SUFFIXES
 from tasks.errors import DataError, RequestError
 from tasks.files import sha256
 from tasks.records import weights_store
 from tasks.records.inputs import model_weights
 
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 SCHEME = re.compile(r"[A-Za-z][\w+.-]*:/")
 STORED = re.compile(r"run (\w+) \((.*)\)", re.DOTALL)
 PACKAGE = re.compile(r"package (\S+) \S+")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError
@@ -12,37 +13,67 @@ from torch import Tensor
 
 from tasks.errors import DataError, ModelError
 
+Kind = Literal["safetensors", "torch", "export"]
+"""`export` is a model that this software stored."""
 NETWORK = "network."  # prefix of a network's tensors in a `Classifier`
+NESTED = ("state_dict_ema", "model_ema", "state_dict", "model")  # where training programs keep weights in a file
+SAFETENSORS, PICKLES = ".safetensors", (".pt", ".pth", ".bin")
+ZIP = b"PK\x03\x04"  # torch.save writes zip files
+LARGEST_HEADER = 100_000_000  # bytes; safetensors refuses more
+REASON = 200  # characters of an error
+
+
+def kind(path: Path) -> Kind:
+    """Tell by a file's content how its weights are stored; by its suffix where the content does not say.
+
+    Raises:
+        DataError: neither says it, or the file cannot be opened.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise DataError(f"{path.name} cannot be read as weights ({error}); give the whole file") from error
+    suffix = path.suffix.lower()
+    if suffix == ".pt2":
+        return "export"
+    if start[8:] == b"{" and int.from_bytes(start[:8], "little") <= LARGEST_HEADER:
+        return "safetensors"
+    if start.startswith(ZIP) or suffix in PICKLES:
+        return "torch"
+    if suffix == SAFETENSORS:
+        return "safetensors"
+    raise DataError(f"{path.name} is not a file of weights; give a .safetensors, .pt, .pth or .bin file")
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """Read weights by name: .safetensors, .pt or .pth (tensors only), or .pt2, a model that this software stored.
+    """Read weights by name from a file of any `kind`; from a pickle, tensors only.
 
     Raises:
         DataError: the file is damaged, of another kind, or a pickle of more than tensors.
     """
+    stored_as = kind(path)
     try:
-        match path.suffix:
-            case ".safetensors":
+        match stored_as:
+            case "safetensors":
                 return load_file(path)
-            case ".pt2":
-                state = torch.export.load(path).state_dict
-                return {name.removeprefix(NETWORK): tensor.detach() for name, tensor in state.items()}
-            case ".pt" | ".pth":
-                state = torch.load(path, map_location="cpu", weights_only=True)
-                state = state.get("state_dict", state) if isinstance(state, dict) else state
-            case _:
-                raise DataError(f"{path.name} is not a file of weights; give a .safetensors, .pt or .pth file")
+            case "export":
+                exported = torch.export.load(path).state_dict
+                return {name.removeprefix(NETWORK): tensor.detach() for name, tensor in exported.items()}
+            case "torch":
+                with path.open("rb") as file:  # given a name, torch goes by its suffix
+                    state = torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, ValueError, EOFError, OSError) as error:
-        raise DataError(f"{path.name} cannot be read as weights ({error}); give the whole file") from error
+        reason = " ".join(str(error).split())[:REASON]
+        raise DataError(f"{path.name} cannot be read as weights ({reason}); give the whole file") from error
     except Exception as error:  # torch.load raises pickle's own errors
-        if isinstance(error, DataError):
-            raise
         raise DataError(
-            f"{path.name} holds more than tensors, which could run code when it is opened; save the state dict alone, "
-            "or as .safetensors"
+            f"{path.name} is damaged or holds more than tensors, which could run code when it is opened; "
+            "save the state dict alone, or as .safetensors"
         ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if isinstance(state, Mapping):
+        state = next((state[key] for key in NESTED if isinstance(state.get(key), Mapping)), state)
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise DataError(f"{path.name} is not a state dict: names with tensors; save model.state_dict()")
     return dict(state)
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
+from tasks.vision.training.linear_probe import Features, Probe
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -12,6 +16,17 @@ class Reading:
     images: int
     """Images so far."""
     total: int
+
+
+@dataclass(frozen=True)
+class HeadFitted:
+    """The last layer was fitted to the features of all images; comes before the `EpochEnd` of that epoch."""
+
+    train: Features
+    validation: Features
+    probe: Probe
+    """Fitted to the training images; it has not seen the validation images."""
+    class_weights: Tensor | None
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,32 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from tasks.vision.models.build import head_name
 from tasks.vision.training import linear_probe
 from tasks.vision.training.augment import ImageTensor
-from tasks.vision.training.events import Reading
+from tasks.vision.training.events import HeadFitted, Reading
 from tasks.vision.training.linear_probe import Probe
 
 BATCH = 128
+
+
+def prepare_head(network: nn.Module, classes: int, *, only: bool) -> str:
+    """Return the name of a network's last layer; with `only`, freeze all others.
+
+    Raises:
+        RequestError: the network does not end with a linear layer.
+    """
+    name = head_name(network, classes)
+    linear_probe.head_of(network, name)
+    if only:
+        for parameter_name, parameter in network.named_parameters():
+            parameter.requires_grad_(parameter_name.startswith(f"{name}."))
+    return name
+
+
+def mirrors(train: ImageTensor, *, only: bool) -> bool:
+    """Whether mirrored images count too, when nothing else will be trained."""
+    return only and train.augmentation.flip
 
 
 def fit_head(
@@ -23,7 +43,7 @@ def fit_head(
     class_weights: Tensor | None,
     *,
     only: bool,
-) -> Iterator[Reading | Probe]:
+) -> Iterator[Reading | HeadFitted | Probe]:
     """Fit the last layer of a network, in place; the last event is what was found.
 
     Args:
@@ -37,7 +57,7 @@ def fit_head(
     """
     head = linear_probe.head_of(network, name)
     sources = [validation, train.plain()]
-    if only and train.augmentation.flip:
+    if mirrors(train, only=only):
         sources.append(train.mirrored())
     found, done = [], 0
     for images in sources:
@@ -48,6 +68,7 @@ def fit_head(
             yield Reading(done, sum(map(len, sources)))
         found.append(linear_probe.join(parts))
     probe = linear_probe.fit(linear_probe.join(found[1:]), found[0], head.out_features, class_weights)
+    yield HeadFitted(found[1], found[0], probe, class_weights)
     if only:
         probe = linear_probe.refit(probe, linear_probe.join(found), head.out_features, class_weights)
     with torch.no_grad():

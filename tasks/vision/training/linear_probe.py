@@ -122,6 +122,14 @@ def refit(probe: Probe, everything: Features, classes: int, weights: Tensor | No
     return replace(probe, weight=weight, bias=bias)
 
 
+def fit_again(probe: Probe, some: Features, others: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Fit the layer to `some` images alone; return its probabilities [N, classes] for features [N, D] of others."""
+    mean, std = _scale(some)
+    start = torch.cat([probe.weight * std, (probe.bias + probe.weight @ mean).unsqueeze(1)], dim=1)
+    layer = _minimise(start, (some.values - mean) / std, some.labels, probe.penalty, weights)
+    return _logits(layer, (others - mean) / std).softmax(1)
+
+
 def _scale(features: Features) -> tuple[Tensor, Tensor]:
     return features.values.mean(0), features.values.std(0).clamp_min(SMALLEST_STD)
 
@@ -137,15 +145,19 @@ def _minimise(start: Tensor, values: Tensor, labels: Tensor, penalty: float, wei
     layer = start.clone().requires_grad_()
     optimizer = torch.optim.LBFGS([layer], max_iter=ITERATIONS, tolerance_grad=1e-5, line_search_fn="strong_wolfe")
 
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        value = functional.cross_entropy(_logits(layer, values), labels, weights)  # over all images: their mean is 1
-        value = value + penalty * layer[:, :-1].square().sum()
-        value.backward()  # type: ignore[no-untyped-call]
-        return value
-
-    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    optimizer.step(lambda: penalised_loss(layer, values, labels, penalty, weights))  # type: ignore[no-untyped-call]
     return layer.detach()
+
+
+def penalised_loss(
+    layer: Tensor, values: Tensor, labels: Tensor, penalty: float, weights: Tensor | None = None
+) -> Tensor:
+    """Return what is minimised, the cross-entropy plus the penalty, with its gradient in `layer.grad`."""
+    layer.grad = None
+    value = functional.cross_entropy(_logits(layer, values), labels, weights)  # over all images: their mean is 1
+    value = value + penalty * layer[:, :-1].square().sum()
+    value.backward()  # type: ignore[no-untyped-call]
+    return value
 
 
 def _logits(layer: Tensor, values: Tensor) -> Tensor:

@@ -5,6 +5,7 @@
         match event:
             case Reading(): ...    # while the features of pretrained weights are computed
             case BatchEnd(): ...   # every `log_every` batches
+            case HeadFitted(): ... # these features, once they are complete
             case EpochEnd(): ...   # training.state_dict() is a complete checkpoint here
     training.best_classifier()
 
@@ -18,6 +19,7 @@ with the same bits as one without an interruption, on the same CPU with as many 
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -26,27 +28,26 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from tasks.contract.datasets import flips
 from tasks.contract.networks import Normalisation
 from tasks.contract.recipe import Recipe
-from tasks.errors import DataError, RequestError
+from tasks.errors import DataError
 from tasks.vision.data.gold import Gold
 from tasks.vision.devices import choose_device, choose_precision
-from tasks.vision.models.build import build, head_name
+from tasks.vision.models.build import build
 from tasks.vision.models.classifier import Classifier, digest_of
 from tasks.vision.models.preprocessing import Preprocessing
-from tasks.vision.training import class_balance, linear_probe, schedules
+from tasks.vision.training import class_balance, schedules
 from tasks.vision.training.augment import Augmentation, ImageTensor
-from tasks.vision.training.events import BatchEnd, EpochEnd, Reading
-from tasks.vision.training.head_epoch import fit_head
+from tasks.vision.training.events import BatchEnd, EpochEnd, HeadFitted, Reading
+from tasks.vision.training.head_epoch import fit_head, prepare_head
 from tasks.vision.training.kernels import optimize_for_cpu
-from tasks.vision.training.mixing import make_mixing
-from tasks.vision.training.optimizers import WeightAverage, make_optimizer, set_learning_rate
+from tasks.vision.training.learner import Learner, require_finite
+from tasks.vision.training.linear_probe import Probe
+from tasks.vision.training.validation import predict, validate
 
 SEED_STRIDE = 1_000_003  # more than the epochs of any request, so that no two (seed, epoch) share a seed
-VALIDATION_BATCH = 512
 CHECKPOINT_FORMAT = 3
 
 
@@ -85,13 +86,9 @@ class Training:
         }
         flip = flips(gold.dataset) if recipe.flip is None else recipe.flip
         self.augmentation = Augmentation.of(recipe, flip, side=min(gold.shape[1:]))
-        self._mix = make_mixing(recipe.mixup, recipe.cutmix, self._classes)
         train, validation = gold.train, gold.validation
-        self._train = ImageTensor(train.images, train.labels, self._preprocessing, self.device, self.augmentation)
-        self._validation = ImageTensor(validation.images, validation.labels, self._preprocessing, self.device)
-        self._class_weights: Tensor | None = None
-        if recipe.class_balance != "none":
-            self._class_weights = class_balance.class_weights(self._train.labels, self._classes)
+        self.train_images = ImageTensor(train.images, train.labels, self._preprocessing, self.device, self.augmentation)
+        self.validation_images = ImageTensor(validation.images, validation.labels, self._preprocessing, self.device)
         # Batches of nearly equal size instead of a small one at the end: no image is left out, and batch
         # normalisation never sees a batch of one.
         self.steps_per_epoch = math.ceil(len(train) / recipe.batch_size)
@@ -100,23 +97,20 @@ class Training:
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
         network = build(recipe.model, self._classes, self._shape, trained)
-        self._head = head_name(network, self._classes) if self._fits_head else ""
-        if self._fits_head:
-            linear_probe.head_of(network, self._head)
-        if recipe.finetune == "head":
-            for name, parameter in network.named_parameters():
-                parameter.requires_grad_(name.startswith(f"{self._head}."))
+        self.head = prepare_head(network, self._classes, only=recipe.finetune == "head") if self.fits_head else ""
         if self.device.type == "cpu" and self.precision is torch.float32:
             network = optimize_for_cpu(network)
-        self.network = network.to(self.device).to(memory_format=torch.channels_last)
-        self._optimizer = make_optimizer(self.network, recipe)
-        # float16 gradients underflow without it; every other precision has float32's range.
-        self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision is torch.float16)
-        self._average = WeightAverage(self.network, recipe.ema_decay) if recipe.ema_decay > 0 else None
+        network = network.to(self.device).to(memory_format=torch.channels_last)
+        self.learner = Learner(network, recipe, self.precision, self._classes, self.train_images.labels)
         self._best: dict[str, Tensor] = {}
 
     @property
-    def _fits_head(self) -> bool:
+    def network(self) -> nn.Module:
+        """The network as it is now."""
+        return self.learner.network
+
+    @property
+    def fits_head(self) -> bool:
         """Whether the first epoch fits the last layer alone."""
         return self.recipe.finetune in ("head", "gradual")
 
@@ -132,7 +126,7 @@ class Training:
         stalled = patience > 0 and schedules.epochs_without_gain(accuracies, self.recipe.min_delta) >= patience
         return stalled or len(self.history) >= (1 if self.recipe.finetune == "head" else self.recipe.epochs)
 
-    def run(self) -> Iterator[Reading | BatchEnd | EpochEnd]:
+    def run(self) -> Iterator[Reading | HeadFitted | BatchEnd | EpochEnd]:
         """Train until finished.
 
         Raises:
@@ -140,27 +134,29 @@ class Training:
         """
         while not self.finished:
             epoch = len(self.history) + 1
-            yield from self._head_epoch() if epoch == 1 and self._fits_head else self._epoch(epoch)
+            yield from self._head_epoch() if epoch == 1 and self.fits_head else self._epoch(epoch)
 
-    def _head_epoch(self) -> Iterator[Reading | EpochEnd]:
+    def _head_epoch(self) -> Iterator[Reading | HeadFitted | EpochEnd]:
         """Compute the features of all images once, and fit the last layer to them."""
         started = time.perf_counter()
         fitting = fit_head(
             self.network,
-            self._head,
-            self._train,
-            self._validation,
-            self._class_weights,
+            self.head,
+            self.train_images,
+            self.validation_images,
+            self.learner.class_weights,
             only=self.recipe.finetune == "head",
         )
+        outside = 0.0
         for event in fitting:
-            if isinstance(event, Reading):
-                yield event
-            else:
+            if isinstance(event, Probe):
                 probe = event
-        if self._average is not None:
-            self._average = WeightAverage(self.network, self.recipe.ema_decay)
-        seconds = time.perf_counter() - started
+            else:
+                yielded = time.perf_counter()
+                yield event
+                outside += time.perf_counter() - yielded
+        self.learner.restart_average()
+        seconds = time.perf_counter() - started - outside
         end = EpochEnd(
             epoch=1,
             train_loss=probe.train_loss,
@@ -168,38 +164,33 @@ class Training:
             validation_loss=probe.validation_loss,
             validation_accuracy=probe.validation_accuracy,
             learning_rate=0.0,
-            images_per_second=len(self._train) / seconds,
+            images_per_second=len(self.train_images) / seconds,
             epoch_seconds=seconds,
         )
-        self._finish(end, self.network)
+        self._finish(end)
         yield end
 
-    def _epoch(self, epoch: int) -> Iterator[Reading | BatchEnd | EpochEnd]:
+    def _epoch(self, epoch: int) -> Iterator[BatchEnd | EpochEnd]:
         torch.manual_seed(self.recipe.seed * SEED_STRIDE + epoch)
-        self.network.train()
-        if self.recipe.finetune != "scratch":
-            _freeze_statistics(self.network)
-        count = len(self._train)
+        self.learner.begin_epoch()
+        count = len(self.train_images)
         loss_sum, correct = torch.zeros((), device=self.device), torch.zeros((), device=self.device, dtype=torch.int64)
         learning_rate = outside = 0.0
         started = time.perf_counter()
 
         if self.recipe.class_balance == "sampler":
-            order = class_balance.balanced_order(self._train.labels)
+            order = class_balance.balanced_order(self.train_images.labels)
         else:
             order = torch.randperm(count, device=self.device)
         batches = order.tensor_split(self.steps_per_epoch)
         for step, index in enumerate(batches, start=(epoch - 1) * self.steps_per_epoch):
             learning_rate = self.learning_rate(step)
-            set_learning_rate(self._optimizer, learning_rate)
-            loss, logits, labels = self._step(index)
-            if self._average is not None:
-                self._average.update(self.network, step + 1)
+            loss, logits, labels = self.learner.step(*self.train_images.batch(index), learning_rate, step + 1)
             loss_sum += loss * len(index)
             correct += (logits.argmax(1) == labels).sum()
             logged = self.recipe.log_every > 0 and (step + 1) % self.recipe.log_every == 0
             if logged or self.device.type == "cpu":  # a GPU would have to wait for the number
-                self._require_finite(loss.item(), epoch, learning_rate)
+                require_finite(loss.item(), epoch, learning_rate)
             if logged:
                 yielded = time.perf_counter()
                 yield BatchEnd(step + 1, epoch, loss.item(), learning_rate)
@@ -207,9 +198,8 @@ class Training:
 
         train_loss, train_accuracy = loss_sum.item() / count, correct.item() / count  # waits for the device
         train_seconds = time.perf_counter() - started - outside
-        evaluated = self.network if self._average is None else self._average.network
-        validation_loss, validation_accuracy = self._validate(evaluated)
-        self._require_finite(train_loss + validation_loss, epoch, learning_rate)
+        validation_loss, validation_accuracy = validate(self.learner.evaluated, self.validation_images)
+        require_finite(train_loss + validation_loss, epoch, learning_rate)
         end = EpochEnd(
             epoch=epoch,
             train_loss=train_loss,
@@ -220,55 +210,21 @@ class Training:
             images_per_second=count / train_seconds,
             epoch_seconds=time.perf_counter() - started - outside,
         )
-        self._finish(end, evaluated)
+        self._finish(end)
         yield end
 
-    def _finish(self, end: EpochEnd, evaluated: nn.Module) -> None:
+    def _finish(self, end: EpochEnd) -> None:
         """Add an epoch to the history, and keep its weights if they are the best so far."""
         self.history.append(end)
         if self.best is end:
-            self._best = {name: tensor.detach().clone() for name, tensor in evaluated.state_dict().items()}
-
-    def _step(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Train on one batch; return its loss, logits and labels, on the device."""
-        images, targets = self._mix(*self._train.batch(index))
-        weights = self._class_weights if self.recipe.class_balance == "weights" else None
-        with torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision is not torch.float32):
-            logits = self.network(images)
-            loss = class_balance.loss(logits, targets, self.recipe.label_smoothing, weights)
-        self._optimizer.zero_grad(set_to_none=True)
-        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        if self.recipe.gradient_clip > 0:
-            self._scaler.unscale_(self._optimizer)
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.gradient_clip)
-        self._scaler.step(self._optimizer)
-        self._scaler.update()
-        return loss.detach(), logits.detach(), targets if targets.ndim == 1 else targets.argmax(1)
-
-    @torch.inference_mode()
-    def _validate(self, network: nn.Module) -> tuple[float, float]:
-        """Return mean loss and accuracy on the validation images."""
-        network.eval()
-        count = len(self._validation)
-        loss, correct = 0.0, 0
-        for index in torch.arange(count, device=self.device).tensor_split(math.ceil(count / VALIDATION_BATCH)):
-            images, labels = self._validation.batch(index)
-            logits = network(images)
-            loss += functional.cross_entropy(logits, labels, reduction="sum").item()
-            correct += int((logits.argmax(1) == labels).sum().item())
-        return loss / count, correct / count
+            self._best = {name: tensor.detach().clone() for name, tensor in self.learner.evaluated.state_dict().items()}
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of batch `step`, counted from 0, by the recipe's schedule."""
-        recipe = self.recipe
-        before = self.steps_per_epoch if self._fits_head else 0  # the first epoch, which needs no learning rate
-        step, steps = step - before, recipe.epochs * self.steps_per_epoch - before
-        if recipe.schedule == "one_cycle":
-            return recipe.learning_rate * schedules.one_cycle(step, steps, recipe.warmup_fraction)
-        if recipe.schedule == "cosine":
-            return recipe.learning_rate * schedules.cosine(step, steps)
+        before = self.steps_per_epoch if self.fits_head else 0  # the first epoch, which needs no learning rate
+        steps = self.recipe.epochs * self.steps_per_epoch - before
         accuracies = [epoch.validation_accuracy for epoch in self.history]
-        return recipe.learning_rate * schedules.plateau(accuracies, recipe.min_delta)
+        return schedules.learning_rate(self.recipe, step - before, steps, accuracies)
 
     def best_classifier(self) -> Classifier:
         """Return the classifier of the best epoch, with averaged weights if the recipe asks for them, on the CPU.
@@ -282,6 +238,12 @@ class Training:
         prepared = self._preprocessing
         return Classifier(network, prepared.mean, prepared.std, prepared.enlarge).eval()
 
+    def validation_probabilities(self) -> Tensor:
+        """Return what the network of the best epoch gives to the validation images, float32 [N, classes] on the CPU."""
+        network = copy.deepcopy(self.learner.evaluated)
+        network.load_state_dict(self._best)
+        return predict(network, self.validation_images).cpu()
+
     def state_dict(self) -> dict[str, Any]:
         """Return everything that training resumes from, as tensors and plain values; valid until the next batch.
 
@@ -291,10 +253,7 @@ class Training:
             "format": CHECKPOINT_FORMAT,
             "identity": self._identity,
             "history": [asdict(epoch) for epoch in self.history],
-            "network": self.network.state_dict(),
-            "average": self._average.network.state_dict() if self._average else {},
-            "optimizer": self._optimizer.state_dict(),
-            "scaler": self._scaler.state_dict(),
+            **self.learner.state_dict(),
             "best": self._best,
         }
 
@@ -311,24 +270,5 @@ class Training:
         if state["identity"] != self._identity:
             raise DataError("the checkpoint belongs to a training with another recipe or other data; start a new run")
         self.history = [EpochEnd(**epoch) for epoch in state["history"]]
-        self.network.load_state_dict(state["network"])
-        if self._average is not None:
-            self._average.network.load_state_dict(state["average"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._scaler.load_state_dict(state["scaler"])
+        self.learner.load_state_dict(state)
         self._best = {name: tensor.to(self.device) for name, tensor in state["best"].items()}
-
-    @staticmethod
-    def _require_finite(loss: float, epoch: int, learning_rate: float) -> None:
-        if not math.isfinite(loss):
-            raise RequestError(
-                f"the loss became {loss} in epoch {epoch} at a learning rate of {learning_rate:g}; "
-                "lower learning_rate, or set gradient_clip to 1"
-            )
-
-
-def _freeze_statistics(network: nn.Module) -> None:
-    """Let batch normalisation use the statistics that it has: those of a million images beat those of a batch of 32."""
-    for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()

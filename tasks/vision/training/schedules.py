@@ -9,11 +9,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from tasks.contract.recipe import Recipe
+
 # one_cycle begins at this share of the peak and ends at nearly nothing (Smith and Topin, arXiv:1708.07120).
 ONE_CYCLE_START = 0.1
 ONE_CYCLE_END = 1e-3
 PLATEAU_PATIENCE = 3
 PLATEAU_FACTOR = 0.3
+
+
+def learning_rate(recipe: Recipe, step: int, steps: int, accuracies: Sequence[float]) -> float:
+    """Return the learning rate of batch `step` of `steps`, counted from 0, after epochs with these `accuracies`."""
+    match recipe.schedule:
+        case "one_cycle":
+            return recipe.learning_rate * one_cycle(step, steps, recipe.warmup_fraction)
+        case "cosine":
+            return recipe.learning_rate * cosine(step, steps)
+        case "plateau":
+            return recipe.learning_rate * plateau(accuracies, recipe.min_delta)
 
 
 def one_cycle(step: int, steps: int, warmup_fraction: float) -> float:

@@ -233,11 +233,18 @@ def test_a_file_is_stored_as_it_is(
     assert held(run) == content
 
 
-@pytest.mark.parametrize("wrapped", [lambda state: state, lambda state: {"model": state, "epoch": 3}])
+@pytest.mark.parametrize(
+    ("name", "wrapped"),
+    [
+        ("w.pth", lambda state: state),
+        ("w.BIN", lambda state: {"model": {f"module.{key}": tensor for key, tensor in state.items()}, "epoch": 3}),
+        ("a checkpoint", lambda state: {"state_dict": state}),
+    ],
+)
 def test_a_pickle_of_tensors_becomes_safetensors(
-    settings: Settings, tmp_path: Path, state: Weights, content: bytes, wrapped: Any
+    settings: Settings, tmp_path: Path, state: Weights, content: bytes, name: str, wrapped: Any
 ) -> None:
-    file = tmp_path / "w.pth"
+    file = tmp_path / name
     torch.save(wrapped(state), file)
     assert keep("--file", str(file)) == 0
     (run,) = stored(settings)
@@ -261,14 +268,19 @@ def test_a_pickle_that_would_run_a_program_is_refused(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for number, content in enumerate((pickle.dumps({"a": Evil()}), b"", b"PK\x03\x04cut")):
+    cut = "cannot be read as weights"
+    contents = [(pickle.dumps({"a": Evil()}), "is damaged or holds more than tensors"), (b"", cut), (b"PK\3\4cut", cut)]
+    for number, (content, says) in enumerate(contents):
         file = tmp_path / f"{number}.pt"
         file.write_bytes(content)
         assert keep("--file", str(file)) == 65
-        refused(capsys, f"{file} is damaged or holds more than tensors", "give a .safetensors file")
+        refused(capsys, f"{file.name} {says}")
     torch.save([1, 2], file)
     assert keep("--file", str(file)) == 65
-    refused(capsys, "holds something else than named tensors")
+    refused(capsys, f"{file.name} is not a state dict")
+    (other := tmp_path / "w.h5").write_bytes(b"\x89HDF")
+    assert keep("--file", str(other)) == 65
+    refused(capsys, "w.h5 is not a file of weights; give a .safetensors, .pt, .pth or .bin file")
     assert not (tmp_path / "evil").exists()
     assert stored(settings) == []
 

@@ -139,6 +139,19 @@ def test_runs_of_earlier_releases_say_nothing_of_weights(origin: Origin) -> None
     assert "Started from" not in write(origin)
 
 
+def test_a_card_shows_how_it_was_fine_tuned_and_leaves_out_what_was_off(origin: Origin) -> None:
+    client, run_id = MlflowClient(), origin.train.info.run_id
+    values = {"finetune": "gradual", "input_side": "128", "layer_decay": "0.75", "mixup": "0.0", "cutmix": "1.0"}
+    for name, value in values.items():
+        client.log_param(run_id, name, value)
+    client.log_metric(run_id, "suspected_labels", 12)
+    card = write(replace(origin, train=client.get_run(run_id)))
+    assert "finetune `gradual`, images enlarged to `128`, `sgd`" in card
+    assert "layer decay `0.75`, CutMix `1.0`, seed `3`" in card
+    assert "MixUp" not in card
+    assert "- Labels of 12 training and validation images look wrong" in card
+
+
 def test_what_failed_is_said(origin: Origin) -> None:
     refused = verdict(origin.evidence, min_accuracy=0.95)
     card = write(replace(origin, verdict=refused))

@@ -145,7 +145,7 @@ def test_the_log_says_which_run_and_how_to_have_it_made_anew(ask: Ask, run_ids: 
     ask("train")
     (line,) = [line for line in caplog.messages if "reused" in line]
     assert line.startswith(f"train: reused run {run_ids['train']} of 20")
-    assert line.endswith('(same data, hyperparameters and code); force=["train"] runs it again')
+    assert line.endswith('(same data, weights, hyperparameters and code); force=["train"] runs it again')
 
 
 def test_a_chain_names_the_run_that_did_the_work(ask: Ask, run_ids: RunIds) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from tasks.records.tuned_sets import TunedSet
 from tasks.settings import Settings
 from tasks.stages import train
 from tasks.vision.data.gold import Gold, Split
+from tasks.vision.models.build import build
 from tasks.vision.models.classifier import digest
 from tasks.vision.training.loop import Training
 
@@ -127,6 +129,14 @@ def test_everything_the_next_stages_need_is_found_through_the_run(
     with Image.open(folder / "plots" / "curves.png") as picture:
         assert picture.width > 1000
     assert (folder / "checkpoints" / "checkpoint-0.pt").is_file()
+    with Image.open(folder / "plots" / "suspected_labels.png") as picture:
+        assert picture.width > 500
+    with (folder / "suspected_labels.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert run.data.metrics["suspected_labels"] == len(rows)
+    assert {row["split"] for row in rows} <= {"validation"}  # no features: not pretrained
+    by_name = dict(zip(gold.validation.names, gold.validation.labels, strict=True))
+    assert all(int(row["was"]) == by_name[row["file"]] != int(row["label"]) for row in rows)
 
 
 def test_a_search_gives_the_hyperparameters_and_the_run_shows_where_from(
@@ -206,21 +216,21 @@ def test_a_training_told_to_stop_saves_the_epochs_it_has_done(
     train_stage: Train, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     undisturbed = train_stage("undisturbed", epochs=4)
-    step = Training._step
+    rate = Training.learning_rate
 
-    def terminated(self: Training, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def terminated(self: Training, step: int) -> float:
         if len(self.history) == 2:  # as the handler of SIGTERM does, in the middle of the third epoch
             raise SystemExit(143)
-        return step(self, index)
+        return rate(self, step)
 
     monkeypatch.setattr(CheckpointStore, "due", lambda self: False)
-    monkeypatch.setattr(Training, "_step", terminated)
+    monkeypatch.setattr(Training, "learning_rate", terminated)
     with caplog.at_level(logging.INFO), pytest.raises(SystemExit):
         train_stage("stopped", epochs=4)
     assert "asked to stop (SIGTERM); a checkpoint has the 2 finished epochs" in caplog.messages
     assert MlflowClient().get_run(run_of("stopped", settings)).info.status == "KILLED"
 
-    monkeypatch.setattr(Training, "_step", step)
+    monkeypatch.setattr(Training, "learning_rate", rate)
     with caplog.at_level(logging.INFO):
         resumed = train_stage("stopped", epochs=4)
     assert "resuming after epoch 2 of 4, from the run's checkpoint" in caplog.messages
@@ -237,6 +247,69 @@ def _kill_after_epoch(epoch: int, monkeypatch: pytest.MonkeyPatch) -> None:
         original(self, state, number)
 
     monkeypatch.setattr(CheckpointStore, "save", save)
+
+
+@pytest.fixture
+def file_of_weights(gold: Gold, tmp_path: Path) -> str:
+    torch.manual_seed(0)
+    torch.save(build("fast_cnn", 10, gold.shape).state_dict(), tmp_path / "weights.pt")
+    return str(tmp_path / "weights.pt")
+
+
+def suspects(run_id: str) -> list[dict[str, str]]:
+    text = mlflow.artifacts.load_text(f"runs:/{run_id}/suspected_labels.csv")
+    return list(csv.DictReader(text.splitlines()))
+
+
+def test_a_fitted_last_layer_checks_the_labels_of_training_images_too(
+    train_stage: Train,
+    gold: Gold,
+    file_of_weights: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.INFO):
+        result = train_stage(weights=file_of_weights, finetune="head", model="fast_cnn")
+    found = suspects(result.run_id)
+    assert {row["file"] for row in found if row["split"] == "train"} & set(gold.train.names)
+    assert [row["score"] for row in found] == sorted(row["score"] for row in found)
+    (line,) = [text for text in caplog.messages if "look wrong" in text]
+    assert "suspected_labels.csv" in line
+    assert "Param corrections" in line
+
+
+@pytest.mark.parametrize("saved", [True, False], ids=["after its checkpoint", "before its checkpoint"])
+def test_a_training_killed_after_its_first_epoch_keeps_the_list_of_wrong_labels(
+    train_stage: Train, file_of_weights: str, monkeypatch: pytest.MonkeyPatch, *, saved: bool
+) -> None:
+    monkeypatch.setattr("tasks.vision.training.cadence.TIME_SHARE", 1e9)
+    changes = {"weights": file_of_weights, "finetune": "gradual", "model": "fast_cnn", "learning_rate": 1e-4}
+    undisturbed = train_stage("undisturbed", **changes)
+    with monkeypatch.context() as patch:
+        _kill_after_epoch(2 if saved else 1, patch)
+        with pytest.raises(KilledError):
+            train_stage("killed", **changes)
+    if saved:
+        monkeypatch.setattr("tasks.vision.evaluation.training_suspects.by_features", None)  # not again
+    resumed = train_stage("killed", **changes)
+    assert resumed.model_sha256 == undisturbed.model_sha256
+    assert suspects(resumed.run_id) == suspects(undisturbed.run_id)
+    assert steps(resumed.run_id, "suspected_labels") == [1]
+    values = {MlflowClient().get_run(r.run_id).data.metrics["suspected_labels"] for r in (resumed, undisturbed)}
+    assert values == {len(suspects(resumed.run_id))}
+
+
+def test_a_training_resumed_without_features_or_list_checks_validation_images(
+    train_stage: Train, settings: Settings, file_of_weights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.vision.training.cadence.TIME_SHARE", 1e9)
+    changes = {"weights": file_of_weights, "finetune": "gradual", "model": "fast_cnn", "learning_rate": 1e-4}
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.records.suspected_labels.keep", lambda suspects, gold: None)  # as an earlier release
+        _kill_after_epoch(2, patch)
+        with pytest.raises(KilledError):
+            train_stage("killed", **changes)
+    resumed = train_stage("killed", **changes)
+    assert {row["split"] for row in suspects(resumed.run_id)} <= {"validation"}
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
@@ -292,7 +365,7 @@ def test_a_stop_signal_passes_through_and_the_run_is_killed(
     def stopped(*arguments: object) -> None:
         raise SystemExit(143)
 
-    monkeypatch.setattr(Training, "_validate", stopped)
+    monkeypatch.setattr("tasks.vision.training.loop.validate", stopped)
     with pytest.raises(SystemExit):
         train_stage()
     run_id = run_of("first", settings)
@@ -325,6 +398,15 @@ def test_a_line_per_epoch_tells_how_it_goes_and_how_long_it_takes(
     assert "validation loss" in line
     assert "images/s" in line
     assert line.endswith("s left")
+
+
+def test_the_time_is_estimated_before_training_starts(train_stage: Train, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        train_stage(epochs=5)
+    (estimate,) = [number for number, text in enumerate(caplog.messages) if text.startswith("estimated time: about ")]
+    (first,) = [number for number, text in enumerate(caplog.messages) if text.startswith("epoch 1/5: ")]
+    assert estimate < first
+    assert "5 epochs of 4 steps at" in caplog.messages[estimate]
 
 
 def test_a_device_that_is_not_there_fails_before_anything_is_logged(train_stage: Train, settings: Settings) -> None:

@@ -87,15 +87,39 @@ def test_a_stored_model_is_read_under_the_names_of_its_network(tmp_path: Path) -
     assert (state["mean"].item(), state["std"].item()) == (0.25, 0.5)
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".pth"])
+@pytest.mark.parametrize("suffix", [".safetensors", ".SafeTensors", ".pt", ".pth", ".bin", ".PT"])
 def test_files_are_read_by_their_kind_and_damaged_ones_refused(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"weights{suffix}"
     state = {"a": torch.arange(6.0).view(2, 3)}
-    save_file(state, path) if suffix == ".safetensors" else torch.save({"state_dict": state}, path)
+    save_file(state, path) if suffix.lower() == ".safetensors" else torch.save({"state_dict": state}, path)
     assert torch.equal(weights.read(path)["a"], state["a"])
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(DataError, match=rf"weights{suffix} "):
         weights.read(path)
+
+
+@pytest.mark.parametrize("name", ["weights", "weights.ckpt", "weights.safetensors", "weights.bin"])
+def test_the_content_decides_where_the_name_is_wrong(tmp_path: Path, name: str) -> None:
+    state, path = {"a": torch.arange(6.0).view(2, 3)}, tmp_path / name
+    save_file(state, path)
+    assert torch.equal(weights.read(path)["a"], state["a"])
+    torch.save(state, path)
+    assert torch.equal(weights.read(path)["a"], state["a"])
+
+
+@pytest.mark.parametrize("nested", weights.NESTED)
+def test_weights_are_found_where_training_programs_keep_them(tmp_path: Path, nested: str) -> None:
+    state = {"a": torch.arange(3.0)}
+    torch.save({nested: state, "epoch": 3, "optimizer": {"lr": 0.1}}, tmp_path / "last.pth")
+    assert list(weights.read(tmp_path / "last.pth")) == ["a"]
+
+
+def test_a_pickle_of_old_torch_is_read_by_its_suffix_only(tmp_path: Path) -> None:
+    for name in ("old.pt", "old"):
+        torch.save({"a": torch.ones(2)}, tmp_path / name, _use_new_zipfile_serialization=False)
+    assert list(weights.read(tmp_path / "old.pt")) == ["a"]
+    with pytest.raises(DataError, match="old is not a file of weights"):
+        weights.read(tmp_path / "old")
 
 
 def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(tmp_path: Path) -> None:
@@ -105,8 +129,9 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(tmp_path: Path
 
     (tmp_path / "trap.pt").write_bytes(pickle.dumps(Trap()))
     torch.save(nn.Linear(2, 2), tmp_path / "module.pt")
-    for name in ("trap.pt", "module.pt"):
-        with pytest.raises(DataError, match=f"{name} holds more than tensors.*save the state dict alone"):
+    (tmp_path / "trap.safetensors").write_bytes((tmp_path / "module.pt").read_bytes())
+    for name in ("trap.pt", "module.pt", "trap.safetensors"):
+        with pytest.raises(DataError, match=f"{name} is damaged or holds more than tensors.*save the state dict alone"):
             weights.read(tmp_path / name)
     assert not (tmp_path / "ran").exists()
 

@@ -211,13 +211,13 @@ def test_time_the_consumer_takes_is_not_training_time(gold: Gold, monkeypatch: p
 def test_every_image_is_trained_on_once_per_epoch_in_batches_of_nearly_equal_size(gold: Gold) -> None:
     training = Training(recipe(epochs=1, batch_size=299), gold)
     seen: list[Tensor] = []
-    original = training._train.batch
+    original = training.train_images.batch
 
     def recording(index: Tensor) -> tuple[Tensor, Tensor]:
         seen.append(index)
         return original(index)
 
-    training._train.batch = recording  # type: ignore[method-assign]
+    training.train_images.batch = recording  # type: ignore[method-assign]
     list(training.run())
     assert sorted(len(index) for index in seen) == [150, 150]
     assert torch.cat(seen).sort().values.tolist() == list(range(300))

@@ -1,0 +1,39 @@
+"""What a network makes of the validation images: loss, accuracy and probabilities."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tasks.vision.training.augment import ImageTensor
+
+BATCH = 512
+
+
+def validate(network: nn.Module, images: ImageTensor) -> tuple[float, float]:
+    """Return mean loss and accuracy; the network stays in evaluation mode."""
+    loss, correct = 0.0, 0
+    for logits, labels in _answers(network, images):
+        loss += functional.cross_entropy(logits, labels, reduction="sum").item()
+        correct += int((logits.argmax(1) == labels).sum().item())
+    return loss / len(images), correct / len(images)
+
+
+def predict(network: nn.Module, images: ImageTensor) -> Tensor:
+    """Return probabilities, float32 [N, classes], on the device; the network stays in evaluation mode."""
+    return torch.cat([logits.float().softmax(1) for logits, _ in _answers(network, images)])
+
+
+def _answers(network: nn.Module, images: ImageTensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield logits and labels, batch by batch."""
+    network.eval()
+    count = len(images)
+    for index in torch.arange(count, device=images.labels.device).tensor_split(math.ceil(count / BATCH)):
+        with torch.inference_mode():
+            pixels, labels = images.batch(index)
+            logits = network(pixels)
+        yield logits, labels
