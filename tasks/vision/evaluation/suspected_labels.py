@@ -53,10 +53,18 @@ def find(name: str, split: Split, probabilities: NDArray[np.float32]) -> list[Su
     from cleanlab.filter import find_label_issues  # takes two seconds: only for those who look
 
     labels = split.labels
+    if len(np.unique(labels)) < 2:  # the method compares classes
+        return []
     with warnings.catch_warnings():
         # It never calls all images of a class wrong, and warns where a class has few.
         warnings.filterwarnings("ignore", "May not flag all label issues", UserWarning)
-        ranked = find_label_issues(labels, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1)
+        ranked = find_label_issues(
+            labels,
+            probabilities,
+            filter_by="low_self_confidence",
+            return_indices_ranked_by="self_confidence",
+            n_jobs=1,
+        )
     predicted = probabilities.argmax(1)
     return [
         Suspect(
