@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from captum.attr import Occlusion
 from numpy.typing import NDArray
 
 from tasks.vision.evaluation.scoring import fit
@@ -35,8 +36,6 @@ def decisive_regions(
     count, channels, height, width = images.shape
     if count == 0:
         return np.zeros((0, height, width), np.float32)
-    from captum.attr import Occlusion  # takes a second: only for those who look
-
     pixels = torch.from_numpy(images).float()
     cells = (_cell(height), _cell(width))
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from cleanlab.filter import find_label_issues
 from numpy.typing import NDArray
 
 from tasks.vision.data.gold import Split
@@ -50,8 +51,6 @@ def find(name: str, split: Split, probabilities: NDArray[np.float32]) -> list[Su
         split: the images, with at least one.
         probabilities: [N, K], of a model that did not learn from these images.
     """
-    from cleanlab.filter import find_label_issues  # takes two seconds: only for those who look
-
     labels = split.labels
     if len(np.unique(labels)) < 2:  # the method compares classes
         return []
