@@ -72,6 +72,7 @@ def test_no_pod_of_a_stage_is_left(daily_run: str, pipeline_state: State) -> Non
     assert [pod for pod in left if not pod["metadata"].get("deletionTimestamp")] == []
 
 
+@pytest.mark.long  # the same images do it in containers: tests/stack/test_photos_docker.py
 def test_photos_are_fine_tuned_from_the_weights_in_the_image(
     daily_run: str, pipeline_state: State, pipeline_worker: Path, tmp_path: Path
 ) -> None:
