@@ -160,6 +160,42 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield found
 
 
+def airflow_beside(stack: Stack, folder: Path, name: str, dag: str) -> dict[str, str]:
+    """Prepare an Airflow here with one DAG, whose stages run on the engine as `make run RUNTIME=docker` has it.
+
+    Args:
+        stack: what its stages use.
+        folder: an empty one, for its home and the DAG's file.
+        name: of that file.
+        dag: its text.
+
+    Returns:
+        The environment of its commands.
+    """
+    (folder / "dags").mkdir()
+    (folder / "dags" / name).write_text(dag)
+    kept = ("PATH", "HOME", "LANG", "DOCKER_HOST", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
+    own = {name: os.environ[name] for name in kept if name in os.environ}
+    environment = own | {name: value for name, value in stack.variables.items() if value}
+    environment |= {
+        "PYTHONPATH": f"{ROOT}:{ROOT}/plugins",
+        "AIRFLOW_HOME": str(folder),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(folder / "dags"),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": f"{ROOT}/plugins",
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "PIPELINE_RUNTIME": "docker",
+        "MLFLOW_TRACKING_URI": stack.mlflow_url,
+    }
+    migrate = [airflow_command(), "db", "migrate"]
+    subprocess.run(migrate, env=environment, check=True, capture_output=True, timeout=600)
+    return environment
+
+
+def airflow_command() -> str:
+    """Return the path of Airflow's command beside this Python."""
+    return str(Path(sys.executable).with_name("airflow"))
+
+
 @pytest.fixture(scope="session")
 def daily_run(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Output of a `daily_training` that succeeded, with Airflow here, its stages and the service on the engine.
@@ -184,7 +220,7 @@ def daily_run(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> str:
         "MLFLOW_TRACKING_PASSWORD": password,
         "SERVING_URL": stack.serving_url,
     }
-    airflow = str(Path(sys.executable).with_name("airflow"))
+    airflow = airflow_command()
     subprocess.run([airflow, "db", "migrate"], env=environment, check=True, capture_output=True, timeout=180)
     conf = json.dumps({"epochs": 3, "registered_model": "vision-classifier"})
     command = [airflow, "dags", "test", "daily_training", "2026-02-03", "--conf", conf]

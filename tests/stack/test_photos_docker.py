@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
-from pathlib import Path
 
 import boto3
 import pytest
 from mlflow import MlflowClient
 
 from . import photos
-from .conftest import ROOT, Stack, build_images
+from .conftest import Stack, airflow_beside, airflow_command, build_images
 
 pytestmark = pytest.mark.docker
 
@@ -24,28 +21,13 @@ def said(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> str:
     build_images(*photos.STAGES)
     keys = (stack.variables["S3_ACCESS_KEY"], stack.variables["S3_SECRET_KEY"])
     photos.upload(boto3.Session(*keys, region_name="us-east-1").client("s3", endpoint_url=stack.s3_url))
-    folder = tmp_path_factory.mktemp("photos")
-    (folder / "dags").mkdir()
-    (folder / "dags/photos.py").write_text(photos.DAG)
-    kept = ("PATH", "HOME", "LANG", "DOCKER_HOST", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
-    own = {name: os.environ[name] for name in kept if name in os.environ}
-    environment = own | {name: value for name, value in stack.variables.items() if value}
-    environment |= {
-        "PYTHONPATH": f"{ROOT}:{ROOT}/plugins",
-        "AIRFLOW_HOME": str(folder),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(folder / "dags"),
-        "AIRFLOW__CORE__PLUGINS_FOLDER": f"{ROOT}/plugins",
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "PIPELINE_RUNTIME": "docker",
+    environment = airflow_beside(stack, tmp_path_factory.mktemp("photos"), "photos.py", photos.DAG) | {
         "PIPELINE_EXPERIMENT": "photos",
-        "MLFLOW_TRACKING_URI": stack.mlflow_url,
         "AWS_ACCESS_KEY_ID": keys[0],
         "AWS_SECRET_ACCESS_KEY": keys[1],
         "PIPELINE_STAGE_AWS_ENDPOINT_URL": "http://s3:9000",
     }
-    airflow = str(Path(sys.executable).with_name("airflow"))
-    subprocess.run([airflow, "db", "migrate"], env=environment, check=True, capture_output=True, timeout=600)
-    command = [airflow, "dags", "test", photos.DAG_ID, "--conf", json.dumps(photos.CONF)]
+    command = [airflow_command(), "dags", "test", photos.DAG_ID, "--conf", json.dumps(photos.CONF)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
     return done.stdout + done.stderr

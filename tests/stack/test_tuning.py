@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 
 import boto3
 import pytest
@@ -19,7 +16,7 @@ from tasks.search.journal import MACHINE
 from tasks.search.table import TRIAL
 from tests.waiting import until
 
-from .conftest import PROJECT, ROOT, Stack, build_images
+from .conftest import PROJECT, Stack, airflow_beside, airflow_command, build_images
 
 # What each part does is tested without an engine, in tests/tasks/search.
 pytestmark = [pytest.mark.docker, pytest.mark.long]
@@ -47,24 +44,7 @@ CONF = {"trials": TRIALS, "epochs": 6, "searcher": "random", "scheduler": "none"
 def airflow(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Environment of an Airflow here whose stages run on the engine, as `make run RUNTIME=docker` has it."""
     build_images("prepare", "tune")
-    folder = tmp_path_factory.mktemp("searching")
-    (folder / "dags").mkdir()
-    (folder / "dags/searching.py").write_text(DAG)
-    kept = ("PATH", "HOME", "LANG", "DOCKER_HOST", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
-    own = {name: os.environ[name] for name in kept if name in os.environ}
-    environment = own | {name: value for name, value in stack.variables.items() if value}
-    environment |= {
-        "PYTHONPATH": f"{ROOT}:{ROOT}/plugins",
-        "AIRFLOW_HOME": str(folder),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(folder / "dags"),
-        "AIRFLOW__CORE__PLUGINS_FOLDER": f"{ROOT}/plugins",
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "PIPELINE_RUNTIME": "docker",
-        "MLFLOW_TRACKING_URI": stack.mlflow_url,
-    }
-    migrate = [airflow_command(), "db", "migrate"]
-    subprocess.run(migrate, env=environment, check=True, capture_output=True, timeout=180)
-    return environment
+    return airflow_beside(stack, tmp_path_factory.mktemp("searching"), "searching.py", DAG)
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +53,6 @@ def client(stack: Stack) -> Iterator[MlflowClient]:
         for name, value in zip(("USERNAME", "PASSWORD"), stack.login, strict=True):
             patch.setenv(f"MLFLOW_TRACKING_{name}", value)
         yield MlflowClient(stack.mlflow_url)
-
-
-def airflow_command() -> str:
-    return str(Path(sys.executable).with_name("airflow"))
 
 
 def containers(label: str) -> list[str]:

@@ -15,7 +15,6 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from tasks.contract.messages import TaskIdentity
 from tasks.contract.recipe import Basis, Hyperparameters
@@ -31,6 +30,7 @@ from tasks.vision.data.gold import Gold, Split
 from tasks.vision.models.build import build
 from tasks.vision.models.classifier import digest
 from tasks.vision.training.loop import Training
+from tests.digits import digits_as_gold
 
 Train = Callable[..., TrainResult]
 EPOCH_METRICS = {
@@ -54,16 +54,7 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def gold() -> Gold:
-    digits = load_digits()
-    images = (digits.images * 255 / 16).astype(np.uint8)[:, np.newaxis]
-    labels = digits.target.astype(np.int64)
-
-    def split(start: int, stop: int) -> Split:
-        return Split(images[start:stop], labels[start:stop], tuple(str(i) for i in range(start, stop)))
-
-    statistics = {"mean": (float(images.mean() / 255),), "std": (float(images.std() / 255),)}
-    splits = {"train": split(0, 200), "validation": split(200, 260), "test": split(260, 280)}
-    return Gold(**splits, **statistics, classes=tuple("0123456789"), fingerprint="f" * 64, dataset="digits")
+    return digits_as_gold()
 
 
 @pytest.fixture

@@ -10,10 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
-import numpy as np
 import pytest
 from mlflow import MlflowClient
-from sklearn.datasets import load_digits
 
 from tasks.contract.messages import TaskIdentity
 from tasks.contract.search_space import SearchSpace
@@ -24,7 +22,8 @@ from tasks.records.inputs.training import TuneInputs
 from tasks.search import table
 from tasks.settings import Settings
 from tasks.stages import tune
-from tasks.vision.data.gold import Gold, Split
+from tasks.vision.data.gold import Gold
+from tests.digits import digits_as_gold
 
 Tune = Callable[..., TuneResult]
 NOTHING_ELSE = dict.fromkeys(SearchSpace.model_fields)
@@ -32,16 +31,7 @@ NOTHING_ELSE = dict.fromkeys(SearchSpace.model_fields)
 
 @pytest.fixture(scope="module")
 def gold() -> Gold:
-    digits = load_digits()
-    images = (digits.images * 255 / 16).astype(np.uint8)[:, np.newaxis]
-    labels = digits.target.astype(np.int64)
-
-    def split(start: int, stop: int) -> Split:
-        return Split(images[start:stop], labels[start:stop], tuple(str(i) for i in range(start, stop)))
-
-    statistics = {"mean": (float(images.mean() / 255),), "std": (float(images.std() / 255),)}
-    splits = {"train": split(0, 200), "validation": split(200, 260), "test": split(260, 280)}
-    return Gold(**splits, **statistics, classes=tuple("0123456789"), fingerprint="f" * 64, dataset="digits")
+    return digits_as_gold()
 
 
 @pytest.fixture

@@ -3,19 +3,18 @@ from __future__ import annotations
 import itertools
 import time
 
-import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 from tasks.contract.recipe import Recipe
-from tasks.vision.data.gold import Gold, Split
+from tasks.vision.data.gold import Gold
 from tasks.vision.models.build import build
 from tasks.vision.models.classifier import digest
 from tasks.vision.training import duration
 from tasks.vision.training.events import EpochEnd
 from tasks.vision.training.loop import Training
+from tests.digits import digits_as_gold
 
 TRAIN, VALIDATION, BATCH = 200, 60, 20
 KINDS = ("scratch", "head", "gradual", "full")
@@ -23,15 +22,7 @@ KINDS = ("scratch", "head", "gradual", "full")
 
 @pytest.fixture(scope="module")
 def gold() -> Gold:
-    digits = load_digits()
-    images = (digits.images * 255 / 16).astype(np.uint8)[:, np.newaxis]
-    labels = digits.target.astype(np.int64)
-
-    def split(start: int, stop: int) -> Split:
-        return Split(images[start:stop], labels[start:stop], tuple(str(i) for i in range(start, stop)))
-
-    splits = (split(0, TRAIN), split(TRAIN, TRAIN + VALIDATION), split(300, 320))
-    return Gold(*splits, tuple("0123456789"), (0.3,), (0.4,), "f" * 64, "digits")
+    return digits_as_gold(TRAIN, VALIDATION)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 from tasks.contract.datasets import DATASETS, DataSet, Files
@@ -20,27 +19,12 @@ from tasks.vision.models.build import build
 from tasks.vision.models.classifier import digest
 from tasks.vision.training.events import BatchEnd, EpochEnd
 from tasks.vision.training.loop import Training
+from tests.digits import digits_as_gold
 
 
 @pytest.fixture(scope="module")
 def gold() -> Gold:
-    digits = load_digits()
-    images = (digits.images * 255 / 16).astype(np.uint8)[:, np.newaxis]
-    labels = digits.target.astype(np.int64)
-
-    def split(start: int, stop: int) -> Split:
-        return Split(images[start:stop], labels[start:stop], tuple(str(i) for i in range(start, stop)))
-
-    return Gold(
-        train=split(0, 300),
-        validation=split(300, 400),
-        test=split(400, 500),
-        classes=tuple("0123456789"),
-        mean=(float(images.mean() / 255),),
-        std=(float(images.std() / 255),),
-        fingerprint="f" * 64,
-        dataset="digits",
-    )
+    return digits_as_gold(300, 100, 100)
 
 
 def recipe(**changes: object) -> Recipe:
