@@ -197,7 +197,7 @@ class Lab:
     def service(self) -> dict[str, Any] | None:
         """What the service reports about itself; None when it does not answer."""
         try:
-            answer = requests.post(f"{self.serving_url}/get_model_info", timeout=10).json()
+            answer = requests.post(f"{self.serving_url}/get_model_info", timeout=120).json()
         except requests.ConnectionError:
             return None
         return dict(answer)
@@ -229,7 +229,7 @@ class Lab:
             if info is not None and info["model_version"] == version:
                 return
             with contextlib.suppress(requests.RequestException):
-                requests.post(f"{self.serving_url}/refresh", timeout=10)
+                requests.post(f"{self.serving_url}/refresh", timeout=120)
             time.sleep(0.1)
         raise TimeoutError(f"the service does not load version {version}: {self.service()}")
 

@@ -100,7 +100,7 @@ def test_a_run_whose_failure_may_go_away_is_resumed_until_it_failed_permanently(
 
 def test_a_run_that_is_stopped_ends_its_stage_and_tries_nothing_again(machine: Machine) -> None:
     process = machine.start(sleep="train")
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while [stage for stage, _ in machine.calls()] != ["prepare", "train"]:
         assert time.monotonic() < deadline, machine.calls()
         time.sleep(0.1)

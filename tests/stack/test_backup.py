@@ -49,7 +49,7 @@ class Answers:
 
 def ask(url: str) -> Answers:
     """Wait for the champion to be in service, and ask it about some digits."""
-    service, deadline = ServiceClient(url), time.monotonic() + 300
+    service, deadline = ServiceClient(url), time.monotonic() + 600
     while (service.info() or {}).get("model_version") is None:
         assert time.monotonic() < deadline, service.info()
         time.sleep(0.5)

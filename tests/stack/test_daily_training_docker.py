@@ -36,7 +36,7 @@ def test_every_stage_left_a_finished_run_with_its_image_and_commit(daily_run: st
 
 def test_the_champion_is_the_version_in_service(daily_run: str, stack: Stack, client: MlflowClient) -> None:
     version = client.get_model_version_by_alias("vision-classifier", "champion")
-    info = requests.post(f"{stack.serving_url}/get_model_info", timeout=30).json()
+    info = requests.post(f"{stack.serving_url}/get_model_info", timeout=120).json()
     assert str(info["model_version"]) == str(version.version) == "1"
     assert info["run_id"] == version.run_id
 

@@ -75,12 +75,12 @@ def test_ports_are_published_on_the_loopback_interface_only(stack: Stack) -> Non
 
 @pytest.mark.parametrize("login", [None, ("admin", "password1234"), ("admin", "wrong")])
 def test_mlflow_refuses_a_missing_or_wrong_password(stack: Stack, login: tuple[str, str] | None) -> None:
-    assert requests.get(stack.mlflow_url + SEARCH, auth=login, timeout=30).status_code == 401
+    assert requests.get(stack.mlflow_url + SEARCH, auth=login, timeout=120).status_code == 401
 
 
 @pytest.mark.parametrize(("host", "status"), [("evil.example", 403), ("mlflow:5001", 403), ("mlflow:5000", 200)])
 def test_mlflow_answers_to_its_own_names_only(stack: Stack, host: str, status: int) -> None:
-    answer = requests.get(stack.mlflow_url + SEARCH, auth=stack.login, headers={"Host": host}, timeout=30)
+    answer = requests.get(stack.mlflow_url + SEARCH, auth=stack.login, headers={"Host": host}, timeout=120)
     assert answer.status_code == status
 
 
@@ -90,11 +90,11 @@ def test_a_stranger_with_an_account_reads_no_run(stack: Stack, client: MlflowCli
         f"{stack.mlflow_url}/api/2.0/mlflow/users/create",
         json={"username": "stranger", "password": "a-long-password-1"},
         auth=stack.login,
-        timeout=30,
+        timeout=120,
     ).raise_for_status()
     url = f"{stack.mlflow_url}/api/2.0/mlflow/experiments/get?experiment_id={experiment}"
-    assert requests.get(url, auth=("stranger", "a-long-password-1"), timeout=30).status_code == 403
-    assert requests.get(url, auth=stack.login, timeout=30).status_code == 200
+    assert requests.get(url, auth=("stranger", "a-long-password-1"), timeout=120).status_code == 403
+    assert requests.get(url, auth=stack.login, timeout=120).status_code == 200
 
 
 @pytest.mark.parametrize("user", ["mlflow", "mlflow_auth", "airflow"])

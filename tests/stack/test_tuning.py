@@ -97,7 +97,7 @@ def killed(airflow: dict[str, str], client: MlflowClient) -> str:
     """Output of a DAG run whose search was killed when a few of its trials had ended."""
 
     def kill_the_search() -> None:
-        until(lambda: len(done(client, "killed-search")) >= 3, seconds=300, pause=0.3)
+        until(lambda: len(done(client, "killed-search")) >= 3, pause=0.3)
         [container] = containers("pipeline.stage=tune")
         kill(container)
 
@@ -161,11 +161,7 @@ def survived(cluster: Stack, workers: list[str], airflow: dict[str, str], client
     """Output of a DAG run that lost a worker when both had trained; the worker does not come back."""
 
     def kill_a_worker() -> None:
-        until(
-            lambda: {run.data.tags[MACHINE] for run in done(client, "search-on-cluster")} == set(workers),
-            seconds=300,
-            pause=0.3,
-        )
+        until(lambda: {run.data.tags[MACHINE] for run in done(client, "search-on-cluster")} == set(workers), pause=0.3)
         kill(workers[0])
 
     return search(airflow | {"COMPOSE_PROFILES": "ray"}, "search-on-cluster", kill_a_worker)

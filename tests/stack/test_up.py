@@ -28,7 +28,7 @@ S3_IMAGE = "quay.io/minio/minio:RELEASE.2025-09-07T16-13-09Z"
 
 def up(stack: Stack, *services: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "deploy", "up", "--env-file", str(stack.env_file), *services]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=_bare_environment(), timeout=400)
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=_bare_environment(), timeout=900)
 
 
 def given(stack: Stack, folder: Path, **changes: str) -> Stack:

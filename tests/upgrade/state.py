@@ -99,7 +99,7 @@ class Home:
 
     def served(self) -> int:
         """The version that the service has."""
-        answer = requests.post(f"{self.serving_url}/get_model_info", timeout=30)
+        answer = requests.post(f"{self.serving_url}/get_model_info", timeout=120)
         answer.raise_for_status()
         return int(answer.json()["model_version"])
 

@@ -17,6 +17,7 @@ from tasks.errors import DataError, ModelError
 BATCH = 32
 WARM_UP = 10
 SINGLES = 200
+SINGLES_SECONDS = 1.0  # 200 answers of a tiny network take 0.05 s: other work of the machine would decide about them
 MANY_CLASSES = 10  # with more, it counts too whether the class is among the five most probable
 
 
@@ -172,9 +173,9 @@ def calibration_error(labels: NDArray[np.int64], probabilities: NDArray[np.float
 def latencies(
     models: Sequence[tuple[torch.nn.Module, tuple[int, int, int]]], images: NDArray[np.uint8]
 ) -> list[Latency]:
-    """Time models on images [N, C, H, W]: one at a time, then in batches of `BATCH`, after a warm-up.
+    """Time models on images [N, C, H, W]: one at a time, at least `SINGLES` and for `SINGLES_SECONDS`, then in batches.
 
-    The models take turns, so that other work of the machine slows all of them alike.
+    The models take turns after a warm-up, so that other work of the machine slows all of them alike.
 
     Args:
         models: each with the (C, H, W) it was made for.
@@ -189,7 +190,10 @@ def latencies(
             for _ in range(WARM_UP):
                 network(batch[:1])
             network(batch)
-        singles = [[_seconds(n, b[:1]) for n, b in zip(networks, batches, strict=True)] for _ in range(SINGLES)]
+        singles: list[list[float]] = []
+        until = time.perf_counter() + SINGLES_SECONDS
+        while len(singles) < SINGLES or time.perf_counter() < until:
+            singles.append([_seconds(n, b[:1]) for n, b in zip(networks, batches, strict=True)])
         whole = [[_seconds(n, b) for n, b in zip(networks, batches, strict=True)] for _ in range(3)]
     return [
         Latency(

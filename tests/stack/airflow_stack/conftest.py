@@ -43,12 +43,12 @@ class User:
 
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> requests.Response:
         headers = {"Authorization": f"Bearer {self.token}"}
-        return requests.request(method, Stack.airflow_url + path, headers=headers, json=body, timeout=60)
+        return requests.request(method, Stack.airflow_url + path, headers=headers, json=body, timeout=120)
 
 
 def log_in(name: str, password: str) -> requests.Response:
     login = {"username": name, "password": password}
-    return requests.post(f"{Stack.airflow_url}/auth/token", json=login, timeout=60)
+    return requests.post(f"{Stack.airflow_url}/auth/token", json=login, timeout=120)
 
 
 def make_user(airflow: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -118,7 +118,7 @@ def trigger(admin: User, run_id: str, *, dag: str = DAG, **conf: Any) -> None:
 
 def served(airflow: Stack) -> int:
     """Version of the model that the service answers with."""
-    info = requests.post(f"{airflow.serving_url}/get_model_info", timeout=30).json()
+    info = requests.post(f"{airflow.serving_url}/get_model_info", timeout=120).json()
     return int(info["model_version"])
 
 

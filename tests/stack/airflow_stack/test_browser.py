@@ -143,7 +143,7 @@ def test_from_the_form_to_the_metrics(desk: Desk, airflow: Stack, admin: User) -
     run_id = mlflow.url.rpartition("/")[2]
     expect(mlflow.get_by_role("heading", name="train", exact=True)).to_be_visible()
     api = f"{airflow.mlflow_url}/api/2.0/mlflow/runs/get"
-    run = requests.get(api, params={"run_id": run_id}, auth=airflow.login, timeout=30).json()["run"]
+    run = requests.get(api, params={"run_id": run_id}, auth=airflow.login, timeout=120).json()["run"]
     assert ("pipeline.dag_run_id", RUN_ID) in {(tag["key"], tag["value"]) for tag in run["data"]["tags"]}
     metrics = {metric["key"]: metric["value"] for metric in run["data"]["metrics"]}
     for name in ("best_validation_accuracy", "train_loss"):

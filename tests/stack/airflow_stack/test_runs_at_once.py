@@ -53,7 +53,7 @@ def states(outcome: tuple[str, dict[str, Any]]) -> dict[str, str]:
 def mlflow(airflow: Stack, method: str, path: str, **body: Any) -> dict[str, Any]:
     send = {"params": body} if method == "GET" else {"json": body}
     url = f"{airflow.mlflow_url}/api/2.0/mlflow/{path}"
-    answer = requests.request(method, url, auth=airflow.login, timeout=30, **send)
+    answer = requests.request(method, url, auth=airflow.login, timeout=120, **send)
     assert answer.status_code == 200, answer.text
     return dict(answer.json())
 

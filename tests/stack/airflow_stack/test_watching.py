@@ -73,7 +73,7 @@ class Watched:
     messages: list[dict[str, Any]]
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        answer = requests.get(f"{self.prometheus}/api/v1/query", params={"query": expression}, timeout=20).json()
+        answer = requests.get(f"{self.prometheus}/api/v1/query", params={"query": expression}, timeout=120).json()
         assert answer["status"] == "success", f"{expression}: {answer}"
         return list(answer["data"]["result"])
 
@@ -167,7 +167,7 @@ def watched(
         def predicted() -> bool:
             for _ in range(5):
                 files = {"image": ("x.png", picture.getvalue(), "image/png")}
-                answer = requests.post(f"{stack.serving_url}/predict_image", files=files, timeout=30)
+                answer = requests.post(f"{stack.serving_url}/predict_image", files=files, timeout=120)
                 assert answer.status_code == 200, answer.text
             return sum(watched.values("increase(serving_predictions_total[1m])")) > 0
 
@@ -192,7 +192,7 @@ def test_every_alert_looks_at_something_that_is_there(watched: Watched, selector
 
 @pytest.mark.parametrize("rule", [pytest.param(rule, id=rule["alert"]) for group in RULES for rule in group["rules"]])
 def test_every_alert_is_evaluated_by_prometheus(watched: Watched, rule: dict[str, Any]) -> None:
-    groups = requests.get(f"{watched.prometheus}/api/v1/rules", timeout=20).json()["data"]["groups"]
+    groups = requests.get(f"{watched.prometheus}/api/v1/rules", timeout=120).json()["data"]["groups"]
     [loaded] = [one for group in groups for one in group["rules"] if one["name"] == rule["alert"]]
     assert loaded["health"] == "ok", loaded
     watched.query(rule["expr"])
@@ -268,7 +268,7 @@ def test_a_task_does_not_wait_for_a_receiver_of_its_metrics(watched: Watched, en
 
 
 def test_the_model_in_service_is_the_one_the_service_names(watched: Watched) -> None:
-    info = requests.post(f"{watched.stack.serving_url}/get_model_info", timeout=30).json()
+    info = requests.post(f"{watched.stack.serving_url}/get_model_info", timeout=120).json()
     [seen] = watched.query("serving_model_info")
     assert seen["metric"]["model_version"] == str(info["model_version"])
     assert seen["metric"]["run_id"] == info["run_id"]
@@ -313,6 +313,6 @@ def test_an_alert_reaches_the_team_and_names_what_is_down(watched: Watched) -> N
 
 def test_the_address_of_the_team_is_shown_by_no_page(watched: Watched) -> None:
     port = watched.stack.variables["ALERTMANAGER_PORT"]
-    status = requests.get(f"http://127.0.0.1:{port}/api/v2/status", timeout=20).text
+    status = requests.get(f"http://127.0.0.1:{port}/api/v2/status", timeout=120).text
     assert "slack" in status
     assert "token" not in status

@@ -126,7 +126,7 @@ def stage_settings(namespace: Namespace, image: str) -> dict[str, str]:
     return {
         "PIPELINE_RUNTIME": "kubernetes",
         "PIPELINE_KUBERNETES_NAMESPACE": namespace.name,
-        "PIPELINE_KUBERNETES_START_SECONDS": "60",
+        "PIPELINE_KUBERNETES_START_SECONDS": "600",
         "PIPELINE_IMAGE_PREFIX": image,
         "PIPELINE_RESOURCES": json.dumps({"register": {"cpus": 0.5, "memory": "96m", "shm_size": "32m"}}),
         "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000",

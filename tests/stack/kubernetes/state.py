@@ -143,7 +143,7 @@ class Load:
                 try:
                     headers = {} if keep else {"Connection": "close"}
                     files = {"image": ("i.png", image, "image/png")}
-                    answer = session.post(f"{self.url}/predict_image", files=files, headers=headers, timeout=30)
+                    answer = session.post(f"{self.url}/predict_image", files=files, headers=headers, timeout=120)
                     said = str(answer.status_code)
                 except requests.RequestException as error:
                     said = f"{type(error).__name__}, {'kept' if keep else 'new'} connection: {error}"

@@ -55,7 +55,7 @@ def answer(state: State) -> dict[str, Any]:
     """What the service says of a bright picture."""
     session = requests.Session()
     session.trust_env = False
-    response = session.post(f"{state.service}/predict_image", files={"image": picture(255)}, timeout=30)
+    response = session.post(f"{state.service}/predict_image", files={"image": picture(255)}, timeout=120)
     assert response.status_code == 200, response.text
     return dict(response.json())
 

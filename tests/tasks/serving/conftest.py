@@ -83,27 +83,27 @@ def _ready(child: subprocess.Popen[bytes], settings: Settings, store: Store) -> 
     def answers(path: str) -> int:
         assert child.poll() is None, (settings.pipeline_home / "service.log").read_text()
         try:
-            return requests.get(f"{settings.serving_url}/{path}", timeout=30).status_code
+            return requests.get(f"{settings.serving_url}/{path}", timeout=120).status_code
         except requests.ConnectionError:
             return 0
 
-    until(lambda: answers("livez") == 200, seconds=180)
+    until(lambda: answers("livez") == 200)
     fresh = {
         "readyz": answers("readyz"),
-        "info": requests.post(f"{settings.serving_url}/get_model_info", timeout=30).json(),
-        "health": requests.post(f"{settings.serving_url}/health", timeout=30).status_code,
+        "info": requests.post(f"{settings.serving_url}/get_model_info", timeout=120).json(),
+        "health": requests.post(f"{settings.serving_url}/health", timeout=120).status_code,
         "predict": requests.post(
             f"{settings.serving_url}/predict_image", files={"image": picture(0)}, timeout=10
         ).status_code,
     }
     (settings.pipeline_home / "fresh.json").write_text(json.dumps(fresh))
     store.promote(1)
-    until(lambda: answers("readyz") == 200, seconds=180)
+    until(lambda: answers("readyz") == 200)
     return Service(settings.serving_url, child.pid, time.monotonic() - began)
 
 
 @pytest.fixture
 def service(session_service: Service, store: Store) -> Service:
     """The running service with version 1 in it."""
-    until(lambda: session_service.info()["model_version"] == 1, seconds=180)
+    until(lambda: session_service.info()["model_version"] == 1)
     return session_service

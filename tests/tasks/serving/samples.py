@@ -140,7 +140,7 @@ class Service:
     seconds_to_ready: float
 
     def post(self, path: str, **arguments: object) -> requests.Response:
-        return requests.post(f"{self.url}/{path}", timeout=60, **arguments)  # type: ignore[arg-type]
+        return requests.post(f"{self.url}/{path}", timeout=120, **arguments)  # type: ignore[arg-type]
 
     def info(self) -> dict[str, object]:
         return dict(self.post("get_model_info").json())

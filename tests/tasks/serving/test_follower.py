@@ -45,10 +45,10 @@ def test_woken_it_looks_at_once_also_at_what_it_refused(registry: Registry) -> N
     follower = Follower(parse(None, "cats"), 3600, registry.resolve, registry.load)
     registry.champion, registry.broken[1] = target(1), ModelError("bad file")
     follower.start()
-    until(lambda: follower.problem is not None, seconds=180)
+    until(lambda: follower.problem is not None)
     registry.broken.clear()
     follower.wake()
-    until(lambda: follower.current is not None, seconds=180)
+    until(lambda: follower.current is not None)
     follower.stop()
     follower.join()
     assert registry.loads == [1, 1]

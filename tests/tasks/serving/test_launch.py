@@ -108,7 +108,7 @@ def test_a_model_broken_in_the_store_is_undone_and_the_old_one_answers_all_the_t
 
     def ask() -> None:
         while not stop.wait(0.05):
-            answer = requests.post(f"{URL}/predict_image", files={"image": picture(0)}, timeout=30)
+            answer = requests.post(f"{URL}/predict_image", files={"image": picture(0)}, timeout=120)
             answers.append((answer.status_code, answer.json()["model_version"]))
 
     asking = threading.Thread(target=ask)
@@ -129,7 +129,7 @@ def test_a_model_broken_in_the_store_is_undone_and_the_old_one_answers_all_the_t
     assert told.finished
     assert "are not those that were registered" in told.entry.reason
     assert not deployed(local, MODEL, 1, "back").started  # and the service has nothing left to complain of
-    until(lambda: requests.post(f"{URL}/get_model_info", timeout=30).json()["problem"] is None, seconds=180)
+    until(lambda: requests.post(f"{URL}/get_model_info", timeout=120).json()["problem"] is None)
 
 
 def test_a_service_with_a_key(store: Store, local: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +139,7 @@ def test_a_service_with_a_key(store: Store, local: Settings, monkeypatch: pytest
     assert deployed(keyed, MODEL, 1, "keyed").answers_checked == 3
 
     ask = lambda **headers: requests.post(  # noqa: E731
-        f"{URL}/predict_image", files={"image": picture(255)}, headers=headers, timeout=30
+        f"{URL}/predict_image", files={"image": picture(255)}, headers=headers, timeout=120
     )
     assert ask(Authorization="Bearer s3cret").json()["class"] == "bright"
     assert ask(**{"X-API-Key": "s3cret"}).json()["class"] == "bright"
@@ -147,7 +147,7 @@ def test_a_service_with_a_key(store: Store, local: Settings, monkeypatch: pytest
         answer = ask(**headers)
         assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
         assert set(answer.json()) == {"error"}
-    assert {requests.get(f"{URL}/{path}", timeout=30).status_code for path in ("livez", "readyz", "metrics")} == {200}
+    assert {requests.get(f"{URL}/{path}", timeout=120).status_code for path in ("livez", "readyz", "metrics")} == {200}
 
     for run, key in (("without", None), ("other", SecretStr("other"))):
         with pytest.raises(ModelError, match="refuses the key; give both the same SERVING_API_KEY"):

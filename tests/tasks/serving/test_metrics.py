@@ -33,7 +33,7 @@ def total(found: Samples, name: str, **labels: str) -> float:
 
 
 def scraped(service: Service) -> Samples:
-    return samples(requests.get(f"{service.url}/metrics", timeout=30).text)
+    return samples(requests.get(f"{service.url}/metrics", timeout=120).text)
 
 
 def model(version: int | None = 3, classes: tuple[str, ...] = ("cat", "dog")) -> ServedModel:
@@ -125,7 +125,7 @@ def test_after_a_swap_the_info_is_the_new_models_only_and_its_classes_start_at_z
 ) -> None:
     old = total(scraped(service), "serving_predictions_total", model_version="1")
     store.promote(2)
-    until(lambda: service.info()["model_version"] == 2, seconds=180)
+    until(lambda: service.info()["model_version"] == 2)
     found = scraped(service)
     [labels] = matching(found, "serving_model_info")
     assert dict(labels)["model_version"] == "2"
@@ -142,8 +142,8 @@ def test_after_a_swap_the_info_is_the_new_models_only_and_its_classes_start_at_z
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
 def test_unknown_paths_are_refused_and_leave_no_trace(service: Service, method: str) -> None:
     for number in range(20):
-        answer = requests.request(method, f"{service.url}/{method}-{number}/wp-login.php", timeout=30)
+        answer = requests.request(method, f"{service.url}/{method}-{number}/wp-login.php", timeout=120)
         assert answer.status_code == 404
         assert set(answer.json()) == {"error"}
     assert not [labels for _, labels in scraped(service) if "wp-login" in str(labels)]
-    assert requests.get(f"{service.url}/docs.json", timeout=30).ok
+    assert requests.get(f"{service.url}/docs.json", timeout=120).ok

@@ -57,7 +57,7 @@ def test_a_stream_of_requests_through_promotions_and_rollbacks(service: Service,
     def ask(grey: int) -> tuple[int, int, dict[str, object]]:
         if not hasattr(sessions, "own"):
             sessions.own = requests.Session()
-        answer = sessions.own.post(f"{service.url}/predict_image", files={"image": picture(grey)}, timeout=60)
+        answer = sessions.own.post(f"{service.url}/predict_image", files={"image": picture(grey)}, timeout=120)
         return answer.status_code, grey, answer.json()
 
     asked: list[Future[tuple[int, int, dict[str, object]]]] = []
@@ -79,7 +79,7 @@ def test_a_stream_of_requests_through_promotions_and_rollbacks(service: Service,
                 else:
                     move(ledger.Kind.PROMOTION, 1, version := 2)
                 service.post("refresh")
-                until(lambda: service.info()["model_version"] == version, seconds=180)  # noqa: B023
+                until(lambda: service.info()["model_version"] == version)  # noqa: B023
         finally:
             seconds = time.monotonic() - began
             done.set()

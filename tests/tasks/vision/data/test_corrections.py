@@ -180,7 +180,7 @@ def test_a_wrong_name_among_very_many_is_said_within_seconds(source: ArraySource
         source, images=np.zeros((300_000, 1, 1), np.uint8), labels=np.zeros(300_000, int), splits=["train"] * 300_000
     )
     many.listing  # noqa: B018  # made before the time is taken
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(DataError, match="1 of 1 files are no images"):
         applied(many, "train/cats/12345678,dog")
-    assert time.monotonic() - started < 20
+    assert time.process_time() - started < 20
