@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # `make test`: every test but the long ones, side by side. Without a Docker engine the tests that need one are skipped
-# and named. With one there are three lanes: what computes has the cores, and what waits for containers waits beside it.
+# and named. With one there are two lanes: what computes has the cores, and what waits for containers waits beside it.
+# More lanes take no less time on two cores, and containers that share them with too many start too late.
 #   REQUIRE_DOCKER=1   fail without an engine
 #   COVERAGE=1         measure coverage of what computes, and fail when it is too low
 #   TEST_WORKERS=4     processes for what computes (default: one more than cores, for a third of the time they wait)
@@ -24,19 +25,22 @@ fi
 
 logs=$(mktemp -d) failed=0
 trap 'rm -rf "$logs"; finish' EXIT
-lane() {  # NAME PORT PATHS...: in the background, on a stack of its own
+on_stack() {  # NAME PORT PATHS...: a session with a stack of its own
   local name=$1 port=$2
   shift 2
   TEST_STACK=vm-test-$name TEST_STACK_PORT=$port pytest --durations=15 "$@" >"$logs/$name" 2>&1
 }
-lane airflow 21440 tests/stack/airflow_stack "$@" &
-airflow=$!
-lane engine 21410 tests/stack --ignore=tests/stack/airflow_stack --ignore=tests/stack/kubernetes "$@" &
+on_engine() {
+  local code=0
+  on_stack engine 21410 tests/stack --ignore=tests/stack/airflow_stack --ignore=tests/stack/kubernetes "$@" || code=1
+  on_stack airflow 21440 tests/stack/airflow_stack "$@" || code=1
+  return $code
+}
+on_engine "$@" &
 engine=$!
 pytest "${computing[@]}" --ignore=tests/stack --durations=15 "$@" 2>&1 | tee "$logs/computing" || failed=1
-printf '=== what computes took %d s; waiting for the two lanes on the engine\n' "$SECONDS"
+printf '=== what computes took %d s; waiting for what runs on the engine\n' "$SECONDS"
 wait "$engine" || failed=1
-wait "$airflow" || failed=1
 cat "$logs/engine" "$logs/airflow"
 grep -hE '^(FAILED|ERROR) ' "$logs"/* || true  # the failures of all lanes once more, where a reader looks first
 exit $failed
