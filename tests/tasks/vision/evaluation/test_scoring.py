@@ -102,6 +102,25 @@ def test_latencies_are_those_of_each_model() -> None:
     assert fast.batch_images_per_second > slow.batch_images_per_second > 0
 
 
+class Disturbed(Brightness):
+    """Waits often at first, as beside other work that then ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.asked += 1
+        if self.asked < 80:
+            time.sleep(0.02)
+        return super().forward(images)
+
+
+def test_other_work_in_a_part_of_the_measurement_does_not_count() -> None:
+    [found] = latencies([(Disturbed(), (1, 8, 8))], np.zeros((3, 1, 8, 8), np.uint8))
+    assert found.single_p95_ms < 20
+
+
 def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
     labels = np.array([0] * 10)
     sure = np.tile(np.float32([0.9, 0.1]), (10, 1))
