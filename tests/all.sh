@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # `make test`: every test but the long ones, side by side. Without a Docker engine the tests that need one are skipped
 # and named. With one there are two lanes: what computes has the cores, and what waits for containers waits beside it.
-# More lanes take no less time on two cores, and containers that share them with too many start too late.
+# More lanes took less time, but containers that share two cores with too many others started too late (decision 14).
 #   REQUIRE_DOCKER=1   fail without an engine
 #   COVERAGE=1         measure coverage of what computes, and fail when it is too low
 #   TEST_WORKERS=4     processes for what computes (default: one more than cores, for a third of the time they wait)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # All tests on the cluster of TEST_KUBECONFIG: first what needs MLflow and the service in the cluster, then what a small
-# stand-in of a stage shows. One after the other: beside each other, pods start so late that nothing is gained.
+# stand-in of a stage shows. One after the other: beside each other, pods started too late (decision 14).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 stand_in=(tests/stack/kubernetes/test_{airflow_process,failures,rollout,runtime,taking_over}.py)

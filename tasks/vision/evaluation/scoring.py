@@ -69,7 +69,7 @@ class CalibrationBins:
 
 @dataclass(frozen=True)
 class Latency:
-    """How long answers take on this machine while nothing else disturbs it."""
+    """How long answers take on this machine: one at a time where it was calmest, and in batches."""
 
     single_p50_ms: float
     single_p95_ms: float
