@@ -102,10 +102,11 @@ lock lock-check:
 	@$(LOCAL) && requirements/lock.sh $(if $(filter lock-check,$@),--check)
 bench: WITH = training_throughput --source "$$SOURCE" ## compare images per second in training with a plain PyTorch loop (SOURCE=folder or archive of CIFAR-10)
 bench-serving: WITH = serving ## compare latency and throughput of the service with `mlflow models serve`
+bench-inference: WITH = inference ## compare torch, ONNX Runtime and OpenVINO on the same weights (OpenVINO: see benchmarks/inference.py)
 bench-tuning: WITH = tuning --source "$$SOURCE" ## measure the cost of a trial, ASHA against random search, tuned against default (SOURCE=archive)
 bench-transfer: WITH = transfer --source "$$SOURCE" ## compare transfer learning on photos with what users would write (SOURCE=archive of CIFAR-10, ARGS="--part large")
 bench-gate: WITH = false_promotions ## simulate how often the gate promotes a model that is no better
-bench bench-serving bench-tuning bench-transfer bench-gate: install
+bench bench-serving bench-inference bench-tuning bench-transfer bench-gate: install
 	@$(LOCAL) && python -m benchmarks.$(WITH) $(ARGS)
 bench-runtimes: ready-database ## measure the seconds per stage in each runtime that is up: RUNTIMES="local docker kubernetes" (NAMESPACE=)
 	@$(LOCAL) && env -u PIPELINE_RUNTIME python -m benchmarks.runtimes $(if $(RUNTIMES),--runtimes $(RUNTIMES)) $(ARGS)

@@ -44,8 +44,8 @@ from tasks.contract.training import TrainRequest
 from tasks.records import artifact_digest, model_store, registry
 from tasks.records.tracking import stage_run
 from tasks.settings import Settings
+from tasks.vision.cpus import available_cpus
 from tasks.vision.data.gold import Gold, Split
-from tasks.vision.devices import available_cpus
 from tasks.vision.models.build import build
 from tasks.vision.models.classifier import Classifier, digest
 

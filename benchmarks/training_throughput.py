@@ -42,9 +42,10 @@ from torchvision.datasets import ImageFolder
 from benchmarks.machine import cpu_model
 from benchmarks.turns import Epoch, Side
 from tasks.contract.recipe import Recipe
+from tasks.vision.cpus import available_cpus
 from tasks.vision.data.gold import Gold, Split
 from tasks.vision.data.images import decode
-from tasks.vision.devices import available_cpus, prepare_cpu
+from tasks.vision.devices import prepare_cpu
 from tasks.vision.models.build import build
 from tasks.vision.training.events import EpochEnd
 from tasks.vision.training.loop import Training

@@ -29,7 +29,7 @@ from benchmarks.machine import cpu_model
 from benchmarks.transfer_accuracy import IMAGES, accuracy, large, scratch
 from benchmarks.transfer_contention import contention
 from benchmarks.transfer_speed import prepare, throughput
-from tasks.vision.devices import available_cpus
+from tasks.vision.cpus import available_cpus
 
 TITLES = {
     "accuracy": "## Accuracy",

@@ -18,7 +18,8 @@ from benchmarks.training_throughput import ours, plain, read_gold
 from benchmarks.transfer_accuracy import scaled
 from benchmarks.turns import apart, say
 from tasks.contract.recipe import Recipe
-from tasks.vision.devices import available_cpus, prepare_cpu
+from tasks.vision.cpus import available_cpus
+from tasks.vision.devices import prepare_cpu
 
 EACH = 500  # images of each class
 Rates = dict[str, list[float]]  # images per second of each side, one of each round

@@ -21,10 +21,11 @@ from benchmarks.training_throughput import ours, read_gold, textbook
 from benchmarks.transfer_accuracy import scaled
 from benchmarks.turns import Epoch, Side, apart, say
 from tasks.contract.recipe import Recipe
+from tasks.vision.cpus import available_cpus
 from tasks.vision.data import bronze
 from tasks.vision.data.fingerprint import Shaping
 from tasks.vision.data.sources import open_source
-from tasks.vision.devices import available_cpus, prepare_cpu
+from tasks.vision.devices import prepare_cpu
 from tasks.vision.models import weights
 from tasks.vision.training.augment import ASPECTS, Augmentation
 

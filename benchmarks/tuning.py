@@ -38,10 +38,12 @@ from tasks.contract.training import TuneRequest, TuneResult
 from tasks.records import gold_store
 from tasks.runner.stage_process import execute
 from tasks.search import table
+from tasks.vision.cpus import available_cpus
 from tasks.vision.data.gold import Gold, Split
-from tasks.vision.devices import available_cpus, prepare_cpu
+from tasks.vision.devices import prepare_cpu
 from tasks.vision.evaluation.comparison import compare
 from tasks.vision.evaluation.scoring import predict
+from tasks.vision.models.classifier import forward_of
 from tasks.vision.training.basis import basis_of
 from tasks.vision.training.events import EpochEnd
 from tasks.vision.training.loop import Training
@@ -177,7 +179,7 @@ def gain(source: Path | None) -> list[str]:
             recipe = request.recipe(basis_of(gold, (), gpu=False), chosen).model_copy(update={"seed": 100 + seed})
             classifier = train(recipe, gold).best_classifier()
             for name, split in (("validation", gold.validation), ("test", gold.test)):
-                answers = predict(classifier, split.images, gold.shape).argmax(1)
+                answers = predict(forward_of(classifier), split.images, gold.shape).argmax(1)
                 right.setdefault((name, side), []).append(answers == split.labels)
     lines = [
         "## Gain from tuned hyperparameters",

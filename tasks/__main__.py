@@ -23,7 +23,7 @@ from tasks.runner.prewarmed import read_request
 from tasks.runner.stage_process import RESULT_PATH, run_stage
 
 # At INFO they log details of no interest in a task's log: credentials found, fonts built, migrations run.
-LIBRARIES = ("alembic", "botocore", "matplotlib", "mlflow.store.db.utils")
+LIBRARIES = ("alembic", "botocore", "matplotlib", "mlflow.store.db.utils", "onnx_ir", "onnxscript")
 
 
 class Commands(click.Group):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import tempfile
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import mlflow
@@ -13,10 +16,13 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
+from numpy.typing import NDArray
+from torch import nn
 
 from tasks.records import artifact_digest, registry
 from tasks.records.tracking import StageRun
 from tasks.vision.data.gold import Gold
+from tasks.vision.models import onnx_form
 from tasks.vision.models.classifier import Classifier, digest
 
 NAME = "model"
@@ -24,10 +30,13 @@ NAME = "model"
 REQUIREMENTS = ("mlflow-skinny", "torch", "numpy")
 # With a batch of one, torch.export would fix the batch size to one.
 EXAMPLES = 4
+PROGRAM, ONNX = "data/model.pt2", "data/model.onnx"
+
+log = logging.getLogger("tasks.train")
 
 
 def log_once(classifier: Classifier, gold: Gold, architecture: str, run: StageRun) -> str:
-    """Log `classifier` (on the CPU, in evaluation mode) to the active run, as an exported graph without pickle.
+    """Log `classifier` (on the CPU, in evaluation mode) to the active run, in both of its forms (see `save`).
 
     It takes uint8 images [N, C, H, W] and returns float32 probabilities [N, classes]. An earlier try of the stage may
     have logged it already, or have been killed meanwhile: a complete model with the same weights is reused, an
@@ -62,29 +71,69 @@ def _write(model: LoggedModel, classifier: Classifier, gold: Gold, about: dict[s
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
     images = gold.validation.images
     with tempfile.TemporaryDirectory(prefix="model-") as folder:
-        mlflow.pytorch.save_model(
+        save(
             classifier,
-            folder,
+            Path(folder),
             # MLflow's pages and loaders need the final location, not this temporary folder.
-            mlflow_model=Model(
-                model.artifact_location, run_id=run_id, model_uuid=model.model_id, model_id=model.model_id
-            ),
-            serialization_format="pt2",
-            input_example=images[np.arange(EXAMPLES) % len(images)],
-            signature=ModelSignature(
-                inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, *gold.shape))]),
-                outputs=Schema([TensorSpec(np.dtype("float32"), (-1, len(gold.classes)))]),
-            ),
-            metadata={
-                "classes": list(gold.classes),
-                "input": list(gold.shape),
-                "fingerprint": gold.fingerprint,
-                **about,
-            },
-            pip_requirements=[f"{name}=={_version(name)}" for name in REQUIREMENTS],
+            Model(model.artifact_location, run_id=run_id, model_uuid=model.model_id, model_id=model.model_id),
+            images[np.arange(EXAMPLES) % len(images)],
+            gold.classes,
+            {"fingerprint": gold.fingerprint, **about},
         )
         client.log_model_artifacts(model.model_id, folder)
     client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+
+
+def save(
+    classifier: nn.Module,
+    folder: Path,
+    description: Model,
+    example: NDArray[np.uint8],
+    classes: Sequence[str],
+    about: Mapping[str, object],
+) -> None:
+    """Write a classifier to an empty folder as an MLflow model with two forms of the same weights, both free of pickle.
+
+    `data/model.onnx` is what the service runs (MLflow's flavor `onnx`), and `data/model.pt2` what torch loads, to
+    train on and to compare (flavor `pytorch`).
+
+    Args:
+        classifier: from uint8 images [N, C, H, W] to float32 probabilities [N, classes].
+        folder: where to write.
+        description: the MLmodel file to be, with what identifies the model.
+        example: uint8 images, more than one: torch.export would fix the number of images to one.
+        classes: names, in the order of the probabilities.
+        about: more metadata.
+
+    Raises:
+        ModelError: the classifier has no ONNX form.
+    """
+    shape = example.shape[1:]
+    mlflow.pytorch.save_model(
+        classifier,
+        str(folder),
+        mlflow_model=description,
+        serialization_format="pt2",
+        input_example=example,
+        signature=ModelSignature(
+            inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, *shape))]),
+            outputs=Schema([TensorSpec(np.dtype("float32"), (-1, len(classes)))]),
+        ),
+        metadata={"classes": list(classes), "input": list(shape), **about},
+        pip_requirements=[f"{name}=={_version(name)}" for name in REQUIREMENTS],
+    )
+    start = time.perf_counter()
+    onnx_form.export(folder / PROGRAM, folder / ONNX)
+    log.info("exported to ONNX in %.1f s, %.1f MB", time.perf_counter() - start, (folder / ONNX).stat().st_size / 1e6)
+    description.add_flavor(
+        "onnx",
+        onnx_version=importlib.metadata.version("onnx"),
+        data=ONNX,
+        providers=["CPUExecutionProvider"],
+        onnx_session_options=None,
+        code=None,
+    )
+    description.save(str(folder / "MLmodel"))
 
 
 def _keep_one(run: StageRun, sha256: str) -> LoggedModel | None:

@@ -29,7 +29,7 @@ from tasks.errors import RequestError, UnavailableError
 from tasks.search import supervisor
 from tasks.search.environment import environment
 from tasks.settings import Settings
-from tasks.vision.devices import available_cpus
+from tasks.vision.cpus import available_cpus
 
 # A custom resource of Ray: there are as many as trials of this process may run at a time. With one name for all, stages
 # on the same cluster would use each other's, and lose them when the other leaves.

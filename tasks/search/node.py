@@ -15,7 +15,7 @@ from typing import NoReturn
 from tasks.errors import SettingsError
 from tasks.search.storage import variables
 from tasks.settings import Settings, load_settings
-from tasks.vision.devices import available_cpus
+from tasks.vision.cpus import available_cpus
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # what a container's shm_size is
 SHARE = 0.8  # of it for Ray's object store; for more than fits, Ray falls back to files on disk

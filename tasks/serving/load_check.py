@@ -5,6 +5,7 @@ python -m tasks.serving.load_check FOLDER      prints one line of JSON, the fiel
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import json
 import os
@@ -62,16 +63,19 @@ def _result(process: subprocess.Popen[str]) -> LoadCheck:
 
 def load_and_answer(folder: Path) -> LoadCheck:
     """Load the model in `folder` with the service's loader, in this process, and compare it with its signature."""
-    import mlflow.pytorch  # noqa: F401  # before the memory is measured
     import numpy as np
-    import torch
     from mlflow.models import Model
 
     from tasks.serving.model import CHUNK, load
     from tasks.serving.model_reference import Target
+    from tasks.serving.runtimes import PACKAGES, runtime_of
 
-    before = _peak(reset=True)
     try:
+        description = Model.load(str(folder))
+        runtime = runtime_of(description)
+        for package in PACKAGES[runtime]:
+            importlib.import_module(package)  # before the memory is measured
+        before = _peak(reset=True)
         model = load(Target(str(folder), None, None, None))
         answers = model.predict(np.random.default_rng(0).integers(0, 256, (CHUNK, *model.shape), np.uint8))
     except PipelineError as error:
@@ -79,15 +83,16 @@ def load_and_answer(folder: Path) -> LoadCheck:
     except Exception as error:
         return LoadCheck(False, f"it does not load and answer: {type(error).__name__}: {error}"[:300])
     memory = max(0, _peak() - before) / MEGABYTE
-    signature = Model.load(str(folder)).signature
+    signature = description.signature
     if signature is None or signature.inputs is None or signature.outputs is None:
         return LoadCheck(False, "the model has no signature; log it as train does", memory)
     declared = [(spec.type, spec.shape[1:]) for spec in (signature.inputs.inputs[0], signature.outputs.inputs[0])]
     actual = [(np.dtype(np.uint8), model.shape), (answers.dtype, answers.shape[1:])]
     if declared != actual:
         return LoadCheck(False, f"its signature says {declared}, it takes and answers {actual}", memory)
-    versions = f"torch {torch.__version__}, mlflow {importlib.metadata.version('mlflow-skinny')}"
-    return LoadCheck(True, f"the service's loader accepts it, and it matches its signature ({versions})", memory)
+    package = PACKAGES[runtime][0]
+    version = f"{package} {importlib.metadata.version(package)}"
+    return LoadCheck(True, f"the service's loader accepts it, and it matches its signature ({version})", memory)
 
 
 def _peak(*, reset: bool = False) -> int:

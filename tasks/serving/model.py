@@ -6,7 +6,6 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ from numpy.typing import NDArray
 from tasks.errors import ModelError
 from tasks.records import artifact_digest
 from tasks.serving.model_reference import Target
+from tasks.vision.cpus import available_cpus
+from tasks.vision.models.forward import Forward
 
 # Images per forward pass: bounds the memory that activations take, whatever the request's size.
 CHUNK = 32
@@ -30,7 +31,7 @@ class ServedModel:
     classes: tuple[str, ...]
     shape: tuple[int, int, int]
     metadata: dict[str, Any]
-    forward: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+    forward: Forward
     loaded_at: float = field(default_factory=time.time)
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -55,18 +56,10 @@ def load(target: Target) -> ServedModel:
     """
     # Imported here, because they take seconds and other users of this module need none of them.
     import mlflow
-    import mlflow.pytorch
-    import torch
     from mlflow.models import Model
 
-    from tasks.vision.devices import available_cpus
+    from tasks.serving.runtimes import PYTORCH, open_model, runtime_of
 
-    # Half the cores for the forward pass, the others for HTTP and decoding: torch's threads spin while they wait for
-    # each other, and one that lost its core to a decoder delays them all.
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, available_cpus() // 2))
-    # torch.export's archives may contain pickles; with this, MLflow refuses such files before it opens them.
-    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
     with tempfile.TemporaryDirectory(prefix="serving-model-") as folder:
         path = mlflow.artifacts.download_artifacts(artifact_uri=target.uri, dst_path=folder)
         if target.artifact_sha256 is not None:
@@ -74,22 +67,22 @@ def load(target: Target) -> ServedModel:
         description = Model.load(path)
         metadata = dict(description.metadata or {})
         classes, shape = _described(target, metadata)
-        flavor = description.flavors.get("pytorch")
-        if flavor is None or flavor.get("code"):
-            raise ModelError(f"{target} is not a plain PyTorch model, or contains code; log it as train does")
-        module = mlflow.pytorch.load_model(path)
-    devices = {str(tensor.device) for tensor in module.state_dict().values()} - {"cpu"}
-    if devices:
-        raise ModelError(f"{target} was exported on {', '.join(sorted(devices))}; export it on the CPU as train does")
+        try:
+            if runtime_of(description) == PYTORCH:
+                import torch
 
-    def forward(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            answer: NDArray[np.float32] = module(torch.from_numpy(images)).numpy()
-        return answer
-
+                torch.set_num_threads(threads())
+            forward = open_model(Path(path), description, threads())
+        except ModelError as error:
+            raise ModelError(f"{target}: {error}") from error
     model = ServedModel(target, classes, shape, metadata, forward)
     _warm(model)
     return model
+
+
+def threads() -> int:
+    """Return how many threads one answer may use: half of the cores; the others are for HTTP and decoding."""
+    return int(os.environ.get("OMP_NUM_THREADS") or max(1, available_cpus() // 2))
 
 
 def _described(target: Target, metadata: dict[str, Any]) -> tuple[tuple[str, ...], tuple[int, int, int]]:

@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
-import mlflow.pytorch
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from tasks.contract.promotion import EvaluateRequest, EvaluateResult
@@ -25,10 +23,14 @@ from tasks.records.metric_log import log_values
 from tasks.records.tracking import StageRun, use_datasets
 from tasks.records.verdict_log import log_verdict
 from tasks.serving.load_check import MEGABYTE, LoadCheck, load_check
+from tasks.serving.model import threads
+from tasks.serving.runtimes import ONNX, open_model, open_program, runtime_of, served_bytes
 from tasks.settings import Settings
+from tasks.vision.cpus import available_cpus
 from tasks.vision.data.gold import Gold
 from tasks.vision.devices import prepare_cpu
 from tasks.vision.evaluation import suspected_labels
+from tasks.vision.evaluation.agreement import Agreement
 from tasks.vision.evaluation.comparison import compare
 from tasks.vision.evaluation.decisive_regions import decisive_regions
 from tasks.vision.evaluation.galleries import worst_mistakes
@@ -44,22 +46,31 @@ from tasks.vision.evaluation.scoring import (
     top5_accuracy,
 )
 from tasks.vision.evaluation.slices import slices_of
+from tasks.vision.models.forward import Forward
 
 log = logging.getLogger("tasks.evaluate")
 
 
 @dataclass(frozen=True)
 class _Model:
-    """A logged model in memory, loaded as in the service, with its answers to the test images."""
+    """A logged model in memory, opened as in the service, with its answers to the test images."""
 
-    network: torch.nn.Module
+    forward: Forward
     shape: tuple[int, int, int]
     size_bytes: int
     trial: LoadCheck
+    agreement: Agreement | None
     probabilities: NDArray[np.float32]
     correct: NDArray[np.bool_]
     scores: ClassScores
     summary: Scores
+
+    @property
+    def loading(self) -> Loading:
+        """Whether it loads, and answers as it was trained to."""
+        if self.agreement is None or not self.trial.works:
+            return Loading(works=self.trial.works, note=self.trial.note)
+        return Loading(works=self.agreement.holds, note=f"{self.trial.note}; it {self.agreement}")
 
     @property
     def answers(self) -> Answers:
@@ -82,18 +93,19 @@ def run(request: EvaluateRequest, inputs: EvaluateInputs, run: StageRun, setting
     use_datasets(run, inputs.data.prepare_run_id, "testing")
     registry.require_same_classes(name, gold.classes)
 
-    candidate = _load(model.uri, gold, model.artifact_sha256, "the candidate")
+    candidate = _load(model.uri, gold, model.artifact_sha256, "the candidate", both_forms=True)
     log.info("candidate: %s", _figures(candidate.summary))
     champion_model = None
     if champion is not None and not inputs.same:
         what = f"champion, version {champion.version},"
-        champion_model = _load(f"models:/{name}/{champion.version}", gold, champion.artifact_sha256, what)
+        uri = f"models:/{name}/{champion.version}"
+        champion_model = _load(uri, gold, champion.artifact_sha256, what, both_forms=False)
         log.info("%s: %s", what.rstrip(","), _figures(champion_model.summary))
-    timings = latencies([(m.network, m.shape) for m in (candidate, champion_model) if m is not None], gold.test.images)
+    timings = latencies([(m.forward, m.shape) for m in (candidate, champion_model) if m is not None], gold.test.images)
 
     slices = slices_of(gold.test, gold.classes, candidate.scores, candidate.correct)
     evidence = Evidence(
-        loading=Loading(works=candidate.trial.works, note=candidate.trial.note),
+        loading=candidate.loading,
         scores=candidate.summary,
         cost=_cost(candidate, timings[0]),
         slices=slices,
@@ -138,13 +150,17 @@ def run(request: EvaluateRequest, inputs: EvaluateInputs, run: StageRun, setting
     )
 
 
-def _load(model_uri: str, gold: Gold, artifact_sha256: str | None, what: str) -> _Model:
-    """Fetch a model, check its files, load it as the service would, and get its answers to the test images."""
+def _load(model_uri: str, gold: Gold, artifact_sha256: str | None, what: str, *, both_forms: bool) -> _Model:
+    """Fetch a model, check its files, open it as the service would, and get its answers to the test images.
+
+    With `both_forms`, the form that is served is compared with the one that was trained.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(mlflow.artifacts.download_artifacts(artifact_uri=model_uri, dst_path=folder))
         if artifact_sha256 is not None:  # a champion registered by another program has none
             artifact_digest.require(path, artifact_sha256, what)
-        metadata = mlflow.models.Model.load(str(path)).metadata or {}
+        description = mlflow.models.Model.load(str(path))
+        metadata = description.metadata or {}
         classes = tuple(metadata.get("classes", ()))
         if classes != gold.classes:
             raise ModelError(
@@ -153,17 +169,24 @@ def _load(model_uri: str, gold: Gold, artifact_sha256: str | None, what: str) ->
             )
         channels, height, width = metadata["input"]
         shape = (channels, height, width)
-        size = sum(file.stat().st_size for file in (path / "data").rglob("*") if file.is_file())
+        onnx = runtime_of(description) == ONNX
         with load_check(path) as outcome:
-            network = mlflow.pytorch.load_model(str(path))
-            probabilities = predict(network, gold.test.images, shape)
+            forward = open_model(path, description, threads())
+            at_once = max(1, available_cpus() // threads()) if onnx else 1  # torch's threads share one answer
+            probabilities = predict(forward, gold.test.images, shape, at_once)
+            agreement = None
+            if both_forms and onnx:
+                trained = predict(open_program(path), gold.test.images, shape)
+                agreement = Agreement.of(probabilities, trained)
             trial = outcome()
+        size = served_bytes(path, description)
     scores = score(gold.test.labels, probabilities)
     return _Model(
-        network=network,
+        forward=forward,
         shape=shape,
         size_bytes=size,
         trial=trial,
+        agreement=agreement,
         probabilities=probabilities,
         correct=probabilities.argmax(1) == gold.test.labels,
         scores=scores,
@@ -212,7 +235,7 @@ def _regions(gold: Gold, candidate: _Model, champion: Answers | None) -> dict[in
     shown = sorted({index for gallery in galleries for index in gallery.indices})
     start = time.perf_counter()
     regions = decisive_regions(
-        candidate.network, gold.test.images[shown], candidate.answers.predicted[shown], candidate.shape
+        candidate.forward, gold.test.images[shown], candidate.answers.predicted[shown], candidate.shape
     )
     log.info("the regions that decided %d wrong answers: found in %.1f s", len(shown), time.perf_counter() - start)
     return dict(zip(shown, regions, strict=True))

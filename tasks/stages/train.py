@@ -35,6 +35,7 @@ from tasks.vision.data.gold import Gold
 from tasks.vision.devices import choose_device, prepare_cpu
 from tasks.vision.evaluation import training_suspects
 from tasks.vision.evaluation.suspected_labels import Suspect
+from tasks.vision.models import onnx_form
 from tasks.vision.models.classifier import digest, parameter_counts
 from tasks.vision.training import duration
 from tasks.vision.training.basis import basis_of
@@ -79,6 +80,7 @@ def run(request: TrainRequest, inputs: TrainInputs, run: StageRun, settings: Set
     prepare_cpu(recipe.batch_size * gold.shape[0] * side**2)
     training = Training(recipe, gold, trained_weights.load(inputs.weights) if inputs.weights else None)
     _describe(training, gold, inputs.data)
+    onnx_form.require([recipe.model], len(gold.classes), (gold.shape[0], side, side))
 
     store = CheckpointStore(run.run_id)
     state = store.newest()

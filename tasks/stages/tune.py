@@ -24,6 +24,7 @@ from tasks.search.plots import figures
 from tasks.search.search import Start, remove_state, run_search
 from tasks.search.table import TrialRow
 from tasks.settings import Settings
+from tasks.vision.models import onnx_form
 from tasks.vision.training.basis import basis_of
 
 BEST_TRIAL = "pipeline.best_trial"  # tag of the best trial's run; on the tune run, its number
@@ -55,6 +56,8 @@ def run(request: TuneRequest, inputs: TuneInputs, run: StageRun, settings: Setti
     keep_choices(run.run_id, inputs.networks, inputs.weights)
     basis = basis_of(gold, inputs.weights, gpu=request.trial_gpus > 0)  # a trial may run on another machine
     request = request.settled(basis)
+    side = request.input_side or max(gold.shape[1:])
+    onnx_form.require(inputs.networks, len(gold.classes), (gold.shape[0], side, side))
     run_search(
         request,
         run,

@@ -1,7 +1,8 @@
 """Which region of an image decided a model's answer: where covering it takes the most confidence away.
 
 Occlusion (Zeiler and Fergus, ECCV 2014), by captum. It needs nothing but answers, so it works for every model that can
-be evaluated; a method by gradients (Grad-CAM) would need a layer, and an exported program has none by name.
+be evaluated; a method by gradients (Grad-CAM) would need a layer, and neither an ONNX model nor an exported program has
+one by name.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from captum.attr import Occlusion
 from numpy.typing import NDArray
 
 from tasks.vision.evaluation.scoring import fit
+from tasks.vision.models.forward import Forward
 
 CELLS = 6  # a side is divided into so many; a square of 2 x 2 cells is covered at a time, at each of 5 x 5 places
 LEAST = 0.01  # of probability; where no square takes away that much, no region decided
 
 
 def decisive_regions(
-    model: torch.nn.Module, images: NDArray[np.uint8], labels: NDArray[np.int64], shape: tuple[int, int, int]
+    forward: Forward, images: NDArray[np.uint8], labels: NDArray[np.int64], shape: tuple[int, int, int]
 ) -> NDArray[np.float32]:
     """Return how much each place of each image decided, float32 [N, H, W] in 0..1; 1 at the most decisive one.
 
@@ -28,7 +30,7 @@ def decisive_regions(
     pixels on one core.
 
     Args:
-        model: uint8 images [N, C, H, W] to probabilities [N, K].
+        forward: the model.
         images: uint8 [N, C, H, W].
         labels: int64 [N], the answers to explain.
         shape: the (C, H, W) the model was made for, as for `scoring.predict`.
@@ -40,10 +42,7 @@ def decisive_regions(
     cells = (_cell(height), _cell(width))
 
     def answer(covered: torch.Tensor) -> torch.Tensor:
-        fitted = fit(covered.to(torch.uint8), shape)
-        # This order of the values makes convolutions of several images a sixth faster.
-        probabilities: torch.Tensor = model(fitted.contiguous(memory_format=torch.channels_last))
-        return probabilities.float()
+        return torch.from_numpy(forward(fit(covered.to(torch.uint8), shape).numpy()))
 
     with torch.inference_mode():
         fallen = Occlusion(answer).attribute(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, top_k_accuracy_score
 
 from tasks.errors import DataError, ModelError
+from tasks.vision.models.forward import Forward
 
 # Faster than larger ones on a CPU. Images of 224 pixels take EfficientNet-Lite0 0.65 GB, in batches of 256 4.6 GB.
 BATCH = 32
@@ -76,11 +78,17 @@ class Latency:
     batch_images_per_second: float
 
 
-def predict(model: torch.nn.Module, images: NDArray[np.uint8], shape: tuple[int, int, int]) -> NDArray[np.float32]:
-    """Return the probabilities [N, K] float32 that `model` gives to uint8 images [N, C, H, W].
+def predict(
+    forward: Forward, images: NDArray[np.uint8], shape: tuple[int, int, int], at_once: int = 1
+) -> NDArray[np.float32]:
+    """Return the probabilities [N, K] float32 that a model gives to uint8 images [N, C, H, W].
 
-    `shape` is the (C, H, W) the model was made for; images of another size are resized to it, so that a champion
-    can classify images prepared for its challenger.
+    Args:
+        forward: the model.
+        images: what it classifies.
+        shape: the (C, H, W) the model was made for; images of another size are resized to it, so that a champion can
+            classify images prepared for its challenger.
+        at_once: how many batches it answers at the same time, in as many threads.
 
     Raises:
         DataError: no images.
@@ -88,12 +96,9 @@ def predict(model: torch.nn.Module, images: NDArray[np.uint8], shape: tuple[int,
     """
     if len(images) == 0:
         raise DataError("there are no images to score; prepare a data set with a test split")
-    with torch.inference_mode():
-        parts = [
-            model(fit(torch.from_numpy(images[start : start + BATCH]), shape)).float().cpu().numpy()
-            for start in range(0, len(images), BATCH)
-        ]
-    probabilities: NDArray[np.float32] = np.concatenate(parts)
+    batches = (images[start : start + BATCH] for start in range(0, len(images), BATCH))
+    with ThreadPoolExecutor(at_once, "predict") as pool:
+        probabilities = np.concatenate(list(pool.map(lambda batch: forward(fitted(batch, shape)), batches)))
     if not np.isfinite(probabilities).all():
         raise ModelError("the model answers with NaN or infinity; train it again with a lower learning_rate")
     return probabilities
@@ -113,6 +118,12 @@ def fit(images: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
         )
         images = resized.round().clamp(0, 255).to(torch.uint8)
     return images.contiguous()
+
+
+def fitted(images: NDArray[np.uint8], shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """Bring uint8 images [N, C, H, W] to `shape`, as `fit` does."""
+    brought: NDArray[np.uint8] = fit(torch.from_numpy(images), shape).numpy()
+    return brought
 
 
 def score(labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> ClassScores:
@@ -174,9 +185,7 @@ def calibration_error(labels: NDArray[np.int64], probabilities: NDArray[np.float
     return float(np.abs(bins.correct - bins.confidence).sum() / len(labels))
 
 
-def latencies(
-    models: Sequence[tuple[torch.nn.Module, tuple[int, int, int]]], images: NDArray[np.uint8]
-) -> list[Latency]:
+def latencies(models: Sequence[tuple[Forward, tuple[int, int, int]]], images: NDArray[np.uint8]) -> list[Latency]:
     """Time models on images [N, C, H, W]: one at a time, at least `SINGLES` and for `SINGLES_SECONDS`, then in batches.
 
     The models take turns after a warm-up, so that other work of the machine slows all of them alike; p50 and p95 are
@@ -186,20 +195,17 @@ def latencies(
         models: each with the (C, H, W) it was made for.
         images: what they classify.
     """
-    batches = [
-        fit(torch.from_numpy(np.resize(images[:BATCH], (BATCH, *images.shape[1:]))), shape) for _, shape in models
-    ]
-    networks = [network for network, _ in models]
-    with torch.inference_mode():
-        for network, batch in zip(networks, batches, strict=True):
-            for _ in range(WARM_UP):
-                network(batch[:1])
-            network(batch)
-        singles: list[list[float]] = []
-        until = time.perf_counter() + SINGLES_SECONDS
-        while len(singles) < SINGLES or time.perf_counter() < until:
-            singles.append([_seconds(n, b[:1]) for n, b in zip(networks, batches, strict=True)])
-        whole = [[_seconds(n, b) for n, b in zip(networks, batches, strict=True)] for _ in range(3)]
+    batches = [fitted(np.resize(images[:BATCH], (BATCH, *images.shape[1:])), shape) for _, shape in models]
+    forwards = [forward for forward, _ in models]
+    for forward, batch in zip(forwards, batches, strict=True):
+        for _ in range(WARM_UP):
+            forward(batch[:1])
+        forward(batch)
+    singles: list[list[float]] = []
+    until = time.perf_counter() + SINGLES_SECONDS
+    while len(singles) < SINGLES or time.perf_counter() < until:
+        singles.append([_seconds(f, b[:1]) for f, b in zip(forwards, batches, strict=True)])
+    whole = [[_seconds(f, b) for f, b in zip(forwards, batches, strict=True)] for _ in range(3)]
     return [
         Latency(
             single_p50_ms=_calmest([turn[i] for turn in singles], 50) * 1e3,
@@ -215,7 +221,7 @@ def _calmest(seconds: Sequence[float], percentile: float) -> float:
     return min(float(np.percentile(part, percentile)) for part in np.array_split(seconds, PARTS))
 
 
-def _seconds(model: torch.nn.Module, images: torch.Tensor) -> float:
+def _seconds(forward: Forward, images: NDArray[np.uint8]) -> float:
     start = time.perf_counter()
-    model(images)
+    forward(images)
     return time.perf_counter() - start

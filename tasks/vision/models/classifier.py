@@ -9,9 +9,13 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
+
+from tasks.vision.models.forward import Forward
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,17 @@ class Classifier(nn.Module):
         normalised = (images.float() / 255 - self.mean) / self.std
         logits: Tensor = self.network(normalised if self.enlarge is None else self.enlarge(normalised))
         return logits.float().softmax(dim=1)
+
+
+def forward_of(classifier: nn.Module) -> Forward:
+    """Return the classifier as a function of arrays, without gradients."""
+
+    def forward(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            answer: NDArray[np.float32] = classifier(torch.from_numpy(np.ascontiguousarray(images))).numpy()
+        return answer
+
+    return forward
 
 
 def digest(model: nn.Module) -> str:

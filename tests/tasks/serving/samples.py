@@ -18,12 +18,13 @@ import torch
 from mlflow import MlflowClient
 from PIL import Image
 
-from tasks.records import ledger, registry
+from tasks.records import ledger, model_store, registry
 from tasks.serving.model import load
 from tasks.serving.model_reference import parse
 from tasks.serving.resolution import resolve
 from tasks.settings import Settings
 from tasks.vision.data.images import decode
+from tests import logged_models
 
 CLASSES = ["dark", "grey", "bright"]
 MODEL = "vision-classifier"
@@ -73,20 +74,12 @@ def new_run() -> mlflow.ActiveRun:
     return mlflow.start_run(experiment_id=experiment.experiment_id)
 
 
-def log_model(module: torch.nn.Module, *, batch: int = 4, metadata: dict[str, object] | None = None) -> tuple[str, str]:
-    """Log a model as train does; return run ID and model URI."""
-    example = np.zeros((batch, 1, 8, 8), np.uint8)
-    described = {"classes": CLASSES, "input": [1, 8, 8], "architecture": "brightness", "sha256": "s"}
+def log_model(module: torch.nn.Module, *, batch: int = 4, onnx: bool = True) -> tuple[str, str]:
+    """Log a model as train does, or as earlier releases did, without an ONNX form; return run ID and model URI."""
+    log = logged_models.log_model if onnx else logged_models.log_without_onnx
     with new_run() as run:
-        info = mlflow.pytorch.log_model(
-            module.eval(),
-            name="model",
-            input_example=example,
-            signature=mlflow.models.infer_signature(example, np.zeros((batch, 3), np.float32)),
-            metadata=described if metadata is None else metadata,
-            pip_requirements=["torch"],
-        )
-    return run.info.run_id, info.model_uri
+        uri = log(module, np.zeros((batch, 1, 8, 8), np.uint8), CLASSES, {"architecture": "brightness", "sha256": "s"})
+    return run.info.run_id, uri
 
 
 def log_reference_predictions(version: int) -> None:
@@ -112,7 +105,7 @@ def move(kind: ledger.Kind, before: int | None, after: int) -> None:
 def damage(uri: str) -> None:
     """Change one bit of a logged model's weights in the store."""
     place = MlflowClient().get_logged_model(uri.removeprefix("models:/")).artifact_location
-    [file] = (Path(unquote(urlsplit(place).path)) / "data").rglob("*.pt2")
+    file = Path(unquote(urlsplit(place).path)) / model_store.ONNX
     content = np.frombuffer(file.read_bytes(), np.uint8).copy()
     content[len(content) // 2] ^= 1
     file.write_bytes(content.tobytes())

@@ -9,12 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import mlflow
-import mlflow.pytorch
 import numpy as np
 import pytest
 import torch
-from mlflow.models import ModelSignature
-from mlflow.types import Schema, TensorSpec
 
 from tasks.contract.messages import TaskIdentity
 from tasks.records import artifact_digest, gold_store, model_store, tracking
@@ -23,6 +20,7 @@ from tasks.settings import Settings
 from tasks.stages import evaluate
 from tasks.vision.data.gold import Gold, Split
 from tasks.vision.evaluation.scoring import Latency
+from tests.logged_models import log_model, log_without_onnx
 
 CLASSES = ("ant", "bee", "cat", "dog")
 SHAPE = (1, 8, 8)
@@ -95,6 +93,7 @@ def train_run(settings: Settings) -> TrainRun:
         classes: int = 4,
         columns: Mapping[str, tuple[str, ...]] | None = None,
         network: type[PixelReader] = PixelReader,
+        onnx: bool = True,
     ) -> str:
         experiment_id = tracking.connect(settings)
         gold = make_gold(classes)
@@ -102,28 +101,18 @@ def train_run(settings: Settings) -> TrainRun:
         with mlflow.start_run(experiment_id=experiment_id) as prepare:
             gold_store.store(gold)
             mlflow.set_tag("pipeline.gold_run_id", prepare.info.run_id)
-        example = gold.validation.images
         sha256 = hashlib.sha256(f"{network.__name__} {table}".encode()).hexdigest()
         with mlflow.start_run(experiment_id=experiment_id) as train:
-            info = mlflow.pytorch.log_model(
-                network(table, classes).eval(),
-                name="model",
-                input_example=example,
-                signature=ModelSignature(
-                    Schema([TensorSpec(np.dtype(np.uint8), (-1, *SHAPE))]),
-                    Schema([TensorSpec(np.dtype(np.float32), (-1, classes))]),
-                ),
-                metadata={"classes": list(gold.classes), "input": list(SHAPE), "sha256": sha256},
-                pip_requirements=["torch"],
-            )
+            log = log_model if onnx else log_without_onnx
+            uri = log(network(table, classes), gold.validation.images, gold.classes, {"sha256": sha256})
             mlflow.log_dict(list(gold.classes), "classes.json")
             mlflow.set_tags(
                 {
                     "pipeline.prepare_run_id": prepare.info.run_id,
                     "pipeline.fingerprint": gold.fingerprint,
                     "pipeline.model_sha256": sha256,
-                    artifact_digest.TAG: model_store.artifact_sha256(info.model_uri),
-                    "pipeline.logged_model_uri": info.model_uri,
+                    artifact_digest.TAG: model_store.artifact_sha256(uri),
+                    "pipeline.logged_model_uri": uri,
                 }
             )
         return str(train.info.run_id)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from tasks.vision.evaluation.decisive_regions import decisive_regions
+from tasks.vision.models.classifier import forward_of
 
 
 class Spot(torch.nn.Module):
@@ -40,7 +41,7 @@ def spots(count: int, shape: tuple[int, int, int]) -> np.ndarray:
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 8, 8), (1, 28, 28), (3, 97, 97), (3, 24, 40), (3, 5, 5)])
 def test_the_region_is_where_the_model_looks(shape: tuple[int, int, int]) -> None:
     images = spots(3, shape)
-    heat = decisive_regions(Spot(), images, np.array([1, 1, 1]), shape)
+    heat = decisive_regions(forward_of(Spot()), images, np.array([1, 1, 1]), shape)
     assert heat.shape == (3, *shape[1:])
     assert heat.dtype == np.float32
     assert heat[:, 0, 0] == pytest.approx(1)
@@ -54,36 +55,36 @@ def test_the_region_is_where_the_model_looks(shape: tuple[int, int, int]) -> Non
 def test_an_image_that_is_covered_whole_decided_whole(side: int) -> None:
     images = np.zeros((1, 1, side, side), np.uint8)
     images[:, :, 0, 0] = 255
-    heat = decisive_regions(Spot(), images, np.array([1]), (1, side, side))
+    heat = decisive_regions(forward_of(Spot()), images, np.array([1]), (1, side, side))
     assert heat.tolist() == (np.ones((1, side, side)) * (side == 2)).tolist()  # a single pixel is its own mean
 
 
 def test_each_image_is_explained_for_its_own_label() -> None:
     images = spots(2, (3, 32, 32))
     images[1] = 255 - images[1]
-    heat = decisive_regions(Spot(), images, np.array([1, 0]), (3, 32, 32))
+    heat = decisive_regions(forward_of(Spot()), images, np.array([1, 0]), (3, 32, 32))
     assert heat[:, 0, 0] == pytest.approx(1)
     # Covering what speaks for a class makes the other one more probable: no region decided for that one.
-    assert not decisive_regions(Spot(), images, np.array([0, 1]), (3, 32, 32)).any()
+    assert not decisive_regions(forward_of(Spot()), images, np.array([0, 1]), (3, 32, 32)).any()
 
 
 def test_it_is_the_same_every_time_and_beside_any_other_image() -> None:
     images = np.random.default_rng(0).integers(0, 256, (4, 3, 32, 32)).astype(np.uint8)
     labels = np.array([1, 0, 1, 0])
-    first, second = (decisive_regions(Spot(), images, labels, (3, 32, 32)) for _ in range(2))
+    first, second = (decisive_regions(forward_of(Spot()), images, labels, (3, 32, 32)) for _ in range(2))
     assert np.array_equal(first, second)
-    alone = decisive_regions(Spot(), images[2:3], labels[2:3], (3, 32, 32))
+    alone = decisive_regions(forward_of(Spot()), images[2:3], labels[2:3], (3, 32, 32))
     assert alone[0] == pytest.approx(first[2], abs=1e-6)
 
 
 @pytest.mark.parametrize("answer", [0.5, float("nan")])
 def test_a_model_that_does_not_look_has_no_region(answer: float) -> None:
-    assert not decisive_regions(Constant(answer), spots(2, (1, 8, 8)), np.array([0, 1]), (1, 8, 8)).any()
+    assert not decisive_regions(forward_of(Constant(answer)), spots(2, (1, 8, 8)), np.array([0, 1]), (1, 8, 8)).any()
 
 
 @pytest.mark.parametrize("shape", [(1, 16, 16), (3, 64, 64)])
 def test_a_model_of_another_size_and_colour_is_explained(shape: tuple[int, int, int]) -> None:
-    heat = decisive_regions(Spot(), spots(1, (3, 32, 32)), np.array([1]), shape)
+    heat = decisive_regions(forward_of(Spot()), spots(1, (3, 32, 32)), np.array([1]), shape)
     assert heat.shape == (1, 32, 32)
     assert heat[0, 0, 0] == pytest.approx(1)
     assert not heat[0, -8:, -8:].any()
@@ -94,8 +95,9 @@ def test_an_exported_program_is_explained() -> None:
     exported = torch.export.export(
         Spot(), (torch.from_numpy(images),), dynamic_shapes=({0: torch.export.Dim("batch")},)
     ).module()
-    assert decisive_regions(exported, images, np.array([1, 1]), (1, 8, 8))[:, 0, 0] == pytest.approx(1)
+    assert decisive_regions(forward_of(exported), images, np.array([1, 1]), (1, 8, 8))[:, 0, 0] == pytest.approx(1)
 
 
 def test_without_images_there_are_no_regions() -> None:
-    assert decisive_regions(Spot(), spots(0, (3, 8, 8)), np.zeros(0, np.int64), (3, 8, 8)).shape == (0, 8, 8)
+    regions = decisive_regions(forward_of(Spot()), spots(0, (3, 8, 8)), np.zeros(0, np.int64), (3, 8, 8))
+    assert regions.shape == (0, 8, 8)

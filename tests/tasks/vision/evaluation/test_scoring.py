@@ -19,6 +19,7 @@ from tasks.vision.evaluation.scoring import (
     score,
     top5_accuracy,
 )
+from tasks.vision.models.classifier import forward_of
 
 
 class Brightness(torch.nn.Module):
@@ -56,21 +57,21 @@ def test_a_label_the_model_does_not_know() -> None:
 def test_predict_goes_through_batches_in_order() -> None:
     values = np.arange(2 * BATCH + 3) % 256
     images = np.broadcast_to(values[:, None, None, None], (len(values), 1, 8, 8)).astype(np.uint8)
-    probabilities = predict(Brightness(), images, (1, 8, 8))
+    probabilities = predict(forward_of(Brightness()), images, (1, 8, 8))
     assert probabilities[:, 1] == pytest.approx(values / 255, abs=1e-6)
     assert probabilities.dtype == np.float32
 
 
 def test_predict_refuses_nothing_and_nonsense() -> None:
     with pytest.raises(DataError, match="no images"):
-        predict(Brightness(), np.zeros((0, 1, 8, 8), np.uint8), (1, 8, 8))
+        predict(forward_of(Brightness()), np.zeros((0, 1, 8, 8), np.uint8), (1, 8, 8))
 
     class Broken(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return torch.full((len(images), 2), float("nan"))
 
     with pytest.raises(ModelError, match="NaN"):
-        predict(Broken(), np.zeros((2, 1, 8, 8), np.uint8), (1, 8, 8))
+        predict(forward_of(Broken()), np.zeros((2, 1, 8, 8), np.uint8), (1, 8, 8))
 
 
 def test_fit_leaves_fitting_images_alone() -> None:
@@ -95,7 +96,8 @@ class Slow(Brightness):
 
 def test_latencies_are_those_of_each_model() -> None:
     shape = (1, 8, 8)
-    fast, slow = latencies([(Brightness(), shape), (Slow(), (3, 4, 4))], np.zeros((3, 1, 8, 8), np.uint8))
+    sides = [(forward_of(Brightness()), shape), (forward_of(Slow()), (3, 4, 4))]
+    fast, slow = latencies(sides, np.zeros((3, 1, 8, 8), np.uint8))
     assert 0 < fast.single_p50_ms <= fast.single_p95_ms
     assert 2 < slow.single_p50_ms <= slow.single_p95_ms
     assert fast.single_p50_ms < slow.single_p50_ms
@@ -117,7 +119,7 @@ class Disturbed(Brightness):
 
 
 def test_other_work_in_a_part_of_the_measurement_does_not_count() -> None:
-    [found] = latencies([(Disturbed(), (1, 8, 8))], np.zeros((3, 1, 8, 8), np.uint8))
+    [found] = latencies([(forward_of(Disturbed()), (1, 8, 8))], np.zeros((3, 1, 8, 8), np.uint8))
     assert found.single_p95_ms < 20
 
 
