@@ -73,13 +73,12 @@ def serve(settings: Settings, address: str, port: int) -> None:
 
     After SIGTERM the service keeps answering for SERVING_DRAIN_SECONDS.
     """
-    home = settings.pipeline_home.resolve() / "bentoml"  # what BentoML and its metrics keep on disk
+    home = settings.pipeline_home.resolve() / "bentoml"  # what BentoML keeps on disk
     shutil.rmtree(home, ignore_errors=True)
-    (home / "metrics").mkdir(parents=True)
+    home.mkdir(parents=True)
     os.environ |= {
         "BENTOML_HOME": str(home),
         "BENTOML_DO_NOT_TRACK": "True",
-        "PROMETHEUS_MULTIPROC_DIR": str(home / "metrics"),
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_TRACKING_URI": settings.tracking_uri,
         "MLFLOW_REGISTRY_URI": settings.tracking_uri,
@@ -88,14 +87,11 @@ def serve(settings: Settings, address: str, port: int) -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # Imported after the environment is set: BentoML and Prometheus read it during their import.
+    # Imported after the environment is set: BentoML reads it during its import.
+    from tasks.serving.application import application
     from tasks.serving.draining import DrainingServer
-    from tasks.serving.http_errors import KnownPaths
-    from tasks.serving.service import service
 
-    # One process, without BentoML's supervisor: that would import all of BentoML a second time before the model can
-    # load, and leave several processes to find and end. More capacity comes from more containers.
-    app = KnownPaths(service.to_asgi(is_main=True))
+    app = application(settings)
     server = DrainingServer(
         app, settings.serving_drain_seconds, host=address, port=port, ws="none", log_config=None, access_log=False,
         server_header=False, timeout_graceful_shutdown=GRACE_SECONDS,

@@ -7,41 +7,65 @@ service, the larger the batches (docs/decisions/0009).
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from queue import SimpleQueue
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasks.serving.model import CHUNK, ServedModel
 
+Rows = NDArray[np.float32]
 
-@dataclass(frozen=True)
-class _Job:
-    """Up to CHUNK images that wait for their forward pass."""
 
-    model: ServedModel
-    images: NDArray[np.uint8]
-    answer: asyncio.Future[NDArray[np.float32]]
+class Job:
+    """The images of one request, for one model, and where its answer goes."""
+
+    def __init__(self, model: ServedModel) -> None:
+        """Take the model; `answer` belongs to the event loop that runs now."""
+        self.model = model
+        self.answer: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
+        self.images: NDArray[np.uint8] = np.empty((0, *model.shape), np.uint8)
+        """uint8 [N, C, H, W], set before the job is put into the queue."""
+        self.rows: list[Rows] = []
+        self.taken = 0
+
+    def take(self, room: int) -> NDArray[np.uint8]:
+        """Take up to `room` of the images that no pass has taken yet."""
+        part = self.images[self.taken : self.taken + room]
+        self.taken += len(part)
+        return part
+
+    def fail(self, error: BaseException) -> None:
+        """Answer with an error, from any thread."""
+        self._tell(lambda: self.answer.set_exception(error))
+
+    def finish(self) -> None:
+        """Answer with the rows, from any thread."""
+        rows = self.rows[0] if len(self.rows) == 1 else np.concatenate(self.rows)
+        self._tell(lambda: self.answer.set_result(rows))
+
+    def _tell(self, answer: Callable[[], None]) -> None:
+        # The client may be gone, and its future cancelled.
+        self.answer.get_loop().call_soon_threadsafe(lambda: None if self.answer.done() else answer())
 
 
 class Batcher:
     """Runs forward passes one after another in a thread of its own, each with all waiting images up to CHUNK.
 
     A pass uses one model: while the follower swaps models, requests that started with the old one finish with it.
-    All methods belong to the event loop.
     """
 
     def __init__(self, passed: Callable[[int], None] = lambda images: None) -> None:
-        """Start the thread; `passed` is called with the size of each pass."""
+        """Start the thread; `passed` is called in it with the size of each pass."""
         self._passed = passed
-        self._waiting: deque[_Job] = deque()
-        self._busy = False
-        self._thread = ThreadPoolExecutor(1, "forward")
+        self._queue: SimpleQueue[Job | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="forward", daemon=True)
+        self._thread.start()
 
-    async def predict(self, model: ServedModel, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    async def predict(self, model: ServedModel, images: NDArray[np.uint8]) -> Rows:
         """Classify images by `model`; a large request takes turns with others, CHUNK images at a time.
 
         Args:
@@ -54,56 +78,53 @@ class Batcher:
         Raises:
             Exception: what the model raised; every request in that pass gets it.
         """
-        parts = [await self._queue(model, images[i : i + CHUNK]) for i in range(0, len(images), CHUNK)]
-        return np.concatenate(parts)
+        job = Job(model)
+        job.images = images
+        self.put(job)
+        return await job.answer
+
+    def put(self, job: Job) -> None:
+        """Queue a job that has its images, from any thread."""
+        self._queue.put(job)
 
     def close(self) -> None:
         """End the thread after its current pass."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._queue.put(None)
 
-    def _queue(self, model: ServedModel, images: NDArray[np.uint8]) -> asyncio.Future[NDArray[np.float32]]:
-        job = _Job(model, images, asyncio.get_running_loop().create_future())
-        self._waiting.append(job)
-        if not self._busy:
-            self._start()
-        return job.answer
+    def _run(self) -> None:
+        waiting: deque[Job] = deque()
+        while True:
+            while not (waiting and self._queue.empty()):
+                job = self._queue.get()
+                if job is None:
+                    return
+                waiting.append(job)
+            self._pass(waiting)
 
-    def _start(self) -> None:
-        """Start the next pass, if any images wait."""
-        batch = self._take()
-        self._busy = bool(batch)
-        if batch:
-            images = batch[0].images if len(batch) == 1 else np.concatenate([job.images for job in batch])
-            running = asyncio.get_running_loop().run_in_executor(self._thread, batch[0].model.forward, images)
-            running.add_done_callback(lambda done: self._finish(batch, done))
-
-    def _take(self) -> list[_Job]:
-        """Take the first jobs that use one model and fit into one pass; cancelled ones are dropped."""
-        batch: list[_Job] = []
-        room = CHUNK
-        while self._waiting:
-            job = self._waiting[0]
-            if not job.answer.done():
-                if len(job.images) > room or (batch and job.model is not batch[0].model):
-                    break
-                batch.append(job)
-                room -= len(job.images)
-            self._waiting.popleft()
-        return batch
-
-    def _finish(self, batch: list[_Job], done: asyncio.Future[NDArray[np.float32]]) -> None:
-        self._start()  # first, so that the model works while answers are written
-        error = asyncio.CancelledError() if done.cancelled() else done.exception()
-        self._passed(sum(len(job.images) for job in batch))
+    def _pass(self, waiting: deque[Job]) -> None:
+        """Answer the first images that use one model and fit into one pass; jobs of which some remain go to the end."""
+        batch: list[tuple[Job, NDArray[np.uint8]]] = []
+        room, model = CHUNK, waiting[0].model
+        while waiting and room and waiting[0].model is model:
+            job = waiting.popleft()
+            if not job.answer.done():  # by its cancellation
+                batch.append((job, job.take(room)))
+                room -= len(batch[-1][1])
+        if not batch:
+            return
+        try:
+            parts = [part for _, part in batch]
+            rows = model.forward(parts[0] if len(parts) == 1 else np.concatenate(parts))
+        except Exception as error:  # whatever the runtime throws
+            for job, _ in batch:
+                job.fail(error)
+            return
+        self._passed(CHUNK - room)
         first = 0
-        for job in batch:
-            last = first + len(job.images)
-            if job.answer.done():
-                pass  # the client is gone
-            elif isinstance(error, asyncio.CancelledError):
-                job.answer.cancel()
-            elif error is not None:
-                job.answer.set_exception(error)
+        for job, part in batch:
+            job.rows.append(rows[first : first + len(part)])
+            first += len(part)
+            if job.taken == len(job.images):
+                job.finish()
             else:
-                job.answer.set_result(done.result()[first:last])
-            first = last
+                waiting.append(job)

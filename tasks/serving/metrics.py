@@ -1,16 +1,19 @@
-"""Metrics for Prometheus about the model in service. BentoML itself counts requests and measures their latency.
-
-All names begin with `serving_`: NAMESPACE is also the prefix of BentoML's metrics.
-"""
+"""Metrics for Prometheus about the requests and the model in service; all names begin with `serving_`."""
 
 from __future__ import annotations
 
+import functools
+import time
 from collections.abc import Iterable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
-from prometheus_client.registry import REGISTRY, Collector
+from prometheus_client.registry import Collector
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tasks.serving.follower import Follower
 from tasks.serving.model import ServedModel
 
 NAMESPACE = "serving"
@@ -19,6 +22,66 @@ BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.25, 0.5
 
 
 PASS_BUCKETS = (1, 2, 4, 8, 16, 32)
+REGISTRY = CollectorRegistry()
+# Counted; any other path would be a series of its own for whoever makes paths up.
+COUNTED = frozenset({"/predict_image", "/predict_batch", "/get_model_info", "/refresh", "/health"})
+
+
+class RequestMetrics:
+    """ASGI application: counts and times the requests, and answers GET /metrics."""
+
+    def __init__(self, app: ASGIApp, follower: Follower, registry: CollectorRegistry = REGISTRY) -> None:
+        """Wrap `app` and register the metrics; once per process and registry."""
+        self.app = app
+        self._follower = follower
+        self._registry = registry
+        labels = ["endpoint", "http_response_code"]
+        name = f"{NAMESPACE}_request"
+        total = Counter(f"{name}_total", "Requests answered.", labels, registry=registry)
+        seconds = Histogram(
+            f"{name}_duration_seconds", "From the head of a request to the end of its answer.", labels,
+            buckets=BUCKETS, registry=registry,
+        )  # fmt: skip
+        progress = Gauge(f"{name}_in_progress", "Requests being received or answered.", ["endpoint"], registry=registry)
+        # Looking up the series of a label takes longer than counting.
+        self._total = functools.cache(total.labels)
+        self._seconds = functools.cache(seconds.labels)
+        self._progress = {path: progress.labels(path) for path in COUNTED}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        path = scope["path"] if scope["type"] == "http" else ""
+        if path == "/metrics":
+            await self._metrics(scope["method"])(scope, receive, send)
+            return
+        progress = self._progress.get(path)
+        if progress is None:
+            await self.app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        status = 0  # stays when the client goes before it is answered
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        progress.inc()
+        try:
+            await self.app(scope, receive, noted)
+        finally:
+            progress.dec()
+            if status:
+                self._total(path, str(status)).inc()
+                self._seconds(path, str(status)).observe(time.perf_counter() - began)
+
+    def _metrics(self, method: str) -> Response:
+        if method not in {"GET", "HEAD"}:
+            text = f"{method} /metrics is not supported; send GET, HEAD"
+            return JSONResponse({"error": text}, 405, {"Allow": "GET, HEAD"})
+        about_model = describe(self._follower.current, self._follower.problem).encode()
+        return Response(generate_latest(self._registry) + about_model, media_type=CONTENT_TYPE_LATEST)
 
 
 class PredictionCounter:

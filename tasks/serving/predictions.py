@@ -1,0 +1,118 @@
+"""POST /predict_image and /predict_batch, answered without BentoML, which takes longer than a small network.
+
+What it costs is measured in docs/benchmarks/serving.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from tasks.serving import request_bodies
+from tasks.serving.http_errors import HttpError
+from tasks.serving.model import ServedModel
+from tasks.serving.predictor import Predictor
+
+SECONDS = 60.0  # from the head of a request to its answer
+UPLOADS = 256 * 2**20  # bytes of all uploads that are received or worked on at a time
+FIELDS = {"/predict_image": "image", "/predict_batch": "images"}
+JSON_TYPE = (b"content-type", b"application/json")
+
+
+class Predictions:
+    """ASGI application: answers the prediction requests, and passes everything else on."""
+
+    def __init__(self, app: ASGIApp, predictor: Predictor, seconds: float = SECONDS) -> None:
+        """Wrap `app`; a request is given `seconds`."""
+        self.app = app
+        self._predictor = predictor
+        self._seconds = seconds
+        self._uploads = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        field = FIELDS.get(scope["path"]) if scope["type"] == "http" else None
+        if field is None:
+            await self.app(scope, receive, send)
+            return
+        if scope["method"] != "POST":
+            text = f"{scope['method']} {scope['path']} is not supported; send POST"
+            await JSONResponse({"error": text}, 405, {"Allow": "POST"})(scope, receive, send)
+            return
+        try:
+            async with asyncio.timeout(self._seconds):
+                body = await self._answer(scope, receive, field)
+        except TimeoutError as error:
+            raise HttpError(504, f"no answer within {self._seconds:g} s; send the request again, or less") from error
+        length = (b"content-length", str(len(body)).encode())
+        await send({"type": "http.response.start", "status": 200, "headers": [JSON_TYPE, length]})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _answer(self, scope: Scope, receive: Receive, field: str) -> bytes:
+        content_type = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
+        model = self._predictor.model
+        request_bodies.check(content_type, field)
+        upload = _Upload()
+        try:
+            body = await self._received(receive, upload)
+            files = functools.partial(request_bodies.read, content_type, body, field)
+            rows = await self._predictor.classify(model, files, upload.size)
+        finally:
+            self._uploads -= upload.size
+        return _batch(model, rows) if field == "images" else _single(model, rows)
+
+    async def _received(self, receive: Receive, upload: _Upload) -> bytes:
+        """Receive the whole body; `HttpErrorMiddleware` bounds the size of one, this the sum of all."""
+        chunks: list[bytes] = []
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise HttpError(400, "the client disconnected during the upload")
+            chunk = message.get("body", b"")
+            chunks.append(chunk)
+            upload.size += len(chunk)
+            self._uploads += len(chunk)
+            if self._uploads > UPLOADS:
+                text = f"uploads of {UPLOADS // 2**20} MiB are in progress; try again in a second"
+                raise HttpError(503, text, retry_seconds=1)
+            if not message.get("more_body", False):
+                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+@dataclass
+class _Upload:
+    """How many bytes of a request have arrived."""
+
+    size: int = 0
+
+
+def _single(model: ServedModel, rows: NDArray[np.float32]) -> bytes:
+    return _json({**_classification(model, rows[0]), **_origin(model)})
+
+
+def _batch(model: ServedModel, rows: NDArray[np.float32]) -> bytes:
+    return _json({"predictions": [_classification(model, row) for row in rows], **_origin(model)})
+
+
+def _classification(model: ServedModel, row: NDArray[np.float32]) -> dict[str, Any]:
+    """The fields of `answers.Classification`."""
+    return {
+        "class": model.classes[int(row.argmax())],
+        "probabilities": dict(zip(model.classes, row.tolist(), strict=True)),
+    }
+
+
+def _origin(model: ServedModel) -> dict[str, Any]:
+    return {"model_version": model.target.version, "run_id": model.target.run_id}
+
+
+_json: Callable[[Any], bytes] = lambda value: json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()  # noqa: E731
