@@ -24,6 +24,7 @@ from tasks.vision.data.images import decode
 # Bytes of a request up to which it is decoded by the thread for small ones. One thread decodes them faster than two,
 # which would take Python's lock from each other, and there they do not wait behind photos.
 SMALL = 16 * 2**10
+DECODERS = 2  # threads for larger requests
 
 
 class Predictor:
@@ -35,7 +36,7 @@ class Predictor:
         self.told = settings.serving_model or reference.name
         self._counter = PredictionCounter()
         self._batcher = Batcher(self._counter.passed)
-        self._small, self._large = ThreadPoolExecutor(1, "decode-small"), ThreadPoolExecutor(1, "decode-large")
+        self._small, self._large = ThreadPoolExecutor(1, "decode-small"), ThreadPoolExecutor(DECODERS, "decode-large")
         self._admission = Admission()
         self.follower = Follower(reference, settings.serving_poll_seconds, _resolve, self._load)
 
