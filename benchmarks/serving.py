@@ -7,13 +7,13 @@ The model has fresh weights, logged by the train stage's own code. Sides, one pr
     ours         `python -m tasks.serving`
     starlette    Starlette, Pillow and ONNX Runtime with one thread (benchmarks/serving_starlette.py)
     bentoml      the same code as a plain BentoML service (benchmarks/serving_bentoml.py)
-    mlflow       `mlflow models serve --env-manager local --workers 1` with one thread for torch, which suits it best; the
-                 same pixels, already decoded, as JSON {"inputs": [[[[...]]]]}: the one format it takes for a tensor
+    mlflow       `mlflow models serve --env-manager local --workers 1` with one thread for torch, which suits it best;
+                 the same pixels, already decoded, as JSON {"inputs": [[[[...]]]]}: the one format it takes
 
-The others get PNG files as multipart forms, as clients of ours do. Only ours and mlflow take several images at once. All
-are started in advance and take turns; meanwhile the others are paused (SIGSTOP). The client is a process of its own with
-keep-alive connections, raw sockets and requests built in advance; its CPU cost is reported. Latency at a fixed rate counts
-from the moment at which a request was due, so a request that queues behind a slow one includes its wait.
+The others get PNG files as multipart forms, as clients of ours do. Only ours and mlflow take several images at once.
+All are started in advance and take turns; meanwhile the others are paused (SIGSTOP). The client is a process of its own
+with keep-alive connections, raw sockets and requests built in advance; its CPU cost is reported. Latency at a fixed
+rate counts from the moment at which a request was due, so one that queues behind a slow one includes its wait.
 """
 
 from __future__ import annotations
@@ -32,10 +32,14 @@ import numpy as np
 
 from benchmarks.http_load import Load, Report
 from benchmarks.machine import cpu_model
-from benchmarks.serving_sides import BATCH, CLASSES, MLFLOW, OURS, STARLETTE, Side, compare_answers, log_model, start
+from benchmarks.serving_sides import BATCH, CLASSES, OURS, Side, compare_answers, log_model, start
 from tasks.vision.cpus import available_cpus
 
 NOTES = "\n## How reliable it is\n"  # kept when the figures above it are rewritten
+INTRODUCTION = """The service beside `mlflow models serve` and beside what users would write, one process each, taking
+turns. Aims: at least as fast as `starlette`; 8 times `mlflow` with single images and 5 times in batches; at 20 requests
+a second and 32 pixels p50 up to 4 ms and p99 up to 8 ms. Written by `make bench-serving ARGS='--write
+docs/benchmarks/serving.md'`; the top of `benchmarks/serving.py` describes each side. Use an otherwise idle machine."""
 NETWORKS = ("mobilenet_v3_small", "efficientnet_lite0", "resnet18")
 SIZES = (32, 224)
 RATE = 20  # requests per second of the latency measurement
@@ -55,7 +59,7 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=21340, help="first of four free ports (%(default)s)")
     parser.add_argument("--write", type=Path, help="also write the report to this Markdown file, above its notes")
     options = parser.parse_args()
-    lines = {"singles": [], "batches": [], "latency": []}  # type: dict[str, list[str]]
+    lines: dict[str, list[str]] = {"singles": [], "batches": [], "latency": []}
     for network in options.networks:
         for size in options.sizes:
             found = compare(network, size, options)
@@ -136,13 +140,7 @@ def report(lines: dict[str, list[str]], options: argparse.Namespace) -> str:
         [
             "# Serving",
             "",
-            f"The service beside `mlflow models serve` and beside what users would write, one process each, taking turns. "
-            f"Aims: at least as fast as `{STARLETTE}`,",
-            f"8 times `{MLFLOW}` with single images and 5 times in batches; at 20 requests a second and 32 pixels p50 up to "
-            "4 ms, p99 up to 8 ms. Written by",
-            "`make bench-serving ARGS='--write docs/benchmarks/serving.md'`; the top of `benchmarks/serving.py` describes "
-            "each side. Use an otherwise idle",
-            "machine.",
+            INTRODUCTION,
             "",
             f"## Single images per second, {CLIENTS['singles']} clients",
             "",
@@ -160,8 +158,8 @@ def report(lines: dict[str, list[str]], options: argparse.Namespace) -> str:
             "|---|---|---|---|---|",
             *lines["latency"],
             "",
-            f"- {options.rounds} rounds of {options.seconds:g} s ({options.latency_seconds:g} s for latency) after one that "
-            f"warms up; {len(CLASSES)} classes, fresh weights, PNG files of random pixels",
+            f"- {options.rounds} rounds of {options.seconds:g} s ({options.latency_seconds:g} s for latency) after one "
+            f"that warms up; {len(CLASSES)} classes, fresh weights, PNG files of random pixels",
             f"- {available_cpus()} cores of {cpu_model()}; load average {os.getloadavg()[0]:.1f} at the end",
             f"- onnxruntime {version('onnxruntime')}, mlflow {version('mlflow')}, torch {version('torch')}, bentoml "
             f"{version('bentoml')}, starlette {version('starlette')}",

@@ -6,7 +6,7 @@ import math
 import os
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from tasks.vision.models.forward import Forward
 
 # Images per forward pass: bounds the memory that activations take, whatever the request's size.
 CHUNK = 32
+LONG_PASS = 1.5e-3  # seconds for one image, from which on passes run beside each other
+TIMED = 5
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class ServedModel:
     shape: tuple[int, int, int]
     metadata: dict[str, Any]
     forward: Forward
+    passes: int = 1
+    """How many forward passes at a time pay on this machine."""
     loaded_at: float = field(default_factory=time.time)
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -68,21 +72,42 @@ def load(target: Target) -> ServedModel:
         metadata = dict(description.metadata or {})
         classes, shape = _described(target, metadata)
         try:
-            if runtime_of(description) == PYTORCH:
+            runtime = runtime_of(description)
+            if runtime == PYTORCH:
                 import torch
 
-                torch.set_num_threads(threads())
-            forward = open_model(Path(path), description, threads())
+                torch.set_num_threads(threads(runtime))
+            forward = open_model(Path(path), description, threads(runtime))
         except ModelError as error:
             raise ModelError(f"{target}: {error}") from error
     model = ServedModel(target, classes, shape, metadata, forward)
     _warm(model)
-    return model
+    return replace(model, passes=_passes(model, runtime))
 
 
-def threads() -> int:
-    """Return how many threads one answer may use: half of the cores; the others are for HTTP and decoding."""
-    return int(os.environ.get("OMP_NUM_THREADS") or max(1, available_cpus() // 2))
+def threads(runtime: str) -> int:
+    """Return how many threads a forward pass uses.
+
+    With ONNX Runtime one, because several passes at a time use the cores better. With torch half of the cores: its
+    threads spin while they wait for each other, and one that lost its core to a decoder delays them all.
+    """
+    from tasks.serving.runtimes import ONNX
+
+    return int(os.environ.get("OMP_NUM_THREADS") or (1 if runtime == ONNX else max(1, available_cpus() // 2)))
+
+
+def _passes(model: ServedModel, runtime: str) -> int:
+    """Decide how many passes at a time pay: one with small networks, whose pass is shorter than Python's part."""
+    from tasks.serving.runtimes import ONNX
+
+    image = np.zeros((1, *model.shape), np.uint8)
+    seconds = []
+    for _ in range(TIMED):
+        start = time.perf_counter()
+        model.forward(image)
+        seconds.append(time.perf_counter() - start)
+    pays = runtime == ONNX and min(seconds) > LONG_PASS  # the fastest: other load on the machine only slows
+    return max(1, available_cpus() // threads(runtime)) if pays else 1
 
 
 def _described(target: Target, metadata: dict[str, Any]) -> tuple[tuple[str, ...], tuple[int, int, int]]:

@@ -93,6 +93,7 @@ class Predictor:
     def _load(self, target: Target) -> ServedModel:
         model = load_verified(target)
         self._counter.expect(model)
+        self._batcher.resize(model.passes)
         return model
 
 

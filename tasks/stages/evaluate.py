@@ -169,10 +169,12 @@ def _load(model_uri: str, gold: Gold, artifact_sha256: str | None, what: str, *,
             )
         channels, height, width = metadata["input"]
         shape = (channels, height, width)
-        onnx = runtime_of(description) == ONNX
+        runtime = runtime_of(description)
+        onnx = runtime == ONNX
         with load_check(path) as outcome:
-            forward = open_model(path, description, threads())
-            at_once = max(1, available_cpus() // threads()) if onnx else 1  # torch's threads share one answer
+            each = threads(runtime)
+            forward = open_model(path, description, each)
+            at_once = max(1, available_cpus() // each) if onnx else 1  # torch's threads share one answer
             probabilities = predict(forward, gold.test.images, shape, at_once)
             agreement = None
             if both_forms and onnx:
