@@ -68,7 +68,7 @@ def document() -> Json:
         "servers": [{"url": "./"}],
         "paths": _paths(),
         "components": {
-            "schemas": {**models["$defs"], **_bodies(), "Error": _object({"error": {"type": "string"}})},
+            "schemas": {**models["$defs"], **_bodies(), "ServiceError": _object({"error": {"type": "string"}})},
             "responses": {name: _error(status, text) for status, (name, text) in ERRORS.items()},
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
@@ -156,9 +156,10 @@ def _bodies() -> Json:
 
 
 def _forms(form: str, text: str) -> Json:
+    # JSON first: clients of OpenAPI Generator get the parameters of the first form, and send whichever form is JSON.
     return {
-        "multipart/form-data": {"schema": {"$ref": f"#/components/schemas/{form}"}},
         "application/json": {"schema": {"$ref": f"#/components/schemas/{text}"}},
+        "multipart/form-data": {"schema": {"$ref": f"#/components/schemas/{form}"}},
     }
 
 
@@ -176,4 +177,4 @@ def _text() -> Json:
 
 def _error(status: int, text: str) -> Json:
     headers = {"headers": HEADERS[status]} if status in HEADERS else {}
-    return {"description": text, **headers, **_json("Error")}
+    return {"description": text, **headers, **_json("ServiceError")}

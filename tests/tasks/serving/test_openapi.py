@@ -60,6 +60,13 @@ def test_every_operation_has_a_name_of_its_own_and_the_errors_that_can_come() ->
     assert keyed == {"/predict_image", "/predict_batch", "/get_model_info", "/refresh"}
 
 
+@pytest.mark.parametrize("path", ["/predict_image", "/predict_batch"])
+def test_generators_find_what_they_need(path: str) -> None:
+    operation = DOCUMENT["paths"][path]["post"]
+    assert next(iter(operation["requestBody"]["content"])) == "application/json"  # for OpenAPI Generator
+    assert [one for one in operation["parameters"] if not one.get("required")]  # for openapi-python-client
+
+
 def test_answers_have_the_names_that_are_sent() -> None:
     prediction = DOCUMENT["components"]["schemas"]["Prediction"]
     assert set(prediction["required"]) == {"class", "probabilities", "model_version", "run_id"}
