@@ -125,7 +125,6 @@ def stand_in() -> Iterator[StandIn]:
     thread.join(30)
 
 
-@pytest.mark.xfail(reason="predict_image does not take the file itself as body yet", strict=True)
 def test_a_dropped_image_is_answered_by_the_real_service(tab: Tab, service: Service, store: Store) -> None:
     tab.page.goto(service.url)
     expect(tab.page.locator("#model")).to_contain_text(store.run_ids[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from typing import Any
@@ -85,6 +86,21 @@ def test_every_operation_exists_and_answers_as_described(service: Service, path:
     response = requests.request(method, service.url + path, files=files.get(path), timeout=120)
     assert response.status_code == 200, response.text
     check(response, path, method)
+
+
+BASE64 = base64.b64encode(picture(0)).decode()
+
+
+@pytest.mark.parametrize(("path", "kind"), [
+    (path, kind) for path in ("/predict_image", "/predict_batch")
+    for kind in DOCUMENT["paths"][path]["post"]["requestBody"]["content"] if kind != "multipart/form-data"
+])  # fmt: skip
+def test_every_body_that_is_described_is_taken(service: Service, path: str, kind: str) -> None:
+    value = {"image": BASE64} if path == "/predict_image" else {"images": [BASE64, BASE64]}
+    data = json.dumps(value).encode() if kind == "application/json" else picture(0)
+    response = requests.post(service.url + path, data=data, headers={"Content-Type": kind}, timeout=120)
+    assert response.status_code == 200, response.text
+    check(response, path, "post")
 
 
 def test_other_methods_of_these_paths_are_refused(service: Service) -> None:
