@@ -8,7 +8,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class _Answer(BaseModel):
-    model_config = ConfigDict(frozen=True, protected_namespaces=(), serialize_by_alias=True)
+    # In the OpenAPI description a field with a default is required: it is always sent.
+    model_config = ConfigDict(
+        frozen=True,
+        protected_namespaces=(),
+        serialize_by_alias=True,
+        json_schema_serialization_defaults_required=True,
+    )
 
 
 class Classification(_Answer):

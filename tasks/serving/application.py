@@ -7,6 +7,7 @@ from starlette.types import ASGIApp
 from tasks.serving.access import ApiKeyMiddleware
 from tasks.serving.http_errors import HttpErrorMiddleware, KnownPaths
 from tasks.serving.metrics import RequestMetrics
+from tasks.serving.pages import Pages
 from tasks.serving.predictions import Predictions
 from tasks.serving.predictor import Predictor
 from tasks.serving.service import VisionClassifier, service
@@ -22,4 +23,5 @@ def application(settings: Settings) -> ASGIApp:
     app = Predictions(app, predictor)
     app = ApiKeyMiddleware(app)
     app = HttpErrorMiddleware(app)
+    app = Pages(app)
     return RequestMetrics(app, predictor.follower)

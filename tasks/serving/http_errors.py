@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse
-from starlette.routing import Match
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tasks.settings import load_settings
@@ -91,14 +91,16 @@ class KnownPaths:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         if scope["type"] == "http":
-            matches = [(route.matches(scope)[0], route) for route in self.app.routes]
+            # A route only: the files that BentoML mounts belong to a page of its own, which is not served.
+            routes = [route for route in self.app.routes if isinstance(route, Route)]
+            matches = [(route.matches(scope)[0], route) for route in routes]
             if all(match is Match.NONE for match, _ in matches):
                 response = JSONResponse({"error": "unknown path; GET /docs.json lists the known ones"}, 404)
                 await response(scope, receive, send)
                 return
             if all(match is not Match.FULL for match, _ in matches):
                 found = [route for match, route in matches if match is Match.PARTIAL]
-                allowed = ", ".join(sorted(name for route in found for name in getattr(route, "methods", None) or ()))
+                allowed = ", ".join(sorted(name for route in found for name in route.methods or ()))
                 text = f"{scope['method']} {scope['path']} is not supported; send {allowed}"
                 await JSONResponse({"error": text}, 405, {"Allow": allowed})(scope, receive, send)
                 return

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
@@ -17,14 +16,14 @@ from pathlib import Path
 import pytest
 import requests
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
+from tests.chromium import chromium
 from tests.stack.airflow_stack.conftest import DAG, MODEL, STAGES, User, user
 from tests.stack.conftest import ROOT, Stack
 
 pytestmark = pytest.mark.docker
 PICTURES = os.environ.get("PICTURES")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 RUN_ID = "from-the-form"
 SECONDS = 60  # for a page, on a machine that is busy with other things
 EPOCHS = 3
@@ -32,16 +31,8 @@ EPOCHS = 3
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        reason = "no Chromium on this machine; apt-get install chromium"
-        if os.environ.get("REQUIRE_DOCKER") == "1":
-            pytest.fail(f"REQUIRE_DOCKER=1, but {reason}")
-        pytest.skip(reason)
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
+    with chromium() as started:
         yield started
-        started.close()
 
 
 @dataclass(frozen=True)
