@@ -89,16 +89,18 @@ def serve(settings: Settings, address: str, port: int) -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # Imported after the environment is set: BentoML and Prometheus read it during their import.
+    from tasks.serving.access import open_to_pages
     from tasks.serving.draining import DrainingServer
     from tasks.serving.http_errors import KnownPaths
     from tasks.serving.service import service
 
     # One process, without BentoML's supervisor: that would import all of BentoML a second time before the model can
     # load, and leave several processes to find and end. More capacity comes from more containers.
-    app = KnownPaths(service.to_asgi(is_main=True))
+    app = open_to_pages(KnownPaths(service.to_asgi(is_main=True)), settings.allowed_origins)
     server = DrainingServer(
         app, settings.serving_drain_seconds, host=address, port=port, ws="none", log_config=None, access_log=False,
         server_header=False, timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_keep_alive=settings.serving_keep_alive_seconds,
     )  # fmt: skip
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again when it has finished
         server.run()

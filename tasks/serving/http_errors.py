@@ -9,6 +9,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tasks.settings import load_settings
 
+HEALTH = "/health"
+BY_LOAD_BALANCERS = frozenset({"GET", "HEAD"})
+
 
 class HttpError(BaseException):
     """An error answer and its HTTP status.
@@ -69,7 +72,11 @@ class HttpErrorMiddleware:
 
     def _check_declared_length(self, scope: Scope) -> None:
         for name, value in scope["headers"]:
-            if name == b"content-length" and int(value) > self.limit_mb * 2**20:
+            if name != b"content-length":
+                continue
+            if not value.isdigit():
+                raise HttpError(400, f"Content-Length={value.decode('latin-1')!r} is not a number of bytes; send one")
+            if len(value) > 18 or int(value) > self.limit_mb * 2**20:  # Python refuses to convert thousands of digits
                 raise self._too_large()
 
     def _too_large(self) -> HttpError:
@@ -91,6 +98,8 @@ class KnownPaths:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         if scope["type"] == "http":
+            if scope["path"] == HEALTH and scope["method"] in BY_LOAD_BALANCERS:
+                scope = {**scope, "method": "POST"}  # BentoML has POST only; uvicorn leaves out the body of HEAD
             matches = [(route.matches(scope)[0], route) for route in self.app.routes]
             if all(match is Match.NONE for match, _ in matches):
                 response = JSONResponse({"error": "unknown path; GET /docs.json lists the known ones"}, 404)
@@ -98,7 +107,8 @@ class KnownPaths:
                 return
             if all(match is not Match.FULL for match, _ in matches):
                 found = [route for match, route in matches if match is Match.PARTIAL]
-                allowed = ", ".join(sorted(name for route in found for name in getattr(route, "methods", None) or ()))
+                names = {name for route in found for name in getattr(route, "methods", None) or ()}
+                allowed = ", ".join(sorted(names | (BY_LOAD_BALANCERS if scope["path"] == HEALTH else set())))
                 text = f"{scope['method']} {scope['path']} is not supported; send {allowed}"
                 await JSONResponse({"error": text}, 405, {"Allow": allowed})(scope, receive, send)
                 return
