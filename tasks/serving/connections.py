@@ -14,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 HEAD_LIMIT = 64 * 1024  # bytes of a request line and its headers; proxies allow 8 to 32 KiB
+PIPELINE_LIMIT = 100  # requests that wait for their turn on one connection; each takes some KB, and 18 bytes to send
 UPGRADE = frozenset({b"upgrade", b"http2-settings"})
 
 
@@ -35,6 +36,7 @@ class Connection(HttpToolsProtocol):
       seconds.
     - A head that is not complete within `head_seconds` is refused with 408. The time runs from the head's first byte,
       for the first request from the connection on, and further bytes do not extend it.
+    - Of requests that are sent without waiting for the answers, PIPELINE_LIMIT may wait; the next is refused with 429.
     - A request to change the protocol (`Upgrade: h2c` of Java and curl) is answered as if it did not ask for that, as
       HTTP allows. The parser would take its body for the other protocol.
 
@@ -109,6 +111,8 @@ class Connection(HttpToolsProtocol):
         """Hand the request on, unless it has to be parsed again without its Upgrade."""
         if self.parser.should_upgrade():
             return
+        if len(self.pipeline) >= PIPELINE_LIMIT:
+            raise OverflowError  # the parser stops, and says so in `_parse`
         super().on_headers_complete()
         self._place = Place.BODY
         self._moved = True
@@ -145,14 +149,21 @@ class Connection(HttpToolsProtocol):
 
     def _parse(self, piece: bytes | memoryview) -> None:
         self._moved = False
-        try:
-            self.parser.feed_data(piece)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._parse_without_upgrade(piece[upgrade.args[0] :])
-            return
-        except httptools.HttpParserError as error:
-            self._refuse(HTTPStatus.BAD_REQUEST, f"this is not valid HTTP/1.1 ({error}); send it to an http:// address")
-            return
+        pieces = [piece]
+        while pieces:
+            piece = pieces.pop()
+            try:
+                self.parser.feed_data(piece)
+            except httptools.HttpParserUpgrade as upgrade:
+                if self.parser.get_method() == b"CONNECT":
+                    self._refuse(HTTPStatus.BAD_REQUEST, "CONNECT asks for a proxy and this is none; send GET or POST")
+                    return
+                pieces += [piece[upgrade.args[0] :], self._head_without_upgrade()]
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+            except httptools.HttpParserError as error:
+                self._refuse_unread(error)
+                return
         if not self._moved:
             self._spent = 0 if self._place is Place.BETWEEN else self._spent + len(piece)
         elif self._place is Place.HEAD:
@@ -174,33 +185,29 @@ class Connection(HttpToolsProtocol):
             return 1
         return len(piece) - max(piece.rfind(self.parser.get_method() + b" " + self.url), 0)
 
-    def _parse_without_upgrade(self, rest: bytes | memoryview) -> None:
-        method = self.parser.get_method()
-        if method == b"CONNECT":
-            self._refuse(HTTPStatus.BAD_REQUEST, "CONNECT asks for a proxy and this is none; send GET or POST")
-            return
-        head = [method, b" ", self.url, b" HTTP/", self.parser.get_http_version().encode(), b"\r\n"]
-        for name, value in self.headers:
-            if name not in UPGRADE:
-                head += [name, b": ", value, b"\r\n"]
-        self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
-        self._parse(b"".join([*head, b"\r\n"]))
-        if rest and not self._refused:
-            self._parse(rest)
+    def _head_without_upgrade(self) -> bytes:
+        """The head just parsed, without what asks for another protocol."""
+        version = self.parser.get_http_version().encode()
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%s: %s" % field for field in self.headers if field[0] not in UPGRADE]
+        return b"\r\n".join([*lines, b"", b""])
+
+    def _refuse_unread(self, error: httptools.HttpParserError) -> None:
+        if len(self.pipeline) >= PIPELINE_LIMIT:
+            text = f"{PIPELINE_LIMIT} requests on this connection wait for their answers; send more after them"
+            self._refuse(HTTPStatus.TOO_MANY_REQUESTS, text)
+        else:
+            self._refuse(HTTPStatus.BAD_REQUEST, f"this is not valid HTTP/1.1 ({error}); send it to an http:// address")
 
     def _refuse_size(self) -> None:
-        limit = f"{HEAD_LIMIT // 1024} KiB"
+        status, limit = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"over {HEAD_LIMIT // 1024} KiB"
         if self._place is Place.BODY:
-            text = f"chunk extensions or trailers of over {limit}; send the body with fewer"
+            text = f"the body's chunk extensions or trailers are {limit}; send it with fewer"
         elif len(self.parser.get_method() + self.url) + len("  HTTP/1.1\r\n") > HEAD_LIMIT:
-            self._refuse(
-                HTTPStatus.REQUEST_URI_TOO_LONG, f"the address is over {limit}; send data as the body of a POST"
-            )
-            return
+            status, text = HTTPStatus.REQUEST_URI_TOO_LONG, f"the address is {limit}; send data as the body of a POST"
         else:
-            text = f"the headers are over {limit}; send fewer or shorter ones"
-        self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, text)
+            text = f"the headers are {limit}; send fewer or shorter ones"
+        self._refuse(status, text)
 
     def _refuse(self, status: HTTPStatus, text: str) -> None:
         """Answer what cannot be handed to the application, after the answers before it, and take no further request."""

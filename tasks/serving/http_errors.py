@@ -100,8 +100,11 @@ class KnownPaths:
         if scope["type"] == "http":
             if scope["path"] == HEALTH and scope["method"] in BY_LOAD_BALANCERS:
                 scope = {**scope, "method": "POST"}  # BentoML has POST only; uvicorn leaves out the body of HEAD
+            if any(name == b"content-type" and not value.isascii() for name, value in scope["headers"]):
+                scope = {**scope, "headers": [(name, _ascii(value)) for name, value in scope["headers"]]}
             matches = [(route.matches(scope)[0], route) for route in self.app.routes]
-            if all(match is Match.NONE for match, _ in matches):
+            # A route also matches its path with a line break at the end.
+            if all(match is Match.NONE for match, _ in matches) or scope["path"].endswith("\n"):
                 response = JSONResponse({"error": "unknown path; GET /docs.json lists the known ones"}, 404)
                 await response(scope, receive, send)
                 return
@@ -113,3 +116,8 @@ class KnownPaths:
                 await JSONResponse({"error": text}, 405, {"Allow": allowed})(scope, receive, send)
                 return
         await self.app(scope, receive, send)
+
+
+def _ascii(value: bytes) -> bytes:
+    """A header's value with ? for each byte that BentoML's access log could not decode, in the middle of the answer."""
+    return value if value.isascii() else value.decode("latin-1").encode("ascii", "replace")
