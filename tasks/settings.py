@@ -21,6 +21,7 @@ from tasks.errors import SettingsError
 PLACEHOLDER = re.compile(r"^(change[-_ ]?me.*|<.*>|todo|xxx+|password|secret)$", re.IGNORECASE)
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 RAY_HEAD = "ray-head:6379"  # of the profile ray
+ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 WEB_URL = re.compile(r"https?://[^/\s]+/\S*$")
 MAIL_URL = re.compile(r"smtps?://[^/?\s]+/?\?(?=\S*\bfrom=[^&\s]+)(?=\S*\bto=[^&\s]+)\S+$")
 
@@ -135,6 +136,15 @@ class Settings(BaseSettings):
         0.0,
         description="Seconds that the service keeps answering after SIGTERM, so that clients can move on.",
     )
+    serving_keep_alive_seconds: Annotated[float, Field(gt=0, le=3600)] = Field(
+        75.0,
+        description="Seconds that a connection may be idle; more than in the load balancer in front, often 60.",
+    )
+    serving_allowed_origins: str = Field(
+        "",
+        description="Origins whose pages may call the service from a browser, such as https://shop.example, separated "
+        "by commas; * means all; default: none.",
+    )
     serving_api_key: SecretStr | None = Field(
         None, description="API key that the service requires and deploy sends; unset: none is required."
     )
@@ -159,6 +169,12 @@ class Settings(BaseSettings):
             )
         if self.notify_smtp_url and not MAIL_URL.match(self.notify_smtp_url.get_secret_value()):
             raise ValueError("NOTIFY_SMTP_URL must be like smtp://user:password@host:587/?from=ADDRESS&to=ADDRESS")
+        for origin in self.allowed_origins:
+            if origin != "*" and not ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"SERVING_ALLOWED_ORIGINS={self.serving_allowed_origins!r}: {origin!r} is not an origin; write "
+                    "SCHEME://HOST or SCHEME://HOST:PORT as browsers send it, lower case and without a path, or *"
+                )
         if self.pipeline_runtime is Runtime.LOCAL:
             return self
         if self.mlflow_tracking_uri is None or not self.mlflow_tracking_uri.startswith(("http://", "https://")):
@@ -218,6 +234,11 @@ class Settings(BaseSettings):
         if self.ray_address is None and {name.strip() for name in self.compose_profiles.split(",")} & {"ray", "*"}:
             given["ray_address"] = RAY_HEAD
         return self.model_copy(update=given)
+
+    @property
+    def allowed_origins(self) -> list[str]:
+        """Origins whose pages may call the service."""
+        return [origin for part in self.serving_allowed_origins.split(",") if (origin := part.strip())]
 
     @property
     def datasets(self) -> Path:

@@ -95,6 +95,7 @@ def serve(settings: Settings, address: str, port: int) -> None:
     server = DrainingServer(
         app, settings.serving_drain_seconds, host=address, port=port, ws="none", log_config=None, access_log=False,
         server_header=False, timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_keep_alive=settings.serving_keep_alive_seconds,
     )  # fmt: skip
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again when it has finished
         server.run()

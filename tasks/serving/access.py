@@ -1,9 +1,11 @@
-"""Access control: with SERVING_API_KEY set, only requests that carry the key are answered."""
+"""Access control: who may ask (SERVING_API_KEY), and from which pages (SERVING_ALLOWED_ORIGINS)."""
 
 from __future__ import annotations
 
 import hmac
+from collections.abc import Sequence
 
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -36,3 +38,20 @@ class ApiKeyMiddleware:
         scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
         given = token if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
         return hmac.compare_digest(given.strip(), self.key or b"")
+
+
+def open_to_pages(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
+    """Return `app` with answers that browsers show to pages of these origins; without origins `app` itself.
+
+    To wrap around everything that refuses: a page sees no error without these headers, and browsers ask for permission
+    (OPTIONS) without the API key. The key is the page's to send; cookies are not allowed for.
+    """
+    if not origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=["GET", "HEAD", "POST"],
+        allow_headers=["Authorization", "Content-Type", "X-API-Key"],
+        expose_headers=["Allow", "Retry-After"],
+    )

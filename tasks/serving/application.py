@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp
 
-from tasks.serving.access import ApiKeyMiddleware
+from tasks.serving.access import ApiKeyMiddleware, open_to_pages
 from tasks.serving.http_errors import HttpErrorMiddleware, KnownPaths
 from tasks.serving.metrics import RequestMetrics
 from tasks.serving.pages import Pages
@@ -24,4 +24,5 @@ def application(settings: Settings) -> ASGIApp:
     app = ApiKeyMiddleware(app)
     app = HttpErrorMiddleware(app)
     app = Pages(app)
-    return RequestMetrics(app, predictor.follower)
+    app = RequestMetrics(app, predictor.follower)
+    return open_to_pages(app, settings.allowed_origins)

@@ -10,6 +10,10 @@ from types import FrameType
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tasks.serving.connections import Connection
+
+IDLE_SECONDS = 5  # of a connection, from SIGTERM on
+
 log = logging.getLogger(__name__)
 
 
@@ -36,9 +40,10 @@ class DrainingServer(uvicorn.Server):
     """Ends some seconds after SIGTERM, and makes every client reconnect until then.
 
     A server that ends at once closes the connections that clients keep open, and loses a request that is in transit at
-    that moment. Where new connections go to other servers by then (a Kubernetes Service, a load balancer), no request
-    is lost if the wait is longer than the time between two requests on a connection: at most uvicorn's
-    `timeout_keep_alive`, 5 seconds. A second signal ends the wait.
+    that moment. This one waits. A client that asks within IDLE_SECONDS on a connection that it kept is answered and
+    told that the connection closes. Connections that nobody uses are ended then, however long they may be idle else.
+    Where new connections go to other servers by that time (a Kubernetes Service, a load balancer), no request is lost
+    if the wait is longer than IDLE_SECONDS. A second signal ends the wait.
     """
 
     def __init__(self, app: ASGIApp, seconds: float, **options: object) -> None:
@@ -47,12 +52,13 @@ class DrainingServer(uvicorn.Server):
         Args:
             app: the application.
             seconds: from SIGTERM to the end of the server; 0 means at once.
-            options: of `uvicorn.Config`.
+            options: of `uvicorn.Config`; not `http`, as the connections are `Connection`.
         """
         self._answers = LastAnswers(app)
         self._seconds = seconds
         self._end = float("inf")
-        super().__init__(uvicorn.Config(self._answers, **options))  # type: ignore[arg-type]
+        self._hurried = False
+        super().__init__(uvicorn.Config(self._answers, http=Connection, **options))  # type: ignore[arg-type]
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Handle a signal."""
@@ -65,7 +71,15 @@ class DrainingServer(uvicorn.Server):
         self._end = time.monotonic() + self._seconds
 
     async def on_tick(self, counter: int) -> bool:
-        """Check ten times a second whether to end."""
+        """Check ten times a second whether to end.
+
+        Also where idle connections get their shorter time: a signal handler must not touch the event loop's timers.
+        """
+        if self._answers.begun and not self._hurried:
+            self._hurried = True
+            for connection in self.server_state.connections:
+                if isinstance(connection, Connection):
+                    connection.drain(IDLE_SECONDS)
         if time.monotonic() >= self._end:
             self.handle_exit(signal.SIGTERM, None)
         return await super().on_tick(counter)

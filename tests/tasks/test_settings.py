@@ -48,6 +48,25 @@ def test_a_server_chooses_its_own_artifact_folder(monkeypatch: pytest.MonkeyPatc
         ({"MLFLOW_TRACKING_PASSWORD": ""}, ["MLFLOW_TRACKING_PASSWORD"]),
         ({"MLFLOW_TRACKING_PASSWORD": "", "MLFLOW_TRACKING_USERNAME": ""}, ["MLFLOW_TRACKING_PASSWORD", "missing"]),
         ({"SERVING_POLL_SECONDS": "0"}, ["SERVING_POLL_SECONDS", "greater than 0"]),
+        ({"SERVING_KEEP_ALIVE_SECONDS": "0"}, ["SERVING_KEEP_ALIVE_SECONDS", "greater than 0"]),
+        ({"SERVING_KEEP_ALIVE_SECONDS": "3601"}, ["SERVING_KEEP_ALIVE_SECONDS", "less than or equal to 3600"]),
+        ({"SERVING_KEEP_ALIVE_SECONDS": "nan"}, ["SERVING_KEEP_ALIVE_SECONDS"]),
+        *(
+            (
+                {"SERVING_ALLOWED_ORIGINS": f"https://a.example, {wrong}"},
+                ["SERVING_ALLOWED_ORIGINS", wrong, "HOST:PORT"],
+            )
+            for wrong in (
+                "shop.example",
+                "https://shop.example/",
+                "HTTPS://Shop.example",
+                "null",
+                "https://*.example",
+                "ftp://shop.example",
+                "https://shop.example:port",
+                "https://a.example https://b.example",
+            )
+        ),
     ],
 )
 def test_unusable_values_are_named(
@@ -58,6 +77,19 @@ def test_unusable_values_are_named(
         load_settings()
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "origins"),
+    [
+        ("", []),
+        ("*", ["*"]),
+        (" https://shop.example ,http://[::1]:8080,", ["https://shop.example", "http://[::1]:8080"]),
+    ],
+)
+def test_origins_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch, value: str, origins: list[str]) -> None:
+    monkeypatch.setenv("SERVING_ALLOWED_ORIGINS", value)
+    assert load_settings().allowed_origins == origins
 
 
 def test_an_error_never_shows_the_password(monkeypatch: pytest.MonkeyPatch) -> None:

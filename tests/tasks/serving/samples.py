@@ -120,6 +120,7 @@ def environment(settings: Settings, **more: str) -> dict[str, str]:
         "SERVING_URL": settings.serving_url,
         "SERVING_POLL_SECONDS": "0.2",
         "SERVING_MAX_UPLOAD_MB": "2",
+        "SERVING_ALLOWED_ORIGINS": "https://shop.example",
         **more,
     }
 

@@ -6,7 +6,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from tasks.serving.access import ApiKeyMiddleware
+from tasks.serving.access import ApiKeyMiddleware, open_to_pages
 
 PATHS = ["/predict_image", "/get_model_info", "/refresh", "/livez", "/readyz", "/metrics"]
 
@@ -43,6 +43,33 @@ def test_with_a_key_only_who_has_it(monkeypatch: pytest.MonkeyPatch, ask: TestCl
         assert "SERVING_API_KEY" in answer.json()["error"]
         assert "s3cret" not in answer.text
     assert {ask.get(path, headers=headers).status_code for path in PATHS[3:]} == {200}
+
+
+PREFLIGHT = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,x-api-key"}
+
+
+@pytest.mark.parametrize(
+    ("origins", "origin", "allowed"),
+    [
+        (["https://shop.example"], "https://shop.example", "https://shop.example"),
+        (["https://shop.example"], "https://evil.example", None),
+        (["*"], "https://any.example", "*"),
+        ([], "https://shop.example", None),
+    ],
+)
+def test_pages_of_the_allowed_origins_may_ask(
+    monkeypatch: pytest.MonkeyPatch, origins: list[str], origin: str, allowed: str | None
+) -> None:
+    monkeypatch.setenv("SERVING_API_KEY", "s3cret")
+    app = Starlette(routes=[Route("/predict_image", lambda request: PlainTextResponse("here"), methods=["POST"])])
+    ask = TestClient(open_to_pages(ApiKeyMiddleware(app), origins))
+    preflight = ask.options("/predict_image", headers={"Origin": origin, **PREFLIGHT})
+    assert preflight.is_success is bool(allowed), "it carries no key"
+    refused = ask.post("/predict_image", headers={"Origin": origin})
+    answered = ask.post("/predict_image", headers={"Origin": origin, "X-API-Key": "s3cret"})
+    assert (refused.status_code, answered.status_code) == (401, 200)
+    for answer in (preflight, refused, answered):
+        assert answer.headers.get("Access-Control-Allow-Origin") == allowed
 
 
 @pytest.mark.parametrize("headers", [{"Authorization": "Bearer s3cret"}, {"X-API-Key": "s3cret"}])

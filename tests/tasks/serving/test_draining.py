@@ -23,15 +23,15 @@ import sys, time
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
-from tasks.serving.draining import DrainingServer
+from tasks.serving import draining
 
 async def answer(request):
     time.sleep(0.02)
     return PlainTextResponse("here")
 
-port, seconds, http = sys.argv[1:]
+port, seconds, draining.IDLE_SECONDS = map(float, sys.argv[1:])
 app = Starlette(routes=[Route("/", answer)])
-DrainingServer(app, float(seconds), host="127.0.0.1", port=int(port), http=http).run()
+draining.DrainingServer(app, seconds, host="127.0.0.1", port=int(port), timeout_keep_alive=75).run()
 """
 Server = tuple[subprocess.Popen[bytes], int]
 
@@ -44,25 +44,26 @@ def answers(connection: http.client.HTTPConnection) -> str | None:
     return response.headers["connection"]
 
 
-@pytest.fixture(params=["h11", "httptools"])
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """A server with a drain of 3 s, by both of uvicorn's readers of HTTP: the image has the first one only."""
-    with serving("3", request.param) as found:
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A server with a drain of 3 s."""
+    with serving(3) as found:
         yield found
 
 
-@pytest.fixture(params=["h11", "httptools"])
-def abrupt(request: pytest.FixtureRequest) -> Iterator[Server]:
+@pytest.fixture
+def abrupt() -> Iterator[Server]:
     """One without."""
-    with serving("0", request.param) as found:
+    with serving(0) as found:
         yield found
 
 
 @contextlib.contextmanager
-def serving(seconds: str, reader: str) -> Iterator[Server]:
+def serving(seconds: float, idle: float = 5) -> Iterator[Server]:
     """The server, up; its process and port."""
     port = free_port()
-    child = subprocess.Popen([sys.executable, "-c", PROGRAM, str(port), seconds, reader], stderr=subprocess.DEVNULL)
+    arguments = [str(number) for number in (port, seconds, idle)]
+    child = subprocess.Popen([sys.executable, "-c", PROGRAM, *arguments], stderr=subprocess.DEVNULL)
 
     def up() -> bool:
         try:
@@ -90,9 +91,25 @@ def test_from_the_signal_on_each_answer_is_its_connections_last(server: Server) 
     assert time.monotonic() - began > 2.9
 
 
+def test_from_the_signal_on_connections_may_be_idle_for_less_long() -> None:
+    with serving(60, idle=2) as (child, port):
+        kept, unused, asking = (http.client.HTTPConnection("127.0.0.1", port) for _ in range(3))
+        assert [answers(kept), answers(asking)] == [None, None]
+        unused.connect()
+        child.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        until(lambda: answers(http.client.HTTPConnection("127.0.0.1", port)) == "close")
+        assert answers(asking) == "close", "who was idle when the signal came is answered"
+        for connection in (kept, unused):
+            connection.sock.settimeout(30)
+            assert connection.sock.recv(1) == b""
+        assert 1.5 < time.monotonic() - began < 30
+        assert child.poll() is None
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_another_signal_ends_the_wait(number: signal.Signals) -> None:
-    with serving("60", "h11") as (child, _):
+    with serving(60) as (child, _):
         child.send_signal(signal.SIGTERM)
         time.sleep(0.3)
         assert child.poll() is None
