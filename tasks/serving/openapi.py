@@ -110,7 +110,7 @@ def _paths() -> Json:
         },
         "/livez": _probe("livez", "Answer 200 while the process runs."),
         "/healthz": _probe("healthz", "Answer 200 while the process runs."),
-        "/readyz": _probe("readyz", "Answer 200 when a model is loaded.", (503,)),
+        "/readyz": _readiness(),
         "/metrics": _probe("metrics", "The metrics, as Prometheus reads them."),
     }  # fmt: skip
 
@@ -143,6 +143,13 @@ def _probe(name: str, summary: str, errors: tuple[int, ...] = (), content: Json 
         for status in get["responses"]
     }
     return {"get": get, "head": head}
+
+
+def _readiness() -> Json:
+    probe = _probe("readyz", "Answer 200 when a model is loaded.")
+    for operation in probe.values():  # BentoML's answer, which is no JSON
+        operation["responses"]["503"] = {"description": "No model is loaded yet."}
+    return probe
 
 
 def _bodies() -> Json:

@@ -39,7 +39,7 @@ def scraped(service: Service) -> Samples:
 def model(version: int | None = 3, classes: tuple[str, ...] = ("cat", "dog")) -> ServedModel:
     target = Target("models:/m/3", "m" if version else None, version, "abc")
     return ServedModel(
-        target, classes, (3, 32, 32), {"architecture": "fast_cnn"}, lambda x: np.zeros(1, np.float32), 5.0
+        target, classes, (3, 32, 32), {"architecture": "fast_cnn"}, lambda x: np.zeros(1, np.float32), loaded_at=5.0
     )
 
 

@@ -17,8 +17,6 @@ from tests.tasks.serving.samples import Service, Store, picture
 
 DOCUMENT = document()
 OPERATIONS = [(path, method) for path, methods in DOCUMENT["paths"].items() for method in methods]
-# BentoML knows this path by POST only.
-NOT_YET = {("/health", "get"), ("/health", "head")}
 FORM = {"image": ("x.png", picture(0), "image/png")}
 
 
@@ -80,7 +78,7 @@ def test_the_service_sends_it_to_anyone(service: Service) -> None:
     assert answer.json() == DOCUMENT
 
 
-@pytest.mark.parametrize(("path", "method"), [one for one in OPERATIONS if one not in NOT_YET])
+@pytest.mark.parametrize(("path", "method"), OPERATIONS)
 def test_every_operation_exists_and_answers_as_described(service: Service, path: str, method: str) -> None:
     files: dict[str, Any] = {"/predict_image": FORM, "/predict_batch": {"images": FORM["image"]}}
     response = requests.request(method, service.url + path, files=files.get(path), timeout=120)
@@ -107,8 +105,7 @@ def test_other_methods_of_these_paths_are_refused(service: Service) -> None:
     for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH"):
         for path in DOCUMENT["paths"]:
             status = requests.request(method, service.url + path, timeout=120).status_code
-            known = (path, method.lower()) in OPERATIONS and (path, method.lower()) not in NOT_YET
-            assert (status != 405) == known, (method, path)
+            assert (status != 405) == ((path, method.lower()) in OPERATIONS), (method, path)
 
 
 @pytest.mark.parametrize(
