@@ -29,6 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.machine import cpu_model
+from benchmarks.report_file import write_above
 from benchmarks.turns import apart
 from tasks.vision.models.forward import Forward
 
@@ -38,7 +39,7 @@ IMAGE_SIZES = (32, 224)
 BATCH = 32
 CLASSES = 10
 MEGABYTE = 1e6
-NOTES = "\n## What follows from it\n"  # kept when the figures above it are rewritten
+NOTES = "## What follows from it"  # kept when the figures above it are rewritten
 
 
 def main() -> int:
@@ -51,32 +52,29 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="bench-inference-") as folder:
         for network in NETWORKS:
             for size in IMAGE_SIZES:
-                export(Path(folder), network, size)
-                rows += measure(Path(folder), network, size, options.turns)
+                forms = Path(folder) / f"{network}-{size}"
+                export(forms, network, size)
+                rows += measure(forms, network, size, options.turns)
                 print(*rows[-len(SIDES) :], sep="\n", file=sys.stderr)
     text = report(rows, options.turns)
     print(text)
     if options.write:
-        old = options.write.read_text(encoding="utf-8") if options.write.exists() else ""
-        _, heading, notes = old.partition(NOTES)
-        options.write.write_text(text + heading + notes, encoding="utf-8")
+        write_above(NOTES, text, options.write)
     return 0
 
 
 def export(folder: Path, network: str, size: int) -> None:
-    """Write both forms of a network for square colour images."""
-    import torch
+    """Write both forms of a network for square colour images, as train does."""
+    from mlflow.models import Model
 
-    from tasks.vision.models import onnx_form
+    from tasks.records import model_store
     from tasks.vision.models.build import build
     from tasks.vision.models.classifier import Classifier
 
     mean = std = (0.5, 0.5, 0.5)
     classifier = Classifier(build(network, CLASSES, (3, size, size)), mean, std).eval()
-    example = torch.zeros((2, 3, size, size), dtype=torch.uint8)
-    program = torch.export.export(classifier, (example,), dynamic_shapes=({0: torch.export.Dim("images")},))
-    torch.export.save(program, folder / "model.pt2")
-    onnx_form.export(folder / "model.pt2", folder / "model.onnx")
+    example = np.zeros((2, 3, size, size), np.uint8)
+    model_store.save(classifier, folder, Model(), example, [f"class {number}" for number in range(CLASSES)], {})
 
 
 def opened(side: str, folder: Path) -> Forward:
@@ -88,16 +86,16 @@ def opened(side: str, folder: Path) -> Forward:
         from tasks.vision.models.classifier import forward_of
 
         torch.set_num_threads(1)
-        return forward_of(torch.export.load(folder / "model.pt2").module())
+        return forward_of(torch.export.load(folder / "data/model.pt2").module())
     if side == "onnxruntime":
         from tasks.serving.runtimes import open_onnx
 
-        return open_onnx(folder / "model.onnx", threads=1)
+        return open_onnx(folder / "data/model.onnx", threads=1)
     import openvino
 
     core = openvino.Core()
     settings = {"INFERENCE_NUM_THREADS": 1, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    compiled = core.compile_model(core.read_model(folder / "model.onnx"), "CPU", settings)
+    compiled = core.compile_model(core.read_model(folder / "data/model.onnx"), "CPU", settings)
     return lambda images: compiled(images)[0]
 
 

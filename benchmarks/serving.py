@@ -32,10 +32,11 @@ import numpy as np
 
 from benchmarks.http_load import Load, Report
 from benchmarks.machine import cpu_model
+from benchmarks.report_file import write_above
 from benchmarks.serving_sides import BATCH, CLASSES, OURS, Side, compare_answers, log_model, start
 from tasks.vision.cpus import available_cpus
 
-NOTES = "\n## How reliable it is\n"  # kept when the figures above it are rewritten
+NOTES = "## How reliable it is"  # kept when the figures above it are rewritten
 INTRODUCTION = """The service beside `mlflow models serve` and beside what users would write, one process each, taking
 turns. Aims: at least as fast as `starlette`; 8 times `mlflow` with single images and 5 times in batches; at 20 requests
 a second and 32 pixels p50 up to 4 ms and p99 up to 8 ms. Written by `make bench-serving ARGS='--write
@@ -68,9 +69,7 @@ def main() -> int:
     text = report(lines, options)
     print(text)
     if options.write:
-        old = options.write.read_text(encoding="utf-8") if options.write.exists() else ""
-        _, heading, notes = old.partition(NOTES)
-        options.write.write_text(text + heading + notes, encoding="utf-8")
+        write_above(NOTES, text, options.write)
     return 0
 
 

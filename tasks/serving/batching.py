@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 
 import numpy as np
@@ -52,8 +53,9 @@ class Job:
         self._tell(lambda: self.answer.set_exception(error))
 
     def _tell(self, answer: Callable[[], None]) -> None:
-        # The client may be gone, and its future cancelled.
-        self.answer.get_loop().call_soon_threadsafe(lambda: None if self.answer.done() else answer())
+        # The client may be gone, and its future cancelled; or the service has ended, and with it the event loop.
+        with suppress(RuntimeError):
+            self.answer.get_loop().call_soon_threadsafe(lambda: None if self.answer.done() else answer())
 
 
 class Batcher:

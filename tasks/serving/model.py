@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tasks.errors import ModelError
 from tasks.records import artifact_digest
 from tasks.serving.model_reference import Target
+from tasks.serving.runtimes import ONNX, PYTORCH, open_model, runtime_of
 from tasks.vision.cpus import available_cpus
 from tasks.vision.models.forward import Forward
 
@@ -62,8 +63,6 @@ def load(target: Target) -> ServedModel:
     import mlflow
     from mlflow.models import Model
 
-    from tasks.serving.runtimes import PYTORCH, open_model, runtime_of
-
     with tempfile.TemporaryDirectory(prefix="serving-model-") as folder:
         path = mlflow.artifacts.download_artifacts(artifact_uri=target.uri, dst_path=folder)
         if target.artifact_sha256 is not None:
@@ -91,15 +90,11 @@ def threads(runtime: str) -> int:
     With ONNX Runtime one, because several passes at a time use the cores better. With torch half of the cores: its
     threads spin while they wait for each other, and one that lost its core to a decoder delays them all.
     """
-    from tasks.serving.runtimes import ONNX
-
     return int(os.environ.get("OMP_NUM_THREADS") or (1 if runtime == ONNX else max(1, available_cpus() // 2)))
 
 
 def _passes(model: ServedModel, runtime: str) -> int:
     """Decide how many passes at a time pay: one with small networks, whose pass is shorter than Python's part."""
-    from tasks.serving.runtimes import ONNX
-
     image = np.zeros((1, *model.shape), np.uint8)
     seconds = []
     for _ in range(TIMED):

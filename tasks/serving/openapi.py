@@ -30,7 +30,9 @@ ERRORS = {
     413: ("TooLarge", "The body is larger than `SERVING_MAX_UPLOAD_MB`."),
     414: ("AddressTooLong", "The URL is too long."),
     415: ("UnknownContentType", "The body has a content type that is not listed here."),
+    429: ("TooManyWaiting", "100 requests on this connection wait for their answers."),
     431: ("HeadersTooLarge", "The headers are too large."),
+    500: ("Failed", "The model failed on these images; the service's log has the reason."),
     503: ("NotNow", "No model is loaded yet, or too many requests are in progress (with `Retry-After`)."),
     504: ("NotInTime", "The answer took longer than the time limit."),
 }  # fmt: skip
@@ -39,7 +41,7 @@ HEADERS = {
     405: {"Allow": {"description": "The methods of this path.", "schema": {"type": "string"}}},
     503: {"Retry-After": {"description": "Seconds until a retry makes sense.", "schema": {"type": "integer"}}},
 }
-ANY_REQUEST = (404, 405, 408, 413, 414, 431, 504)
+ANY_REQUEST = (404, 405, 408, 413, 414, 429, 431, 504)
 """What any request may be answered, those with a wrong path or method included."""
 
 TAGS = {"predict_image": "predictions", "predict_batch": "predictions", "get_model_info": "model", "refresh": "model"}
@@ -83,14 +85,14 @@ def _paths() -> Json:
     return {
         "/predict_image": {
             "post": _operation(
-                "predict_image", "Classify one image.", _json("Prediction"), (400, 415, 503), KEY,
+                "predict_image", "Classify one image.", _json("Prediction"), (400, 415, 500, 503), KEY,
                 body={**_forms("ImageForm", "ImageJson"), **file},
             )
         },
         "/predict_batch": {
             "post": _operation(
                 "predict_batch", "Classify several images, all by the same model.",
-                _json("BatchPrediction"), (400, 415, 503), KEY, body=_forms("BatchForm", "BatchJson"),
+                _json("BatchPrediction"), (400, 415, 500, 503), KEY, body=_forms("BatchForm", "BatchJson"),
             )
         },
         "/get_model_info": {

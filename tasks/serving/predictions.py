@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
-from collections.abc import Callable
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,8 @@ SECONDS = 60.0  # from the head of a request to its answer
 UPLOADS = 256 * 2**20  # bytes of all uploads that are received or worked on at a time
 FIELDS = {"/predict_image": "image", "/predict_batch": "images"}
 JSON_TYPE = (b"content-type", b"application/json")
+
+log = logging.getLogger("tasks.serving")
 
 
 class Predictions:
@@ -53,6 +55,9 @@ class Predictions:
                 body = await self._answer(scope, receive, field)
         except TimeoutError as error:
             raise HttpError(504, f"no answer within {self._seconds:g} s; send the request again, or less") from error
+        except Exception as error:  # whatever the runtime throws
+            log.exception("%s failed", scope["path"])
+            raise HttpError(500, "the model failed on these images; the service's log has the reason") from error
         length = (b"content-length", str(len(body)).encode())
         await send({"type": "http.response.start", "status": 200, "headers": [JSON_TYPE, length]})
         await send({"type": "http.response.body", "body": body})
@@ -115,4 +120,5 @@ def _origin(model: ServedModel) -> dict[str, Any]:
     return {"model_version": model.target.version, "run_id": model.target.run_id}
 
 
-_json: Callable[[Any], bytes] = lambda value: json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()  # noqa: E731
+def _json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +20,17 @@ from tasks.serving.model_reference import Reference, Target, parse
 from tasks.serving.reference_check import load_verified
 from tasks.serving.request_bodies import Files
 from tasks.settings import Settings
-from tasks.vision.data.images import decode
+from tasks.vision.data.images import MAX_PIXELS, open_image, pixels
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # Bytes of a request up to which it is decoded by the thread for small ones. One thread decodes them faster than two,
 # which would take Python's lock from each other, and there they do not wait behind photos.
 SMALL = 16 * 2**10
 DECODERS = 2  # threads for larger requests
+# Pixels of all images of a request: a file of 84 kB may hold 67 million, and a request 128 such files.
+MOST_PIXELS = 4 * MAX_PIXELS
 
 
 class Predictor:
@@ -83,6 +89,8 @@ class Predictor:
 
     def _decode(self, job: Job, files: Callable[[], Files]) -> None:
         """Decode the images of a job in this thread, and pass it on to the model without a detour by the event loop."""
+        if job.answer.done():
+            return  # its time is over, or its client gone
         try:
             job.images = _decoded(files(), job.model.shape)
         except BaseException as error:  # HttpError is no Exception
@@ -106,10 +114,16 @@ def _resolve(reference: Reference) -> Target:
 
 def _decoded(files: Files, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     channels, size, _ = shape
-    images = np.empty((len(files), *shape), np.uint8)
-    for i, (name, data) in enumerate(files):
-        try:
-            images[i] = decode(data, channels, size)
-        except DataError as error:
-            raise HttpError(400, f"{name}: {error}") from error
-    return images
+    opened = [(name, _of(name, open_image, data)) for name, data in files]
+    total = sum(image.width * image.height for _, image in opened)
+    if total > MOST_PIXELS:
+        raise HttpError(400, f"the images have {total} pixels together, over {MOST_PIXELS}; send fewer or smaller ones")
+    return np.stack([_of(name, pixels, image, channels, size) for name, image in opened])
+
+
+def _of(name: str, read: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function that reads an image; its error names the image."""
+    try:
+        return read(*args, **kwargs)
+    except DataError as error:
+        raise HttpError(400, f"{name}: {error}") from error

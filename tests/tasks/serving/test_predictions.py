@@ -26,12 +26,15 @@ class Asked:
     def __init__(self) -> None:
         self.model = ServedModel(Target("models:/m/3", "m", 3, "abc"), ("cat", "Ä"), (3, 8, 8), {}, lambda x: x)  # type: ignore[arg-type, return-value]
         self.files: Files = []
+        self.error: Exception | None = None
         self.may_answer = asyncio.Event()
         self.may_answer.set()
 
     async def classify(self, model: ServedModel, files: Callable[[], Files], size: int) -> NDArray[np.float32]:
         await self.may_answer.wait()
         self.files = files()
+        if self.error:
+            raise self.error
         return np.array([[0.25, 0.75]] * len(self.files), np.float32)
 
 
@@ -120,6 +123,18 @@ def test_what_takes_too_long_is_ended_whoever_is_slow() -> None:
         slow_model = await refused(await Request(app, "/predict_image", PNG).send(b"png"))
         assert (slow_client.status, slow_model.status) == (504, 504)
         assert slow_model.message == "no answer within 0.1 s; send the request again, or less"
+
+    asyncio.run(scenario())
+
+
+def test_a_failing_model_is_told_in_one_line() -> None:
+    async def scenario() -> None:
+        asked = Asked()
+        asked.error = RuntimeError("no memory")
+        failed = await refused(await Request(Predictions(other, asked), "/predict_image", PNG).send(b"png"))  # type: ignore[arg-type]
+        assert (failed.status, failed.message) == (
+            500, "the model failed on these images; the service's log has the reason",
+        )  # fmt: skip
 
     asyncio.run(scenario())
 

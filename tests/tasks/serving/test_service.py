@@ -98,6 +98,12 @@ def test_a_bad_image_is_refused_in_each_form(service: Service) -> None:
         refused(service.post("predict_image", data=too_large, headers=headers), 413, "larger than 2 MiB")
 
 
+def test_many_large_images_are_refused_by_their_pixels(service: Service) -> None:
+    large = picture(7, 8192)  # 67 million pixels in 84 kB
+    files = [("images", ("a.png", large))] * 5
+    refused(service.post("predict_batch", files=files), 400, "335544320 pixels together, over 268435456")
+
+
 def test_a_url_is_never_fetched(service: Service) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         url = f"http://127.0.0.1:{listening.getsockname()[1]}/a.png"
