@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from tasks.contract.training import TrainRequest
 from tasks.records import artifact_digest, model_store, registry
 from tasks.records.tracking import stage_run
 from tasks.settings import Settings
+from tasks.vision.cpus import available_cpus
 from tasks.vision.data.gold import Gold, Split
 from tasks.vision.models.build import build
 from tasks.vision.models.classifier import Classifier, digest
@@ -31,7 +32,7 @@ from tasks.vision.models.classifier import Classifier, digest
 CLASSES = tuple(f"class {number}" for number in range(10))
 BATCH = 32
 START_SECONDS = 180.0
-OURS, STARLETTE, BENTOML, MLFLOW = "ours", "starlette", "bentoml", "mlflow"
+OURS, ALL_CORES, STARLETTE, BENTOML, MLFLOW = "ours", "ours, all cores", "starlette", "bentoml", "mlflow"
 
 
 class Side:
@@ -65,32 +66,45 @@ class Side:
     @contextmanager
     def turn(self) -> Iterator[None]:
         """Let it run inside the context, and pause it afterwards."""
-        os.killpg(self.process.pid, signal.SIGCONT)
+        self._send(signal.SIGCONT)
         try:
             yield
         finally:
-            os.killpg(self.process.pid, signal.SIGSTOP)
+            self.pause()
+
+    def pause(self) -> None:
+        """Stop it until its next turn."""
+        self._send(signal.SIGSTOP)
 
     def cpu_seconds(self) -> float:
         """CPU time that its processes have used."""
-        total = 0
+        return sum(int(fields[11]) + int(fields[12]) for _, fields in self._processes()) / os.sysconf("SC_CLK_TCK")
+
+    def end(self) -> None:
+        """End it."""
+        self._send(signal.SIGCONT)
+        self.process.terminate()
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self._send(signal.SIGKILL)
+
+    def _send(self, number: signal.Signals) -> None:
+        for pid, _ in self._processes():
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def _processes(self) -> list[tuple[int, list[str]]]:
+        """Process ID and the fields of /proc/PID/stat, from the third on, of each of its processes."""
+        found = []
         for stat in Path("/proc").glob("[0-9]*/stat"):
             try:
                 fields = stat.read_text().rpartition(") ")[2].split()
             except OSError:
                 continue  # it ended meanwhile
-            if int(fields[2]) == self.process.pid:  # its process group
-                total += int(fields[11]) + int(fields[12])
-        return total / os.sysconf("SC_CLK_TCK")
-
-    def end(self) -> None:
-        """End it."""
-        os.killpg(self.process.pid, signal.SIGCONT)
-        os.killpg(self.process.pid, signal.SIGTERM)
-        try:
-            self.process.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            if int(fields[3]) == self.process.pid:  # its session
+                found.append((int(stat.parent.name), fields))
+        return found
 
 
 def log_model(home: Path, network: str, images: NDArray[np.uint8]) -> Settings:
@@ -119,12 +133,14 @@ def start(home: Path, settings: Settings, port: int, stack: ExitStack) -> list[S
     python, model = sys.executable, f"models:/{settings.serving_registered_model}@{registry.CHAMPION}"
     onnx = next(home.rglob(Path(model_store.ONNX).name))
     store = {"MLFLOW_TRACKING_URI": settings.tracking_uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
-    ours = store | {"PIPELINE_HOME": str(home), "SERVING_MODEL": registry.CHAMPION}
+    ours = store | {"PIPELINE_HOME": str(home), "SERVING_MODEL": registry.CHAMPION, "SERVING_WORKERS": "1"}
+    all_cores = ours | {"PIPELINE_HOME": str(home / "all-cores"), "SERVING_WORKERS": str(available_cpus())}
     mlflow = [python, "-m", "mlflow", "models", "serve", "-m", model, "--env-manager", "local", "--workers", "1"]
     one_thread = {"OMP_NUM_THREADS": "1"}
     bento = {"BENTOML_HOME": str(home / "bento"), "BENTOML_DO_NOT_TRACK": "True"}
     commands = {
         OURS: ([python, "-m", "tasks.serving", "--port"], ours, "readyz"),
+        ALL_CORES: ([python, "-m", "tasks.serving", "--port"], all_cores, "readyz"),
         STARLETTE: ([python, "-m", "benchmarks.serving_starlette", str(onnx)], {}, "livez"),
         BENTOML: ([python, "-m", "benchmarks.serving_bentoml", str(onnx)], bento, "livez"),
         MLFLOW: ([*mlflow, "--port"], store | one_thread, "ping"),
@@ -136,7 +152,7 @@ def start(home: Path, settings: Settings, port: int, stack: ExitStack) -> list[S
         side = Side(name, [*command, str(number)], url, environment | found, home / f"{name}.log")
         stack.callback(side.end)
         side.ready(path)
-        os.killpg(side.process.pid, signal.SIGSTOP)
+        side.pause()
         sides.append(side)
     return sides
 

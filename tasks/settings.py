@@ -132,6 +132,9 @@ class Settings(BaseSettings):
     serving_poll_seconds: Annotated[float, Field(gt=0)] = Field(
         5.0, description="Seconds between the checks whether the alias points to another version."
     )
+    serving_workers: Annotated[int, Field(ge=1, le=256)] | None = Field(
+        None, description="Processes that answer; default: one for each CPU, up to 4."
+    )
     serving_drain_seconds: Annotated[float, Field(ge=0, le=300)] = Field(
         0.0,
         description="Seconds that the service keeps answering after SIGTERM, so that clients can move on.",

@@ -5,12 +5,9 @@ from __future__ import annotations
 import base64
 import binascii
 
-import mlflow
-from mlflow.exceptions import MlflowException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tasks.errors import DataError
-from tasks.records.tracking import http_status
 
 
 class ReferencePrediction(BaseModel):
@@ -44,6 +41,12 @@ def read_reference_predictions(evaluate_run_id: str | None, what: str) -> Refere
     Raises:
         DataError: there is no such run, it has no reference predictions, or they are damaged.
     """
+    # Imported here, because the service's workers use the classes and have no MLflow, which takes 100 MB.
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    from tasks.records.tracking import http_status
+
     if evaluate_run_id is None:
         raise DataError(f"{what} has no tag 'pipeline.evaluate_run_id'; register it through the pipeline")
     try:

@@ -13,6 +13,8 @@ import shutil
 import signal
 import socket
 import sys
+import tempfile
+from pathlib import Path
 from types import FrameType
 from urllib.parse import urlsplit
 
@@ -20,10 +22,11 @@ import click
 
 from tasks.errors import SettingsError, exit_code_of
 from tasks.serving import process
+from tasks.serving.accepting import listening
 from tasks.serving.model_reference import parse
+from tasks.serving.workers import Workers, number_of_workers
 from tasks.settings import Settings, load_settings
 
-GRACE_SECONDS = 10
 NOT_STARTED = 3  # the exit code of uvicorn's own command, which has logged the reason
 
 
@@ -39,11 +42,11 @@ def command(host: str | None, port: int | None, stop: bool) -> None:
 def run(host: str | None, port: int | None) -> None:
     """Check the settings and the address, then serve until a signal ends the process."""
     settings = load_settings()
-    address, number = prepare(settings, host, port)
+    listener = prepare(settings, host, port)
     # uvicorn raises SIGTERM again when it has finished; its default action would leave the pid file behind.
     signal.signal(signal.SIGTERM, _leave)
     with process.recorded(settings.pipeline_home):
-        serve(settings, address, number)
+        serve(settings, listener)
 
 
 def end() -> None:
@@ -52,8 +55,8 @@ def end() -> None:
     print(f"service (pid {pid}) ended" if pid else "no service is running")
 
 
-def prepare(settings: Settings, host: str | None, port: int | None) -> tuple[str, int]:
-    """Check the settings before BentoML is imported, and return the address and port to listen on.
+def prepare(settings: Settings, host: str | None, port: int | None) -> socket.socket:
+    """Check the settings before BentoML is imported, and return a socket that listens on the address.
 
     Raises:
         SettingsError: SERVING_MODEL or the address cannot be used, or this PIPELINE_HOME already has a service.
@@ -65,19 +68,21 @@ def prepare(settings: Settings, host: str | None, port: int | None) -> tuple[str
             f"PIPELINE_HOME={settings.pipeline_home} has a service already, pid {running}; "
             "end it with: python -m tasks serve --stop"
         )
-    return _address(settings, host, port)
+    return _listener(settings, host, port)
 
 
-def serve(settings: Settings, address: str, port: int) -> None:
-    """Serve on an IP address and port until SIGTERM or SIGINT, then finish the requests in progress.
+def serve(settings: Settings, listener: socket.socket) -> None:
+    """Serve on a socket until SIGTERM or SIGINT, then finish the requests in progress.
 
     After SIGTERM the service keeps answering for SERVING_DRAIN_SECONDS.
     """
-    home = settings.pipeline_home.resolve() / "bentoml"  # what BentoML keeps on disk
-    shutil.rmtree(home, ignore_errors=True)
-    home.mkdir(parents=True)
+    home = settings.pipeline_home.resolve()
+    bento, models = home / "bentoml", home / "served-models"  # what BentoML keeps on disk; the model in service
+    for folder in (bento, models):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
     os.environ |= {
-        "BENTOML_HOME": str(home),
+        "BENTOML_HOME": str(bento),
         "BENTOML_DO_NOT_TRACK": "True",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_TRACKING_URI": settings.tracking_uri,
@@ -87,24 +92,25 @@ def serve(settings: Settings, address: str, port: int) -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # Imported after the environment is set: BentoML reads it during its import.
-    from tasks.serving.application import application
-    from tasks.serving.draining import DrainingServer
+    # In a folder of its own: the path of such a socket may be 100 bytes long, and that of PIPELINE_HOME is the user's.
+    with tempfile.TemporaryDirectory(prefix="serving-") as state:
+        path = Path(state) / "control"
+        workers = Workers(number_of_workers(settings.serving_workers), listener, path, Path(state))
+        workers.start()  # at once: they import their packages while this process imports its own
+        # Imported after the environment is set: BentoML reads it during its import.
+        from tasks.serving.application import control_application
+        from tasks.serving.control import Control, ControlServer
 
-    app = application(settings)
-    server = DrainingServer(
-        app, settings.serving_drain_seconds, host=address, port=port, ws="none", log_config=None, access_log=False,
-        server_header=False, timeout_graceful_shutdown=GRACE_SECONDS,
-        timeout_keep_alive=settings.serving_keep_alive_seconds,
-    )  # fmt: skip
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again when it has finished
-        server.run()
+        app = control_application(Control(settings, workers, models))
+        server = ControlServer(app, workers, path, log_config=None, access_log=False, ws="none")
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again when it has finished
+            server.run()
     if not server.started:
         sys.exit(NOT_STARTED)
 
 
-def _address(settings: Settings, host: str | None, port: int | None) -> tuple[str, int]:
-    """Return the IP address and port to listen on, after checking that the port is free."""
+def _listener(settings: Settings, host: str | None, port: int | None) -> socket.socket:
+    """Return a socket that listens on the address of SERVING_URL, or on that of the command line."""
     url = urlsplit(settings.serving_url)
     name = host or url.hostname or ""
     try:
@@ -114,16 +120,13 @@ def _address(settings: Settings, host: str | None, port: int | None) -> tuple[st
         raise SettingsError(
             f"SERVING_URL={settings.serving_url!r} is not an address of this machine; add --host 0.0.0.0 --port 3000"
         ) from error
-    with socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((str(address), number))
-        except OSError as error:
-            raise SettingsError(
-                f"cannot listen on {address} port {number} ({error.strerror}); end the program that uses it, "
-                "or set SERVING_URL or --port to another one"
-            ) from error
-    return str(address), number
+    try:
+        return listening(str(address), number, ipv6=address.version == 6)
+    except OSError as error:
+        raise SettingsError(
+            f"cannot listen on {address} port {number} ({error.strerror}); end the program that uses it, "
+            "or set SERVING_URL or --port to another one"
+        ) from error
 
 
 def _leave(signum: int, frame: FrameType | None) -> None:

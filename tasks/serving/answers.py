@@ -54,6 +54,7 @@ class ModelInfo(_Answer):
     fingerprint: str | None = Field(default=None, description="Of the data it was trained on.")
     model_sha256: str | None = Field(default=None, description="Of the architecture and weights.")
     loaded_at: float | None = Field(default=None, description="Seconds since 1970.")
+    workers: int = Field(description="Processes that answer; each has compared its answers with those of evaluate.")
     problem: str | None = Field(default=None, description="Why the newest model is not in service, if it is not.")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from enum import Enum
 from http import HTTPStatus
 from typing import Any
@@ -62,6 +63,7 @@ class Connection(HttpToolsProtocol):
         self._spent = 0  # bytes since then: of one head, or of chunk sizes and trailers of a body
         self._refused = False
         self._last_words: bytes | None = None  # a refusal that waits for the answers before it
+        self.on_lost: Callable[[], None] = lambda: None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the time for the first head."""
@@ -69,9 +71,10 @@ class Connection(HttpToolsProtocol):
         self._end_after(self.head_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the deadline."""
+        """Forget the deadline, and tell the server."""
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
+        self.on_lost()
 
     def data_received(self, data: bytes) -> None:
         """Parse data, but no more of a head than it may have."""

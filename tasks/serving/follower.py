@@ -1,4 +1,4 @@
-"""Keeps the version in service that the alias names: a thread beside the requests, one per worker."""
+"""Keeps the version in service that the alias names: a thread of the control process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from tasks.errors import ModelError, PipelineError
 from tasks.records.transient_errors import as_unavailable
-from tasks.serving.model import ServedModel
+from tasks.serving.model import PreparedModel
 from tasks.serving.model_reference import Reference, Target
 
 log = logging.getLogger("tasks.serving")
@@ -29,11 +29,11 @@ class Follower:
         reference: Reference,
         poll_seconds: float,
         resolve: Callable[[Reference], Target],
-        load: Callable[[Target], ServedModel],
+        load: Callable[[Target], PreparedModel],
     ) -> None:
         """Take what to follow, the seconds between polls, and functions that resolve and load; see `start`."""
         self.reference = reference
-        self.current: ServedModel | None = None
+        self.current: PreparedModel | None = None
         self.problem: str | None = None
         self._poll_seconds = poll_seconds
         self._resolve = resolve

@@ -66,8 +66,9 @@ def load_and_answer(folder: Path) -> LoadCheck:
     import numpy as np
     from mlflow.models import Model
 
-    from tasks.serving.model import CHUNK, load
+    from tasks.serving.model import CHUNK, open_prepared
     from tasks.serving.model_reference import Target
+    from tasks.serving.preparation import prepared_model
     from tasks.serving.runtimes import PACKAGES, runtime_of
 
     try:
@@ -76,7 +77,8 @@ def load_and_answer(folder: Path) -> LoadCheck:
         for package in PACKAGES[runtime]:
             importlib.import_module(package)  # before the memory is measured
         before = _peak(reset=True)
-        model = load(Target(str(folder), None, None, None))
+        with prepared_model(Target(str(folder), None, None, None)) as prepared:
+            model = open_prepared(prepared)
         answers = model.predict(np.random.default_rng(0).integers(0, 256, (CHUNK, *model.shape), np.uint8))
     except PipelineError as error:
         return LoadCheck(False, str(error))

@@ -5,16 +5,21 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tasks.serving.follower import Follower
-from tasks.serving.model import ServedModel
+from tasks.serving.model import ModelDescription
+
+if TYPE_CHECKING:
+    from tasks.serving.follower import Follower
 
 NAMESPACE = "serving"
 # Seconds. Dense around 0.05, the promised latency: a quantile is interpolated between two bounds.
@@ -28,13 +33,11 @@ COUNTED = frozenset({"/predict_image", "/predict_batch", "/get_model_info", "/re
 
 
 class RequestMetrics:
-    """ASGI application: counts and times the requests, and answers GET /metrics."""
+    """ASGI application of a worker: counts and times the requests."""
 
-    def __init__(self, app: ASGIApp, follower: Follower, registry: CollectorRegistry = REGISTRY) -> None:
+    def __init__(self, app: ASGIApp, registry: CollectorRegistry = REGISTRY) -> None:
         """Wrap `app` and register the metrics; once per process and registry."""
         self.app = app
-        self._follower = follower
-        self._registry = registry
         labels = ["endpoint", "http_response_code"]
         name = f"{NAMESPACE}_request"
         total = Counter(f"{name}_total", "Requests answered.", labels, registry=registry)
@@ -42,7 +45,10 @@ class RequestMetrics:
             f"{name}_duration_seconds", "From the head of a request to the end of its answer.", labels,
             buckets=BUCKETS, registry=registry,
         )  # fmt: skip
-        progress = Gauge(f"{name}_in_progress", "Requests being received or answered.", ["endpoint"], registry=registry)
+        progress = Gauge(
+            f"{name}_in_progress", "Requests being received or answered.", ["endpoint"], registry=registry,
+            multiprocess_mode="livesum",
+        )  # fmt: skip
         # Looking up the series of a label takes longer than counting.
         self._total = functools.cache(total.labels)
         self._seconds = functools.cache(seconds.labels)
@@ -51,20 +57,20 @@ class RequestMetrics:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         path = scope["path"] if scope["type"] == "http" else ""
-        if path == "/metrics":
-            await self._metrics(scope["method"])(scope, receive, send)
-            return
         progress = self._progress.get(path)
         if progress is None:
             await self.app(scope, receive, send)
             return
         began = time.perf_counter()
-        status = 0  # stays when the client goes before it is answered
+        status = ""
 
         async def noted(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status = str(message["status"])
+            elif not message.get("more_body", False):  # before the client has its answer, and asks another process
+                self._total(path, status).inc()
+                self._seconds(path, status).observe(time.perf_counter() - began)
             await send(message)
 
         progress.inc()
@@ -72,9 +78,25 @@ class RequestMetrics:
             await self.app(scope, receive, noted)
         finally:
             progress.dec()
-            if status:
-                self._total(path, str(status)).inc()
-                self._seconds(path, str(status)).observe(time.perf_counter() - began)
+
+
+class Metrics:
+    """ASGI application of the control process: answers GET /metrics with the sums over all workers."""
+
+    def __init__(self, app: ASGIApp, follower: Follower, folder: Path) -> None:
+        """Wrap `app`; `folder` is where the workers' numbers are (PROMETHEUS_MULTIPROC_DIR)."""
+        self.app = app
+        self._follower = follower
+        self._registry = CollectorRegistry()
+        # Also counts what workers did that have died since.
+        MultiProcessCollector(self._registry, str(folder))  # type: ignore[no-untyped-call]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] == "http" and scope["path"] == "/metrics":
+            await self._metrics(scope["method"])(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
 
     def _metrics(self, method: str) -> Response:
         if method not in {"GET", "HEAD"}:
@@ -101,18 +123,18 @@ class PredictionCounter:
         """Count one forward pass."""
         self._passes.observe(images)
 
-    def expect(self, model: ServedModel) -> None:
+    def expect(self, model: ModelDescription) -> None:
         """Export every class of a new model with count 0: a rate needs two samples."""
         for name in model.classes:
             self._images.labels(_version(model), name)
 
-    def add(self, model: ServedModel, classes: Iterable[str]) -> None:
+    def add(self, model: ModelDescription, classes: Iterable[str]) -> None:
         """Count one request's answers."""
         for name in classes:
             self._images.labels(_version(model), name).inc()
 
 
-def describe(model: ServedModel | None, problem: str | None) -> str:
+def describe(model: ModelDescription | None, problem: str | None) -> str:
     """Return which model is in service and whether there is a problem with a newer one, in Prometheus' format.
 
     Created from the model at every scrape, so that nothing of a replaced model remains.
@@ -123,7 +145,7 @@ def describe(model: ServedModel | None, problem: str | None) -> str:
 
 
 class _Description(Collector):
-    def __init__(self, model: ServedModel | None, problem: str | None) -> None:
+    def __init__(self, model: ModelDescription | None, problem: str | None) -> None:
         self._model = model
         self._problem = problem
 
@@ -147,6 +169,6 @@ class _Description(Collector):
         yield info
 
 
-def _version(model: ServedModel) -> str:
+def _version(model: ModelDescription) -> str:
     """Version of the registered model; empty when it is not registered."""
     return "" if model.target.version is None else str(model.target.version)

@@ -1,10 +1,9 @@
-"""One model in memory: fetched from MLflow, checked, warmed, ready to answer."""
+"""One model in memory: opened from the files that were prepared for it, warmed, ready to answer."""
 
 from __future__ import annotations
 
 import math
 import os
-import tempfile
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.errors import ModelError
-from tasks.records import artifact_digest
+from tasks.records.reference_predictions import ReferencePredictions
 from tasks.serving.model_reference import Target
-from tasks.serving.runtimes import ONNX, PYTORCH, open_model, runtime_of
+from tasks.serving.runtimes import ONNX, PYTORCH, open_onnx, open_program
 from tasks.vision.cpus import available_cpus
 from tasks.vision.models.forward import Forward
 
@@ -27,17 +26,34 @@ TIMED = 5
 
 
 @dataclass(frozen=True)
-class ServedModel:
-    """A loaded model; it never changes, so requests share it without a lock."""
+class ModelDescription:
+    """What is known about a model without opening it."""
 
     target: Target
     classes: tuple[str, ...]
     shape: tuple[int, int, int]
     metadata: dict[str, Any]
+    loaded_at: float = field(default_factory=time.time, kw_only=True)
+
+
+@dataclass(frozen=True)
+class PreparedModel(ModelDescription):
+    """A model's checked files on this machine, for any process to open."""
+
+    runtime: str
+    files: Path
+    """The ONNX file, or with PYTORCH the folder of the logged model."""
+    reference: ReferencePredictions | None = None
+    """What it answered in evaluate; None if the pipeline did not evaluate it."""
+
+
+@dataclass(frozen=True)
+class ServedModel(ModelDescription):
+    """A loaded model; it never changes, so requests share it without a lock."""
+
     forward: Forward
     passes: int = 1
-    """How many forward passes at a time pay on this machine."""
-    loaded_at: float = field(default_factory=time.time)
+    """How many forward passes at a time pay in this process."""
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Classify images.
@@ -51,37 +67,33 @@ class ServedModel:
         return np.concatenate([self.forward(images[i : i + CHUNK]) for i in range(0, len(images), CHUNK)])
 
 
-def load(target: Target) -> ServedModel:
-    """Fetch a model from MLflow, check its description, and run it once.
+def open_prepared(prepared: PreparedModel, processes: int = 1) -> ServedModel:
+    """Open a model and run it once.
+
+    Args:
+        prepared: its files.
+        processes: that answer on this machine and share its cores.
 
     Raises:
-        ModelError: its files are not those registered, it has no classes or input shape, contains code, or does not
-            answer with one probability per class.
-        MlflowException: it contains pickled objects, or MLflow or its store does not answer.
+        ModelError: it is damaged, or does not answer with one probability per class.
+        MlflowException: it contains pickled objects.
     """
-    # Imported here, because they take seconds and other users of this module need none of them.
-    import mlflow
-    from mlflow.models import Model
+    each = threads(prepared.runtime)
+    try:
+        if prepared.runtime == PYTORCH:
+            import torch
 
-    with tempfile.TemporaryDirectory(prefix="serving-model-") as folder:
-        path = mlflow.artifacts.download_artifacts(artifact_uri=target.uri, dst_path=folder)
-        if target.artifact_sha256 is not None:
-            artifact_digest.require(Path(path), target.artifact_sha256, str(target))
-        description = Model.load(path)
-        metadata = dict(description.metadata or {})
-        classes, shape = _described(target, metadata)
-        try:
-            runtime = runtime_of(description)
-            if runtime == PYTORCH:
-                import torch
-
-                torch.set_num_threads(threads(runtime))
-            forward = open_model(Path(path), description, threads(runtime))
-        except ModelError as error:
-            raise ModelError(f"{target}: {error}") from error
-    model = ServedModel(target, classes, shape, metadata, forward)
+            torch.set_num_threads(max(1, each // processes))
+            forward = open_program(prepared.files)
+        else:
+            forward = open_onnx(prepared.files, each)
+    except ModelError as error:
+        raise ModelError(f"{prepared.target}: {error}") from error
+    model = ServedModel(
+        prepared.target, prepared.classes, prepared.shape, prepared.metadata, forward, loaded_at=prepared.loaded_at
+    )
     _warm(model)
-    return replace(model, passes=_passes(model, runtime))
+    return replace(model, passes=_passes(model, prepared.runtime, processes))
 
 
 def threads(runtime: str) -> int:
@@ -93,7 +105,7 @@ def threads(runtime: str) -> int:
     return int(os.environ.get("OMP_NUM_THREADS") or (1 if runtime == ONNX else max(1, available_cpus() // 2)))
 
 
-def _passes(model: ServedModel, runtime: str) -> int:
+def _passes(model: ServedModel, runtime: str, processes: int) -> int:
     """Decide how many passes at a time pay: one with small networks, whose pass is shorter than Python's part."""
     image = np.zeros((1, *model.shape), np.uint8)
     seconds = []
@@ -102,16 +114,7 @@ def _passes(model: ServedModel, runtime: str) -> int:
         model.forward(image)
         seconds.append(time.perf_counter() - start)
     pays = runtime == ONNX and min(seconds) > LONG_PASS  # the fastest: other load on the machine only slows
-    return max(1, available_cpus() // threads(runtime)) if pays else 1
-
-
-def _described(target: Target, metadata: dict[str, Any]) -> tuple[tuple[str, ...], tuple[int, int, int]]:
-    classes, shape = metadata.get("classes"), metadata.get("input")
-    if not isinstance(classes, list) or len(classes) < 2 or len(set(classes)) != len(classes):
-        raise ModelError(f"{target}: metadata 'classes' is {classes!r}; log the model with a list of its class names")
-    if not isinstance(shape, list) or len(shape) != 3 or shape[0] not in (1, 3) or shape[1] != shape[2]:
-        raise ModelError(f"{target}: metadata 'input' is {shape!r}; log the model with [channels, side, side]")
-    return tuple(map(str, classes)), (int(shape[0]), int(shape[1]), int(shape[2]))
+    return max(1, available_cpus() // threads(runtime) // processes) if pays else 1
 
 
 def _warm(model: ServedModel) -> None:

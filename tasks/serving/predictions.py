@@ -10,7 +10,7 @@ import functools
 import json
 import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,11 @@ from tasks.serving.http_errors import HttpError
 from tasks.serving.model import ServedModel
 from tasks.serving.predictor import Predictor
 
+if TYPE_CHECKING:
+    from tasks.serving.control import Control
+
 SECONDS = 60.0  # from the head of a request to its answer
-UPLOADS = 256 * 2**20  # bytes of all uploads that are received or worked on at a time
+UPLOADS = 256 * 2**20  # bytes of all uploads that all workers receive or work on at a time
 FIELDS = {"/predict_image": "image", "/predict_batch": "images"}
 JSON_TYPE = (b"content-type", b"application/json")
 
@@ -34,9 +37,10 @@ class Predictions:
     """ASGI application: answers the prediction requests, and passes everything else on."""
 
     def __init__(self, app: ASGIApp, predictor: Predictor, seconds: float = SECONDS) -> None:
-        """Wrap `app`; a request is given `seconds`."""
+        """Wrap `app`, which also answers while there is no model; a request is given `seconds`."""
         self.app = app
         self._predictor = predictor
+        self._most = UPLOADS // predictor.workers
         self._seconds = seconds
         self._uploads = 0
 
@@ -50,9 +54,13 @@ class Predictions:
             text = f"{scope['method']} {scope['path']} is not supported; send POST"
             await JSONResponse({"error": text}, 405, {"Allow": "POST"})(scope, receive, send)
             return
+        model = self._predictor.current
+        if model is None:
+            await self.app(scope, receive, send)
+            return
         try:
             async with asyncio.timeout(self._seconds):
-                body = await self._answer(scope, receive, field)
+                body = await self._answer(model, scope, receive, field)
         except TimeoutError as error:
             raise HttpError(504, f"no answer within {self._seconds:g} s; send the request again, or less") from error
         except Exception as error:  # whatever the runtime throws
@@ -62,9 +70,8 @@ class Predictions:
         await send({"type": "http.response.start", "status": 200, "headers": [JSON_TYPE, length]})
         await send({"type": "http.response.body", "body": body})
 
-    async def _answer(self, scope: Scope, receive: Receive, field: str) -> bytes:
+    async def _answer(self, model: ServedModel, scope: Scope, receive: Receive, field: str) -> bytes:
         content_type = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
-        model = self._predictor.model
         request_bodies.check(content_type, field)
         upload = _Upload()
         try:
@@ -86,11 +93,27 @@ class Predictions:
             chunks.append(chunk)
             upload.size += len(chunk)
             self._uploads += len(chunk)
-            if self._uploads > UPLOADS:
-                text = f"uploads of {UPLOADS // 2**20} MiB are in progress; try again in a second"
+            if self._uploads > self._most:
+                text = f"uploads of {self._most // 2**20} MiB are in progress; try again in a second"
                 raise HttpError(503, text, retry_seconds=1)
             if not message.get("more_body", False):
                 return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+class WithoutModel:
+    """ASGI application: answers prediction requests that a worker without a model has passed on."""
+
+    def __init__(self, app: ASGIApp, control: Control) -> None:
+        """Wrap `app`; `control` knows why there is no model."""
+        self.app = app
+        self._control = control
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] == "http" and scope["path"] in FIELDS:
+            model = self._control.model  # raises, most often
+            raise HttpError(503, f"{model.target} is going into service; try again in a second", retry_seconds=1)
+        await self.app(scope, receive, send)
 
 
 @dataclass

@@ -12,14 +12,10 @@ from numpy.typing import NDArray
 from tasks.errors import DataError
 from tasks.serving.admission import Admission
 from tasks.serving.batching import Batcher, Job
-from tasks.serving.follower import Follower
 from tasks.serving.http_errors import HttpError
 from tasks.serving.metrics import PredictionCounter
 from tasks.serving.model import ServedModel
-from tasks.serving.model_reference import Reference, Target, parse
-from tasks.serving.reference_check import load_verified
 from tasks.serving.request_bodies import Files
-from tasks.settings import Settings
 from tasks.vision.data.images import MAX_PIXELS, open_image, pixels
 
 P = ParamSpec("P")
@@ -34,40 +30,29 @@ MOST_PIXELS = 4 * MAX_PIXELS
 
 
 class Predictor:
-    """The model that SERVING_MODEL names, kept up to date, and the queue in front of it. One per process."""
+    """The model in service, and the queue in front of it. One per worker."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Take the settings; see `start`."""
-        reference = parse(settings.serving_model, settings.serving_registered_model)
-        self.told = settings.serving_model or reference.name
+    def __init__(self, workers: int = 1) -> None:
+        """Take how many workers share the machine with this one."""
+        self.current: ServedModel | None = None
+        """To be read once per request; None until `use`."""
+        self.workers = workers
         self._counter = PredictionCounter()
         self._batcher = Batcher(self._counter.passed)
         self._small, self._large = ThreadPoolExecutor(1, "decode-small"), ThreadPoolExecutor(DECODERS, "decode-large")
         self._admission = Admission()
-        self.follower = Follower(reference, settings.serving_poll_seconds, _resolve, self._load)
 
-    def start(self) -> None:
-        """Start to fetch the model; predictions are refused with 503 until it is loaded."""
-        self.follower.start()
+    def use(self, model: ServedModel) -> None:
+        """Put a model into service; requests that have begun are answered by the one before."""
+        self._counter.expect(model)
+        self._batcher.resize(model.passes)
+        self.current = model
 
     def stop(self) -> None:
         """End the threads."""
-        self.follower.stop()
         self._batcher.close()
         self._small.shutdown(wait=False, cancel_futures=True)
         self._large.shutdown(wait=False, cancel_futures=True)
-
-    @property
-    def model(self) -> ServedModel:
-        """The model in service, to be read once per request.
-
-        Raises:
-            HttpError: 503, there is none yet.
-        """
-        model = self.follower.current
-        if model is None:
-            raise HttpError(503, f"no model is loaded yet: {self.follower.problem or 'it is being fetched'}; try later")
-        return model
 
     async def classify(self, model: ServedModel, files: Callable[[], Files], size: int) -> NDArray[np.float32]:
         """Return the probabilities that a model gives to images, float32 [N, K].
@@ -97,19 +82,6 @@ class Predictor:
             job.fail(error)
         else:
             self._batcher.put(job)
-
-    def _load(self, target: Target) -> ServedModel:
-        model = load_verified(target)
-        self._counter.expect(model)
-        self._batcher.resize(model.passes)
-        return model
-
-
-def _resolve(reference: Reference) -> Target:
-    # Imported in the follower's thread: MLflow takes seconds, and the service should be alive before.
-    from tasks.serving.resolution import resolve
-
-    return resolve(reference)
 
 
 def _decoded(files: Files, shape: tuple[int, int, int]) -> NDArray[np.uint8]:

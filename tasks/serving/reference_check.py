@@ -4,38 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from tasks.errors import DataError, ModelError
-from tasks.serving.model import ServedModel, load
-from tasks.serving.model_reference import Target
+from tasks.errors import ModelError
+from tasks.serving.model import PreparedModel, ServedModel, open_prepared
 from tasks.vision.data.images import decode
 
 
-def load_verified(target: Target) -> ServedModel:
-    """Load a model and compare its answers with the reference predictions, if the pipeline evaluated it.
+def open_verified(prepared: PreparedModel, processes: int = 1) -> ServedModel:
+    """Open a model, and compare its answers with the reference predictions, if the pipeline evaluated it.
 
     Raises:
-        ModelError: it cannot be loaded, or answers differently.
-        MlflowException: it contains pickled objects, or MLflow or its store does not answer.
+        ModelError: it cannot be opened, or answers differently.
+        MlflowException: it contains pickled objects.
     """
-    model = load(target)
-    if target.evaluate_run_id is not None:
-        compare(model, target.evaluate_run_id)
-    return model
-
-
-def compare(model: ServedModel, evaluate_run_id: str) -> None:
-    """Compare the answers of `model` with the reference predictions of an evaluate run.
-
-    Raises:
-        ModelError: there are none, or an answer differs by more than their tolerance.
-    """
-    # Imported here: MLflow takes seconds to import, and the follower's thread has done so by now.
-    from tasks.records.reference_predictions import read_reference_predictions
-
-    try:
-        reference = read_reference_predictions(evaluate_run_id, str(model.target))
-    except DataError as error:
-        raise ModelError(str(error)) from error
+    model = open_prepared(prepared, processes)
+    reference = prepared.reference
+    if reference is None:
+        return model
     channels, size, _ = model.shape
     images = np.stack([decode(prediction.image, channels, size) for prediction in reference.predictions])
     expected = np.array([prediction.probabilities for prediction in reference.predictions], dtype=np.float32)
@@ -50,3 +34,4 @@ def compare(model: ServedModel, evaluate_run_id: str) -> None:
             "differently than in evaluate "
             f"(a probability differs by {differences[worst]:.2g}, allowed {reference.tolerance:g}); the old model stays"
         )
+    return model

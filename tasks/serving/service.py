@@ -1,6 +1,6 @@
-"""The BentoML service around the model: which one is in service, whether it is ready, and its start and end.
+"""The BentoML service in the control process: which model is in service, whether it is ready, its start and end.
 
-Predictions are answered in front of it, by `tasks.serving.predictions`.
+Predictions are answered by the workers (`tasks.serving.predictions`).
 """
 
 # BentoML's decorators are untyped.
@@ -15,8 +15,8 @@ from bentoml import IODescriptor
 from starlette.requests import Request
 
 from tasks.serving.answers import Health, ModelInfo
+from tasks.serving.control import Control
 from tasks.serving.http_errors import HttpErrorMiddleware
-from tasks.serving.predictor import Predictor
 
 
 class NoInput(IODescriptor):  # type: ignore[misc]  # BentoML is untyped here
@@ -31,28 +31,29 @@ class NoInput(IODescriptor):  # type: ignore[misc]  # BentoML is untyped here
 class VisionClassifier:
     """Says which model SERVING_MODEL has brought into service."""
 
-    predictor: Predictor
+    control: Control
     """Set before BentoML makes the instance."""
 
     def __init__(self) -> None:
         """Start to fetch the model."""
-        self._follower = self.predictor.follower
-        self.predictor.start()
+        self._follower = self.control.follower
+        self.control.start()
 
     @bentoml.on_shutdown
     def stop(self) -> None:
-        """End the threads with the worker."""
-        self.predictor.stop()
+        """End the follower with the process."""
+        self.control.stop()
 
     @bentoml.api(input_spec=NoInput)
     async def get_model_info(self) -> ModelInfo:
         """Tell which model is in service, which one is followed, and what is wrong, if anything."""
         reference, model = self._follower.reference, self._follower.current
         info = ModelInfo(
-            reference=self.predictor.told,
+            reference=self.control.told,
             follows=reference.follows,
             registered_model=reference.registered_model,
             problem=self._follower.problem,
+            workers=self.control.workers.count,
         )
         if model is None:
             return info
@@ -79,7 +80,7 @@ class VisionClassifier:
     @bentoml.api(input_spec=NoInput)
     async def health(self) -> Health:
         """Answer 200 when predictions are possible, else 503 with the reason."""
-        return Health(model_version=self.predictor.model.target.version)
+        return Health(model_version=self.control.model.target.version)
 
     async def __is_ready__(self) -> bool:
         """Tell BentoML's GET /readyz whether a model is loaded."""

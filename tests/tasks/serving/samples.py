@@ -19,8 +19,10 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from tasks.records import ledger, model_store, registry
-from tasks.serving.model import load
-from tasks.serving.model_reference import parse
+from tasks.serving.model import ServedModel
+from tasks.serving.model_reference import Target, parse
+from tasks.serving.preparation import prepared_model
+from tasks.serving.reference_check import open_verified
 from tasks.serving.resolution import resolve
 from tasks.settings import Settings
 from tasks.vision.data.images import decode
@@ -82,6 +84,12 @@ def log_model(module: torch.nn.Module, *, batch: int = 4, onnx: bool = True) -> 
     return run.info.run_id, uri
 
 
+def load(target: Target) -> ServedModel:
+    """Open a model as the service does, in this process."""
+    with prepared_model(target) as prepared:
+        return open_verified(prepared)
+
+
 def log_reference_predictions(version: int) -> None:
     """What evaluate and register leave behind for deploy."""
     model = load(resolve(parse(str(version), MODEL)))
@@ -139,7 +147,12 @@ class Service:
     def info(self) -> dict[str, object]:
         return dict(self.post("get_model_info").json())
 
+    def workers(self) -> list[int]:
+        """Process IDs of the workers."""
+        tasks = Path(f"/proc/{self.pid}/task").iterdir()  # each thread has its own children
+        return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+
     def memory(self) -> int:
-        """Resident bytes."""
-        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
+        """Resident bytes of all its processes."""
+        pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in (self.pid, *self.workers())]
+        return sum(pages) * os.sysconf("SC_PAGE_SIZE")

@@ -14,9 +14,9 @@ from onnx import TensorProto, helper
 
 from tasks.errors import ModelError
 from tasks.records.model_store import ONNX
-from tasks.serving.model import CHUNK, load
+from tasks.serving.model import CHUNK
 from tasks.serving.model_reference import Target
-from tests.tasks.serving.samples import CLASSES, Brightness, Store, log_model
+from tests.tasks.serving.samples import CLASSES, Brightness, Store, load, log_model
 
 Fetch = Callable[..., Path]
 

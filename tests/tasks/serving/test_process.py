@@ -58,9 +58,12 @@ def settings_of(home: Path, **more: str) -> Settings:
 
 def test_listens_where_the_url_says_or_as_told(tmp_path: Path) -> None:
     settings = settings_of(tmp_path, serving_url="http://localhost:21330")
-    assert prepare(settings, None, None) == ("127.0.0.1", 21330)
-    assert prepare(settings, "0.0.0.0", 21331) == ("0.0.0.0", 21331)  # noqa: S104
-    assert prepare(settings_of(tmp_path, serving_url="http://[::1]:21330"), None, None) == ("::1", 21330)
+    with prepare(settings, None, None) as listener:
+        assert listener.getsockname() == ("127.0.0.1", 21330)
+    with prepare(settings, "0.0.0.0", 21331) as listener:  # noqa: S104
+        assert listener.getsockname() == ("0.0.0.0", 21331)  # noqa: S104
+    with prepare(settings_of(tmp_path, serving_url="http://[::1]:21330"), None, None) as listener:
+        assert listener.getsockname()[:2] == ("::1", 21330)
 
 
 @pytest.mark.parametrize("url", ["http://serving:3000", "nonsense", "http://127.0.0.1:99999"])

@@ -11,10 +11,9 @@ import pytest
 from mlflow import MlflowClient
 
 from tasks.errors import ModelError, UnavailableError
-from tasks.serving.model import load
 from tasks.serving.model_reference import Target, parse
 from tasks.serving.resolution import resolve
-from tests.tasks.serving.samples import MODEL, Store
+from tests.tasks.serving.samples import MODEL, Store, load
 
 
 def test_alias_version_and_stage_name_a_version(store: Store) -> None:

@@ -334,7 +334,7 @@ def test_slow_clients_keep_nobody_waiting_and_one_that_goes_is_no_fault_of_ours(
 
 def test_refuses_more_than_it_can_do_and_answers_the_rest(service: Service) -> None:
     large = picture(255, 4000)  # tens of milliseconds of decoding, in few bytes
-    count = 2 * REQUESTS
+    count = (1 + int(str(service.info()["workers"]))) * REQUESTS  # each worker takes so many at a time
     together = threading.Barrier(count + 1)
 
     def ask() -> requests.Response:
