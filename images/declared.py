@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RUNNER = "tasks.__main__"
 # Modules that an extra's images start by name, so that no import leads to them.
-STARTED_BY_NAME = {"tune": ("tasks.search.node",), "serving": ("tasks.serving.__main__", "tasks.serving.service")}
+STARTED_BY_NAME = {"tune": ("tasks.search.node",), "serving": ("tasks.serving.__main__", "tasks.serving.worker")}
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+WORKER_HEADER = "x-worker"  # of a prediction: the number of the worker that gave it
+
 
 class _Answer(BaseModel):
     # In the OpenAPI description a field with a default is required: it is always sent.

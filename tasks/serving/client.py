@@ -11,9 +11,11 @@ from urllib.parse import urlsplit
 import requests
 
 from tasks.errors import ModelError, SettingsError, UnavailableError
+from tasks.serving.answers import WORKER_HEADER
 
 SERVICE = "vision-mlops"
 SECONDS = 30.0
+CONNECTIONS = 16  # for each worker of a server, at most, until all are found
 
 
 def replicas(url: str, api_key: str | None = None) -> list[ServiceClient]:
@@ -57,7 +59,10 @@ class ServiceClient:
         if urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname:
             raise SettingsError(f"SERVING_URL={url!r} is not an address; give http://HOST:PORT")
         self.url = url.rstrip("/")
+        self._given = (url, api_key, host)
         self._session = requests.Session()
+        self._worker: str | None = None
+        """Who gave the last prediction."""
         # A proxy can reach neither this machine's own loopback nor one replica behind a name.
         self._session.trust_env = not is_loopback(url) and host is None
         if api_key is not None:
@@ -114,8 +119,35 @@ class ServiceClient:
                 f"the service at {self.url} refuses reference image {name!r}: "
                 f"HTTP {response.status_code} {response.text[:300]}; see its log"
             )
+        self._worker = response.headers.get(WORKER_HEADER)
         answer: dict[str, Any] = response.json()
         return answer
+
+    def of_each_worker(self, count: int, name: str, image: bytes) -> list[ServiceClient]:
+        """Return a client for each worker of this server, with a connection to it that stays open.
+
+        A server gives a new connection to the worker that has the fewest, so that a few connections reach all of them.
+        Behind a proxy, which has connections of its own, some may not be reached.
+
+        Args:
+            count: how many workers it has.
+            name: of an image to ask with.
+            image: a PNG file.
+
+        Raises:
+            ModelError: the service refuses the image.
+            UnavailableError: it no longer answers, or is busy.
+        """
+        if count == 1:
+            return [self]
+        found: dict[str | None, ServiceClient] = {}
+        opened = []  # those to a worker that was found before stay open too, or the next would go there again
+        while len(found) < count and len(opened) < CONNECTIONS * count:
+            client = ServiceClient(*self._given)
+            opened.append(client)
+            client.predict(name, image)
+            found.setdefault(client._worker, client)
+        return list(found.values())
 
     def _foreign(self, what: str) -> SettingsError:
         return SettingsError(

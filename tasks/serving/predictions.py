@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tasks.serving import request_bodies
+from tasks.serving.answers import WORKER_HEADER
 from tasks.serving.http_errors import HttpError
 from tasks.serving.model import ServedModel
 from tasks.serving.predictor import Predictor
@@ -41,6 +42,7 @@ class Predictions:
         self.app = app
         self._predictor = predictor
         self._most = UPLOADS // predictor.workers
+        self._worker = (WORKER_HEADER.encode(), str(predictor.index).encode())
         self._seconds = seconds
         self._uploads = 0
 
@@ -66,8 +68,8 @@ class Predictions:
         except Exception as error:  # whatever the runtime throws
             log.exception("%s failed", scope["path"])
             raise HttpError(500, "the model failed on these images; the service's log has the reason") from error
-        length = (b"content-length", str(len(body)).encode())
-        await send({"type": "http.response.start", "status": 200, "headers": [JSON_TYPE, length]})
+        headers = [JSON_TYPE, (b"content-length", str(len(body)).encode()), self._worker]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
     async def _answer(self, model: ServedModel, scope: Scope, receive: Receive, field: str) -> bytes:

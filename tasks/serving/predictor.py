@@ -32,8 +32,9 @@ MOST_PIXELS = 4 * MAX_PIXELS
 class Predictor:
     """The model in service, and the queue in front of it. One per worker."""
 
-    def __init__(self, workers: int = 1) -> None:
-        """Take how many workers share the machine with this one."""
+    def __init__(self, index: int = 0, workers: int = 1) -> None:
+        """Take this worker's number, from 0 on, and how many there are."""
+        self.index = index
         self.current: ServedModel | None = None
         """To be read once per request; None until `use`."""
         self.workers = workers

@@ -41,7 +41,7 @@ def main() -> None:
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request
     settings = load_settings()
-    predictor = Predictor(given.workers)
+    predictor = Predictor(given.index, given.workers)
     server = SharingServer(
         worker_application(settings, predictor, given.control),
         settings.serving_drain_seconds,
@@ -60,6 +60,7 @@ class Orders:
 
     prepare MODEL   open a model and compare its answers with the reference predictions; the one in service stays
     serve           put that model into service
+    forget          close that model: another worker could not open it
     accept          begin to take connections
     """
 
@@ -96,6 +97,8 @@ class Orders:
                 self._opened = [open_verified(prepared, self._workers)]
             case "serve":
                 self._predictor.use(self._opened.pop())
+            case "forget":
+                self._opened.clear()
             case "accept":
                 self._server.accept()
         return {}

@@ -100,7 +100,7 @@ class Workers:
         self._workers: list[Worker] = []
         self._model: PreparedModel | None = None
         self._lock = threading.Lock()  # held while the workers are given orders, or one of them is replaced
-        self.ending = False
+        self._ending = threading.Event()
 
     def start(self) -> None:
         """Start all workers; each takes connections as soon as it can."""
@@ -119,15 +119,17 @@ class Workers:
             alive = [worker for worker in self._workers if worker.process.poll() is None]
             if not alive:
                 raise ModelError("no worker is running; see the service's log")
-            for error in _each(alive, lambda worker: worker.order("prepare", model=_described(model))):
-                raise error
+            errors = _each(alive, lambda worker: worker.order("prepare", model=_described(model)))
+            if errors:
+                _each(alive, lambda worker: worker.order("forget"))
+                raise errors[0]
             self._model = model
             for error in _each(alive, lambda worker: worker.order("serve")):
                 log.error("a worker did not swap and is replaced: %s", error)
 
     def end(self, number: int) -> None:
         """Pass a signal on to the workers; from now on one that ends is not replaced."""
-        self.ending = True
+        self._ending.set()
         self._listener.close()  # the workers have it; when they have ended, who connects should be refused at once
         for worker in self._workers:
             with contextlib.suppress(ProcessLookupError):
@@ -145,7 +147,7 @@ class Workers:
     def _keep(self, index: int) -> None:
         """Let a worker take connections, wait for its end, and replace it, until the service ends."""
         delay = FIRST_DELAY
-        while not self.ending:
+        while not self._ending.is_set():
             worker, began = self._workers[index], time.monotonic()
             try:
                 with self._lock:
@@ -156,16 +158,18 @@ class Workers:
             code = worker.process.wait()
             mark_process_dead(worker.process.pid, str(self.metrics))  # type: ignore[no-untyped-call]
             worker.close()
-            if self.ending:
+            if self._ending.is_set():
                 return
             delay = FIRST_DELAY if time.monotonic() - began > LONGEST_DELAY else min(2 * delay, LONGEST_DELAY)
             log.error(
-                "worker %d (pid %d) ended with %d; starting another in %g s", index, worker.process.pid, code, delay
+                "worker %d (pid %d) ended with %d; another is started in %g s", index, worker.process.pid, code, delay
             )
-            time.sleep(delay)
+            self._ending.wait(delay)
             with self._lock:
-                if self._signal is None:
-                    self._workers[index] = self._started(index)
+                if not self._ending.is_set():
+                    self._workers[index] = worker = self._started(index)
+                    if self._ending.is_set():  # meanwhile, and the signal has not reached it
+                        worker.process.terminate()
 
     def _bring_up(self, worker: Worker) -> None:
         """Give a new worker the model in service, and then the connections."""

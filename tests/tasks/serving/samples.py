@@ -30,6 +30,7 @@ from tests import logged_models
 
 CLASSES = ["dark", "grey", "bright"]
 MODEL = "vision-classifier"
+WORKERS = 2
 
 
 def free_port() -> int:
@@ -127,6 +128,7 @@ def environment(settings: Settings, **more: str) -> dict[str, str]:
         "MLFLOW_TRACKING_URI": settings.tracking_uri,
         "SERVING_URL": settings.serving_url,
         "SERVING_POLL_SECONDS": "0.2",
+        "SERVING_WORKERS": str(WORKERS),
         "SERVING_MAX_UPLOAD_MB": "2",
         "SERVING_ALLOWED_ORIGINS": "https://shop.example",
         **more,

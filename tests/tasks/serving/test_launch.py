@@ -40,6 +40,7 @@ URL = f"http://127.0.0.1:{free_port()}"
 @pytest.fixture
 def local(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
     monkeypatch.setenv("SERVING_POLL_SECONDS", "0.2")
+    monkeypatch.setenv("SERVING_WORKERS", "2")
     yield store.settings.model_copy(update={"pipeline_home": tmp_path, "serving_url": URL})
     process.stop(tmp_path)
 
@@ -56,13 +57,13 @@ def test_starts_follows_and_replaces_the_local_service(store: Store, local: Sett
     log_reference_predictions(2)
 
     first = deployed(local, MODEL, 1, "first")
-    assert (first.started, first.answers_checked, first.url) == (True, 3, URL)
+    assert (first.started, first.answers_checked, first.url) == (True, 2 * 3, URL)  # of each worker
     pid = process.find(local.pipeline_home)
     assert pid is not None
     assert os.getsid(pid) == os.getpgid(pid) == pid  # out of reach of signals to the stage's process group
     assert Path(f"/proc/{pid}/fd/1").readlink() == process.log_file(local.pipeline_home)
     answers = mlflow.artifacts.load_dict(f"runs:/{first.run_id}/answers.json")
-    assert [answer["class"] for answer in answers["answers"]] == ["dark", "grey", "bright"]
+    assert [answer["class"] for answer in answers["answers"]] == ["dark", "grey", "bright"] * 2
 
     began = time.monotonic()
     again = deployed(local, MODEL, 1, "again")
@@ -136,7 +137,7 @@ def test_a_service_with_a_key(store: Store, local: Settings, monkeypatch: pytest
     log_reference_predictions(1)
     monkeypatch.setenv("SERVING_API_KEY", "s3cret")
     keyed = local.model_copy(update={"serving_api_key": SecretStr("s3cret")})
-    assert deployed(keyed, MODEL, 1, "keyed").answers_checked == 3
+    assert deployed(keyed, MODEL, 1, "keyed").answers_checked == 2 * 3
 
     ask = lambda **headers: requests.post(  # noqa: E731
         f"{URL}/predict_image", files={"image": picture(255)}, headers=headers, timeout=120

@@ -24,7 +24,7 @@ class Asked:
     """Stands in for the predictor: says what it was asked, and answers when it may."""
 
     def __init__(self) -> None:
-        self.workers = 1
+        self.index, self.workers = 0, 1
         self.current = ServedModel(Target("models:/m/3", "m", 3, "abc"), ("cat", "Ä"), (3, 8, 8), {}, lambda x: x)  # type: ignore[arg-type, return-value]
         self.files: Files = []
         self.error: Exception | None = None

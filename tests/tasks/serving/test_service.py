@@ -20,7 +20,7 @@ from PIL import Image
 from tasks.records import registry
 from tasks.serving.admission import REQUESTS
 from tasks.vision.data.formats.table import NAMES
-from tests.tasks.serving.samples import CLASSES, MODEL, Service, Store, new_run, picture
+from tests.tasks.serving.samples import CLASSES, MODEL, WORKERS, Service, Store, new_run, picture
 from tests.tasks.vision.data.picture_files import case
 from tests.waiting import until
 
@@ -334,7 +334,7 @@ def test_slow_clients_keep_nobody_waiting_and_one_that_goes_is_no_fault_of_ours(
 
 def test_refuses_more_than_it_can_do_and_answers_the_rest(service: Service) -> None:
     large = picture(255, 4000)  # tens of milliseconds of decoding, in few bytes
-    count = (1 + int(str(service.info()["workers"]))) * REQUESTS  # each worker takes so many at a time
+    count = (1 + WORKERS) * REQUESTS  # each worker takes so many at a time
     together = threading.Barrier(count + 1)
 
     def ask() -> requests.Response:
