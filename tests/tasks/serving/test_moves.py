@@ -29,7 +29,6 @@ from tests.tasks.serving.samples import (
 )  # fmt: skip
 from tests.waiting import until
 
-RATE = 50  # requests a second
 MOVES = 10
 GREYS = (0, 64, 128, 200, 255)
 ORDERS = {1: [0, 1, 2], 2: [2, 1, 0]}  # of the classes, by version; see conftest.py
@@ -48,7 +47,9 @@ def roll_back(store: Store, day: int) -> int:
         return rollback.run(request, run, store.settings).version
 
 
-def test_a_stream_of_requests_through_promotions_and_rollbacks(service: Service, store: Store) -> None:
+# Requests a second. A machine with other work to do may not reach the higher one.
+@pytest.mark.parametrize("rate", [50, pytest.param(300, marks=pytest.mark.long)])
+def test_a_stream_of_requests_through_promotions_and_rollbacks(service: Service, store: Store, rate: int) -> None:
     log_reference_predictions(1)
     log_reference_predictions(2)
     move(ledger.Kind.PROMOTION, None, 1)
@@ -65,7 +66,7 @@ def test_a_stream_of_requests_through_promotions_and_rollbacks(service: Service,
 
     def stream(pool: ThreadPoolExecutor) -> None:
         began = time.monotonic()
-        while not done.wait(max(0.0, began + len(asked) / RATE - time.monotonic())):
+        while not done.wait(max(0.0, began + len(asked) / rate - time.monotonic())):
             asked.append(pool.submit(ask, GREYS[len(asked) % len(GREYS)]))
 
     began = time.monotonic()
@@ -86,7 +87,7 @@ def test_a_stream_of_requests_through_promotions_and_rollbacks(service: Service,
             streaming.join()
     answers = [future.result() for future in asked]
 
-    assert len(answers) >= RATE * seconds * 0.9
+    assert len(answers) >= rate * seconds * 0.9
     assert {status for status, _, _ in answers} == {200}
     expected = {(version, grey): known(version, grey) for version in ORDERS for grey in GREYS}
     for _, grey, answer in answers:
