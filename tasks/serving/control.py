@@ -60,6 +60,7 @@ class Control:
         folder.mkdir()
         try:
             prepared = prepare(target, folder)
+            _keep_only(prepared.files, folder)
             self.workers.serve(prepared)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
@@ -89,6 +90,13 @@ class ControlServer(uvicorn.Server):
         if self._signal is not None and self._workers.ended:
             super().handle_exit(self._signal, None)
         return await super().on_tick(counter)
+
+
+def _keep_only(files: Path, folder: Path) -> None:
+    """Delete what no worker opens, such as the form for torch: in a container, `folder` may be in memory."""
+    for file in folder.rglob("*"):
+        if file.is_file() and not file.is_relative_to(files):
+            file.unlink()
 
 
 def _resolve(reference: Reference) -> Target:
