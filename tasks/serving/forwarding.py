@@ -22,9 +22,9 @@ class Forwarding:
 
     def __init__(self, path: str) -> None:
         """Take the path of the control process's socket."""
-        self._client = httpx.AsyncClient(
-            transport=httpx.AsyncHTTPTransport(uds=path), base_url="http://control", timeout=SECONDS
-        )
+        # Connections are not kept: one that the other side is just ending would fail a health check.
+        transport = httpx.AsyncHTTPTransport(uds=path, limits=httpx.Limits(max_keepalive_connections=0))
+        self._client = httpx.AsyncClient(transport=transport, base_url="http://control", timeout=SECONDS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
