@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tasks.serving.model import ModelDescription
+from tasks.serving.model import ModelSpec
 
 if TYPE_CHECKING:
     from tasks.serving.follower import Follower
@@ -123,18 +123,18 @@ class PredictionCounter:
         """Count one forward pass."""
         self._passes.observe(images)
 
-    def expect(self, model: ModelDescription) -> None:
+    def expect(self, model: ModelSpec) -> None:
         """Export every class of a new model with count 0: a rate needs two samples."""
         for name in model.classes:
             self._images.labels(_version(model), name)
 
-    def add(self, model: ModelDescription, classes: Iterable[str]) -> None:
+    def add(self, model: ModelSpec, classes: Iterable[str]) -> None:
         """Count one request's answers."""
         for name in classes:
             self._images.labels(_version(model), name).inc()
 
 
-def describe(model: ModelDescription | None, problem: str | None) -> str:
+def describe(model: ModelSpec | None, problem: str | None) -> str:
     """Return which model is in service and whether there is a problem with a newer one, in Prometheus' format.
 
     Created from the model at every scrape, so that nothing of a replaced model remains.
@@ -145,7 +145,7 @@ def describe(model: ModelDescription | None, problem: str | None) -> str:
 
 
 class _Description(Collector):
-    def __init__(self, model: ModelDescription | None, problem: str | None) -> None:
+    def __init__(self, model: ModelSpec | None, problem: str | None) -> None:
         self._model = model
         self._problem = problem
 
@@ -169,6 +169,6 @@ class _Description(Collector):
         yield info
 
 
-def _version(model: ModelDescription) -> str:
+def _version(model: ModelSpec) -> str:
     """Version of the registered model; empty when it is not registered."""
     return "" if model.target.version is None else str(model.target.version)

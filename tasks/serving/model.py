@@ -26,7 +26,7 @@ TIMED = 5
 
 
 @dataclass(frozen=True)
-class ModelDescription:
+class ModelSpec:
     """What is known about a model without opening it."""
 
     target: Target
@@ -37,7 +37,7 @@ class ModelDescription:
 
 
 @dataclass(frozen=True)
-class PreparedModel(ModelDescription):
+class PreparedModel(ModelSpec):
     """A model's checked files on this machine, for any process to open."""
 
     runtime: str
@@ -48,7 +48,7 @@ class PreparedModel(ModelDescription):
 
 
 @dataclass(frozen=True)
-class ServedModel(ModelDescription):
+class ServedModel(ModelSpec):
     """A loaded model; it never changes, so requests share it without a lock."""
 
     forward: Forward
