@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +43,8 @@ class Recorded:
         # Recording takes place in another stream, which is no cause for the warning that torch would give.
         torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
         try:
-            self._run = torch.cuda.make_graphed_callables(whole, example, allow_unused_input=True)
+            recorded = torch.cuda.make_graphed_callables(whole, example, allow_unused_input=True)
+            self._run = cast(Callable[[Tensor], Tensor], recorded)
         except (RuntimeError, AssertionError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             log.info("training without CUDA graphs, more slowly: %s", reason)
