@@ -27,7 +27,8 @@ from tasks.vision.data.fingerprint import Shaping
 from tasks.vision.data.sources import open_source
 from tasks.vision.devices import prepare_cpu
 from tasks.vision.models import weights
-from tasks.vision.training.augment import ASPECTS, Augmentation
+from tasks.vision.training.augment import Augmentation
+from tasks.vision.training.random_regions import CROP_ASPECTS
 
 PHOTOS, MANY_PHOTOS = 1000, 20_000
 SIDE, PREPARED_SIDE = 160, 224
@@ -86,7 +87,7 @@ def _trains_photos(name: str, recipe: Recipe, folder: Path) -> tuple[Epoch, floa
     augmentation = Augmentation.of(recipe, flip=True, side=SIDE)
     transform = transforms.Compose(
         [
-            transforms.RandomResizedCrop(SIDE, (augmentation.crop, 1.0), ASPECTS),
+            transforms.RandomResizedCrop(SIDE, (augmentation.crop, 1.0), CROP_ASPECTS),
             transforms.RandomHorizontalFlip(),
             transforms.ToTensor(),
             transforms.Normalize(MEAN, STD),

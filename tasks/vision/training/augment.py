@@ -2,8 +2,8 @@
 
 The usual way decodes, crops and flips one PIL image after another in worker processes. Here the images are decoded
 once, by prepare, and a batch is one gather from a tensor: shifting costs the same as copying. Only torchvision's
-transforms with other random numbers for each image (crops, TrivialAugment and RandAugment, erased rectangles) go
-through the batch image by image.
+transforms with other random numbers for each image go through the batch image by image: TrivialAugment, RandAugment
+and, except on CUDA, crops and erased rectangles.
 Random numbers are torch's global ones: on the images' device, and for torchvision's transforms on the CPU.
 """
 
@@ -21,13 +21,13 @@ from torch.nn import functional
 
 from tasks.contract.recipe import AutoAugment, Recipe
 from tasks.vision.models.preprocessing import Preprocessing
+from tasks.vision.training import random_regions
 
 # What full strength means, as shares of the image's side. Half of it is customary for CIFAR-10: 4 of 32 pixels.
 LARGEST_SHIFT = 0.25
 LARGEST_ERASURE = 0.5
 # The same for crops, as the share of the image's area that is cut off; ImageNet trainings cut off up to 0.92.
 LARGEST_CUT = 0.8
-ASPECTS = (3 / 4, 4 / 3)  # of crops
 LARGEST_ERASED_SHARE = 0.5  # of the images, of which each loses one rectangle
 
 
@@ -140,10 +140,13 @@ class ImageTensor:
 
         Interpolated as for validation: a network takes images enlarged in another way for other images.
         """
+        height, width = pixels.shape[2:]
+        size = (height, width) if self._enlarge is None else (self._enlarge.side, self._enlarge.side)
+        if pixels.device.type == "cuda":
+            return random_regions.crops(pixels, self.augmentation.crop, size)
         from torchvision.transforms import v2  # takes a second to import, for photos only
 
-        side = pixels.shape[2:] if self._enlarge is None else (self._enlarge.side, self._enlarge.side)
-        crop = v2.RandomResizedCrop(tuple(side), (self.augmentation.crop, 1.0), ASPECTS, antialias=True)
+        crop = v2.RandomResizedCrop(size, (self.augmentation.crop, 1.0), random_regions.CROP_ASPECTS, antialias=True)
         return torch.stack([crop(image) for image in pixels])
 
 
@@ -162,6 +165,9 @@ def _auto_augmented(pixels: Tensor, kind: AutoAugment) -> Tensor:
 
 def _erase_rectangles(images: Tensor, share: float) -> None:
     """Set a random rectangle to 0 in this share of the images [B, C, H, W], in place."""
+    if images.device.type == "cuda":
+        random_regions.erase(images, share)
+        return
     from torchvision.transforms import v2
 
     erase = v2.RandomErasing(share, inplace=True)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tasks.contract.recipe import Recipe
 from tasks.errors import RequestError
 from tasks.vision.training import class_balance
+from tasks.vision.training.graphs import Recorded
 from tasks.vision.training.mixing import make_mixing
 from tasks.vision.training.optimizers import WeightAverage, make_optimizer, set_learning_rate
 
@@ -41,6 +42,7 @@ class Learner:
         self._recipe = recipe
         self._precision = precision
         self._device = next(network.parameters()).device.type
+        self._forward = Recorded(network) if self._device == "cuda" else network
         self._mix = make_mixing(recipe.mixup, recipe.cutmix, classes)
         self._optimizer = make_optimizer(network, recipe)
         # float16 gradients underflow without it; every other precision has float32's range.
@@ -79,8 +81,10 @@ class Learner:
         images, targets = self._mix(images, labels)
         weights = self.class_weights if self._recipe.class_balance == "weights" else None
         set_learning_rate(self._optimizer, learning_rate)
-        with torch.autocast(self._device, dtype=self._precision, enabled=self._precision is not torch.float32):
-            logits = self.network(images)
+        lower = self._precision is not torch.float32
+        # Each weight is used once in a pass, and CUDA graphs cannot keep copies of them between passes.
+        with torch.autocast(self._device, dtype=self._precision, enabled=lower, cache_enabled=False):
+            logits = self._forward(images)
             loss = class_balance.loss(logits, targets, self._recipe.label_smoothing, weights)
         self._optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]

@@ -11,6 +11,7 @@
 
 Fast on a CPU: images stay in memory as uint8, augmentation works on whole batches, convolutions get channels_last
 memory and faster gradients, the optimiser updates all weights in one kernel. Measured in docs/benchmarks/training.md.
+On an NVIDIA GPU, passes are recorded as CUDA graphs (`graphs`), and all batches have one size.
 
 Exact: every epoch seeds torch from (seed, epoch), and learning rates are functions of the step and the history. A
 checkpoint between epochs therefore needs no state of generators or schedules, and a training resumed from one ends
@@ -40,6 +41,7 @@ from tasks.vision.models.classifier import Classifier, digest_of
 from tasks.vision.models.preprocessing import Preprocessing
 from tasks.vision.training import class_balance, schedules
 from tasks.vision.training.augment import Augmentation, ImageTensor
+from tasks.vision.training.batches import divided
 from tasks.vision.training.events import BatchEnd, EpochEnd, HeadFitted, Reading
 from tasks.vision.training.head_epoch import fit_head, prepare_head
 from tasks.vision.training.kernels import optimize_for_cpu
@@ -89,13 +91,9 @@ class Training:
         train, validation = gold.train, gold.validation
         self.train_images = ImageTensor(train.images, train.labels, self._preprocessing, self.device, self.augmentation)
         self.validation_images = ImageTensor(validation.images, validation.labels, self._preprocessing, self.device)
-        # Batches of nearly equal size instead of a small one at the end: no image is left out, and batch
-        # normalisation never sees a batch of one.
         self.steps_per_epoch = math.ceil(len(train) / recipe.batch_size)
 
         torch.manual_seed(recipe.seed * SEED_STRIDE)
-        if self.device.type == "cuda":
-            torch.backends.cudnn.benchmark = True
         network = build(recipe.model, self._classes, self._shape, trained)
         self.head = prepare_head(network, self._classes, only=recipe.finetune == "head") if self.fits_head else ""
         if self.device.type == "cpu" and self.precision is torch.float32:
@@ -182,7 +180,8 @@ class Training:
             order = class_balance.balanced_order(self.train_images.labels)
         else:
             order = torch.randperm(count, device=self.device)
-        batches = order.tensor_split(self.steps_per_epoch)
+        batches = divided(order, self.steps_per_epoch, one_size=self.device.type == "cuda")
+        count = sum(map(len, batches))
         for step, index in enumerate(batches, start=(epoch - 1) * self.steps_per_epoch):
             learning_rate = self.learning_rate(step)
             loss, logits, labels = self.learner.step(*self.train_images.batch(index), learning_rate, step + 1)
