@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tasks.errors import ModelError
 from tasks.records import artifact_digest
+from tasks.serving.model_description import ModelDescription
 from tasks.serving.model_reference import Target
 from tasks.serving.runtimes import ONNX, PYTORCH, open_model, runtime_of
 from tasks.vision.cpus import available_cpus
@@ -61,13 +62,12 @@ def load(target: Target) -> ServedModel:
     """
     # Imported here, because they take seconds and other users of this module need none of them.
     import mlflow
-    from mlflow.models import Model
 
     with tempfile.TemporaryDirectory(prefix="serving-model-") as folder:
         path = mlflow.artifacts.download_artifacts(artifact_uri=target.uri, dst_path=folder)
         if target.artifact_sha256 is not None:
             artifact_digest.require(Path(path), target.artifact_sha256, str(target))
-        description = Model.load(path)
+        description = ModelDescription.of(Path(path))
         metadata = dict(description.metadata or {})
         classes, shape = _described(target, metadata)
         try:
