@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 import mlflow
 import numpy as np
 import pytest
+import requests
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.models import Model
@@ -191,6 +192,19 @@ def test_a_damaged_or_missing_program_of_a_version_without_a_digest(
         onnx_export.ensure(old())
     assert len(str(raised.value).splitlines()) == 1
     assert nothing_was_written(old())
+
+
+def test_a_server_that_is_away_is_told_as_such(
+    old: Callable[[], ModelVersion], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = old()
+
+    def away(*_: object, **__: object) -> str:
+        raise requests.ConnectionError("no answer")
+
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", away)
+    with pytest.raises(requests.ConnectionError):
+        onnx_export.ensure(version)
 
 
 def test_a_version_without_reference_predictions(old: Callable[[], ModelVersion]) -> None:
