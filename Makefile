@@ -36,8 +36,8 @@ history: ready ## show who or what promoted, refused or rolled back which model 
 tune-results history: ; @$(ENV) && $(FORWARD) python -m tasks $@ $(ARGS)
 inspect: install; @$(LOCAL) && python -m tasks inspect --source "$$SOURCE" $(call option,layout,LAYOUT) $(call option,out,OUT) $(ARGS) ## show what prepare would make of SOURCE=folder or archive, and leave out (LAYOUT=, OUT=folder for list and sample grid)
 weights: ready; @$(ENV) && $(FORWARD) python -m tasks weights --model "$$MODEL" $(call option,file,FILE) $(call option,licence,LICENCE) ## store pretrained weights in MLflow, for machines without internet: MODEL=resnet50.a1_in1k (FILE= instead of the hub, LICENCE=)
-rollback: ready ## make the previous champion the champion again: REASON="..." (VERSION=3 for another version)
-	@$(ENV) && $(FORWARD) python -m tasks rollback-champion --reason "$$REASON" --version "$$VERSION"
+rollback: ready; @$(ENV) && $(FORWARD) python -m tasks rollback-champion --reason "$$REASON" --version "$$VERSION" ## make the previous champion the champion again: REASON="..." (VERSION=3 for another version)
+export-onnx: ready; @$(ENV) && $(FORWARD) python -m tasks export-onnx $(call option,version,VERSION) ## let the service run a version that an earlier release registered: what SERVING_MODEL names, or VERSION=3
 gc: ready ## list what failed and abandoned runs left behind; APPLY=1 removes it (DAYS=7: only what has been idle for so long)
 	@$(ENV) && $(GC_$(RUNTIME)) python -m tasks gc $(GC)
 ui: ready; @$(ENV) && python -m deploy ui ## start Airflow and MLflow in the browser; prints their addresses and the login

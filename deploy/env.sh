@@ -32,7 +32,7 @@ else  # the stages' own default; MLflow's command line would make a database in 
 fi
 
 PIPELINE_GIT_COMMIT=${PIPELINE_GIT_COMMIT:-$(git -C "$root" rev-parse HEAD 2>/dev/null || true)}
-export PIPELINE_GIT_COMMIT MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=1
+export PIPELINE_GIT_COMMIT MLFLOW_DISABLE_TELEMETRY=true ORT_DISABLE_TELEMETRY=1 DO_NOT_TRACK=1
 
 export AIRFLOW_HOME="${AIRFLOW_HOME:-$PIPELINE_HOME/airflow}"
 export AIRFLOW__CORE__DAGS_FOLDER="$root/dags" AIRFLOW__CORE__PLUGINS_FOLDER="$root/plugins"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ RESTARTS = 2  # a service that restarted this often while we waited is failing, 
 TIMEOUT = 600.0  # seconds for the services of one file to become healthy; pulling images takes longest
 FAILED = 1
 FOR_STAGES = "serving"  # the one service of docker-compose-mlops.yml that stages started from this machine need
+EXPORT = "export-onnx"  # runs once beside it
 WITH_RAY = "ray-worker"
 
 
@@ -123,6 +125,19 @@ def start(folder: Path, env_file: Path, services: Sequence[str]) -> None:
         Project(file, env_file).up(wanted)
         if wrong := after(env_file):
             raise DeployError("\n".join(wrong), FAILED)
+    if not services or FOR_STAGES in services:
+        start_export(env_file)
+
+
+def start_export(env_file: Path) -> None:
+    """Start the export of a version that an earlier release registered; the stack is up, whatever becomes of it."""
+    options = ["--detach", "--no-deps", "--quiet-pull", "--scale", f"{EXPORT}=1", EXPORT]
+    if Project(engine.WORK, env_file).run("up", *options) != 0:
+        print(
+            f"{EXPORT} did not start, see above; if an earlier release registered the model in service, run "
+            "make export-onnx RUNTIME=docker",
+            file=sys.stderr,
+        )
 
 
 def needed_by_stages(env_file: Path) -> list[str]:

@@ -14,8 +14,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNNER = "tasks.__main__"
-# Modules that an extra's images start by name, so that no import leads to them.
-STARTED_BY_NAME = {"tune": ("tasks.search.node",), "serving": ("tasks.serving.__main__", "tasks.serving.worker")}
+# Modules that an image starts by name, so that no import leads to them.
+STARTED_BY_NAME = {
+    "train": ("tasks.cli.export_onnx",),
+    "tune": ("tasks.search.node",),
+    "serving": ("tasks.serving.__main__", "tasks.serving.worker"),
+}
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ def images(root: Path = ROOT) -> dict[str, Image]:
     """Every image by name, in the order in which they are built."""
     of_stages = [
         Image(
-            name, "images/Dockerfile", "stage", extra, (RUNNER, f"tasks.stages.{name}", *STARTED_BY_NAME.get(extra, ()))
+            name, "images/Dockerfile", "stage", extra, (RUNNER, f"tasks.stages.{name}", *STARTED_BY_NAME.get(name, ()))
         )
         for name, extra in stages(root).items()
     ]

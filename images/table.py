@@ -23,10 +23,10 @@ PACKAGES = {
     "client": ("mlflow-skinny",),
     "vision": ("mlflow-skinny", "torch", "torchvision"),
     "tune": ("ray", "optuna", "hyperopt"),
-    "serving": ("bentoml", "torch"),
+    "serving": ("bentoml", "onnxruntime"),
 }
 # Main modules of the servers' images.
-IMPORTS = {"mlflow": "mlflow.server", "airflow": "airflow.sdk", "serving": "bentoml, torch"}
+IMPORTS = {"mlflow": "mlflow.server", "airflow": "airflow.sdk", "serving": "bentoml, onnxruntime"}
 TRIES = 3
 
 

@@ -77,17 +77,21 @@ def stage_command(stage: str) -> click.Command:
 
 def for_people() -> Mapping[str, click.Command]:
     """Return the commands of `tasks.cli`; none in an image, which has no such package."""
-    if importlib.util.find_spec("tasks.cli") is None:
+    if importlib.util.find_spec("tasks.cli") is None or importlib.util.find_spec("tasks.cli.commands") is None:
         return {}
     from tasks.cli.commands import COMMANDS
 
     return COMMANDS
 
 
-def _run_stage(stage: str, request: str, result: Path) -> None:
+def _log_to_stdout() -> None:
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for library in LIBRARIES:
         logging.getLogger(library).setLevel(logging.WARNING)
+
+
+def _run_stage(stage: str, request: str, result: Path) -> None:
+    _log_to_stdout()
     text = read_request() if request == "-" else request
     click.get_current_context().exit(run_stage(stage, text, result))
 
@@ -109,7 +113,18 @@ def ray_node(role: str) -> None:
     node.become(role)
 
 
-PROGRAMS = {command.name or "": command for command in (serve, ray_node)}
+@click.command("export-onnx")
+@click.option("--version", type=click.IntRange(min=1), help="Version to export; default: what SERVING_MODEL names.")
+def export_onnx(version: int | None) -> None:
+    """Export a version that an earlier release registered to ONNX, once, so that the service can run it."""
+    from tasks.cli.export_onnx import export
+    from tasks.settings import load_settings
+
+    _log_to_stdout()
+    print(export(load_settings(), version), flush=True)
+
+
+PROGRAMS = {command.name or "": command for command in (serve, ray_node, export_onnx)}
 commands = Commands("tasks", help="Run a stage of the pipeline, or look after the models it makes.")
 
 

@@ -69,6 +69,8 @@ CASES: dict[str, list[tuple[str, ...]]] = {
     "tune TRIALS=3": [(*PIPELINE, "run", "weekly_tuning", "", "--param", "trials=3")],
     "tune-results ARGS=--json": [(*TASKS, "tune-results", "--json")],
     "history": [(*TASKS, "history")],
+    "export-onnx": [(*TASKS, "export-onnx")],
+    "export-onnx VERSION=3": [(*TASKS, "export-onnx", "--version", "3")],
     "rollback REASON=cats VERSION=3": [(*TASKS, "rollback-champion", "--reason", "cats", "--version", "3")],
     "gc": [(*TASKS, "gc")],
     "gc DAYS=30 APPLY=1": [(*TASKS, "gc", "--days", "30", "--apply")],

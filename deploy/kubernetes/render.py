@@ -11,7 +11,7 @@ from pathlib import Path
 from deploy.kubernetes.cluster import NAMESPACE, Cluster
 from deploy.kubernetes.secret_manifests import folder_of
 
-IMAGES = ("mlflow", "serving", "tune")  # in the manifests: vision-mlops/NAME:dev
+IMAGES = ("mlflow", "serving", "train", "tune")  # in the manifests: vision-mlops/NAME:dev
 
 
 def in_namespace(namespace: str) -> dict[str, object]:

@@ -1,8 +1,9 @@
 """Apply an overlay to the cluster of the current kubectl context and wait until it is healthy. Safe to run again.
 
-Order: namespace, Secrets, everything else, and once the store is ready the Job that creates the bucket. Workloads that
-read a changed setting or Secret are restarted, pod by pod. The service is not waited for: it is ready when there is a
-champion. Standard library only.
+Order: namespace, Secrets, everything else, once the store is ready the Job that creates the bucket, and once MLflow is
+ready the Job that exports a champion of an earlier release. Workloads that read a changed setting or Secret are
+restarted, pod by pod. Neither that Job nor the service is waited for: the service is ready when there is a champion
+that it can run. Standard library only.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from deploy.kubernetes.secret_manifests import manifest, secrets_of, settings_of
 
 OURS = "app.kubernetes.io/part-of=vision-mlops"
 AIRFLOW = "release=airflow"  # a label of its chart
+BUCKET, EXPORT = "bucket", "export-onnx"  # Jobs
 KUBERAY = "rayclusters.ray.io"
 
 
@@ -30,13 +32,13 @@ def up(cluster: Cluster, overlay: str, values: Mapping[str, str]) -> None:
     secrets = manifest(secrets_of(values, settings_of(overlay)))
     manifests = render(overlay, values, cluster.namespace)
     _require_kuberay(cluster, manifests)
-    namespace, bucket = _of_kind(manifests, "Namespace"), _of_kind(manifests, "Job")
+    namespace, bucket, export = (_one(manifests, *it) for it in (("Namespace",), ("Job", BUCKET), ("Job", EXPORT)))
     cluster.apply(namespace)
     before = _digests(cluster)
     cluster.apply(secrets)
-    # A Job's template cannot be edited, and creating a bucket that exists changes nothing.
-    cluster.run("delete", "job", "bucket", "--ignore-not-found")
-    cluster.apply(manifests.replace(bucket, ""))
+    # A Job's template cannot be edited, and both change nothing where their work is done.
+    cluster.run("delete", "job", BUCKET, EXPORT, "--ignore-not-found")
+    cluster.apply(manifests.replace(bucket, "").replace(export, ""))
     after = _digests(cluster)
     if changed := sorted(name for name in before if after.get(name) != before[name]):
         print(f"changed: {', '.join(changed)}; restarting the workloads that read them", flush=True)
@@ -44,7 +46,8 @@ def up(cluster: Cluster, overlay: str, values: Mapping[str, str]) -> None:
         cluster.run("rollout", "restart", *readers)
     _await(cluster, *_workloads(cluster, "statefulsets", OURS))
     cluster.apply(bucket)
-    _await(cluster, "job/bucket", "deployment/mlflow")
+    _await(cluster, f"job/{BUCKET}", "deployment/mlflow")
+    cluster.apply(export)
     if any(BEFORE in one["metadata"].get("annotations", {}) for one in cluster.objects("deployments", OURS)):
         raise ClusterError("a restore stopped MLflow and did not finish; run make kubernetes-restore again")
 
@@ -55,9 +58,10 @@ def _await(cluster: Cluster, *workloads: str) -> None:
         await_ready(cluster, workload)
 
 
-def _of_kind(manifests: str, kind: str) -> str:
-    """Return the one manifest of a kind that is applied separately."""
-    return next(part for part in manifests.split("\n---\n") if f"\nkind: {kind}\n" in f"\n{part}")
+def _one(manifests: str, kind: str, name: str = "") -> str:
+    """Return a manifest that is applied separately: the one of its kind, or of its kind and name."""
+    parts = [f"\n{part}" for part in manifests.split("\n---\n")]
+    return next(p[1:] for p in parts if f"\nkind: {kind}\n" in p and (not name or f"\n  name: {name}\n" in p))
 
 
 def _require_kuberay(cluster: Cluster, manifests: str) -> None:

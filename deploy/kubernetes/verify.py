@@ -12,7 +12,7 @@ from typing import Any
 
 from deploy.kubernetes.cluster import BEFORE, Cluster, ClusterError
 from deploy.kubernetes.rollout import blocked_by
-from deploy.kubernetes.up import AIRFLOW, OURS
+from deploy.kubernetes.up import AIRFLOW, EXPORT, OURS
 
 # Run in the pods, whose images have Python. The login goes to standard input, so no list of processes shows it.
 ASK_MLFLOW = """
@@ -111,14 +111,22 @@ def verify(cluster: Cluster, values: Mapping[str, str]) -> list[Line]:
             lines.append(replica(name, info, version))
         except (ClusterError, json.JSONDecodeError) as error:
             lines.append(Line(f"pod/{name}", f"does not answer ({error})", False))
-    # Without a champion no serving pod is ready, and that is no fault.
+    # Without a champion no serving pod is ready, and that is no fault. Nor is an export that still works, perhaps on a
+    # node that has to fetch its image first: whether the champion is served, each pod of the service says.
     waiting = {"deployment/serving"} if version is None else set()
+    waiting |= {f"job/{EXPORT}" for one in found if _works_still(one)}
     judged = []
     for line in (workload(one) for one in [*found, *cluster.objects(kinds, AIRFLOW)]):
         well = line.well or line.subject in waiting
         why = "" if well else blocked_by(cluster, line.subject)
         judged.append(Line(line.subject, f"{line.state}; {why}" if why else line.state, well))
     return [*judged, *lines]
+
+
+def _works_still(found: Mapping[str, Any]) -> bool:
+    """Whether this is the Job that exports to ONNX, and none of its tries has failed."""
+    job = found["kind"] == "Job" and found["metadata"]["name"] == EXPORT
+    return job and not found.get("status", {}).get("failed")
 
 
 def _model(cluster: Cluster) -> str:

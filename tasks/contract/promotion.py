@@ -143,5 +143,12 @@ STAGES = (
         depends_on="model, champion, policy and code",
     ),
     Stage("register", RegisterRequest, RegisterResult, extra="client", resources=LIGHT),
-    Stage("rollback", RollbackRequest, RollbackResult, extra="client", resources=LIGHT),
+    # With torch, to export a version of an earlier release to ONNX before it goes into service (decision 22).
+    Stage(
+        "rollback",
+        RollbackRequest,
+        RollbackResult,
+        extra="vision",
+        resources=StageResources(cpus=1, memory="4g", cpu_request=0.1),
+    ),
 )

@@ -46,6 +46,7 @@ def read_reference_predictions(evaluate_run_id: str | None, what: str) -> Refere
     from mlflow.exceptions import MlflowException
 
     from tasks.records.tracking import http_status
+    from tasks.records.transient_errors import as_unavailable
 
     if evaluate_run_id is None:
         raise DataError(f"{what} has no tag 'pipeline.evaluate_run_id'; register it through the pipeline")
@@ -57,7 +58,8 @@ def read_reference_predictions(evaluate_run_id: str | None, what: str) -> Refere
     except (ValidationError, binascii.Error) as error:
         raise DataError(f"probes.json of run {evaluate_run_id} is damaged ({error}); run evaluate again") from error
     except (MlflowException, OSError) as error:
-        if isinstance(error, MlflowException) and http_status(error) not in {400, 404}:
+        refused = isinstance(error, MlflowException) and http_status(error) not in {400, 404}
+        if refused or as_unavailable(error) is not None:
             raise
         raise DataError(f"{what}: run {evaluate_run_id} has no probes.json ({error}); run evaluate again") from error
     return reference

@@ -17,7 +17,13 @@ from pathlib import Path
 
 PACKAGE = "tasks"
 # Packages whose distribution has another name than the import.
-DISTRIBUTIONS = {"PIL": "pillow", "google": "protobuf", "mlflow": "mlflow-skinny", "sklearn": "scikit-learn"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "google": "protobuf",
+    "mlflow": "mlflow-skinny",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
 ABSENT = "absent"
 FILE_NAME = re.compile(r"[\w-]{1,100}(\.[\w-]{1,20}){1,3}")
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow.models import Model
 
 from tasks.errors import DataError, ModelError
 from tasks.records import artifact_digest
 from tasks.records.reference_predictions import read_reference_predictions
 from tasks.serving.model import PreparedModel
+from tasks.serving.model_description import ModelDescription
 from tasks.serving.model_reference import Target
 from tasks.serving.runtimes import ONNX, onnx_file, runtime_of
 
@@ -37,8 +37,8 @@ def prepare(target: Target, folder: Path) -> PreparedModel:
     path = Path(mlflow.artifacts.download_artifacts(artifact_uri=target.uri, dst_path=str(folder)))
     if target.artifact_sha256 is not None:
         artifact_digest.require(path, target.artifact_sha256, str(target))
-    description = Model.load(str(path))
-    metadata = dict(description.metadata or {})
+    description = ModelDescription.of(path)
+    metadata = dict(description.metadata)
     classes, shape = _described(target, metadata)
     try:
         runtime = runtime_of(description)

@@ -6,14 +6,16 @@ from pathlib import Path
 
 import mlflow
 from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.utils.request_utils import _cached_get_request_session
 
 from tasks.errors import ModelError
 from tasks.records import artifact_digest, registry
+from tasks.records.onnx_forms import OnnxForm
 from tasks.records.tracking import http_status
 from tasks.records.transient_errors import answered_by_another
-from tasks.serving.model_reference import Kind, Reference, Target
+from tasks.serving.model_reference import MODEL_PATH, Kind, Reference, Target
 
 
 def resolve(reference: Reference) -> Target:
@@ -55,12 +57,18 @@ def _ask(reference: Reference) -> Target:
             return _logged_model(client, reference.name)
         case Kind.RUN | Kind.RUN_PATH:
             return _run(client, reference)
+    return of_version(version)
+
+
+def of_version(version: ModelVersion) -> Target:
+    """Name what to serve of a version: its logged model, or the ONNX form that was exported for it later."""
+    exported = OnnxForm.of(version)
     return Target(
-        f"models:/{name}/{version.version}",
-        name,
+        exported.uri if exported else f"models:/{version.name}/{version.version}",
+        version.name,
         int(version.version),
         version.run_id,
-        version.tags.get(artifact_digest.TAG),
+        exported.artifact_sha256 if exported else version.tags.get(artifact_digest.TAG),
         version.tags.get("pipeline.evaluate_run_id"),
     )
 
@@ -76,8 +84,14 @@ def _run(client: MlflowClient, reference: Reference) -> Target:
     uri = f"runs:/{run_id}/{reference.path}"
     # Answers name the version of a run that was registered.
     versions = client.search_model_versions(f"run_id = '{run_id}'")
-    mine = [int(v.version) for v in versions if v.name == reference.registered_model]
-    return Target(uri, reference.registered_model if mine else None, max(mine, default=None), run_id)
+    mine = [version for version in versions if version.name == reference.registered_model]
+    newest = max(mine, key=lambda version: int(version.version), default=None)
+    if newest is None:
+        return Target(uri, None, None, run_id)
+    exported = OnnxForm.of(newest) if reference.path == MODEL_PATH else None
+    if exported is not None:
+        return Target(exported.uri, newest.name, int(newest.version), run_id, exported.artifact_sha256)
+    return Target(uri, newest.name, int(newest.version), run_id)
 
 
 def _logged_model(client: MlflowClient, model_id: str) -> Target:

@@ -3,38 +3,40 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasks.errors import ModelError
+from tasks.serving.model_description import Described
+from tasks.serving.onnx_tensors import require_inside
 from tasks.vision.models.forward import Forward
 
-if TYPE_CHECKING:
-    import onnx
-    from mlflow.models import Model
-
 ONNX, PYTORCH = "onnx", "pytorch"  # MLflow's flavors
-PACKAGES = {ONNX: ("onnxruntime", "onnx"), PYTORCH: ("torch", "mlflow.pytorch")}  # that each is opened with
+PACKAGES = {ONNX: ("onnxruntime", "google.protobuf"), PYTORCH: ("torch", "mlflow.pytorch")}  # that each is opened with
 
 
-def runtime_of(description: Model) -> str:
+def runtime_of(description: Described) -> str:
     """Return the runtime for a logged model: `onnx`, or `pytorch` where it has no ONNX form.
 
     Raises:
-        ModelError: it has neither form, or contains code.
+        ModelError: it has neither form, contains code, or needs torch, which the service's image has not.
     """
     for name in (ONNX, PYTORCH):
         flavor = description.flavors.get(name)
         if flavor is not None and not flavor.get("code"):
+            if name == PYTORCH and find_spec("torch") is None:
+                raise ModelError(
+                    "an earlier release registered it without the ONNX form that this service runs; export it once: "
+                    "make export-onnx, or `python -m tasks export-onnx` in the image of train"
+                )
             return name
     raise ModelError("it is neither an ONNX model nor a plain PyTorch model, or contains code; log it as train does")
 
 
-def open_model(folder: Path, description: Model, threads: int) -> Forward:
+def open_model(folder: Path, description: Described, threads: int) -> Forward:
     """Open a logged model in its runtime; several threads may ask it at once.
 
     Args:
@@ -50,7 +52,7 @@ def open_model(folder: Path, description: Model, threads: int) -> Forward:
     return open_onnx(onnx_file(folder, description), threads)
 
 
-def onnx_file(folder: Path, description: Model) -> Path:
+def onnx_file(folder: Path, description: Described) -> Path:
     """Return the ONNX file of a logged model that has one.
 
     Raises:
@@ -63,7 +65,7 @@ def onnx_file(folder: Path, description: Model) -> Path:
     return file
 
 
-def served_bytes(folder: Path, description: Model) -> int:
+def served_bytes(folder: Path, description: Described) -> int:
     """Return the size of the form that is served."""
     if runtime_of(description) == ONNX:
         return onnx_file(folder, description).stat().st_size
@@ -95,6 +97,7 @@ def open_onnx(file: Path, threads: int) -> Forward:
     Raises:
         ModelError: it is damaged, refers to other files, has operators of its own, or not one input and one output.
     """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at its import; it reports its use to Microsoft
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -102,9 +105,10 @@ def open_onnx(file: Path, threads: int) -> Forward:
     # Threads that wait for each other actively take the cores from those that decode images.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors; warnings are about the graph, which nobody here can change
-    _refuse_other_files(file)
+    content = file.read_bytes()
+    require_inside(content, file.name)
     try:
-        session = onnxruntime.InferenceSession(file.read_bytes(), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime has a class of errors for each status, without a common one
         raise ModelError(f"{file.name} cannot be opened by ONNX Runtime: {str(error).splitlines()[0]}") from error
     inputs, outputs = session.get_inputs(), session.get_outputs()
@@ -117,29 +121,3 @@ def open_onnx(file: Path, threads: int) -> Forward:
         return np.asarray(answer)
 
     return forward
-
-
-def _refuse_other_files(file: Path) -> None:
-    """Require that an ONNX file names no other file, whose content its digest does not cover."""
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    try:
-        model = onnx.load_model(file, load_external_data=False)
-    except DecodeError as error:
-        raise ModelError(f"{file.name} is no ONNX file, or damaged ({error}); train the model again") from error
-    for tensor in _tensors(model.graph):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            raise ModelError(
-                f"{file.name} keeps the weights {tensor.name!r} in another file; export it with all weights inside"
-            )
-
-
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """All tensors of a graph, those of the branches and loops inside it too."""
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            yield from (attribute.t, *attribute.tensors)
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _tensors(inner)

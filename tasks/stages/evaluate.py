@@ -98,8 +98,7 @@ def run(request: EvaluateRequest, inputs: EvaluateInputs, run: StageRun, setting
     champion_model = None
     if champion is not None and not inputs.same:
         what = f"champion, version {champion.version},"
-        uri = f"models:/{name}/{champion.version}"
-        champion_model = _load(uri, gold, champion.artifact_sha256, what, both_forms=False)
+        champion_model = _load(champion.uri, gold, champion.artifact_sha256, what, both_forms=False)
         log.info("%s: %s", what.rstrip(","), _figures(champion_model.summary))
     timings = latencies([(m.forward, m.shape) for m in (candidate, champion_model) if m is not None], gold.test.images)
 

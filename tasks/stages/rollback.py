@@ -10,6 +10,7 @@ from tasks.contract.promotion import RollbackRequest, RollbackResult
 from tasks.errors import ModelError
 from tasks.records import ledger, registry
 from tasks.records.tracking import StageRun
+from tasks.serving import onnx_export
 from tasks.settings import Settings
 
 log = logging.getLogger("tasks.rollback")
@@ -18,15 +19,20 @@ log = logging.getLogger("tasks.rollback")
 def run(request: RollbackRequest, run: StageRun, settings: Settings) -> RollbackResult:
     """Move `champion` to `request.version`, or to the champion before this one, and record who did it and why.
 
+    A version of an earlier release is exported to ONNX before the alias moves, because the service has no torch.
+
     A retry finishes an unfinished rollback and moves nothing twice: the version is chosen once and stored in the run.
 
     Raises:
-        ModelError: there is no champion, no such version, no earlier champion, or it is the champion already.
+        ModelError: there is no champion, no such version, no earlier champion, or it is the champion already; or the
+            version cannot be served.
+        DataError: the version would have to be exported, and has no reference predictions.
     """
     name = request.registered_model
     move = _begun(run, name) or _plan(name, request.version)
     mlflow.set_tags({"pipeline.from_version": str(move[0]), "pipeline.version": str(move[1])})
     former, target = (registry.by_number(name, version) for version in move)
+    log.info("%s", onnx_export.ensure(target))
     ledger.move_champion(
         ledger.Entry(
             key=request.task.key,

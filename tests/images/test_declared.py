@@ -119,8 +119,13 @@ def test_a_light_image_holds_no_code_that_computes(tmp_path: Path, name: str) ->
 def test_what_an_image_starts_by_its_name_is_in_it(tmp_path: Path) -> None:
     copy_code(ROOT / "tasks", tmp_path / "tune", list(images()["tune"].modules))
     copy_code(ROOT / "tasks", tmp_path / "serving", list(images()["serving"].modules))
+    copy_code(ROOT / "tasks", tmp_path / "train", list(images()["train"].modules))
     assert (tmp_path / "tune/tasks/search/node.py").is_file()
     assert (tmp_path / "serving/tasks/serving/service.py").is_file()
+    assert (tmp_path / "train/tasks/cli/export_onnx.py").is_file()
+    assert (tmp_path / "train/tasks/serving/onnx_export.py").is_file()
+    assert not (tmp_path / "train/tasks/cli/commands.py").exists()
+    assert not (tmp_path / "serving/tasks/serving/onnx_export.py").exists()
 
 
 def test_the_code_of_an_image_refuses_a_bad_request(tmp_path: Path) -> None:

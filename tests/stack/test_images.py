@@ -104,18 +104,45 @@ def test_an_image_for_training_holds_what_they_lack() -> None:
     assert {"torch", "numpy", "PIL"} <= set(answers("train")["held"])
 
 
-@pytest.mark.parametrize("name", LIGHT)
-def test_register_and_deploy_are_small(name: str) -> None:
+@pytest.mark.parametrize("name", [*LIGHT, "serving"])
+def test_what_needs_no_torch_is_small(name: str) -> None:
     base = inspect("python:3.11-slim-bookworm")["Size"]
     assert inspect(f"vision-mlops/{name}:{TAG}")["Size"] - base < 250 * MEGABYTE
 
 
-def test_the_training_images_and_the_service_share_one_torch_layer() -> None:
-    layers = [inspect(f"vision-mlops/{name}:{TAG}")["RootFS"]["Layers"] for name in (*STAGES, "serving")]
+def test_the_training_images_share_one_torch_layer() -> None:
+    layers = [inspect(f"vision-mlops/{name}:{TAG}")["RootFS"]["Layers"] for name in STAGES]
     shared = set.intersection(*map(set, layers[len(LIGHT) :])) - set(layers[0])
-    assert len(shared) == 1
-    own = [inspect(f"vision-mlops/{name}:{TAG}")["Size"] for name in ("prepare", "train", "evaluate")]
+    assert shared
+    own = [inspect(f"vision-mlops/{name}:{TAG}")["Size"] for name in ("prepare", "train", "evaluate", "rollback")]
     assert max(own) - min(own) < MEGABYTE
+
+
+def test_the_service_holds_no_torch_and_sends_no_telemetry() -> None:
+    program = (
+        "import importlib.util, os, sys; "
+        "print([name for name in sys.argv[1].split(',') if importlib.util.find_spec(name)], "
+        "os.environ['ORT_DISABLE_TELEMETRY'])"
+    )
+    absent = "torch,triton,nvidia,pandas,onnx,boto3,cryptography,pip"
+    done = run("serving", "-c", program, absent, options=("--entrypoint", "python"))
+    assert done.stdout == "[] 1\n", done.stderr
+
+
+def test_what_the_service_imports_is_compiled() -> None:
+    """Its root is read-only: what is not compiled now, every start would compile again."""
+    program = "import tasks.serving.application, tasks.serving.onnx_tensors, tasks.serving.draining"
+    done = run("serving", "-v", "-c", program, options=("--entrypoint", "python"))
+    assert done.returncode == 0, done.stderr
+    compiled = re.findall(r"^# code object from (/\S+\.py)$", done.stderr, re.MULTILINE)
+    matched = re.findall(r"^# \S+ matches /\S+\.py$", done.stderr, re.MULTILINE)
+    assert len(matched) > 500
+    assert len(compiled) < len(matched) / 20, compiled
+
+
+def test_the_image_of_train_exports_to_onnx() -> None:
+    done = run("train", "export-onnx", "--help")
+    assert (done.returncode, "Export a version that an earlier release registered" in done.stdout) == (0, True)
 
 
 @pytest.mark.parametrize("name", STAGES)

@@ -25,6 +25,7 @@ SPELLINGS: Mapping[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     "stage": (("tasks/__main__.py", ("tasks",)),),
     "history": (("tasks/__main__.py", ("tasks", "history")),),
     "rollback": (("tasks/__main__.py", ("tasks", "rollback-champion")),),
+    "export": (("tasks/cli/export_onnx.py", ("tasks", "export-onnx")),),
 }
 # Variables of the caller's own pipeline and make, which must not reach the commands of either side.
 OURS = re.compile(r"(AIRFLOW_|PIPELINE_|MLFLOW_|SERVING_|AWS_|MAKE|MFLAGS$|PYTHONPATH$)")

@@ -85,6 +85,11 @@ class Home:
         said = checkout.run("history", "--json", runtime=self.runtime, variables=self.variables)
         return [json.loads(line) for line in said.splitlines() if line.startswith("{")]
 
+    def export(self, checkout: Checkout, version: int) -> str:
+        """Give a version its ONNX form, if it has none; what the command says."""
+        said = checkout.run("export", "--version", str(version), runtime=self.runtime, variables=self.variables)
+        return said.splitlines()[-1]
+
     def rollback(self, checkout: Checkout) -> None:
         """Make the champion before the champion again."""
         checkout.run("rollback", "--reason", "upgrade check", runtime=self.runtime, variables=self.variables)
@@ -129,6 +134,7 @@ def checks(home: Home, before: Checkout, today: Checkout, first_day: Mapping[str
     deployed = home.deploy(today, 1)
     found = f"version {home.served()}, {deployed['answers_checked']} answers equal the reference predictions"
     yield Check("the champion serves", found, home.served() == 1 and deployed["answers_checked"] > 0)
+    yield from _in_onnx(home, today)
 
     yield from _same_day(home.run_daily(today, {}), first_day, home, _same_code(before, today))
 
@@ -152,6 +158,18 @@ def checks(home: Home, before: Checkout, today: Checkout, first_day: Mapping[str
     found = f"champion {home.champion()}, served {home.served()}, history: {newest['kind']} to {newest['to_version']}"
     back = (home.champion(), home.served(), newest["kind"], newest["to_version"]) == (1, 1, "rollback", 1)
     yield Check("rollback goes back to the old champion", found, back)
+
+
+def _in_onnx(home: Home, today: Checkout) -> Iterator[Check]:
+    """The service has no torch: what the release before registered gets an ONNX form once, and answers as before."""
+    said = [home.export(today, 1) for _ in range(2)]
+    yield Check("the champion has an ONNX form", said[0], "ONNX" in said[0])
+    yield Check("exporting it again does nothing", said[1], said[1].endswith("nothing to do"))
+    if home.runtime == "local":  # the service of a laptop has torch, and loaded the champion with it
+        process.stop(Path(home.variables["PIPELINE_HOME"]))
+    deployed = home.deploy(today, 1)
+    found = f"version {home.served()}, {deployed['answers_checked']} answers equal the reference predictions"
+    yield Check("it answers in ONNX as before", found, home.served() == 1 and deployed["answers_checked"] > 0)
 
 
 def _same_day(again: Mapping[str, Run], first: Mapping[str, Run], home: Home, same_code: bool) -> Iterator[Check]:

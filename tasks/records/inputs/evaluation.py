@@ -13,6 +13,7 @@ from tasks.contract.promotion import EvaluateRequest, EvaluateResult
 from tasks.records import artifact_digest, ledger, registry
 from tasks.records.inputs.stage_inputs import PreparedData, StageInputs
 from tasks.records.inputs.training import TrainInputs
+from tasks.records.onnx_forms import OnnxForm
 from tasks.records.tracking import StageRun, tag_of
 from tasks.records.verdict_log import judge_champion
 
@@ -43,8 +44,9 @@ class CurrentChampion:
     """The version that is champion when the evaluation begins."""
 
     version: int
+    uri: str  # of what is served: its logged model, or the ONNX form that was exported for it later
     sha256: str | None
-    artifact_sha256: str | None  # None: another program registered it
+    artifact_sha256: str | None  # of the files there; None: another program registered it
     comparisons: int  # number of other candidates that it was compared with
 
 
@@ -75,7 +77,10 @@ class EvaluateInputs(StageInputs):
         version, sha256 = int(found.version), found.tags.get(registry.SHA256)
         same = sha256 == model.sha256
         comparisons = 0 if same else ledger.comparisons(name, version, model.sha256)
-        champion = CurrentChampion(version, sha256, found.tags.get(artifact_digest.TAG), comparisons)
+        uri, files = f"models:/{name}/{version}", found.tags.get(artifact_digest.TAG)
+        if (exported := OnnxForm.of(found)) is not None:
+            uri, files = exported.uri, exported.artifact_sha256
+        champion = CurrentChampion(version, uri, sha256, files, comparisons)
         return cls(model, data, champion, None if same else ledger.rolled_back(name, model.sha256))
 
     @property

@@ -10,6 +10,7 @@ from .traffic import End, allowed, selects
 
 NAME, COMPONENT = "app.kubernetes.io/name", "app.kubernetes.io/component"
 MLFLOW, SERVING, BUCKET = End({NAME: "mlflow"}), End({NAME: "serving"}), End({NAME: "bucket"})
+EXPORT = End({NAME: "export-onnx"})
 POSTGRES, S3 = End({NAME: "postgres"}), End({NAME: "s3"})
 TRAIN, TUNE = End({NAME: "stage", COMPONENT: "train"}), End({NAME: "stage", COMPONENT: "tune"})
 RAY_HEAD, RAY_WORKER = End({NAME: "ray", COMPONENT: "head"}), End({NAME: "ray", COMPONENT: "worker"})
@@ -23,6 +24,7 @@ INTERNET, VPC, METADATA = End(address="93.184.216.34"), End(address="10.1.2.3"),
 EVERYWHERE = [
     (TRAIN, MLFLOW, 5000),
     (SERVING, MLFLOW, 5000),
+    (EXPORT, MLFLOW, 5000),
     (TASK, MLFLOW, 5000),
     (TRAIN, SERVING, 3000),
     (TASK, SERVING, 3000),
@@ -37,12 +39,12 @@ EVERYWHERE = [
 LOCAL = [
     (MLFLOW, POSTGRES, 5432),
     (SCHEDULER, POSTGRES, 5432),
-    *((end, S3, 9000) for end in (BUCKET, MLFLOW, SERVING, TRAIN, TUNE, TASK)),
+    *((end, S3, 9000) for end in (BUCKET, MLFLOW, SERVING, EXPORT, TRAIN, TUNE, TASK)),
 ]
 EKS = [
     (MLFLOW, VPC, 5432),
     (SCHEDULER, VPC, 5432),
-    *((end, INTERNET, 443) for end in (BUCKET, MLFLOW, SERVING, TRAIN, RAY_WORKER)),
+    *((end, INTERNET, 443) for end in (BUCKET, MLFLOW, SERVING, EXPORT, TRAIN, RAY_WORKER)),
     (VPC, MLFLOW, 5000),
     (VPC, SERVING, 3000),
     (VPC, API, 8080),
@@ -70,6 +72,10 @@ NEVER = [
     (TUNE, POSTGRES, 5432),
     (BUCKET, POSTGRES, 5432),
     (BUCKET, MLFLOW, 5000),
+    (EXPORT, POSTGRES, 5432),
+    (EXPORT, SERVING, 3000),
+    (EXPORT, METADATA, 80),
+    (SERVING, EXPORT, 3000),
     (MLFLOW, SERVING, 3000),
     (SERVING, TRAIN, 3000),
     (MLFLOW, TRAIN, 8080),
@@ -134,7 +140,9 @@ def test_every_port_of_a_service_is_opened_to_somebody(objects: list[Manifest]) 
                 assert opened, f"{pod.where}: nobody reaches port {port['containerPort']}"
 
 
-@pytest.mark.parametrize("policy", ["mlflow", "serving", "stage", "postgres", "to-postgres", "s3", "to-s3", "airflow"])
+@pytest.mark.parametrize(
+    "policy", ["mlflow", "serving", "export-onnx", "stage", "postgres", "to-postgres", "s3", "to-s3", "airflow"]
+)
 def test_without_a_policy_something_that_must_pass_does_not(policy: str) -> None:
     found = [m for m in manifests("local") if (m["kind"], m["metadata"]["name"]) != ("NetworkPolicy", policy)]
     assert [c for c in [*EVERYWHERE, *LOCAL] if not allowed(found, *c)]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from deploy.kubernetes.cluster import BEFORE
-from deploy.kubernetes.verify import Line, champion, replica, workload
+from deploy.kubernetes.verify import Line, _works_still, champion, replica, workload
 
 
 def deployment(replicas: int, **status: int) -> dict[str, Any]:
@@ -48,6 +48,13 @@ def test_what_a_restore_stopped_and_did_not_start_is_not_well() -> None:
 )
 def test_a_job_is_well_when_it_is_done(status: dict[str, int], line: Line) -> None:
     assert workload({"kind": "Job", "metadata": {"name": "bucket"}, "spec": {}, "status": status}) == line
+
+
+@pytest.mark.parametrize(("status", "well"), [({}, True), ({"active": 1}, True), ({"failed": 1, "active": 1}, False)])
+@pytest.mark.parametrize("name", ["export-onnx", "bucket"])
+def test_an_export_that_still_works_is_no_fault(name: str, status: dict[str, int], well: bool) -> None:
+    job = {"kind": "Job", "metadata": {"name": name}, "spec": {}, "status": status}
+    assert _works_still(job) is (well and name == "export-onnx")
 
 
 @pytest.mark.parametrize(

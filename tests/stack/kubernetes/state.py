@@ -24,7 +24,7 @@ from tests.tasks.serving.samples import picture
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
-IMAGES = ("mlflow", "serving")
+IMAGES = ("mlflow", "serving", "train")
 STAND_INS = ("vm-test/postgres:rootless", "vm-test/s3:rootless")
 PORTS = {"MLFLOW_PORT": str(FIRST_PORT + 20), "SERVING_PORT": str(FIRST_PORT + 21)}
 

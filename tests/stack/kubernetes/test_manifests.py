@@ -47,7 +47,7 @@ def pods(state: State) -> dict[str, tuple[str, int]]:
     """UID and restarts of each pod that serves; Jobs' are made anew."""
     return {
         pod["metadata"]["name"]: (pod["metadata"]["uid"], pod["status"]["containerStatuses"][0]["restartCount"])
-        for pod in state.objects("pods", "--selector", "app.kubernetes.io/name!=bucket")
+        for pod in state.objects("pods", "--selector", "app.kubernetes.io/name notin (bucket,export-onnx)")
     }
 
 

@@ -29,7 +29,7 @@ def test_help_lists_every_command_and_imports_no_library_that_takes_seconds() ->
     done = python_m_tasks(ROOT, "--help")
     assert done.returncode == 0, done.stderr
     listed = {line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ") and line[2] != " "}
-    assert {*FOR_PEOPLE, "serve", "ray-node", *STAGES} <= listed
+    assert {*FOR_PEOPLE, "serve", "ray-node", "export-onnx", *STAGES} <= listed
     imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert "click" in imported
     assert not {"mlflow", "torch", "ray", "bentoml", "numpy"} & imported
@@ -43,6 +43,11 @@ def test_an_image_without_the_commands_for_people_runs_stages(tmp_path: Path) ->
     assert "history" not in done.stdout
     assert python_m_tasks(tmp_path, "prepare", "--help").returncode == 0
     assert python_m_tasks(tmp_path, "history").returncode == 2
+    # The image of train has one module of `tasks.cli`, and none of the commands for people.
+    (tmp_path / "tasks/cli").mkdir()
+    for name in ("__init__.py", "export_onnx.py"):
+        shutil.copy(ROOT / "tasks/cli" / name, tmp_path / "tasks/cli")
+    assert python_m_tasks(tmp_path, "--help").returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -54,6 +59,7 @@ def test_an_image_without_the_commands_for_people_runs_stages(tmp_path: Path) ->
         (["prepare", "--request", "{}", "--reslut", "a"], "No such option '--reslut'"),
         (["history", "--limit", "0"], "0 is not in the range x>=1"),
         (["rollback-champion"], "Missing option '--reason'"),
+        (["export-onnx", "--version", "0"], "0 is not in the range x>=1"),
         (["gc", "now"], "unexpected extra argument"),
     ],
 )

@@ -91,13 +91,13 @@ def test_gold_and_checkpoints_that_nothing_refers_to_are_removed_and_their_runs_
 ) -> None:
     older = make("prepare", holds=["gold", "plots"], params={"dataset": "digits"})
     newest = make("prepare", "later", started=LONG_AGO + 1, holds=["gold"], params={"dataset": "digits"})
-    train = make("train", holds=["checkpoints", "plots"])
+    train = make("train", holds=["checkpoints", "onnx", "plots"])  # onnx: an ONNX form that was exported later
     items = collected(settings)
     assert {(item.kind, item.run_id, item.size) for item in items} == {
         (Kind.GOLD, older, 1000),
         (Kind.CHECKPOINTS, train, 1000),
     }
-    assert [folders(run_id) for run_id in (older, newest, train)] == [["plots"], ["gold"], ["plots"]]
+    assert [folders(run_id) for run_id in (older, newest, train)] == [["plots"], ["gold"], ["onnx", "plots"]]
     assert leftovers.find(settings, LIMIT) == []
 
 

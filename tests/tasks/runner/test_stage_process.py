@@ -18,7 +18,7 @@ from mlflow.exceptions import MlflowException
 import tasks.stages.register as stage
 from tasks.contract.data import PrepareResult
 from tasks.contract.promotion import RegisterRequest, RegisterResult
-from tasks.errors import DataError, ModelError
+from tasks.errors import DataError
 from tasks.records import tracking
 from tasks.records.tracking import StageRun
 from tasks.runner import stage_process as runner
@@ -229,17 +229,17 @@ def test_sigterm_while_the_run_is_ended_ends_the_parent_too(
 
 
 def test_a_stage_that_is_never_reused_needs_nothing_of_vision(settings: Settings, tmp_path: Path) -> None:
-    """The images of register, rollback and deploy hold no `tasks.vision`."""
+    """The images of register and deploy hold no `tasks.vision`."""
     program = (
         "import sys; sys.modules['tasks.vision'] = None; from pathlib import Path; "
         "from tasks.runner.stage_process import run_stage"
     )
     task = {"dag_id": "d", "dag_run_id": "r", "task_id": "t"}
-    request = json.dumps({"task": task, "registered_model": "nobody", "reason": "a test"})
+    request = json.dumps({"task": task, "evaluate_run_id": "0" * 32, "approval": {}})
     done = subprocess.run(
-        [sys.executable, "-c", f"{program}; sys.exit(run_stage('rollback', sys.argv[1], Path(sys.argv[2])))", request,
+        [sys.executable, "-c", f"{program}; sys.exit(run_stage('register', sys.argv[1], Path(sys.argv[2])))", request,
          str(tmp_path / "return.json")],
         capture_output=True, text=True, timeout=600,
     )  # fmt: skip
-    assert "ModelError" in done.stderr
-    assert done.returncode == ModelError.exit_code
+    assert "DataError" in done.stderr
+    assert done.returncode == DataError.exit_code

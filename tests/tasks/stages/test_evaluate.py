@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from mlflow import MlflowClient
+from mlflow.models import Model
 from PIL import Image
 
 from tasks.contract.messages import TaskIdentity
@@ -20,8 +21,10 @@ from tasks.contract.promotion import EvaluateRequest, EvaluateResult
 from tasks.errors import DataError, ModelError
 from tasks.records import artifact_digest, registry, tracking
 from tasks.records.inputs.evaluation import EvaluateInputs
+from tasks.serving import onnx_export, runtimes
 from tasks.settings import Settings
 from tasks.stages import evaluate
+from tasks.vision.models.forward import Forward
 
 PERFECT = [0, 1, 2, 3]
 THREE_OF_FOUR = [0, 1, 2, 2]
@@ -177,6 +180,26 @@ def test_the_champion_answers_the_same_images(
     assert ({"plots/accuracy_gap.png", "plots/confusion_difference.png"} <= plots) is compared
     report = mlflow.artifacts.load_text(f"runs:/{result.run_id}/report.html")
     assert (f"champion, version {version}" in report) is compared
+
+
+def test_an_old_champion_is_judged_in_the_form_that_is_served(
+    train_run: TrainRun, run_evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = train_run(THREE_OF_FOUR, onnx=False)
+    version = str(crown(trained))
+    judged = run_evaluate(trained)
+    MlflowClient().set_model_version_tag("pets", version, "pipeline.evaluate_run_id", judged.run_id)
+    onnx_export.ensure(registry.by_number("pets", int(version)))
+    opened: list[set[str]] = []
+
+    def open_model(folder: Path, description: Model, threads: int) -> Forward:
+        opened.append(set(description.flavors))
+        return runtimes.open_model(folder, description, threads)
+
+    monkeypatch.setattr(evaluate, "open_model", open_model)
+    result = run_evaluate(train_run(PERFECT))
+    assert result.champion_accuracy == 0.75
+    assert [("onnx" in flavors, "pytorch" in flavors) for flavors in opened] == [(True, True), (True, False)]
 
 
 def test_the_champion_itself_is_left_where_it_is(train_run: TrainRun, run_evaluate: Evaluate) -> None:

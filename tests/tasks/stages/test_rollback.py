@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
 
 from tasks.contract.messages import TaskIdentity
 from tasks.contract.promotion import RollbackRequest, RollbackResult
 from tasks.contract.stages import parse_request
-from tasks.errors import ModelError, RequestError
+from tasks.errors import DataError, ModelError, RequestError
 from tasks.records import ledger, registry, tracking
+from tasks.serving import onnx_export
 from tasks.settings import Settings
 from tasks.stages import rollback
 
@@ -31,10 +36,11 @@ def run_rollback(settings: Settings) -> Rollback:
 
 @pytest.fixture
 def three_champions(settings: Settings) -> None:
-    """Versions 1, 2 and 3, promoted one after the other."""
+    """Versions 1, 2 and 3, promoted one after the other; each was logged in ONNX."""
     experiment_id = tracking.connect(settings)
     for version in (1, 2, 3):
         run = MlflowClient().create_run(experiment_id)
+        MlflowClient().log_text(run.info.run_id, "flavors: {onnx: {data: data/model.onnx}}", "model/MLmodel")
         tags = {"pipeline.model_sha256": f"sha{version}"}
         registry.create_version(NAME, f"runs:/{run.info.run_id}/model", run.info.run_id, tags, "")
         before = version - 1 or None
@@ -103,6 +109,48 @@ def test_the_first_champion_has_none_before_it(three_champions: None, run_rollba
 def test_no_champion_at_all(run_rollback: Rollback) -> None:
     with pytest.raises(ModelError, match="has no champion to roll back"):
         run_rollback()
+
+
+def test_a_version_of_an_earlier_release_is_exported_before_it_is_champion(
+    three_champions: None, run_rollback: Rollback, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen = []
+
+    def export(version: ModelVersion) -> str:
+        seen.append((int(version.version), champion()))
+        return "pets version 1 exported to ONNX"
+
+    monkeypatch.setattr(onnx_export, "ensure", export)
+    run_rollback(version=1)
+    assert seen == [(1, 3)], "before the alias moves"
+    assert champion() == 1
+    assert "pets version 1 exported to ONNX" in caplog.text
+    assert run_rollback(version=1).version == 1  # a retry
+
+
+def test_a_version_that_cannot_be_served_is_no_champion(three_champions: None, run_rollback: Rollback) -> None:
+    run_id = str(registry.by_number(NAME, 1).run_id)
+    MlflowClient().log_text(run_id, "flavors: {pytorch: {model_data: data}}", "model/MLmodel")
+    with pytest.raises(DataError, match=r"pets version 1 has no tag 'pipeline.evaluate_run_id'"):
+        run_rollback(version=1)
+    assert champion() == 3
+    assert len(ledger.history(NAME)) == 3
+
+
+def test_torch_is_not_imported_for_a_version_that_has_an_onnx_form(three_champions: None, settings: Settings) -> None:
+    program = """
+import sys
+sys.modules["torch"] = None
+from pathlib import Path
+from tasks.runner.stage_process import run_stage
+sys.exit(run_stage("rollback", sys.argv[1], Path(sys.argv[2])))
+"""
+    task = {"dag_id": "rollback_champion", "dag_run_id": "mon", "task_id": "rollback", "user": "ann"}
+    request = json.dumps({"task": task, "registered_model": NAME, "reason": "a test"})
+    command = [sys.executable, "-c", program, request, str(settings.pipeline_home / "return.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert champion() == 2
 
 
 @pytest.mark.parametrize("reason", ["", "   "])
