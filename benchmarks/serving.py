@@ -39,9 +39,9 @@ from tasks.vision.cpus import available_cpus
 
 NOTES = "## How reliable it is"  # kept when the figures above it are rewritten
 INTRODUCTION = """The service beside `mlflow models serve` and beside what users would write, one process that answers
-each, taking turns; `ours, all cores` has one for each CPU. Aims: `ours` at least as fast as `starlette`, 8 times `mlflow`
-with single images and 5 times in batches; at 20 requests a second and 32 pixels p50 up to 4 ms and p99 up to 8 ms;
-`ours, all cores` 1.6 times `ours` (0.62 in the last column). Written by `make bench-serving ARGS='--write
+each, taking turns; `ours, all cores` has one for each CPU. Aims: `ours` at least as fast as `starlette`, 8 times
+`mlflow` with single images and 5 times in batches; at 20 requests a second and 32 pixels p50 up to 4 ms and p99 up to
+8 ms; `ours, all cores` 1.6 times `ours` (0.62 in the last column). Written by `make bench-serving ARGS='--write
 docs/benchmarks/serving.md'`; the top of `benchmarks/serving.py` describes each side. Use an otherwise idle machine."""
 NETWORKS = ("mobilenet_v3_small", "efficientnet_lite0", "resnet18")
 SIZES = (32, 224)

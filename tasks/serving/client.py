@@ -141,7 +141,9 @@ class ServiceClient:
         if count == 1:
             return [self]
         found: dict[str | None, ServiceClient] = {}
-        opened = []  # those to a worker that was found before stay open too, or the next would go there again
+        opened: list[
+            ServiceClient
+        ] = []  # those to a worker that was found before stay open too, or the next would go there again
         while len(found) < count and len(opened) < CONNECTIONS * count:
             client = ServiceClient(*self._given)
             opened.append(client)
