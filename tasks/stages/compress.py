@@ -89,7 +89,8 @@ def run(request: CompressRequest, inputs: CompressInputs, run: StageRun, setting
             "parent_validation_accuracy": accuracies[0],
             "model_size_bytes": sizes[1] * MEGABYTE,
             "parent_model_size_bytes": sizes[0] * MEGABYTE,
-        }
+        },
+        model_id=uri.removeprefix("models:/"),  # otherwise MLflow adds them to it in a retry only
     )
     mlflow.set_tags(
         {
