@@ -64,6 +64,14 @@ class GatePolicy(BaseModel):
     max_growth: float = Field(4.0, ge=1, description="Maximum size, as a multiple of the champion's.")
     max_memory_mb: float | None = Field(None, gt=0, description="Maximum peak memory while answering, in MB.")
     max_memory_growth: float = Field(2.0, ge=1, description="Maximum peak memory, as a multiple of the champion's.")
+    compression_gain: Literal["latency", "size"] = Field(
+        "latency",
+        description="What a compressed model must gain over the model that it was made from: `latency` (median of one "
+        "answer) or `size`. It must also be no worse, within non_inferiority_margin.",
+    )
+    min_compression_gain: float = Field(
+        1.2, ge=1, description="Smallest factor by which a compressed model must be faster or smaller."
+    )
 
     def level(self, number: int) -> float:
         """Error probability allowed for comparison `number` (from 1) with the same champion.

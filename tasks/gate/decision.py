@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tasks.contract.gate_policy import CLASS, GatePolicy
-from tasks.gate.evidence import Champion, Comparison, Cost, Evidence, Slice
+from tasks.gate.evidence import Champion, Comparison, Compression, Cost, Evidence, Slice
 from tasks.gate.verdict import Check, Verdict
 
 
@@ -13,13 +13,16 @@ def decide(evidence: Evidence, policy: GatePolicy) -> Verdict:
     """Judge a candidate by everything that was measured; what was not measured counts against it.
 
     Without a champion: that it loads, floors and budgets. With one: the paired comparison and its cost too. Weights
-    that the champion already has are not compared.
+    that the champion already has are not compared. A compressed model must be no worse than the model that it was made
+    from, and pay; if that is the champion, nothing more is asked of its accuracy.
     """
     champion = evidence.champion
     checks = [_loads(evidence), *_floors(evidence, policy), *_slices(evidence, policy)]
-    if champion is not None and not champion.same:
+    if evidence.compression is not None:
+        checks += _compression(evidence.compression, evidence.cost, policy)
+    if champion is not None and not champion.same and not evidence.made_from_champion:
         checks += _comparison(champion, policy)
-    checks += _costs(evidence.cost, champion, policy)
+    checks += _costs(evidence, policy)
     if evidence.rolled_back is not None:
         checks.append(_row("not rolled back", None, None, False, f"these weights were {evidence.rolled_back}"))
     same = champion is not None and champion.same
@@ -77,9 +80,35 @@ def _comparison(champion: Champion, policy: GatePolicy) -> Iterator[Check]:
     if policy.proof == "better":
         yield _at_least("gain", "gain in accuracy", found.gap, policy.min_gain, f"required over {name}")
         yield _row("proof of a gain", found.p_value, found.level, _proven(found), _proof(found, name))
-    margin = -policy.non_inferiority_margin
+    yield _not_worse("not worse", found, policy, "the margin")
+
+
+def _not_worse(name: str, found: Comparison, policy: GatePolicy, against: str) -> Check:
     interval = f"lower end of the gap's interval ({found.low:+.4f} to {found.high:+.4f})"
-    yield _at_least("not worse", interval, found.low, margin, "the margin")
+    return _at_least(name, interval, found.low, -policy.non_inferiority_margin, against)
+
+
+def _compression(compression: Compression, cost: Cost | None, policy: GatePolicy) -> Iterator[Check]:
+    """A compressed model must be no worse than before, and faster or smaller, as the policy asks."""
+    name, found, before = "not worse than before", compression.comparison, compression.cost
+    if found is None:
+        yield _missing(name, f"not compared with {compression.name} before its compression")
+    else:
+        yield _not_worse(name, found, policy, f"the margin, against {compression.name} before its compression")
+    name, required = "compression pays", policy.min_compression_gain
+    if cost is None or before is None:
+        yield _missing(name, "latency and size were not measured before and after the compression", required)
+        return
+    faster = policy.compression_gain == "latency"
+    was, now = (before.p50_ms, cost.p50_ms) if faster else (before.size_mb, cost.size_mb)
+    what, unit, word = ("median of one answer", "ms", "as fast") if faster else ("size", "MB", "as small")
+    gain = was / now if now else 0.0
+    relation = "at least" if gain >= required else "not"
+    why = (
+        f"{what} {was:.3g} {unit} before its compression, {now:.3g} {unit} now: {gain:.2f} times {word}, "
+        f"{relation} the required {required:g}"
+    )
+    yield _row(name, gain, required, gain >= required, why)
 
 
 def _proven(found: Comparison) -> bool:
@@ -93,7 +122,8 @@ def _proof(found: Comparison, champion: str) -> str:
     return f"{counts}: {chance}, {relation} the {found.level:.2g} allowed for candidate {found.look} of this champion"
 
 
-def _costs(cost: Cost | None, champion: Champion | None, policy: GatePolicy) -> Iterator[Check]:
+def _costs(evidence: Evidence, policy: GatePolicy) -> Iterator[Check]:
+    cost, champion = evidence.cost, evidence.champion
     if cost is None:
         yield _missing("cost", "latency, memory and size were not measured")
         return
@@ -111,6 +141,10 @@ def _costs(cost: Cost | None, champion: Champion | None, policy: GatePolicy) -> 
             yield _at_most(f"{name} budget", what, measured, budget, "the budget")
     if champion is None or theirs is None:
         return
+    whose = f"champion version {champion.version}"
+    # Like with like: a model as it was trained can be compressed too, once it is champion.
+    if evidence.compression is None and champion.uncompressed_cost is not None:
+        theirs, whose = champion.uncompressed_cost, f"{whose} before its compression"
     factors = [
         ("latency p50", "median in ms,", cost.p50_ms, theirs.p50_ms, policy.max_slowdown),
         ("latency p95", "95th percentile in ms,", cost.p95_ms, theirs.p95_ms, policy.max_slowdown),
@@ -118,7 +152,7 @@ def _costs(cost: Cost | None, champion: Champion | None, policy: GatePolicy) -> 
         ("size", "size in MB,", cost.size_mb, theirs.size_mb, policy.max_growth),
     ]
     for name, what, measured, reference, factor in factors:
-        against = f"{factor:g} times champion version {champion.version}"
+        against = f"{factor:g} times {whose}"
         yield _at_most(name, what, measured, factor * reference, against)
 
 

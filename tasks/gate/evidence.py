@@ -72,7 +72,28 @@ class Champion(_Evidence):
     same: bool = False
     scores: Scores | None = None
     cost: Cost | None = None
+    uncompressed_cost: Cost | None = Field(
+        None,
+        description="What it would cost had it not been compressed, by the ratios that were measured then; None for a "
+        "champion that was not, or whose ratios are not known.",
+    )
     comparison: Comparison | None = None
+
+
+class Compression(_Evidence):
+    """How the candidate was compressed, and the model that it was made from, measured beside it."""
+
+    method: str
+    images: int = Field(ge=0, description="Training images by which it was calibrated.")
+    version: int | None = Field(ge=1, description="Version of the model before; None if it was not registered.")
+    scores: Scores = Field(description="Of the model before.")
+    cost: Cost | None = Field(description="Of the model before.")
+    comparison: Comparison | None = Field(description="Here `lost` are images that only the model before gets right.")
+
+    @property
+    def name(self) -> str:
+        """The model before, in words."""
+        return f"version {self.version}" if self.version else "the model"
 
 
 class Evidence(_Evidence):
@@ -83,7 +104,17 @@ class Evidence(_Evidence):
     cost: Cost | None = None
     slices: tuple[Slice, ...] = ()
     champion: Champion | None = None
+    compression: Compression | None = Field(None, description="None for a model as it was trained.")
     rolled_back: str | None = Field(None, description="Who rolled back these same weights, and why.")
+
+    @property
+    def made_from_champion(self) -> bool:
+        """Whether the candidate is the champion, compressed."""
+        return (
+            self.compression is not None
+            and self.champion is not None
+            and (self.compression.version == self.champion.version)
+        )
 
     @model_validator(mode="after")
     def _slices_once(self) -> Self:

@@ -124,6 +124,14 @@ def rolled_back(registered_model: str, candidate_sha256: str) -> str | None:
     return None
 
 
+def evidence_of(registered_model: str, version: int) -> str | None:
+    """Return the evaluate run by whose evidence a version became champion last; None if it never did."""
+    for record in history(registered_model):
+        if record.entry.kind is Kind.PROMOTION and record.entry.candidate_version == version:
+            return record.entry.evidence_run_id
+    return None
+
+
 def champion_before(registered_model: str, version: int) -> int | None:
     """Return the version that was champion when `version` became it; None when there was none, or it never did."""
     for record in history(registered_model):

@@ -19,6 +19,7 @@ from tasks.contract.gate_policy import CLASS
 from tasks.gate.evidence import Evidence
 from tasks.gate.verdict import Check, Verdict
 from tasks.records import registry, weights_store
+from tasks.records.compressed_models import Compression
 from tasks.records.tracking import tag_of
 
 LIMIT = 5000  # characters; the limit of MLflow's database for a version's description
@@ -51,7 +52,7 @@ OFF = {"auto_augment": "none", "mixup": "0.0", "cutmix": "0.0", "class_balance":
 
 @dataclass(frozen=True)
 class Origin:
-    """Everything that a card is written from."""
+    """Everything that a card is written from; `compressed` is the run of a compression, None for a model as trained."""
 
     registered_model: str
     prepare: Run
@@ -60,6 +61,7 @@ class Origin:
     classes: Sequence[str]
     evidence: Evidence
     verdict: Verdict
+    compressed: Run | None = None
 
 
 def read(registered_model: str, evaluate_run_id: str, verdict: Verdict) -> Origin:
@@ -68,7 +70,9 @@ def read(registered_model: str, evaluate_run_id: str, verdict: Verdict) -> Origi
     Raises:
         DataError: the evaluate or train run lacks the tag that names the run before it.
     """
-    train_run_id = tag_of(evaluate_run_id, "pipeline.train_run_id")
+    made_by = tag_of(evaluate_run_id, "pipeline.train_run_id")
+    compression = Compression.of(made_by)
+    train_run_id = compression.train_run_id if compression else made_by
     prepare_run_id = tag_of(train_run_id, "pipeline.prepare_run_id")
     client = MlflowClient()
     return Origin(
@@ -79,6 +83,7 @@ def read(registered_model: str, evaluate_run_id: str, verdict: Verdict) -> Origi
         classes=registry.classes_of_run(train_run_id),
         evidence=Evidence.model_validate_json(mlflow.artifacts.load_text(f"runs:/{evaluate_run_id}/evidence.json")),
         verdict=verdict,
+        compressed=client.get_run(made_by) if compression else None,
     )
 
 
@@ -93,6 +98,7 @@ def _card(origin: Origin, why: int, classes: int) -> str:
         "What it is": _what(origin),
         "Data": _data(origin, classes),
         "Training": _training(origin),
+        **({"Compression": _compression(origin)} if origin.evidence.compression else {}),
         "Evidence": _evidence(origin, why),
         "Limits": _limits(origin, min(classes, 5)),
         "Runs": _runs(origin),
@@ -154,6 +160,21 @@ def _started_from(tags: Mapping[str, str]) -> str:
     return f"Started from {_code(source, 120)}, SHA-256 {_code(sha256[:12])}; licence: {_plain(licence, 100)}"
 
 
+def _compression(origin: Origin) -> str:
+    """How the model was made smaller, and what that gained and lost on the test images and the machine of evaluate."""
+    made, evidence = origin.evidence.compression, origin.evidence
+    assert made is not None  # noqa: S101  # there is no such section otherwise
+    before = f"version {made.version}" if made.version else "a model that was not registered"
+    lines = [f"Made by {_code(made.method)} from {before}, calibrated on {made.images:,} training images; not trained"]
+    if evidence.scores is not None:
+        lines.append(f"Test accuracy {evidence.scores.accuracy:.4f}, before {made.scores.accuracy:.4f}")
+    if evidence.cost is not None and made.cost is not None:
+        now, was = evidence.cost, made.cost
+        lines.append(f"Median of one answer {now.p50_ms:.3g} ms, before {was.p50_ms:.3g} ms")
+        lines.append(f"Size {now.size_mb:.1f} MB, before {was.size_mb:.1f} MB")
+    return _list(*lines)
+
+
 def _evidence(origin: Origin, why: int) -> str:
     checks = origin.verdict.checks
     # Failed checks are dropped last.
@@ -210,7 +231,10 @@ def _limit_lines(origin: Origin, names: int) -> Iterator[str]:
 
 
 def _runs(origin: Origin) -> str:
-    runs = {"prepare": origin.prepare, "train": origin.train, "evaluate, with `report.html`": origin.evaluate}
+    runs = {"prepare": origin.prepare, "train": origin.train}
+    if origin.compressed is not None:
+        runs["compress"] = origin.compressed
+    runs["evaluate, with `report.html`"] = origin.evaluate
     return _list(
         *(
             f"{name}: [{run.info.run_id}](#/experiments/{run.info.experiment_id}/runs/{run.info.run_id})"

@@ -1,12 +1,13 @@
-"""Stores a trained classifier: as the logged model `model` of its train run, once per run."""
+"""Stores a classifier: as the logged model `model` of the run that trained or compressed it, once per run."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import logging
+import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import mlflow
@@ -46,9 +47,44 @@ def log_once(classifier: Classifier, gold: Gold, architecture: str, run: StageRu
         Its URI, `models:/m-...`.
     """
     sha256 = digest(classifier)
+    about = {"fingerprint": gold.fingerprint, "architecture": architecture, "sha256": sha256}
+    images = gold.validation.images
+    example = images[np.arange(EXAMPLES) % len(images)]
+
+    def write(folder: Path, description: Model) -> None:
+        save(classifier, folder, description, example, gold.classes, about)
+
+    return _log_once(run, sha256, write)
+
+
+def log_onnx_once(file: Path, gold: Gold, sha256: str, about: Mapping[str, str], run: StageRun) -> str:
+    """Log an ONNX file to the active run as a model with no other form; otherwise as `log_once`.
+
+    Args:
+        file: from uint8 images [N, C, H, W] to float32 probabilities [N, classes].
+        gold: the data that the model was trained on.
+        sha256: digest of the model.
+        about: more metadata.
+        run: the run that the model belongs to.
+
+    Returns:
+        Its URI, `models:/m-...`.
+    """
+
+    def write(folder: Path, description: Model) -> None:
+        description.signature = _signature(gold.shape, gold.classes)
+        description.metadata = _metadata(gold.shape, gold.classes, {**about, "sha256": sha256})
+        (folder / ONNX).parent.mkdir()
+        shutil.copyfile(file, folder / ONNX)
+        _describe_onnx(folder, description)
+
+    return _log_once(run, sha256, write)
+
+
+def _log_once(run: StageRun, sha256: str, write: Callable[[Path, Model], None]) -> str:
     model = _keep_one(run, sha256) or _begin(run, sha256)
     if model.status != LoggedModelStatus.READY:
-        _write(model, classifier, gold, {"architecture": architecture, "sha256": sha256})
+        _write(model, write)
     return f"models:/{model.model_id}"
 
 
@@ -59,7 +95,7 @@ def _begin(run: StageRun, sha256: str) -> LoggedModel:
     return client.create_logged_model(run.experiment_id, NAME, run.run_id, {registry.SHA256: sha256}, params)
 
 
-def _write(model: LoggedModel, classifier: Classifier, gold: Gold, about: dict[str, str]) -> None:
+def _write(model: LoggedModel, write: Callable[[Path, Model], None]) -> None:
     """Write the files of a model that is not ready, and mark it ready.
 
     In separate steps, because `mlflow.pytorch.log_model` cannot resume an unfinished model, and a second one would
@@ -69,17 +105,10 @@ def _write(model: LoggedModel, classifier: Classifier, gold: Gold, about: dict[s
     outputs = client.get_run(run_id).outputs
     if model.model_id not in {output.model_id for output in (outputs.model_outputs if outputs else [])}:
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
-    images = gold.validation.images
     with tempfile.TemporaryDirectory(prefix="model-") as folder:
-        save(
-            classifier,
-            Path(folder),
-            # MLflow's pages and loaders need the final location, not this temporary folder.
-            Model(model.artifact_location, run_id=run_id, model_uuid=model.model_id, model_id=model.model_id),
-            images[np.arange(EXAMPLES) % len(images)],
-            gold.classes,
-            {"fingerprint": gold.fingerprint, **about},
-        )
+        # MLflow's pages and loaders need the final location, not this temporary folder.
+        description = Model(model.artifact_location, run_id=run_id, model_uuid=model.model_id, model_id=model.model_id)
+        write(Path(folder), description)
         client.log_model_artifacts(model.model_id, folder)
     client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
 
@@ -115,16 +144,29 @@ def save(
         mlflow_model=description,
         serialization_format="pt2",
         input_example=example,
-        signature=ModelSignature(
-            inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, *shape))]),
-            outputs=Schema([TensorSpec(np.dtype("float32"), (-1, len(classes)))]),
-        ),
-        metadata={"classes": list(classes), "input": list(shape), **about},
+        signature=_signature(shape, classes),
+        metadata=_metadata(shape, classes, about),
         pip_requirements=[f"{name}=={_version(name)}" for name in REQUIREMENTS],
     )
     start = time.perf_counter()
     onnx_form.export(folder / PROGRAM, folder / ONNX)
     log.info("exported to ONNX in %.1f s, %.1f MB", time.perf_counter() - start, (folder / ONNX).stat().st_size / 1e6)
+    _describe_onnx(folder, description)
+
+
+def _signature(shape: tuple[int, ...], classes: Sequence[str]) -> ModelSignature:
+    return ModelSignature(
+        inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, *shape))]),
+        outputs=Schema([TensorSpec(np.dtype("float32"), (-1, len(classes)))]),
+    )
+
+
+def _metadata(shape: tuple[int, ...], classes: Sequence[str], about: Mapping[str, object]) -> dict[str, object]:
+    return {"classes": list(classes), "input": list(shape), **about}
+
+
+def _describe_onnx(folder: Path, description: Model) -> None:
+    """Add the flavor `onnx` to a model's description, and write it to the model's folder."""
     description.add_flavor(
         "onnx",
         onnx_version=importlib.metadata.version("onnx"),

@@ -6,8 +6,10 @@ import logging
 import math
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import mlflow
 import numpy as np
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 from tasks.contract.promotion import EvaluateRequest, EvaluateResult
 from tasks.errors import ModelError
 from tasks.gate.decision import decide
-from tasks.gate.evidence import Champion, Cost, Evidence, Loading, Scores
+from tasks.gate.evidence import Champion, Compression, Cost, Evidence, Loading, Scores
 from tasks.records import artifact_digest, evidence_log, gold_store, registry
 from tasks.records.inputs.evaluation import CurrentChampion, EvaluateInputs
 from tasks.records.metric_log import log_values
@@ -24,7 +26,7 @@ from tasks.records.tracking import StageRun, use_datasets
 from tasks.records.verdict_log import log_verdict
 from tasks.serving.load_check import MEGABYTE, LoadCheck, load_check
 from tasks.serving.model import threads
-from tasks.serving.runtimes import ONNX, open_model, open_program, runtime_of, served_bytes
+from tasks.serving.runtimes import ONNX, PYTORCH, open_model, open_program, runtime_of, served_bytes
 from tasks.settings import Settings
 from tasks.vision.cpus import available_cpus
 from tasks.vision.data.gold import Gold
@@ -47,6 +49,8 @@ from tasks.vision.evaluation.scoring import (
 )
 from tasks.vision.evaluation.slices import slices_of
 from tasks.vision.models.forward import Forward
+
+Timings: TypeAlias = Mapping[int, Latency]  # by the identity of a model in memory
 
 log = logging.getLogger("tasks.evaluate")
 
@@ -100,15 +104,23 @@ def run(request: EvaluateRequest, inputs: EvaluateInputs, run: StageRun, setting
         what = f"champion, version {champion.version},"
         champion_model = _load(champion.uri, gold, champion.artifact_sha256, what, both_forms=False)
         log.info("%s: %s", what.rstrip(","), _figures(champion_model.summary))
-    timings = latencies([(m.forward, m.shape) for m in (candidate, champion_model) if m is not None], gold.test.images)
+    before = champion_model if inputs.made_from_champion else None
+    if inputs.before is not None and before is None:
+        earlier = inputs.before.model
+        before = _load(earlier.uri, gold, earlier.artifact_sha256, "the model before compression", both_forms=False)
+        log.info("before compression: %s", _figures(before.summary))
+    models = {id(model): model for model in (candidate, champion_model, before) if model is not None}
+    timed = latencies([(model.forward, model.shape) for model in models.values()], gold.test.images)
+    timings = dict(zip(models, timed, strict=True))
 
     slices = slices_of(gold.test, gold.classes, candidate.scores, candidate.correct)
     evidence = Evidence(
         loading=candidate.loading,
         scores=candidate.summary,
-        cost=_cost(candidate, timings[0]),
+        cost=_cost(candidate, timings),
         slices=slices,
-        champion=_champion(request, champion, candidate, champion_model, timings[-1]) if champion else None,
+        champion=_champion(request, champion, candidate, champion_model, timings) if champion else None,
+        compression=_compression(request, inputs, candidate, before, timings),
         rolled_back=inputs.rolled_back,
     )
     verdict = decide(evidence, request.policy)
@@ -119,11 +131,11 @@ def run(request: EvaluateRequest, inputs: EvaluateInputs, run: StageRun, setting
     regions = _regions(gold, candidate, champion_answers)
     suspects = suspected_labels.find("test", gold.test, candidate.probabilities)
     log.info("%d of %d labels of test images look wrong: %s", len(suspects), len(gold.test), suspected_labels.FILE)
-    _log_metrics(model.uri, gold, candidate, timings[0], evidence, len(suspects))
+    _log_metrics(model.uri, gold, candidate, timings[id(candidate)], evidence, len(suspects))
     judged = champion_model or (candidate if inputs.same else None)
     judged_by = judged.probabilities if judged else None
     evidence_log.log_tables(run.run_id, gold, candidate.scores, slices, candidate.probabilities, judged_by, suspects)
-    evidence_log.log_reference_predictions(gold, candidate.probabilities)
+    evidence_log.log_reference_predictions(gold, candidate.probabilities, compressed=inputs.before is not None)
     facts = {
         "data": f"{gold.dataset}, {len(gold.test):,} test images of {len(gold.classes)} classes",
         "fingerprint": gold.fingerprint,
@@ -131,6 +143,8 @@ def run(request: EvaluateRequest, inputs: EvaluateInputs, run: StageRun, setting
         "train run": request.train_run_id,
         "judged by": request.task.by,
     }
+    if evidence.compression is not None:
+        facts["compressed"] = _how(evidence.compression)
     title = f"Verdict on a candidate for {name}"
     evidence_log.log_report(
         *(title, facts, gold, evidence, verdict, request.policy),
@@ -176,7 +190,7 @@ def _load(model_uri: str, gold: Gold, artifact_sha256: str | None, what: str, *,
             at_once = max(1, available_cpus() // each) if onnx else 1  # torch's threads share one answer
             probabilities = predict(forward, gold.test.images, shape, at_once)
             agreement = None
-            if both_forms and onnx:
+            if both_forms and onnx and PYTORCH in description.flavors:  # a compressed model has no other form
                 trained = predict(open_program(path), gold.test.images, shape)
                 agreement = Agreement.of(probabilities, trained)
             trial = outcome()
@@ -205,23 +219,49 @@ def _champion(
     champion: CurrentChampion,
     candidate: _Model,
     champion_model: _Model | None,
-    timing: Latency,
+    timings: Timings,
 ) -> Champion:
     if champion_model is None:
         return Champion(version=champion.version, same=True)
     number = champion.comparisons + 1
+    cost = _cost(champion_model, timings)
     return Champion(
         version=champion.version,
         scores=champion_model.summary,
-        cost=_cost(champion_model, timing),
+        cost=cost,
+        uncompressed_cost=evidence_log.uncompressed_cost(cost, champion.judged_by) if cost else None,
         comparison=compare(candidate.correct, champion_model.correct, request.policy.level(number), number),
     )
 
 
-def _cost(model: _Model, timing: Latency) -> Cost | None:
+def _compression(
+    request: EvaluateRequest, inputs: EvaluateInputs, candidate: _Model, before: _Model | None, timings: Timings
+) -> Compression | None:
+    """Compare a compressed candidate with the model that it was made from; None for one that was trained."""
+    if inputs.before is None or before is None:
+        return None
+    made, champion = inputs.before.compression, inputs.champion
+    number = champion.comparisons + 1 if champion is not None else 1
+    return Compression(
+        method=made.method,
+        images=made.images,
+        version=champion.version if champion is not None and inputs.made_from_champion else made.version,
+        scores=before.summary,
+        cost=_cost(before, timings),
+        comparison=compare(candidate.correct, before.correct, request.policy.level(number), number),
+    )
+
+
+def _how(compression: Compression) -> str:
+    before = f"version {compression.version}" if compression.version else "a model that was not registered"
+    return f"by {compression.method} from {before}, calibrated on {compression.images:,} training images"
+
+
+def _cost(model: _Model, timings: Timings) -> Cost | None:
     """Latency, memory and size of a model; None if its load check ended before the memory was measured."""
     if model.trial.memory_mb is None:
         return None
+    timing = timings[id(model)]
     return Cost(
         p50_ms=timing.single_p50_ms,
         p95_ms=timing.single_p95_ms,
@@ -266,6 +306,11 @@ def _log_metrics(
             metrics["champion_test_top5_accuracy"] = champion.scores.top5_accuracy
         metrics["champion_test_accuracy"] = champion.scores.accuracy
         metrics["champion_test_macro_f1"] = champion.scores.macro_f1
+    if evidence.compression is not None:
+        metrics["uncompressed_test_accuracy"] = evidence.compression.scores.accuracy
+        if evidence.compression.cost is not None:
+            metrics["uncompressed_latency_single_p50_ms"] = evidence.compression.cost.p50_ms
+            metrics["uncompressed_model_size_bytes"] = evidence.compression.cost.size_mb * MEGABYTE
     if champion is not None and champion.comparison is not None:
         found = champion.comparison
         metrics |= {"accuracy_gap": found.gap, "accuracy_gap_low": found.low, "accuracy_gap_high": found.high}

@@ -9,7 +9,7 @@ import mlflow
 from tasks.contract.promotion import RegisterRequest, RegisterResult
 from tasks.errors import ModelError, RequestError
 from tasks.gate.verdict import Verdict
-from tasks.records import artifact_digest, ledger, model_card, registry, tuned_sets
+from tasks.records import artifact_digest, compressed_models, ledger, model_card, registry, tuned_sets
 from tasks.records.tracking import StageRun, tag_of
 from tasks.settings import Settings
 
@@ -53,6 +53,7 @@ def run(request: RegisterRequest, run: StageRun, settings: Settings) -> Register
             registry.SHA256: model_sha256,
             artifact_digest.TAG: tag_of(train_run_id, artifact_digest.TAG),
             **tuned_sets.tags_of(train_run_id),
+            **compressed_models.tags_of(train_run_id),
         }
         source = tag_of(train_run_id, "pipeline.logged_model_uri")
         card = model_card.write(model_card.read(name, request.evaluate_run_id, verdict))

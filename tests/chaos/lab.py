@@ -48,7 +48,8 @@ IMPORTS = (
     *("torch.export", "torch._dynamo", "torch._inductor", "networkx", "git", "filelock", "opentelemetry.sdk.metrics"),
     *("matplotlib.pyplot", "matplotlib.backends.backend_agg", "sklearn.datasets", "PIL.JpegImagePlugin"),
     *("mlflow.pyfunc.scoring_server", "mlflow.types.responses", "redis", "PIL.GifImagePlugin", "PIL.BmpImagePlugin"),
-    *(f"tasks.stages.{name}" for name in ("prepare", "tune", "train", "evaluate", "register", "rollback", "deploy")),
+    *(f"tasks.stages.{name}" for name in ("prepare", "tune", "train", "compress", "evaluate")),
+    *(f"tasks.stages.{name}" for name in ("register", "rollback", "deploy")),
     *("tasks.serving.load_check", "tasks.serving.model"),
 )
 

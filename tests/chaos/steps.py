@@ -75,6 +75,10 @@ def _rollback(results: Results) -> dict[str, Any]:
     return {"registered_model": MODEL, "reason": "sees sevens everywhere"}
 
 
+def _compress(results: Results) -> dict[str, Any]:
+    return {"registered_model": MODEL, "calibration_images": 50}
+
+
 def _tune(results: Results) -> dict[str, Any]:
     return {
         "prepare_run_id": results["prepare-day1"]["run_id"],
@@ -102,6 +106,10 @@ STEPS: tuple[Step, ...] = (
     # The candidate of the first day, judged again beside the better champion: refused.
     Step("evaluate-day3", "evaluate", "register-day2", _evaluate("train-day1"), only=()),
     Step("register-day3", "register", "evaluate-day3", _register("evaluate-day3")),
+    # The champion, compressed: made, judged beside itself, registered.
+    Step("compress-week2", "compress", "register-day2", _compress),
+    Step("evaluate-week2", "evaluate", "compress-week2", _evaluate("compress-week2"), only=()),
+    Step("register-week2", "register", "evaluate-week2", _register("evaluate-week2"), only=()),
     Step("rollback-undo", "rollback", "register-day2", _rollback),
     Step("deploy-undo", "deploy", "rollback-undo", _deploy("rollback-undo"), service=2),
     # Another program answers at the service's address: the promotion is undone, and the stage ends with 76.

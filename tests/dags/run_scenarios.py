@@ -41,6 +41,9 @@ more = {
              "best_value": 0.5, "best_trial": 1, "finished": 1, "stopped": 1, "failed": 0, "epochs": 3},
     "train": {"epochs": 1, "best_epoch": 1, "validation_accuracy": 0.5, "images_per_second": 1.0,
               "model_sha256": "b" * 64, "tuned_by": request.get("tuned_by")},
+    "compress": {"method": "int8", "train_run_id": "2" * 32, "parent_version": 3, "validation_accuracy": 0.5,
+                 "parent_validation_accuracy": 0.5, "megabytes": 1.0, "parent_megabytes": 4.0,
+                 "model_sha256": "c" * 64},
     "evaluate": {"accuracy": 0.5, "macro_f1": 0.5, "promote": True, "reason": "first", "champion_version": None,
                  "champion_accuracy": None, "table": "| check |"},
     "register": {"registered_model": "m", "version": 12, "created": True, "promoted": told.get("promoted", True),
@@ -48,7 +51,7 @@ more = {
     "deploy": {"registered_model": "m", "version": 12, "url": "http://x", "started": False, "answers_checked": 1,
                "replicas": 1, "skipped": told.get("skipped")},
 }[stage]
-run_id = {"prepare": "1" * 32, "tune": "7" * 32, "train": "12e45" + "0" * 27}.get(stage, "f" * 32)
+run_id = {"prepare": "1" * 32, "tune": "7" * 32, "train": "12e45" + "0" * 27, "compress": "8" * 32}.get(stage, "f" * 32)
 with open(result, "w") as file:
     json.dump({"run_id": run_id, "experiment_id": "1", "seconds": 0.1} | more, file)
 """

@@ -39,7 +39,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_the_dags_are_listed_on_first_use(said: str) -> None:
-    assert {"daily_training", "rollback_champion", "weekly_tuning"} <= set(said.split())
+    assert {"daily_training", "rollback_champion", "weekly_compression", "weekly_tuning"} <= set(said.split())
 
 
 def test_a_task_runs_and_mlflow_shows_its_run(said: str) -> None:

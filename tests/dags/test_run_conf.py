@@ -16,7 +16,8 @@ CASES = {
     '{"model": "alexnet"}': "TrainRequest: model='alexnet': unknown; did you mean",
     '{"epochs": "3"}': "epochs='3': '3' is not of type 'integer'",
     '{"force": ["train"]}': "",
-    '{"force": ["trian"]}': "force=['trian']: 'trian' is not one of ['prepare', 'tune', 'train', 'evaluate', 'all']",
+    '{"force": ["trian"]}': "force=['trian']: 'trian' is not one of "
+    "['prepare', 'tune', 'train', 'compress', 'evaluate', 'all']",
     '{"epochs": 0}': "epochs=0: 0 is less than the minimum of 1",
     '{"dataset": "image_folder"}': "dataset='image_folder' needs source",
     '{"dataset": "image_folder", "source": "/data", "layout": "yolo"}': "layout='yolo': 'yolo' is not one of ['auto'",
@@ -90,5 +91,5 @@ def test_an_unknown_dag_ends_the_command_in_one_line(airflow: dict[str, str]) ->
     command = [sys.executable, "-m", "pipeline", "run", "daily_trainig", "{}"]
     done = subprocess.run(command, env=airflow, capture_output=True, text=True)
     assert done.returncode == 64
-    known = "daily_training, rollback_champion, weekly_tuning"
+    known = "daily_training, rollback_champion, weekly_compression, weekly_tuning"
     assert done.stderr.splitlines()[-1] == f"RequestError: DAG 'daily_trainig' is unknown; choose from: {known}"

@@ -60,7 +60,13 @@ def test_a_tasks_token_outlives_the_longest_search(facts: dict[str, Any]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("dag", "task"), [("daily_training", "register"), ("weekly_tuning", "register"), ("rollback_champion", "rollback")]
+    ("dag", "task"),
+    [
+        ("daily_training", "register"),
+        ("weekly_tuning", "register"),
+        ("weekly_compression", "register"),
+        ("rollback_champion", "rollback"),
+    ],
 )
 def test_what_moves_the_champion_shares_one_pool(parse: Parse, dag: str, task: str) -> None:
     pools = parse(dag)["facts"]["pools"]

@@ -11,6 +11,7 @@ from mlflow.entities import Run
 from tasks.contract.messages import StageResult
 from tasks.contract.promotion import EvaluateRequest, EvaluateResult
 from tasks.records import artifact_digest, ledger, registry
+from tasks.records.compressed_models import Compression
 from tasks.records.inputs.stage_inputs import PreparedData, StageInputs
 from tasks.records.inputs.training import TrainInputs
 from tasks.records.onnx_forms import OnnxForm
@@ -48,6 +49,25 @@ class CurrentChampion:
     sha256: str | None
     artifact_sha256: str | None  # of the files there; None: another program registered it
     comparisons: int  # number of other candidates that it was compared with
+    judged_by: str | None = None  # the evaluate run that measured a compressed one before and after the compression
+
+
+@dataclass(frozen=True)
+class Uncompressed:
+    """The model that a compressed candidate was made from, and how."""
+
+    compression: Compression
+    model: TrainedModel
+
+    @classmethod
+    def of(cls, run_id: str) -> Self | None:
+        """Read the run of a candidate; None if it was trained.
+
+        Raises:
+            DataError: the run that trained the model is missing.
+        """
+        compression = Compression.of(run_id)
+        return cls(compression, TrainedModel.of(compression.train_run_id)) if compression else None
 
 
 @dataclass(frozen=True)
@@ -58,6 +78,7 @@ class EvaluateInputs(StageInputs):
     data: PreparedData
     champion: CurrentChampion | None
     rolled_back: str | None  # who rolled back the candidate's weights before, and why; None if nobody did
+    before: Uncompressed | None = None  # what a compressed candidate was made from
 
     measured_same: ClassVar[str] = "model, which is the champion, data and code"
 
@@ -71,17 +92,20 @@ class EvaluateInputs(StageInputs):
         name = request.registered_model
         model = TrainedModel.of(request.train_run_id)
         data = PreparedData.of(tag_of(request.train_run_id, "pipeline.prepare_run_id"))
+        before = Uncompressed.of(request.train_run_id)
         found = registry.by_alias(name)
         if found is None:
-            return cls(model, data, None, ledger.rolled_back(name, model.sha256))
+            return cls(model, data, None, ledger.rolled_back(name, model.sha256), before)
         version, sha256 = int(found.version), found.tags.get(registry.SHA256)
         same = sha256 == model.sha256
         comparisons = 0 if same else ledger.comparisons(name, version, model.sha256)
         uri, files = f"models:/{name}/{version}", found.tags.get(artifact_digest.TAG)
         if (exported := OnnxForm.of(found)) is not None:
             uri, files = exported.uri, exported.artifact_sha256
-        champion = CurrentChampion(version, uri, sha256, files, comparisons)
-        return cls(model, data, champion, None if same else ledger.rolled_back(name, model.sha256))
+        compressed = Compression.in_tags(found.tags) is not None
+        judged_by = ledger.evidence_of(name, version) if compressed else None
+        champion = CurrentChampion(version, uri, sha256, files, comparisons, judged_by)
+        return cls(model, data, champion, None if same else ledger.rolled_back(name, model.sha256), before)
 
     @property
     def same(self) -> bool:
@@ -89,10 +113,18 @@ class EvaluateInputs(StageInputs):
         return self.champion is not None and self.champion.sha256 == self.model.sha256
 
     @property
+    def made_from_champion(self) -> bool:
+        """Whether the candidate is the champion, compressed."""
+        return (
+            self.champion is not None and self.before is not None and self.champion.sha256 == self.before.model.sha256
+        )
+
+    @property
     def measured(self) -> dict[str, Any] | None:
-        """Model and data."""
+        """Model, what it was made from, and data."""
         model = {registry.SHA256: self.model.sha256, artifact_digest.TAG: self.model.artifact_sha256}
-        return {"model": model, "data": self.data.identity} if self.data.identity else None
+        before = {"compressed": self.before.compression.about, "from": self.before.model.sha256} if self.before else {}
+        return {"model": model, **before, "data": self.data.identity} if self.data.identity else None
 
     @property
     def identity(self) -> dict[str, Any] | None:

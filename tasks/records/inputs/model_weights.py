@@ -15,7 +15,8 @@ from tasks.contract.networks import NOT_STATED
 from tasks.errors import ModelError, RequestError
 from tasks.files import sha256
 from tasks.records import artifact_digest, registry, weights_store
-from tasks.records.tracking import http_status
+from tasks.records.compressed_models import Compression
+from tasks.records.tracking import http_status, tag_of
 from tasks.records.transient_errors import as_unavailable
 
 URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[1-9][0-9]*))")
@@ -60,14 +61,23 @@ def about(uri: str) -> tuple[str, str, str]:
 def fetch(uri: str, folder: Path) -> Path:
     """Download a version into `folder`, check all its files, and return the one with the weights.
 
+    Integers cannot be trained further: for a compressed version, these are the weights that it was made from.
+
     Raises:
         ModelError: as for `about`.
+        DataError: the run that trained a compressed version is gone.
     """
-    expected = _version(uri).tags.get(artifact_digest.TAG)
+    tags = _version(uri).tags
+    compression = Compression.in_tags(tags)
+    if compression is None:
+        source, expected = uri, tags.get(artifact_digest.TAG)
+    else:
+        names = ("pipeline.logged_model_uri", artifact_digest.TAG)
+        source, expected = (tag_of(compression.train_run_id, name) for name in names)
     if expected is None:
         raise ModelError(f"{uri} has no tag {artifact_digest.TAG!r}; give a version that this pipeline registered")
     try:
-        path = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
+        path = Path(mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(folder)))
     except (MlflowException, OSError) as error:
         if as_unavailable(error) is not None:
             raise

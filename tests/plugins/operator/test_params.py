@@ -40,7 +40,17 @@ def test_an_optional_value_is_a_type_the_form_knows() -> None:
 
 def test_the_sections_are_there() -> None:
     sections = {param.schema["section"] for param in stage_params(*ALL).values()}
-    assert sections == {"Data", "Tuning", "Training", "Promotion", "Rollback", "Deployment", "Reuse", "Machine"}
+    assert sections == {
+        "Data",
+        "Tuning",
+        "Training",
+        "Compression",
+        "Promotion",
+        "Rollback",
+        "Deployment",
+        "Reuse",
+        "Machine",
+    }
 
 
 def test_upstream_run_ids_are_not_asked_for() -> None:
@@ -76,7 +86,14 @@ def test_force_is_a_multiple_choice_at_the_end_of_the_form() -> None:
     assert list(params)[-1] == "force"
     schema = params["force"].schema
     assert (schema["type"], schema["section"]) == ("array", "Reuse")
-    assert schema["examples"] == ["prepare", "tune", "train", "evaluate", "all"]  # what makes Airflow show a choice
+    assert schema["examples"] == [
+        "prepare",
+        "tune",
+        "train",
+        "compress",
+        "evaluate",
+        "all",
+    ]  # what makes Airflow show a choice
     assert params["force"].resolve() == []
     assert params["force"].resolve(["train", "all"]) == ["train", "all"]
     with pytest.raises(ParamValidationError, match=r"'register' is not one of \['prepare', 'tune', 'train'"):

@@ -46,6 +46,17 @@ from tasks.contract.stages import STAGES
             "1,002 images, 2 classes, 1,234 left out, gold reused",
         ),
         ("rollback", {"registered_model": "m", "version": 2, "previous_version": 3}, "m version 2, was 3"),
+        (
+            "compress",
+            {
+                "method": "int8",
+                "megabytes": 1.85,
+                "parent_megabytes": 6.45,
+                "validation_accuracy": 0.8,
+                "parent_validation_accuracy": 0.801,
+            },
+            "int8: 1.9 MB (before 6.5), validation accuracy 0.8000 (before 0.8010)",
+        ),
         ("evaluate", {"accuracy": 0.9, "promote": False}, "test accuracy 0.9000, refused"),
         (
             "register",

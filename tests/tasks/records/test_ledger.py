@@ -134,3 +134,12 @@ def test_the_champion_before() -> None:
     assert ledger.champion_before(NAME, 2) == 1
     assert ledger.champion_before(NAME, 1) is None
     assert ledger.champion_before(NAME, 3) is None
+
+
+def test_the_evidence_of_a_champion_is_that_of_its_last_promotion() -> None:
+    refuse(1, 2, "mon")
+    assert ledger.evidence_of(NAME, 1) is None
+    for day in ("tue", "wed"):
+        ledger.move_champion(entry(Kind.PROMOTION, 1, None, day, evidence_run_id=f"of {day}"))
+    ledger.move_champion(entry(Kind.PROMOTION, 2, 1, "thu"))
+    assert ledger.evidence_of(NAME, 1) == "of wed"

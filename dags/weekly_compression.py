@@ -1,0 +1,41 @@
+"""Every week: make the champion smaller, and promote the result if it answers as well and costs less."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pendulum
+from airflow.sdk import DAG
+
+from pipeline.dag_parts.promotion import evaluate_and_register, promoted
+from pipeline.operator.params import stage_params
+from pipeline.runtimes import STAGE_DEFAULTS, stage_task
+
+with DAG(
+    dag_id="weekly_compression",
+    description="Makes the champion faster: compresses it, promotes the result if it answers as well and pays.",
+    doc_md=__doc__
+    + """
+
+`compress -> evaluate -> approve -> register -> [promoted?] -> deploy`
+
+`compress` makes a challenger out of the champion, or of the model of the train run that `trained_by` names, with no
+training: its weights and activations get eight bits. `evaluate` measures it beside the model that it was made from. The
+gate asks that it is no worse within `non_inferiority_margin`, and that it is `min_compression_gain` times as fast on
+this machine, or as small with `compression_gain=size`. A champion that is compressed already stays as it is. From a
+shell:
+
+    make run DAG=weekly_compression CONF='{"registered_model": "cifar"}'
+""",
+    tags=["vision", "compression"],
+    schedule="0 12 * * 0",  # when the trainings of that night are over: a champion that moves meanwhile fails register
+    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
+    catchup=False,
+    dagrun_timeout=timedelta(days=4),  # an approval may take three of them
+    default_args=STAGE_DEFAULTS,
+    params=stage_params("compress", "evaluate", "register", "deploy"),
+):
+    compress = stage_task("compress", execution_timeout=timedelta(hours=2))
+    register = evaluate_and_register(compress)
+    deploy = stage_task("deploy", version=register.output["version"], execution_timeout=timedelta(minutes=75))
+    promoted(register.output["promoted"]) >> deploy

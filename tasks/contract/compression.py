@@ -1,0 +1,76 @@
+"""compress: its request, its result, its entry in the table of stages, and the table of methods.
+
+This module imports pydantic and nothing heavier: Airflow's DAG processor reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from tasks.contract.messages import REGISTERED_MODEL, ModelName, ReusableRequest, RunId, StageResult
+from tasks.contract.resources import StageResources
+from tasks.contract.stage import Stage
+from tasks.contract.table_key import KeyOf
+
+# How a model can be made smaller; the code of each is in the table of `tasks.stages.compress`.
+METHODS: Mapping[str, str] = {
+    "int8": "weights and activations of eight bits, calibrated on training images; no training",
+}
+
+
+class CompressRequest(ReusableRequest):
+    """Make a challenger out of a finished model: the same answers, as far as possible, at less cost."""
+
+    section: ClassVar[str] = "Compression"
+
+    trained_by: RunId | None = Field(
+        None, description="ID of a train run; its model is compressed. Default: the run that trained the champion."
+    )
+    method: Annotated[str, KeyOf(METHODS)] = Field(
+        "int8", description=f"How: {'; '.join(f'{name} ({what})' for name, what in METHODS.items())}."
+    )
+    calibration_images: int = Field(
+        200,
+        ge=10,
+        le=10_000,
+        description="Training images by which the ranges of activations are found; all, if there are fewer.",
+    )
+    calibration_seed: int = Field(0, ge=0, lt=2**31, description="Seed of the choice of these images.")
+    registered_model: ModelName = REGISTERED_MODEL
+
+
+class CompressResult(StageResult):
+    """`run_id` leads to the compressed model; later stages treat the run as that of a training."""
+
+    method: str
+    train_run_id: RunId = Field(description="The run that trained the model.")
+    parent_version: int | None = Field(ge=1, description="Its version in the registry; null if it has none.")
+    validation_accuracy: float = Field(ge=0, le=1)
+    parent_validation_accuracy: float = Field(ge=0, le=1, description="The same before the compression.")
+    megabytes: float = Field(gt=0, description="Size of the form that is served.")
+    parent_megabytes: float = Field(gt=0)
+    model_sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Digest of the compressed form.")
+
+    @property
+    def headline(self) -> str:
+        """The method, size and validation accuracy, with those before."""
+        return (
+            f"{self.method}: {self.megabytes:.1f} MB (before {self.parent_megabytes:.1f}), validation accuracy "
+            f"{self.validation_accuracy:.4f} (before {self.parent_validation_accuracy:.4f})"
+        )
+
+
+STAGES = (
+    Stage(
+        "compress",
+        CompressRequest,
+        CompressResult,
+        extra="vision",
+        resources=StageResources(memory="8g"),
+        inputs="tasks.records.inputs.compression:CompressInputs",
+        depends_on="model, data, method and code",
+    ),
+)

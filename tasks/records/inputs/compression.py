@@ -1,0 +1,83 @@
+"""What compress reads: the trained model to make smaller, and its data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from tasks.contract.compression import CompressRequest
+from tasks.errors import ModelError
+from tasks.records import compressed_models, registry
+from tasks.records.compressed_models import Compression
+from tasks.records.inputs.evaluation import TrainedModel
+from tasks.records.inputs.stage_inputs import PreparedData, StageInputs
+from tasks.records.inputs.training import TrainInputs
+from tasks.records.tracking import StageRun, tag_of
+
+
+@dataclass(frozen=True)
+class CompressInputs(StageInputs):
+    """A trained model, its version in the registry if it has one, and its data."""
+
+    train_run_id: str
+    version: int | None
+    model: TrainedModel
+    data: PreparedData
+
+    @classmethod
+    def resolve(cls, request: CompressRequest, run: StageRun) -> Self:
+        """Find the run whose model is compressed; a retry gets what its first try found.
+
+        Where the champion, or the model of the given run, is a compressed one, that is the run that trained it: nothing
+        is compressed twice.
+
+        Raises:
+            ModelError: there is no champion, or another program registered it.
+            DataError: the run or one of its tags is missing.
+        """
+        tags = MlflowClient().get_run(run.run_id).data.tags
+        name = request.registered_model
+        found = tags.get(compressed_models.TRAIN_RUN) or request.trained_by or _run_of_champion(name)
+        model = TrainedModel.of(found)
+        compression = Compression.of(found)
+        if compression is not None:
+            found = compression.train_run_id
+            model = TrainedModel.of(found)
+        version = registry.by_digest(name, model.sha256)
+        data = PreparedData.of(tag_of(found, "pipeline.prepare_run_id"))
+        return cls(found, int(version.version) if version else None, model, data)
+
+    @property
+    def identity(self) -> dict[str, Any] | None:
+        """Model, its version, and data."""
+        model = {registry.SHA256: self.model.sha256, "version": self.version}
+        return {"model": model, "data": self.data.identity} if self.data.identity else None
+
+    @staticmethod
+    def lost(run: Run) -> str:
+        """Name what is missing: the run that trained the model, or what later stages need of the compressed one."""
+        compression = Compression.in_tags(run.data.tags)
+        if compression is None:
+            return "it does not say what it compressed"
+        trained = MlflowClient().get_run(compression.train_run_id)
+        if trained.info.lifecycle_stage != "active":
+            return f"its train run {trained.info.run_id} is deleted"
+        return TrainInputs.lost(run)
+
+
+def _run_of_champion(registered_model: str) -> str:
+    champion = registry.by_alias(registered_model)
+    if champion is None:
+        raise ModelError(
+            f"registered_model={registered_model!r} has no champion yet, so there is nothing to compress; run "
+            "daily_training first, or give trained_by"
+        )
+    if not champion.run_id:
+        raise ModelError(
+            f"the champion of {registered_model!r}, version {champion.version}, has no run, because another program "
+            "created it; give trained_by"
+        )
+    return str(champion.run_id)
