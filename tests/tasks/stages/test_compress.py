@@ -21,12 +21,12 @@ from tasks.records.inputs import model_weights
 from tasks.records.inputs.compression import CompressInputs
 from tasks.records.inputs.evaluation import EvaluateInputs
 from tasks.records.inputs.training import TrainInputs
-from tasks.serving.model import load
 from tasks.serving.model_reference import Target
 from tasks.settings import Settings
 from tasks.stages import compress, evaluate, register, rollback, train
 from tasks.vision.evaluation.scoring import Latency
 from tests.digits import digits_as_gold
+from tests.tasks.serving.samples import load
 from tests.tasks.stages.conftest import PixelReader
 
 PETS = {"registered_model": "pets"}
