@@ -22,9 +22,7 @@ import click
 
 from tasks.errors import SettingsError, exit_code_of
 from tasks.serving import process
-from tasks.serving.accepting import listening
 from tasks.serving.model_reference import parse
-from tasks.serving.workers import Workers, number_of_workers
 from tasks.settings import Settings, load_settings
 
 NOT_STARTED = 3  # the exit code of uvicorn's own command, which has logged the reason
@@ -92,6 +90,8 @@ def serve(settings: Settings, listener: socket.socket) -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    from tasks.serving.workers import Workers, number_of_workers
+
     # In a folder of its own: the path of such a socket may be 100 bytes long, and that of PIPELINE_HOME is the user's.
     with tempfile.TemporaryDirectory(prefix="serving-") as state:
         path = Path(state) / "control"
@@ -120,6 +120,9 @@ def _listener(settings: Settings, host: str | None, port: int | None) -> socket.
         raise SettingsError(
             f"SERVING_URL={settings.serving_url!r} is not an address of this machine; add --host 0.0.0.0 --port 3000"
         ) from error
+    # Imported here, as everything that takes time: `process.find` does not know this process yet.
+    from tasks.serving.accepting import listening
+
     try:
         return listening(str(address), number, ipv6=address.version == 6)
     except OSError as error:

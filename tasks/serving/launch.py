@@ -36,12 +36,15 @@ class Launcher:
             return  # someone else's to start
         if self._child is not None:
             code = self._child.poll()
-            if code is not None:
+            if code is None:
+                return
+            # A stage that was killed may have started one just before: too late to be found then, and in our way.
+            if process.find(settings.pipeline_home) is None:
                 raise SettingsError(
                     f"the service ended at once (exit code {code}): {process.last_lines(settings.pipeline_home)}; "
                     f"see {process.log_file(settings.pipeline_home)}"
                 )
-            return
+            self._child, self.started = None, False
         url = urlsplit(settings.serving_url)
         host, port = url.hostname or "127.0.0.1", url.port or 80
         pid = process.find(settings.pipeline_home)

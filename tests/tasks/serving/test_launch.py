@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,10 +17,11 @@ from pydantic import SecretStr
 
 from tasks.contract.deployment import DeployRequest, DeployResult
 from tasks.contract.messages import TaskIdentity
-from tasks.errors import ModelError
+from tasks.errors import ModelError, SettingsError
 from tasks.records import artifact_digest, ledger, model_store, registry
 from tasks.records.tracking import stage_run
 from tasks.serving import process
+from tasks.serving.launch import Launcher
 from tasks.settings import Settings
 from tasks.stages import deploy
 from tests.tasks.serving.samples import (
@@ -154,3 +157,35 @@ def test_a_service_with_a_key(store: Store, local: Settings, monkeypatch: pytest
         with pytest.raises(ModelError, match="refuses the key; give both the same SERVING_API_KEY"):
             deployed(local.model_copy(update={"serving_api_key": key}), MODEL, 1, run)
         registry.set_alias(MODEL, registry.CHAMPION, 1)
+
+
+def test_a_service_that_a_killed_stage_had_just_started_is_waited_for(
+    local: Settings, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """Both start at the same time: ours finds the other one, which nobody could see before, and ends."""
+    port = URL.rpartition(":")[2]
+    home = local.pipeline_home
+
+    def start(*_: object) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", "input()", "-m", "tasks.serving", "--port", port, "--host"]
+        other = subprocess.Popen(command, stdin=subprocess.PIPE)
+        request.addfinalizer(other.kill)
+        process.pid_file(home).write_text(f"{other.pid}\n")
+        until(lambda: process.find(home) == other.pid)
+        return subprocess.Popen([sys.executable, "-c", "raise SystemExit(78)"])
+
+    monkeypatch.setattr(process, "start", start)
+    launcher = Launcher(local, MODEL)
+    launcher.ensure()
+    assert launcher.started
+    assert launcher._child is not None
+    assert launcher._child.wait(60) == 78
+    launcher.ensure()
+    launcher.ensure()
+    assert not launcher.started
+    process.stop(home)
+    monkeypatch.setattr(process, "start", lambda *_: subprocess.Popen([sys.executable, "-c", "raise SystemExit(78)"]))
+    launcher.ensure()
+    assert launcher._child.wait(60) == 78
+    with pytest.raises(SettingsError, match="the service ended at once"):
+        launcher.ensure()
