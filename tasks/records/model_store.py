@@ -20,7 +20,7 @@ from mlflow.types import Schema, TensorSpec
 from numpy.typing import NDArray
 from torch import nn
 
-from tasks.records import artifact_digest, registry
+from tasks.records import artifact_digest, onnx_forms, registry
 from tasks.records.tracking import StageRun
 from tasks.vision.data.gold import Gold
 from tasks.vision.models import onnx_form
@@ -76,7 +76,7 @@ def log_onnx_once(file: Path, gold: Gold, sha256: str, about: Mapping[str, str],
         description.metadata = _metadata(gold.shape, gold.classes, {**about, "sha256": sha256})
         (folder / ONNX).parent.mkdir()
         shutil.copyfile(file, folder / ONNX)
-        _describe_onnx(folder, description)
+        onnx_forms.describe(description, folder, ONNX)
 
     return _log_once(run, sha256, write)
 
@@ -151,7 +151,7 @@ def save(
     start = time.perf_counter()
     onnx_form.export(folder / PROGRAM, folder / ONNX)
     log.info("exported to ONNX in %.1f s, %.1f MB", time.perf_counter() - start, (folder / ONNX).stat().st_size / 1e6)
-    _describe_onnx(folder, description)
+    onnx_forms.describe(description, folder, ONNX)
 
 
 def _signature(shape: tuple[int, ...], classes: Sequence[str]) -> ModelSignature:
@@ -163,19 +163,6 @@ def _signature(shape: tuple[int, ...], classes: Sequence[str]) -> ModelSignature
 
 def _metadata(shape: tuple[int, ...], classes: Sequence[str], about: Mapping[str, object]) -> dict[str, object]:
     return {"classes": list(classes), "input": list(shape), **about}
-
-
-def _describe_onnx(folder: Path, description: Model) -> None:
-    """Add the flavor `onnx` to a model's description, and write it to the model's folder."""
-    description.add_flavor(
-        "onnx",
-        onnx_version=importlib.metadata.version("onnx"),
-        data=ONNX,
-        providers=["CPUExecutionProvider"],
-        onnx_session_options=None,
-        code=None,
-    )
-    description.save(str(folder / "MLmodel"))
 
 
 def _keep_one(run: StageRun, sha256: str) -> LoggedModel | None:

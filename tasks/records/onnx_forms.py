@@ -6,6 +6,7 @@ named after its digest. A tag of the version says where, and is written last: a 
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import tempfile
 from dataclasses import dataclass
@@ -56,6 +57,25 @@ class OnnxForm:
 def logged(version: ModelVersion) -> bool:
     """Whether the logged model of a version has an ONNX form of its own."""
     return FLAVOR in Model.load(f"models:/{version.name}/{version.version}").flavors
+
+
+def describe(description: Model, folder: Path, file: str) -> None:
+    """Add the flavor `onnx` to a model's description, and write it to the model's folder.
+
+    Args:
+        description: the MLmodel file to be.
+        folder: of the model.
+        file: the ONNX file in it.
+    """
+    description.add_flavor(
+        FLAVOR,
+        onnx_version=importlib.metadata.version("onnx"),
+        data=file,
+        providers=["CPUExecutionProvider"],
+        onnx_session_options=None,
+        code=None,
+    )
+    description.save(str(folder / "MLmodel"))
 
 
 def store(version: ModelVersion, folder: Path) -> OnnxForm:

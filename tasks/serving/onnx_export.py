@@ -6,7 +6,6 @@ the stage rollback before it moves the champion.
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 import tempfile
 import time
@@ -144,12 +143,4 @@ def _describe(description: Model, form: Path) -> None:
     """Write the MLmodel file: that of the logged model, with the flavor `onnx` alone."""
     description.flavors = {}
     description.saved_input_example_info = None  # type: ignore[assignment]  # the getter's type has it
-    description.add_flavor(
-        onnx_forms.FLAVOR,
-        onnx_version=importlib.metadata.version("onnx"),
-        data=FILE,
-        providers=["CPUExecutionProvider"],
-        onnx_session_options=None,
-        code=None,
-    )
-    description.save(str(form / "MLmodel"))
+    onnx_forms.describe(description, form, FILE)
