@@ -35,7 +35,7 @@ shell:
     default_args=STAGE_DEFAULTS,
     params=stage_params("compress", "evaluate", "register", "deploy"),
 ):
-    compress = stage_task("compress", execution_timeout=timedelta(hours=2))
+    compress = stage_task("compress", execution_timeout=timedelta(hours=8))
     register = evaluate_and_register(compress)
     deploy = stage_task("deploy", version=register.output["version"], execution_timeout=timedelta(minutes=75))
     promoted(register.output["promoted"]) >> deploy

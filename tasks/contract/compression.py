@@ -6,18 +6,36 @@ This module imports pydantic and nothing heavier: Airflow's DAG processor reads 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from tasks.contract.messages import REGISTERED_MODEL, ModelName, ReusableRequest, RunId, StageResult
+from tasks.contract.networks import Architecture
 from tasks.contract.resources import StageResources
 from tasks.contract.stage import Stage
 from tasks.contract.table_key import KeyOf
 
-# How a model can be made smaller; the code of each is in the table of `tasks.stages.compress`.
-METHODS: Mapping[str, str] = {
-    "int8": "weights and activations of eight bits, calibrated on training images; no training",
+
+@dataclass(frozen=True)
+class Method:
+    """A way to make a model smaller; the code of each is in the table of `tasks.stages.compress`.
+
+    Attributes:
+        about: what it does, for the form.
+        trains: whether its result comes from a training; otherwise from training images that calibrate it.
+        network: whether its result is a network with a name, from which others can be trained and compressed.
+    """
+
+    about: str
+    trains: bool = False
+    network: bool = False
+
+
+METHODS: Mapping[str, Method] = {
+    "int8": Method("weights and activations of eight bits, calibrated on training images; no training"),
+    "distill": Method("a smaller network, `student`, learns from the answers of the model", trains=True, network=True),
 }
 
 
@@ -30,15 +48,30 @@ class CompressRequest(ReusableRequest):
         None, description="ID of a train run; its model is compressed. Default: the run that trained the champion."
     )
     method: Annotated[str, KeyOf(METHODS)] = Field(
-        "int8", description=f"How: {'; '.join(f'{name} ({what})' for name, what in METHODS.items())}."
+        "int8", description=f"How: {'; '.join(f'{name} ({method.about})' for name, method in METHODS.items())}."
     )
     calibration_images: int = Field(
         200,
         ge=10,
         le=10_000,
-        description="Training images by which the ranges of activations are found; all, if there are fewer.",
+        description="int8: training images by which the ranges of activations are found; all, if there are fewer.",
     )
-    calibration_seed: int = Field(0, ge=0, lt=2**31, description="Seed of the choice of these images.")
+    calibration_seed: int = Field(
+        0, ge=0, lt=2**31, description="Seed of the choice of these images, and of a training."
+    )
+    student: Architecture = Field(
+        "mobilenet_v3_small",
+        description="distill: the network that learns. It starts from pretrained weights where they are at hand.",
+    )
+    compression_epochs: int | None = Field(
+        None, ge=1, le=1000, description="distill: epochs. Default: as many as a training of that network would take."
+    )
+    temperature: float = Field(
+        4.0, ge=1, le=20, description="distill: the higher, the more the student learns from the less likely classes."
+    )
+    teacher_share: float = Field(
+        0.9, gt=0, le=1, description="distill: share of the loss that asks for the model's answers, not for the labels."
+    )
     registered_model: ModelName = REGISTERED_MODEL
 
 
@@ -69,8 +102,8 @@ STAGES = (
         CompressRequest,
         CompressResult,
         extra="vision",
-        resources=StageResources(memory="8g"),
+        resources=StageResources(memory="16g", shm_size="1g"),
         inputs="tasks.records.inputs.compression:CompressInputs",
-        depends_on="model, data, method and code",
+        depends_on="model, data, method, weights and code",
     ),
 )

@@ -6,6 +6,8 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tasks.contract.compression import METHODS
+
 
 class _Evidence(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -84,7 +86,7 @@ class Compression(_Evidence):
     """How the candidate was compressed, and the model that it was made from, measured beside it."""
 
     method: str
-    images: int = Field(ge=0, description="Training images by which it was calibrated.")
+    images: int = Field(ge=0, description="Training images that it was calibrated or trained on.")
     version: int | None = Field(ge=1, description="Version of the model before; None if it was not registered.")
     scores: Scores = Field(description="Of the model before.")
     cost: Cost | None = Field(description="Of the model before.")
@@ -94,6 +96,13 @@ class Compression(_Evidence):
     def name(self) -> str:
         """The model before, in words."""
         return f"version {self.version}" if self.version else "the model"
+
+    @property
+    def origin(self) -> str:
+        """What it was made by, from what, and on how many images, in words."""
+        before = f"version {self.version}" if self.version else "a model that was not registered"
+        trained = self.method in METHODS and METHODS[self.method].trains
+        return f"from {before}, {'trained' if trained else 'calibrated'} on {self.images:,} training images"
 
 
 class Evidence(_Evidence):

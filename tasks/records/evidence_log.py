@@ -31,7 +31,7 @@ REFERENCE_IMAGES = 5
 DPI = 110
 TOLERANCE = 1e-3  # between evaluate's probabilities and the service's, both on a CPU
 # The last bit of a float depends on how many images are in a batch; rounded to eight bits, it can be a whole step.
-COMPRESSED_TOLERANCE = 2e-2  # largest difference seen: 0.004
+ROUNDED_TOLERANCE = 2e-2  # largest difference seen: 0.004
 SMALL = 1e-9  # in place of a latency or size of zero
 
 log = logging.getLogger("tasks.evaluate")
@@ -111,10 +111,16 @@ def log_report(
     mlflow.log_text(page, "report.html")
 
 
-def log_reference_predictions(gold: Gold, probabilities: NDArray[np.float32], *, compressed: bool) -> None:
-    """Log some test images with the model's answers, with which the service and deploy compare theirs."""
+def log_reference_predictions(gold: Gold, probabilities: NDArray[np.float32], *, rounded: bool) -> None:
+    """Log some test images with the model's answers, with which the service and deploy compare theirs.
+
+    Args:
+        gold: the test images.
+        probabilities: the answers.
+        rounded: whether the model calculates with integers.
+    """
     predictions = make_reference_predictions(gold.test, gold.classes, probabilities)
-    tolerance = COMPRESSED_TOLERANCE if compressed else TOLERANCE
+    tolerance = ROUNDED_TOLERANCE if rounded else TOLERANCE
     mlflow.log_dict({"tolerance": tolerance, "probes": predictions}, "probes.json")
 
 

@@ -63,6 +63,12 @@ class Origin:
     verdict: Verdict
     compressed: Run | None = None
 
+    @property
+    def network(self) -> Run:
+        """The run that trained the network in service."""
+        compression = Compression.in_tags(self.compressed.data.tags) if self.compressed else None
+        return self.compressed if self.compressed and compression and compression.has_network else self.train
+
 
 def read(registered_model: str, evaluate_run_id: str, verdict: Verdict) -> Origin:
     """Collect what is known about the model that `evaluate_run_id` judged.
@@ -107,7 +113,7 @@ def _card(origin: Origin, why: int, classes: int) -> str:
 
 
 def _what(origin: Origin) -> str:
-    params = origin.train.data.params
+    params = origin.network.data.params
     size = _number(params.get("parameters_total"))
     return (
         f"An image classifier for {_code(origin.registered_model)}: the network {_code(params.get('model', UNKNOWN))} "
@@ -164,8 +170,7 @@ def _compression(origin: Origin) -> str:
     """How the model was made smaller, and what that gained and lost on the test images and the machine of evaluate."""
     made, evidence = origin.evidence.compression, origin.evidence
     assert made is not None  # noqa: S101  # there is no such section otherwise
-    before = f"version {made.version}" if made.version else "a model that was not registered"
-    lines = [f"Made by {_code(made.method)} from {before}, calibrated on {made.images:,} training images; not trained"]
+    lines = [f"Made by {_code(made.method)} {made.origin}", *_lesson(origin)]
     if evidence.scores is not None:
         lines.append(f"Test accuracy {evidence.scores.accuracy:.4f}, before {made.scores.accuracy:.4f}")
     if evidence.cost is not None and made.cost is not None:
@@ -173,6 +178,20 @@ def _compression(origin: Origin) -> str:
         lines.append(f"Median of one answer {now.p50_ms:.3g} ms, before {was.p50_ms:.3g} ms")
         lines.append(f"Size {now.size_mb:.1f} MB, before {was.size_mb:.1f} MB")
     return _list(*lines)
+
+
+def _lesson(origin: Origin) -> list[str]:
+    """Say how a student was trained; nothing for other methods."""
+    if origin.network is origin.train:
+        return []
+    data = origin.network.data
+    epochs, share, temperature = (data.params.get(name, UNKNOWN) for name in ("epochs", "teacher_share", "temperature"))
+    started = _started_from(data.tags)
+    return [
+        f"Trained for {_code(epochs)} epochs; share of the loss by the answers of the model before {_code(share)}, at "
+        f"temperature {_code(temperature)}",
+        *([started] if started else []),
+    ]
 
 
 def _evidence(origin: Origin, why: int) -> str:

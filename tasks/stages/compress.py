@@ -16,14 +16,17 @@ from pathlib import Path
 
 import mlflow
 import numpy as np
+from mlflow.models import Model
 from numpy.typing import NDArray
 
 from tasks.contract.compression import CompressRequest, CompressResult
+from tasks.contract.recipe import TrainingRequest
 from tasks.errors import ModelError
 from tasks.files import sha256
 from tasks.records import artifact_digest, compressed_models, gold_store, model_store, registry
 from tasks.records.compressed_models import Compression
 from tasks.records.inputs.compression import CompressInputs
+from tasks.records.logged_training import LoggedTraining
 from tasks.records.metric_log import log_values
 from tasks.records.tracking import StageRun, use_datasets
 from tasks.serving.load_check import MEGABYTE
@@ -32,7 +35,13 @@ from tasks.settings import Settings
 from tasks.vision.compression import int8
 from tasks.vision.cpus import available_cpus
 from tasks.vision.data.gold import Gold
+from tasks.vision.devices import choose_device
 from tasks.vision.evaluation.scoring import predict
+from tasks.vision.models import weights
+from tasks.vision.models.build import build_again
+from tasks.vision.models.classifier import digest
+from tasks.vision.training.basis import basis_of
+from tasks.vision.training.distillation import Distillation
 
 log = logging.getLogger("tasks.compress")
 
@@ -42,46 +51,90 @@ class Job:
     """What a method works on.
 
     Attributes:
-        source: the ONNX form of the trained model.
-        target: the ONNX file to write, with the same input and output.
-        calibration: training images, uint8 [N, C, H, W].
+        request: what is asked for.
+        inputs: the model, and what else was found.
+        gold: the data that it was trained on.
+        run: the run to log the result to.
+        files: of the logged model.
+        onnx: its ONNX form, one of them.
     """
 
-    source: Path
-    target: Path
-    calibration: NDArray[np.uint8]
+    request: CompressRequest
+    inputs: CompressInputs
+    gold: Gold
+    run: StageRun
+    files: Path
+    onnx: Path
 
 
-def _int8(job: Job) -> None:
-    int8.quantize(job.source, job.target, job.calibration)
+@dataclass(frozen=True)
+class Made:
+    """What a method logged.
+
+    Attributes:
+        uri: of the logged model.
+        sha256: digest of the model.
+        images: number of training images that it was calibrated or trained on.
+    """
+
+    uri: str
+    sha256: str
+    images: int
 
 
-METHODS: Mapping[str, Callable[[Job], None]] = {"int8": _int8}
+def _int8(job: Job) -> Made:
+    calibration = _calibration(job.gold, job.request)
+    with tempfile.TemporaryDirectory(prefix="int8-") as folder:
+        target = Path(folder) / "smaller.onnx"
+        int8.quantize(job.onnx, target, calibration)
+        sha = sha256(target)
+        about = {"fingerprint": job.gold.fingerprint, "compression": job.request.method}
+        return Made(model_store.log_onnx_once(target, job.gold, sha, about, job.run), sha, len(calibration))
+
+
+def _distill(job: Job) -> Made:
+    gold, request, inputs = job.gold, job.request, job.inputs
+    side = inputs.params.get("input_side")
+    stored = weights.read(job.files / model_store.PROGRAM)
+    network = inputs.params["model"]
+    teacher = build_again(network, len(gold.classes), gold.shape, stored, int(side) if side else None)
+    asked = TrainingRequest(model=request.student, epochs=request.compression_epochs, seed=request.calibration_seed)
+    basis = basis_of(gold, [request.student] if inputs.weights else [], gpu=choose_device("auto").type != "cpu")
+    distillation = Distillation(teacher, request.temperature, request.teacher_share)
+    logged = LoggedTraining(
+        job.run.run_id, asked.recipe(basis), inputs.data, gold, inputs.weights, distillation=distillation
+    )
+    logged.run()
+    logged.log_curves(f"{request.student} taught by {network} on {gold.dataset}, {len(gold.train)} images")
+    classifier = logged.training.best_classifier()
+    return Made(model_store.log_once(classifier, gold, request.student, job.run), digest(classifier), len(gold.train))
+
+
+METHODS: Mapping[str, Callable[[Job], Made]] = {"int8": _int8, "distill": _distill}
 
 
 def run(request: CompressRequest, inputs: CompressInputs, run: StageRun, settings: Settings) -> CompressResult:
-    """Compress the model of a train run and log the result to this run.
+    """Compress the model of a train run and log the result to this run; a retry resumes a training.
 
     Raises:
         DataError: the gold that the model was trained on is missing.
         ModelError: the model's files were changed, it has no ONNX form, or the method does not apply to its network.
+        RequestError: the student is a network that cannot be trained here.
     """
-    compressed_models.keep_parent(run.run_id, inputs.train_run_id, inputs.version)
+    compressed_models.keep_parent(run.run_id, request.method, inputs.train_run_id, inputs.version)
     gold = gold_store.fetch_made_by(inputs.data.gold_run_id)
     use_datasets(run, inputs.data.prepare_run_id, "training", "validation")
-    calibration = _calibration(gold, request)
     with tempfile.TemporaryDirectory(prefix="compress-") as folder:
         what = f"version {inputs.version}" if inputs.version else f"the model of run {inputs.train_run_id}"
-        source, target = _fetch(inputs, Path(folder), what), Path(folder) / "smaller.onnx"
-        log.info("compressing %s by %s, with %d training images", what, request.method, len(calibration))
+        files, source = _fetch(inputs.model.uri, inputs.model.artifact_sha256, Path(folder) / "before", what)
+        log.info("compressing %s by %s", what, request.method)
         start = time.perf_counter()
-        METHODS[request.method](Job(source, target, calibration))
+        made = METHODS[request.method](Job(request, inputs, gold, run, files, source))
         log.info("compressed in %.1f s", time.perf_counter() - start)
+        artifact_sha256 = model_store.artifact_sha256(made.uri)
+        _, target = _fetch(made.uri, artifact_sha256, Path(folder) / "after", "the compressed model")
         accuracies = [_accuracy(file, gold) for file in (source, target)]
         sizes = [file.stat().st_size / MEGABYTE for file in (source, target)]
-        digest = sha256(target)
-        about = {"fingerprint": gold.fingerprint, "compression": request.method}
-        uri = model_store.log_onnx_once(target, gold, digest, about, run)
     mlflow.log_text(json.dumps(gold.classes), "classes.json")
     log_values(
         {
@@ -90,14 +143,14 @@ def run(request: CompressRequest, inputs: CompressInputs, run: StageRun, setting
             "model_size_bytes": sizes[1] * MEGABYTE,
             "parent_model_size_bytes": sizes[0] * MEGABYTE,
         },
-        model_id=uri.removeprefix("models:/"),  # otherwise MLflow adds them to it in a retry only
+        model_id=made.uri.removeprefix("models:/"),  # otherwise MLflow adds them to it in a retry only
     )
     mlflow.set_tags(
         {
-            **Compression(request.method, inputs.train_run_id, inputs.version, len(calibration)).tags,
-            registry.SHA256: digest,
-            artifact_digest.TAG: model_store.artifact_sha256(uri),
-            "pipeline.logged_model_uri": uri,
+            **Compression(request.method, inputs.train_run_id, inputs.version, made.images).tags,
+            registry.SHA256: made.sha256,
+            artifact_digest.TAG: artifact_sha256,
+            "pipeline.logged_model_uri": made.uri,
         }
     )
     return CompressResult(
@@ -109,21 +162,22 @@ def run(request: CompressRequest, inputs: CompressInputs, run: StageRun, setting
         parent_validation_accuracy=accuracies[0],
         megabytes=sizes[1],
         parent_megabytes=sizes[0],
-        model_sha256=digest,
+        model_sha256=made.sha256,
     )
 
 
-def _fetch(inputs: CompressInputs, folder: Path, what: str) -> Path:
-    """Download the trained model, check its files, and return its ONNX form."""
-    path = Path(mlflow.artifacts.download_artifacts(artifact_uri=inputs.model.uri, dst_path=str(folder)))
-    artifact_digest.require(path, inputs.model.artifact_sha256, what)
-    description = mlflow.models.Model.load(str(path))
+def _fetch(uri: str, artifact_sha256: str, folder: Path, what: str) -> tuple[Path, Path]:
+    """Download a logged model into a new folder, check its files, and return these and its ONNX form."""
+    folder.mkdir()
+    path = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
+    artifact_digest.require(path, artifact_sha256, what)
+    description = Model.load(str(path))
     if runtime_of(description) != ONNX:
         raise ModelError(
             f"{what} has no ONNX form, because an earlier release logged it; compress a model that this release "
             "trained: give its run as trained_by, or wait for the next champion"
         )
-    return onnx_file(path, description)
+    return path, onnx_file(path, description)
 
 
 def _calibration(gold: Gold, request: CompressRequest) -> NDArray[np.uint8]:

@@ -135,7 +135,9 @@ def run(request: EvaluateRequest, inputs: EvaluateInputs, run: StageRun, setting
     judged = champion_model or (candidate if inputs.same else None)
     judged_by = judged.probabilities if judged else None
     evidence_log.log_tables(run.run_id, gold, candidate.scores, slices, candidate.probabilities, judged_by, suspects)
-    evidence_log.log_reference_predictions(gold, candidate.probabilities, compressed=inputs.before is not None)
+    evidence_log.log_reference_predictions(
+        gold, candidate.probabilities, rounded=inputs.before is not None and not inputs.before.compression.trained
+    )
     facts = {
         "data": f"{gold.dataset}, {len(gold.test):,} test images of {len(gold.classes)} classes",
         "fingerprint": gold.fingerprint,
@@ -144,7 +146,7 @@ def run(request: EvaluateRequest, inputs: EvaluateInputs, run: StageRun, setting
         "judged by": request.task.by,
     }
     if evidence.compression is not None:
-        facts["compressed"] = _how(evidence.compression)
+        facts["compressed"] = f"by {evidence.compression.method} {evidence.compression.origin}"
     title = f"Verdict on a candidate for {name}"
     evidence_log.log_report(
         *(title, facts, gold, evidence, verdict, request.policy),
@@ -250,11 +252,6 @@ def _compression(
         cost=_cost(before, timings),
         comparison=compare(candidate.correct, before.correct, request.policy.level(number), number),
     )
-
-
-def _how(compression: Compression) -> str:
-    before = f"version {compression.version}" if compression.version else "a model that was not registered"
-    return f"by {compression.method} from {before}, calibrated on {compression.images:,} training images"
 
 
 def _cost(model: _Model, timings: Timings) -> Cost | None:

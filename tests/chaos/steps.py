@@ -75,8 +75,11 @@ def _rollback(results: Results) -> dict[str, Any]:
     return {"registered_model": MODEL, "reason": "sees sevens everywhere"}
 
 
-def _compress(results: Results) -> dict[str, Any]:
-    return {"registered_model": MODEL, "calibration_images": 50}
+def _compress(**fields: Any) -> Callable[[Results], dict[str, Any]]:
+    return lambda results: {"registered_model": MODEL, **fields}
+
+
+LESSON = {"method": "distill", "student": "mobilenet_v3_small", "compression_epochs": 2}
 
 
 def _tune(results: Results) -> dict[str, Any]:
@@ -107,9 +110,11 @@ STEPS: tuple[Step, ...] = (
     Step("evaluate-day3", "evaluate", "register-day2", _evaluate("train-day1"), only=()),
     Step("register-day3", "register", "evaluate-day3", _register("evaluate-day3")),
     # The champion, compressed: made, judged beside itself, registered.
-    Step("compress-week2", "compress", "register-day2", _compress),
+    Step("compress-week2", "compress", "register-day2", _compress(calibration_images=50)),
     Step("evaluate-week2", "evaluate", "compress-week2", _evaluate("compress-week2"), only=()),
     Step("register-week2", "register", "evaluate-week2", _register("evaluate-week2"), only=()),
+    # The same by a training: a student of another network.
+    Step("compress-week3", "compress", "register-day2", _compress(**LESSON)),
     Step("rollback-undo", "rollback", "register-day2", _rollback),
     Step("deploy-undo", "deploy", "rollback-undo", _deploy("rollback-undo"), service=2),
     # Another program answers at the service's address: the promotion is undone, and the stage ends with 76.

@@ -1,60 +1,81 @@
-"""What compress reads: the trained model to make smaller, and its data."""
+"""What compress reads: the trained model to make smaller, its data, and the weights that a student starts from."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from tasks.contract.compression import CompressRequest
-from tasks.errors import ModelError
+from tasks.contract.compression import METHODS, CompressRequest
+from tasks.contract.networks import same_network
+from tasks.contract.recipe import AUTO
+from tasks.errors import ModelError, RequestError
 from tasks.records import compressed_models, registry
 from tasks.records.compressed_models import Compression
 from tasks.records.inputs.evaluation import TrainedModel
 from tasks.records.inputs.stage_inputs import PreparedData, StageInputs
 from tasks.records.inputs.training import TrainInputs
+from tasks.records.inputs.weights import Weights, resolve
 from tasks.records.tracking import StageRun, tag_of
+from tasks.vision import accelerator
 
 
 @dataclass(frozen=True)
 class CompressInputs(StageInputs):
-    """A trained model, its version in the registry if it has one, and its data."""
+    """A trained model with its version in the registry, if it has one, its data, and what a training needs besides."""
 
     train_run_id: str
     version: int | None
     model: TrainedModel
     data: PreparedData
+    params: Mapping[str, str]  # of its training
+    weights: Weights | None = None  # of the student; None: random ones
+    device: str | None = None  # None: nothing is trained
 
     @classmethod
     def resolve(cls, request: CompressRequest, run: StageRun) -> Self:
         """Find the run whose model is compressed; a retry gets what its first try found.
 
-        Where the champion, or the model of the given run, is a compressed one, that is the run that trained it: nothing
-        is compressed twice.
+        Where the champion, or the model of the given run, was compressed to something that nothing can be trained from,
+        that is the run of the model before: nothing is compressed to integers twice.
 
         Raises:
             ModelError: there is no champion, or another program registered it.
             DataError: the run or one of its tags is missing.
+            RequestError: the model is of the student's network already.
         """
         tags = MlflowClient().get_run(run.run_id).data.tags
         name = request.registered_model
         found = tags.get(compressed_models.TRAIN_RUN) or request.trained_by or _run_of_champion(name)
         model = TrainedModel.of(found)
         compression = Compression.of(found)
-        if compression is not None:
+        if compression is not None and not compression.has_network:
             found = compression.train_run_id
             model = TrainedModel.of(found)
         version = registry.by_digest(name, model.sha256)
         data = PreparedData.of(tag_of(found, "pipeline.prepare_run_id"))
-        return cls(found, int(version.version) if version else None, model, data)
+        params = MlflowClient().get_run(found).data.params
+        made = cls(found, int(version.version) if version else None, model, data, params)
+        if not METHODS[request.method].trains:
+            return made
+        if same_network(request.student, params["model"]):
+            raise RequestError(
+                f"student={request.student!r} is the model's network already; choose a smaller one, or another method"
+            )
+        weights = resolve(AUTO, request.student, run)
+        return replace(made, weights=weights, device=accelerator.kind("auto"))
 
     @property
     def identity(self) -> dict[str, Any] | None:
-        """Model, its version, and data."""
+        """Model, its version, data, weights and device."""
+        if self.data.identity is None:
+            return None
         model = {registry.SHA256: self.model.sha256, "version": self.version}
-        return {"model": model, "data": self.data.identity} if self.data.identity else None
+        started = {"weights": self.weights.identity if self.weights else None, "device": self.device}
+        return {"model": model, "data": self.data.identity, **(started if self.device else {})}
 
     @staticmethod
     def lost(run: Run) -> str:

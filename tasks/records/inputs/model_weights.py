@@ -61,7 +61,7 @@ def about(uri: str) -> tuple[str, str, str]:
 def fetch(uri: str, folder: Path) -> Path:
     """Download a version into `folder`, check all its files, and return the one with the weights.
 
-    Integers cannot be trained further: for a compressed version, these are the weights that it was made from.
+    Integers cannot be trained further: for a version that was compressed to them, these are the weights before.
 
     Raises:
         ModelError: as for `about`.
@@ -69,7 +69,7 @@ def fetch(uri: str, folder: Path) -> Path:
     """
     tags = _version(uri).tags
     compression = Compression.in_tags(tags)
-    if compression is None:
+    if compression is None or compression.has_network:
         source, expected = uri, tags.get(artifact_digest.TAG)
     else:
         names = ("pipeline.logged_model_uri", artifact_digest.TAG)

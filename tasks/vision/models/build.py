@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from tasks.contract.networks import Network, find
 from tasks.errors import DataError, ModelError, RequestError
 from tasks.vision.models import weights
+from tasks.vision.models.classifier import Classifier, Enlargement
 from tasks.vision.models.fast_cnn import FastCNN
+from tasks.vision.models.preprocessing import MEAN, STD
 
 
 def build(
@@ -64,6 +66,35 @@ def build(
             "set model to the network that they were trained as, and image_size to its size"
         ) from error
     return built
+
+
+def build_again(
+    architecture: str,
+    classes: int,
+    shape: tuple[int, int, int],
+    stored: Mapping[str, Tensor],
+    side: int | None = None,
+) -> Classifier:
+    """Make a classifier from the tensors that it was stored with.
+
+    Args:
+        architecture: its network's name.
+        classes: number of classes.
+        shape: channels, height and width of its images.
+        stored: its tensors by name (see `weights.read`), with the mean and standard deviation of pixels.
+        side: of the images that its network sees, if it enlarges them.
+
+    Raises:
+        ModelError: they are not those of this network.
+    """
+    channels, height, width = shape
+    enlarge = Enlargement(side) if side is not None and (height, width) != (side, side) else None
+    seen = (channels, height, width) if enlarge is None else (channels, enlarge.side, enlarge.side)
+    missing = [name for name in (MEAN, STD) if name not in stored]
+    if missing:
+        raise ModelError(f"the model has no tensor {missing[0]!r}; give one that this pipeline trained")
+    mean, std = (stored[name].flatten().tolist() for name in (MEAN, STD))
+    return Classifier(build(architecture, classes, seen, stored), mean, std, enlarge).eval()
 
 
 def _make(

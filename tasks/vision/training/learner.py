@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tasks.contract.recipe import Recipe
 from tasks.errors import RequestError
 from tasks.vision.training import class_balance
+from tasks.vision.training.distillation import Teacher
 from tasks.vision.training.graphs import Recorded
 from tasks.vision.training.mixing import make_mixing
 from tasks.vision.training.optimizers import WeightAverage, make_optimizer, set_learning_rate
@@ -26,6 +27,7 @@ class Learner:
         precision: torch.dtype,
         classes: int,
         labels: Tensor,
+        teacher: Teacher | None = None,
     ) -> None:
         """Make the optimiser of a network that is on its device already.
 
@@ -35,10 +37,12 @@ class Learner:
             precision: of the forward pass; weights are float32.
             classes: number of classes.
             labels: int64 [N], of all training images: how often there is each class.
+            teacher: on the same device; the network learns from its answers too.
         """
         self.network = network
         # How much the images of each class count, float32 [classes]; None: all alike.
         self.class_weights = None if recipe.class_balance == "none" else class_balance.class_weights(labels, classes)
+        self._teacher = teacher
         self._recipe = recipe
         self._precision = precision
         self._device = next(network.parameters()).device.type
@@ -86,6 +90,8 @@ class Learner:
         with torch.autocast(self._device, dtype=self._precision, enabled=lower, cache_enabled=False):
             logits = self._forward(images)
             loss = class_balance.loss(logits, targets, self._recipe.label_smoothing, weights)
+            if self._teacher is not None:
+                loss = self._teacher.loss(images, logits, loss)
         self._optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if self._recipe.gradient_clip > 0:

@@ -37,11 +37,12 @@ from tasks.errors import DataError
 from tasks.vision.data.gold import Gold
 from tasks.vision.devices import choose_device, choose_precision
 from tasks.vision.models.build import build
-from tasks.vision.models.classifier import Classifier, digest_of
+from tasks.vision.models.classifier import Classifier, digest, digest_of
 from tasks.vision.models.preprocessing import Preprocessing
 from tasks.vision.training import class_balance, schedules
 from tasks.vision.training.augment import Augmentation, ImageTensor
 from tasks.vision.training.batches import divided
+from tasks.vision.training.distillation import Distillation, Teacher
 from tasks.vision.training.events import BatchEnd, EpochEnd, HeadFitted, Reading
 from tasks.vision.training.head_epoch import fit_head, prepare_head
 from tasks.vision.training.kernels import optimize_for_cpu
@@ -56,13 +57,24 @@ CHECKPOINT_FORMAT = 3
 class Training:
     """One training of one network: from random or trained weights, or from a checkpoint."""
 
-    def __init__(self, recipe: Recipe, gold: Gold, trained: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        gold: Gold,
+        trained: Mapping[str, Tensor] | None = None,
+        *,
+        network: nn.Module | None = None,
+        distillation: Distillation | None = None,
+    ) -> None:
         """Choose the device, move the images to it, make the network and its optimiser.
 
         Args:
             recipe: what to do. With finetune `head` and `gradual`, the first epoch fits the last layer alone.
             gold: the images.
-            trained: the weights to start from, by name; needed for every finetune but `scratch`.
+            trained: the weights to start from, by name; needed for every finetune but `scratch`. Those of a
+                `Classifier` also say how its images were normalised.
+            network: trained on instead of the one that the recipe names, with the weights that it has; a copy of it.
+            distillation: the classifier that the network learns from, besides the labels.
 
         Raises:
             RequestError: the requested device or precision is not available, or the network has no linear head.
@@ -85,6 +97,9 @@ class Training:
             "fingerprint": gold.fingerprint,
             "recipe": recipe.model_dump(mode="json"),
             "trained": digest_of(trained) if trained else None,
+            # A checkpoint of an earlier release has neither.
+            **({"network": digest(network)} if network else {}),
+            **({"distillation": distillation.identity} if distillation else {}),
         }
         flip = flips(gold.dataset) if recipe.flip is None else recipe.flip
         self.augmentation = Augmentation.of(recipe, flip, side=min(gold.shape[1:]))
@@ -94,12 +109,18 @@ class Training:
         self.steps_per_epoch = math.ceil(len(train) / recipe.batch_size)
 
         torch.manual_seed(recipe.seed * SEED_STRIDE)
-        network = build(recipe.model, self._classes, self._shape, trained)
+        self._given = network
+        network = (
+            build(recipe.model, self._classes, self._shape, trained) if network is None else copy.deepcopy(network)
+        )
         self.head = prepare_head(network, self._classes, only=recipe.finetune == "head") if self.fits_head else ""
         if self.device.type == "cpu" and self.precision is torch.float32:
             network = optimize_for_cpu(network)
         network = network.to(self.device).to(memory_format=torch.channels_last)
-        self.learner = Learner(network, recipe, self.precision, self._classes, self.train_images.labels)
+        teacher = None
+        if distillation is not None:
+            teacher = Teacher(distillation, self._preprocessing).to(self.device).to(memory_format=torch.channels_last)
+        self.learner = Learner(network, recipe, self.precision, self._classes, self.train_images.labels, teacher)
         self._best: dict[str, Tensor] = {}
 
     @property
@@ -230,8 +251,11 @@ class Training:
 
         It is in evaluation mode and can be served on any machine, whatever device it was trained on.
         """
-        with torch.random.fork_rng(devices=[]):  # random weights that are replaced at once
-            network = build(self.recipe.model, self._classes, self._shape)
+        if self._given is not None:
+            network = copy.deepcopy(self._given)
+        else:
+            with torch.random.fork_rng(devices=[]):  # random weights that are replaced at once
+                network = build(self.recipe.model, self._classes, self._shape)
         best = {name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in self._best.items()}
         network.load_state_dict(best, assign=True)
         prepared = self._preprocessing

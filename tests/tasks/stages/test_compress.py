@@ -15,8 +15,9 @@ from tasks.contract.compression import METHODS, CompressRequest, CompressResult
 from tasks.contract.messages import StageRequest, StageResult, TaskIdentity
 from tasks.contract.promotion import EvaluateRequest, RegisterRequest, RollbackRequest
 from tasks.contract.training import TrainRequest
-from tasks.errors import DataError, ModelError
+from tasks.errors import DataError, ModelError, RequestError
 from tasks.records import artifact_digest, compressed_models, gold_store, registry, tracking
+from tasks.records.checkpoint_store import CheckpointStore
 from tasks.records.inputs import model_weights
 from tasks.records.inputs.compression import CompressInputs
 from tasks.records.inputs.evaluation import EvaluateInputs
@@ -33,6 +34,10 @@ PETS = {"registered_model": "pets"}
 GATE = {**PETS, "min_accuracy": 0.1, "min_macro_f1": 0.0, "max_calibration_error": 1.0}
 GATE |= {"non_inferiority_margin": 0.1}  # of 200 test images, a few may change
 TrainRun = Callable[..., str]
+
+
+class KilledError(BaseException):
+    """Ends a try as a kill does: nothing of the stage catches it."""
 
 
 class Pipeline:
@@ -160,7 +165,7 @@ def test_a_champion_is_compressed_judged_and_promoted_when_it_pays(
     assert version.tags["pipeline.compression"] == "int8"
     assert version.tags["pipeline.compressed_from_version"] == "1"
     card = str(version.description)
-    assert "### Compression\n- Made by `int8` from version 1, calibrated on 50 training images; not trained" in card
+    assert "### Compression\n- Made by `int8` from version 1, calibrated on 50 training images" in card
     assert f"compress: [{made.run_id}]" in card
     assert "the network `fast_cnn`" in card
     assert f"train: [{train_run_id}]" in card
@@ -192,6 +197,74 @@ def test_a_champion_is_compressed_judged_and_promoted_when_it_pays(
     assert CompressInputs.lost(client.get_run(made.run_id)) == ""
     client.delete_run(train_run_id)
     assert CompressInputs.lost(client.get_run(made.run_id)) == f"its train run {train_run_id} is deleted"
+
+
+def test_a_smaller_network_learns_from_the_champion(
+    pipeline: Pipeline, timed: Callable[[float], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    train_run_id = pipeline.train(pipeline.prepare(), model="mobilenet_v3_small", epochs=1)
+    pipeline.judge(train_run_id)
+    client = MlflowClient()
+
+    pipeline.day = "sun"
+    made = pipeline.compress(
+        method="distill", student="fast_cnn", compression_epochs=3, teacher_share=0.1, temperature=2.0
+    )
+    assert (made.method, made.train_run_id, made.parent_version) == ("distill", train_run_id, 1)
+    assert made.megabytes < made.parent_megabytes / 2
+    assert made.validation_accuracy > made.parent_validation_accuracy  # one epoch taught the teacher little
+    trained, run = client.get_run(train_run_id).data, client.get_run(made.run_id).data
+    assert (run.params["model"], run.params["epochs"]) == ("fast_cnn", "3")
+    assert run.params["parameters_total"] != trained.params["parameters_total"]
+    assert run.tags["pipeline.weights"] == "none"
+    assert run.metrics["best_validation_accuracy"] == pytest.approx(made.validation_accuracy)
+    assert {a.path for a in client.list_artifacts(made.run_id, "plots")} == {"plots/curves.png"}
+
+    # It is a network that torch can open, as a trained one is.
+    timed(1.5)
+    judged, registered = pipeline.judge(made.run_id)
+    assert registered.promoted, judged.reason
+    files = Path(mlflow.artifacts.download_artifacts(run.tags["pipeline.logged_model_uri"]))
+    assert {"onnx", "pytorch"} <= set(mlflow.models.Model.load(str(files)).flavors)
+    version = registry.by_number("pets", 2)
+    assert version.tags["pipeline.compression"] == "distill"
+    card = str(version.description)
+    assert "- Made by `distill` from version 1, trained on 300 training images" in card
+    assert "for `3` epochs; share of the loss by the answers of the model before `0.1`, at temperature `2.0`" in card
+    assert "the network `fast_cnn`" in card
+    assert mlflow.artifacts.load_dict(f"runs:/{judged.run_id}/probes.json")["tolerance"] == 1e-3
+
+    # It can be trained further and compressed itself, but not taught by itself.
+    assert model_weights.about("models:/pets/2")[2] == "fast_cnn"
+    pipeline.day = "sun2"
+    again = pipeline.compress()
+    assert (again.method, again.train_run_id, again.parent_version) == ("int8", made.run_id, 2)
+    with pytest.raises(RequestError, match="student='fast_cnn' is the model's network already; choose a smaller"):
+        pipeline.compress(method="distill", student="fast_cnn")
+
+
+def test_a_killed_lesson_goes_on_from_its_checkpoint(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    train_run_id = pipeline.train(pipeline.prepare(), epochs=1)
+    monkeypatch.setattr("tasks.vision.training.cadence.TIME_SHARE", 1e9)
+    lesson = {"trained_by": train_run_id, "method": "distill", "student": "mobilenet_v3_small", "compression_epochs": 3}
+    whole = pipeline.compress(**lesson)
+    pipeline.day = "killed"
+    save = CheckpointStore.save
+
+    def killed(store: CheckpointStore, state: dict[str, Any], epoch: int) -> None:
+        save(store, state, epoch)
+        if epoch == 2:
+            raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CheckpointStore, "save", killed)
+        with pytest.raises(KilledError):
+            pipeline.compress(**lesson)
+    resumed = pipeline.compress(**lesson)
+    assert "resuming after epoch 2 of 3" in caplog.text
+    assert resumed.model_sha256 == whole.model_sha256
 
 
 def test_size_is_a_gain_where_it_is_asked_for(pipeline: Pipeline, timed: Callable[[float], None]) -> None:
@@ -227,7 +300,7 @@ def test_a_retry_goes_on_with_what_its_first_try_found(pipeline: Pipeline, setti
     )
     with tracking.stage_run(request, "compress", settings) as run:  # killed after its first write
         first = CompressInputs.resolve(request, run)
-        compressed_models.keep_parent(run.run_id, first.train_run_id, first.version)
+        compressed_models.keep_parent(run.run_id, "int8", first.train_run_id, first.version)
     pipeline.day = "tue"
     _, registered = pipeline.judge(pipeline.train(prepare_run_id, epochs=2), proof="not_worse")
     with tracking.stage_run(request, "compress", settings) as run:

@@ -1,0 +1,213 @@
+"""Runs a training in an MLflow run: settings, metrics, a line per epoch, checkpoints, from which a retry goes on."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import mlflow
+import torch
+from torch import nn
+
+from tasks.contract.recipe import Hyperparameters, NetworkOptions, Recipe
+from tasks.records import trained_weights
+from tasks.records.checkpoint_store import CheckpointStore
+from tasks.records.inputs.stage_inputs import PreparedData
+from tasks.records.inputs.weights import Weights, keep_choice
+from tasks.records.metric_log import MetricLog
+from tasks.vision.data.gold import Gold
+from tasks.vision.devices import prepare_cpu
+from tasks.vision.models import onnx_form
+from tasks.vision.models.classifier import parameter_counts
+from tasks.vision.training import duration
+from tasks.vision.training.curves import curves_figure
+from tasks.vision.training.distillation import Distillation
+from tasks.vision.training.events import BatchEnd, EpochEnd, HeadFitted, Reading
+from tasks.vision.training.loop import CHECKPOINT_FORMAT, Training
+
+QUIET_SECONDS = 20.0  # a line at least this often: a log stream that is silent for 60 s is cut off
+
+log = logging.getLogger("tasks.train")
+
+
+class LoggedTraining:
+    """One training and the run that it is logged to."""
+
+    def __init__(
+        self,
+        run_id: str,
+        recipe: Recipe,
+        data: PreparedData,
+        gold: Gold,
+        weights: Weights | None,
+        *,
+        network: nn.Module | None = None,
+        distillation: Distillation | None = None,
+    ) -> None:
+        """Log the settings, resume from the checkpoint that an earlier try left in the run, estimate what is left.
+
+        Args:
+            run_id: the run, which is active.
+            recipe: what to do.
+            data: where the images come from.
+            gold: the images.
+            weights: those to start from; None: random ones.
+            network: see `Training`.
+            distillation: see `Training`.
+
+        Raises:
+            RequestError: the device or precision is not available, or the network has no ONNX form.
+            DataError: the weights were changed, or the images are not what the network takes.
+            ModelError: the weights are those of another network.
+        """
+        keep_choice(run_id, weights)
+        chosen = {*Hyperparameters.model_fields, *NetworkOptions.model_fields} & set(Recipe.model_fields)
+        mlflow.log_params(recipe.model_dump(mode="json", include=chosen, exclude_none=True))
+        side = recipe.input_side or max(gold.shape[1:])
+        prepare_cpu(recipe.batch_size * gold.shape[0] * side**2)
+        trained = trained_weights.load(weights) if weights else None
+        self.training = Training(recipe, gold, trained, network=network, distillation=distillation)
+        _describe(self.training, gold, data)
+        if network is None:
+            onnx_form.require([recipe.model], len(gold.classes), (gold.shape[0], side, side))
+        self.metrics = MetricLog(run_id)
+        self._store = CheckpointStore(run_id)
+        self._resume()
+        self.estimate = duration.estimate(self.training)
+        if self.estimate is not None:
+            log.info("estimated time: %s", self.estimate)
+
+    def _resume(self) -> None:
+        state = self._store.newest()
+        if state is not None and state.get("format") != CHECKPOINT_FORMAT:
+            log.warning("the checkpoint is of another release of this software; training starts again")
+        elif state is not None:
+            self.training.load_state_dict(state)
+            done, epochs = len(self.training.history), self.training.recipe.epochs
+            log.info("resuming after epoch %d of %d, from the run's checkpoint", done, epochs)
+
+    def run(self, head_fitted: Callable[[HeadFitted], None] = lambda event: None) -> None:
+        """Train to the end; `head_fitted` is called once the last layer alone was fitted, if the recipe begins so.
+
+        A checkpoint is written when it is worth its time, at the end, and on SIGTERM.
+
+        Raises:
+            RequestError: the loss became NaN or infinite.
+        """
+        training, clock = self.training, _Clock(self.training)
+        unsaved: dict[str, Any] | None = None  # the state after the last epoch, if no checkpoint has it
+        try:
+            for event in training.run():
+                match event:
+                    case Reading():
+                        if clock.quiet():
+                            clock.restart()
+                            log.info("features of %d of %d images computed", event.images, event.total)
+                    case HeadFitted():
+                        head_fitted(event)
+                    case BatchEnd():
+                        self.metrics.add(
+                            event.step, {"batch_loss": event.loss, "batch_learning_rate": event.learning_rate}
+                        )
+                        if clock.quiet():
+                            progress = (event.epoch, event.step, event.loss, clock.left(event))
+                            log.info("epoch %d, batch %d: loss %.4f, %s", *progress)
+                    case EpochEnd():
+                        values = {name: value for name, value in asdict(event).items() if name != "epoch"}
+                        self.metrics.add(event.epoch, values)
+                        log.info("%s, %s", _line(event, training), clock.left(event))
+                        if training.finished:
+                            unsaved = None  # the rest takes seconds, and saves it
+                        elif self._store.due():
+                            self._save(training.state_dict())
+                            unsaved = None
+                        else:
+                            unsaved = copy.deepcopy(training.state_dict())
+        except SystemExit:  # SIGTERM: a few seconds are left
+            if unsaved is not None:
+                self._save(unsaved)
+                log.info("asked to stop (SIGTERM); a checkpoint has the %d finished epochs", len(unsaved["history"]))
+            raise
+        if len(training.history) < training.recipe.epochs:
+            log.info("stopped early: no gain in validation accuracy for %d epochs", training.recipe.patience)
+        best = training.best
+        self.metrics.add(
+            best.epoch, {"best_validation_accuracy": best.validation_accuracy, "best_epoch": float(best.epoch)}
+        )
+        self._save(training.state_dict())
+
+    def log_curves(self, title: str) -> None:
+        """Log the plot of losses and accuracies over the epochs."""
+        figure = curves_figure(self.training.history, self.training.best, title)
+        mlflow.log_figure(figure, "plots/curves.png", save_kwargs={"dpi": 120})
+
+    def _save(self, state: dict[str, Any]) -> None:
+        self.metrics.flush()  # a later try does not repeat these steps
+        self._store.save(state, len(state["history"]))
+
+
+def _describe(training: Training, gold: Gold, data: PreparedData) -> None:
+    """Log the settings that the request resolved to on this machine and these data."""
+    counts, recipe = parameter_counts(training.network), training.recipe
+    precision = str(training.precision).removeprefix("torch.")
+    mlflow.log_params(
+        {f"parameters_{name}": count for name, count in counts.items()}
+        | {f"augmentation_{name}": value for name, value in asdict(training.augmentation).items()}
+        | {"dataset": gold.dataset, "classes": len(gold.classes), "input": list(gold.shape)}
+        | {"train_images": len(gold.train), "steps_per_epoch": training.steps_per_epoch}
+    )
+    mlflow.set_tags(  # tags, not params: a retry may run on another machine
+        {
+            "pipeline.prepare_run_id": data.prepare_run_id,
+            "pipeline.gold_run_id": data.gold_run_id,
+            "pipeline.fingerprint": gold.fingerprint,
+            "pipeline.device": training.device.type,
+            "pipeline.precision": precision,
+            "pipeline.threads": str(torch.get_num_threads()),
+        }
+    )
+    mlflow.log_text(json.dumps(gold.classes), "classes.json")
+    log.info(
+        "%s: %s parameters, %d classes, %d training images of %s, batches of %d, on %s in %s with %d threads",
+        *(recipe.model, f"{counts['total']:,}", len(gold.classes), len(gold.train), "x".join(map(str, gold.shape))),
+        *(recipe.batch_size, training.device, precision, torch.get_num_threads()),
+    )
+
+
+def _line(end: EpochEnd, training: Training) -> str:
+    return (
+        f"epoch {end.epoch}/{training.recipe.epochs}: "
+        f"train loss {end.train_loss:.4f}, accuracy {end.train_accuracy:.4f}; "
+        f"validation loss {end.validation_loss:.4f}, accuracy {end.validation_accuracy:.4f}"
+        f"{' (best)' if training.best is end else ''}; "
+        f"learning rate {end.learning_rate:.2g}; {end.images_per_second:.0f} images/s"
+    )
+
+
+class _Clock:
+    """Estimates the time left, and tells when nothing was logged for too long."""
+
+    def __init__(self, training: Training) -> None:
+        self._per_epoch = training.steps_per_epoch
+        self._steps = training.recipe.epochs * self._per_epoch
+        self._first = len(training.history) * self._per_epoch
+        self._started = self._spoke = time.monotonic()
+
+    def quiet(self) -> bool:
+        return time.monotonic() - self._spoke > QUIET_SECONDS
+
+    def restart(self) -> None:
+        """Count from here: a line was logged."""
+        self._spoke = time.monotonic()
+
+    def left(self, event: BatchEnd | EpochEnd) -> str:
+        """Estimate how long the remaining steps take at the pace so far; the caller then logs a line."""
+        self._spoke = time.monotonic()
+        step = event.step if isinstance(event, BatchEnd) else event.epoch * self._per_epoch
+        seconds = (self._spoke - self._started) / (step - self._first) * (self._steps - step)
+        return f"{duration.text_of(seconds)} left"
