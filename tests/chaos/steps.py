@@ -24,6 +24,7 @@ class Step:
     """One stage in one DAG run, and what is tried on it."""
 
     name: str
+    """Task ID and DAG run."""
     stage: str
     after: str | None
     fields: Callable[[Results], dict[str, Any]] = field(default=lambda results: {}, repr=False)
@@ -39,7 +40,8 @@ class Step:
 
     def request(self, results: Results) -> str:
         """The request as JSON; the same for every try."""
-        task = {"dag_id": DAG, "dag_run_id": self.name.partition("-")[2], "task_id": self.stage}
+        task_id, _, dag_run_id = self.name.partition("-")
+        task = {"dag_id": DAG, "dag_run_id": dag_run_id, "task_id": task_id}
         return json.dumps({"task": task, **self.fields(results)})
 
 
@@ -76,7 +78,7 @@ def _rollback(results: Results) -> dict[str, Any]:
 
 
 def _compress(results: Results) -> dict[str, Any]:
-    return {"registered_model": MODEL, "calibration_images": 50}
+    return {"trained_by": results["train-day2"]["run_id"], "registered_model": MODEL, "calibration_images": 50}
 
 
 def _tune(results: Results) -> dict[str, Any]:
@@ -106,10 +108,22 @@ STEPS: tuple[Step, ...] = (
     # The candidate of the first day, judged again beside the better champion: refused.
     Step("evaluate-day3", "evaluate", "register-day2", _evaluate("train-day1"), only=()),
     Step("register-day3", "register", "evaluate-day3", _register("evaluate-day3")),
-    # The champion, compressed: made, judged beside itself, registered.
-    Step("compress-week2", "compress", "register-day2", _compress),
-    Step("evaluate-week2", "evaluate", "compress-week2", _evaluate("compress-week2"), only=()),
-    Step("register-week2", "register", "evaluate-week2", _register("evaluate-week2"), only=()),
+    # The new champion, compressed in the same DAG run: made, judged beside itself, registered.
+    Step("compression.compress-day2", "compress", "register-day2", _compress),
+    Step(
+        "compression.evaluate-day2",
+        "evaluate",
+        "compression.compress-day2",
+        _evaluate("compression.compress-day2"),
+        only=(),
+    ),
+    Step(
+        "compression.register-day2",
+        "register",
+        "compression.evaluate-day2",
+        _register("compression.evaluate-day2"),
+        only=(),
+    ),
     Step("rollback-undo", "rollback", "register-day2", _rollback),
     Step("deploy-undo", "deploy", "rollback-undo", _deploy("rollback-undo"), service=2),
     # Another program answers at the service's address: the promotion is undone, and the stage ends with 76.

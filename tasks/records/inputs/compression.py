@@ -20,12 +20,16 @@ from tasks.records.tracking import StageRun, tag_of
 
 @dataclass(frozen=True)
 class CompressInputs(StageInputs):
-    """A trained model, its version in the registry if it has one, and its data."""
+    """A trained model, its version in the registry if it has one, and its data.
+
+    `fitted_to_validation`: its last fit was to the validation images, too, so that its accuracy on them says nothing.
+    """
 
     train_run_id: str
     version: int | None
     model: TrainedModel
     data: PreparedData
+    fitted_to_validation: bool
 
     @classmethod
     def resolve(cls, request: CompressRequest, run: StageRun) -> Self:
@@ -48,7 +52,9 @@ class CompressInputs(StageInputs):
             model = TrainedModel.of(found)
         version = registry.by_digest(name, model.sha256)
         data = PreparedData.of(tag_of(found, "pipeline.prepare_run_id"))
-        return cls(found, int(version.version) if version else None, model, data)
+        # See `tasks.vision.training.head_epoch.fit_head`; a run of an early release has no such param.
+        fitted = MlflowClient().get_run(found).data.params.get("finetune") == "head"
+        return cls(found, int(version.version) if version else None, model, data, fitted)
 
     @property
     def identity(self) -> dict[str, Any] | None:
