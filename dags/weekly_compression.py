@@ -7,9 +7,9 @@ from datetime import timedelta
 import pendulum
 from airflow.sdk import DAG
 
-from pipeline.dag_parts.promotion import evaluate_and_register, promoted
+from pipeline.dag_parts.compression import compress_and_promote
 from pipeline.operator.params import stage_params
-from pipeline.runtimes import STAGE_DEFAULTS, stage_task
+from pipeline.runtimes import STAGE_DEFAULTS
 
 with DAG(
     dag_id="weekly_compression",
@@ -35,7 +35,4 @@ shell:
     default_args=STAGE_DEFAULTS,
     params=stage_params("compress", "evaluate", "register", "deploy"),
 ):
-    compress = stage_task("compress", execution_timeout=timedelta(hours=8))
-    register = evaluate_and_register(compress)
-    deploy = stage_task("deploy", version=register.output["version"], execution_timeout=timedelta(minutes=75))
-    promoted(register.output["promoted"]) >> deploy
+    compress_and_promote()

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pendulum
 from airflow.sdk import DAG
 
-from pipeline.dag_parts.promotion import evaluate_and_register, promoted
+from pipeline.dag_parts.promotion import promote_and_deploy
 from pipeline.operator.params import stage_params
 from pipeline.runtimes import STAGE_DEFAULTS, stage_task
 
@@ -47,6 +47,4 @@ A search that was killed resumes when the task is retried: finished trials are n
         model=tune.output["model"],
         execution_timeout=timedelta(hours=8),
     )
-    register = evaluate_and_register(train)
-    deploy = stage_task("deploy", version=register.output["version"], execution_timeout=timedelta(minutes=75))
-    promoted(register.output["promoted"]) >> deploy
+    promote_and_deploy(train)

@@ -5,7 +5,7 @@ operator/   builds the job of a stage, checks its result, decides about retries;
 local/      a stage as a process on this machine
 docker/     a stage as a container
 kubernetes/ a stage as a pod
-dag_parts/  what several DAGs share: approval, promotion, pool, notifications
+dag_parts/  what several DAGs share: promotion, compression, approval, pool, notifications
 command/    one DAG run from a shell: `make run`
 
 A runtime's folder imports `operator/` and never another runtime. Nothing here imports torch or mlflow.

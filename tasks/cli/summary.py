@@ -1,7 +1,10 @@
-"""Prints what a DAG run did, one row per stage: `python -m tasks summary DAG_ID`."""
+"""Prints what a DAG run did, one row per task that ran a stage: `python -m tasks summary DAG_ID`."""
 
 from __future__ import annotations
 
+from mlflow.entities import Run
+
+from tasks.contract.messages import TaskIdentity
 from tasks.contract.stages import STAGES
 from tasks.errors import DataError
 from tasks.records import tracking
@@ -9,11 +12,14 @@ from tasks.runner.prewarmed import read_request
 from tasks.settings import Settings, load_settings
 from tasks.text_table import table
 
-HEADER = ("stage", "run ID", "seconds", "main figure")
+HEADER = ("task", "run ID", "seconds", "main figure")
+MOST = 1000  # runs of one stage in one DAG run
 
 
 def rows(dag_id: str, settings: Settings, dag_run_id: str | None = None) -> list[tuple[str, str, str, str]]:
-    """Collect name, MLflow run ID, seconds and main figure of each stage in a run of `dag_id`, by default the newest.
+    """Collect task ID, MLflow run ID, seconds and main figure of what ran in a run of `dag_id`, by default the newest.
+
+    In the order of their beginning. A DAG may run a stage twice, as two tasks.
 
     Raises:
         DataError: the DAG has not run yet, or has no such run.
@@ -25,24 +31,24 @@ def rows(dag_id: str, settings: Settings, dag_run_id: str | None = None) -> list
         which = f"no run {dag_run_id!r}" if dag_run_id else "no run"
         raise DataError(f"DAG {dag_id!r} has {which} in MLflow yet; start one with `make run DAG={dag_id}`")
     dag_run_id = found_runs[0].data.tags["pipeline.dag_run_id"]
-    found = []
-    for stage, declared in STAGES.items():
-        runs = tracking.find_runs(
-            experiment_id,
-            {"pipeline.dag_id": dag_id, "pipeline.dag_run_id": dag_run_id, "pipeline.stage": stage},
-        )
-        if not runs:
-            continue
-        info, tags = runs[0].info, runs[0].data.tags
-        seconds = f"{(info.end_time - info.start_time) / 1000:.1f}" if info.end_time else "-"
-        if info.status == "FINISHED" and tracking.RESULT_TAG in tags:
-            figure = declared.stored_result(tags[tracking.RESULT_TAG]).headline
-            if tracking.REUSED_FROM in tags:
-                figure += f", reused from {tags[tracking.REUSED_FROM]}"
-        else:
-            figure = " ".join(filter(None, [info.status, tags.get(tracking.ERROR_TAG)]))
-        found.append((stage, str(info.run_id), seconds, figure))
-    return found
+    newest: dict[str, Run] = {}  # by task; one that was cleared and got another request has several runs
+    for stage in STAGES:
+        of_stage = {"pipeline.dag_id": dag_id, "pipeline.dag_run_id": dag_run_id, "pipeline.stage": stage}
+        for run in tracking.find_runs(experiment_id, of_stage, limit=MOST):
+            newest.setdefault(run.data.tags["pipeline.key"], run)
+    return [_row(run) for run in sorted(newest.values(), key=lambda run: run.info.start_time)]
+
+
+def _row(run: Run) -> tuple[str, str, str, str]:
+    info, tags = run.info, run.data.tags
+    seconds = f"{(info.end_time - info.start_time) / 1000:.1f}" if info.end_time else "-"
+    if info.status == "FINISHED" and tracking.RESULT_TAG in tags:
+        figure = STAGES[tags["pipeline.stage"]].stored_result(tags[tracking.RESULT_TAG]).headline
+        if tracking.REUSED_FROM in tags:
+            figure += f", reused from {tags[tracking.REUSED_FROM]}"
+    else:
+        figure = " ".join(filter(None, [info.status, tags.get(tracking.ERROR_TAG)]))
+    return TaskIdentity.task_of(tags["pipeline.key"]), str(info.run_id), seconds, figure
 
 
 def show(dag_id: str, dag_run_id: str | None) -> None:

@@ -81,8 +81,11 @@ class CompressResult(StageResult):
     method: str
     train_run_id: RunId = Field(description="The run that trained the model.")
     parent_version: int | None = Field(ge=1, description="Its version in the registry; null if it has none.")
-    validation_accuracy: float = Field(ge=0, le=1)
-    parent_validation_accuracy: float = Field(ge=0, le=1, description="The same before the compression.")
+    validation_accuracy: float | None = Field(
+        ge=0, le=1, description="Null where the model was fitted to the validation images, too (finetune=head)."
+    )
+    parent_validation_accuracy: float | None = Field(ge=0, le=1, description="The same before the compression.")
+    same_answers: float = Field(ge=0, le=1, description="Share of the validation images answered as before.")
     megabytes: float = Field(gt=0, description="Size of the form that is served.")
     parent_megabytes: float = Field(gt=0)
     model_sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Digest of the compressed form.")
@@ -90,10 +93,11 @@ class CompressResult(StageResult):
     @property
     def headline(self) -> str:
         """The method, size and validation accuracy, with those before."""
-        return (
-            f"{self.method}: {self.megabytes:.1f} MB (before {self.parent_megabytes:.1f}), validation accuracy "
-            f"{self.validation_accuracy:.4f} (before {self.parent_validation_accuracy:.4f})"
-        )
+        size = f"{self.method}: {self.megabytes:.1f} MB (before {self.parent_megabytes:.1f})"
+        if self.validation_accuracy is None or self.parent_validation_accuracy is None:
+            return f"{size}, {self.same_answers:.1%} of the validation images answered as before"
+        before = f"before {self.parent_validation_accuracy:.4f}"
+        return f"{size}, validation accuracy {self.validation_accuracy:.4f} ({before})"
 
 
 STAGES = (
@@ -105,5 +109,6 @@ STAGES = (
         resources=StageResources(memory="16g", shm_size="1g"),
         inputs="tasks.records.inputs.compression:CompressInputs",
         depends_on="model, data, method, weights and code",
+        choice="method",
     ),
 )

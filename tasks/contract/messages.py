@@ -40,6 +40,11 @@ class TaskIdentity(BaseModel):
         """`dag/dag run/task/map index`: identifies a task's MLflow run and container."""
         return f"{self.dag_id}/{self.dag_run_id}/{self.task_id}/{self.map_index}"
 
+    @staticmethod
+    def task_of(key: str) -> str:
+        """Read the task's ID from a key."""
+        return key.split("/")[2]
+
     @property
     def by(self) -> str:
         """Who is responsible for what the task does: the user, or the scheduled DAG run."""

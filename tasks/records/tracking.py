@@ -138,7 +138,7 @@ def stage_run(request: StageRequest, stage: str, settings: Settings) -> Iterator
                 "mlflow.parentRunId": parent_id,
                 "pipeline.request_sha256": hashlib.sha256(request.model_dump_json().encode()).hexdigest(),
             }
-            run_id = _find_or_create(client, experiment_id, tags, stage)
+            run_id = _find_or_create(client, experiment_id, tags, task.task_id)
             opened.append(run_id)
             client.update_run(parent_id, status="RUNNING")
         with mlflow.start_run(run_id=run_id) as run:

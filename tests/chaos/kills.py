@@ -85,7 +85,7 @@ class Pipeline:
             self.points[step.name] = record.read_text().splitlines()
             self.ends[step.name] = self._state(step, ended)
             lab.save(step.name)
-            say(f"{step.name:14} {len(self.points[step.name]):3} points, {ended.seconds:5.1f} s")
+            say(f"{step.name:25} {len(self.points[step.name]):3} points, {ended.seconds:5.1f} s")
 
     def moved(self, lab: Lab) -> Pipeline:
         """The same, in another lab that holds the same snapshots."""

@@ -24,6 +24,7 @@ class Step:
     """One stage in one DAG run, and what is tried on it."""
 
     name: str
+    """Task ID and DAG run."""
     stage: str
     after: str | None
     fields: Callable[[Results], dict[str, Any]] = field(default=lambda results: {}, repr=False)
@@ -39,7 +40,8 @@ class Step:
 
     def request(self, results: Results) -> str:
         """The request as JSON; the same for every try."""
-        task = {"dag_id": DAG, "dag_run_id": self.name.partition("-")[2], "task_id": self.stage}
+        task_id, _, dag_run_id = self.name.partition("-")
+        task = {"dag_id": DAG, "dag_run_id": dag_run_id, "task_id": task_id}
         return json.dumps({"task": task, **self.fields(results)})
 
 
@@ -75,8 +77,8 @@ def _rollback(results: Results) -> dict[str, Any]:
     return {"registered_model": MODEL, "reason": "sees sevens everywhere"}
 
 
-def _compress(**fields: Any) -> Callable[[Results], dict[str, Any]]:
-    return lambda results: {"registered_model": MODEL, **fields}
+def _compress(train: str, **fields: Any) -> Callable[[Results], dict[str, Any]]:
+    return lambda results: {"trained_by": results[train]["run_id"], "registered_model": MODEL, **fields}
 
 
 LESSON = {"method": "distill", "student": "mobilenet_v3_small", "compression_epochs": 2}
@@ -109,12 +111,24 @@ STEPS: tuple[Step, ...] = (
     # The candidate of the first day, judged again beside the better champion: refused.
     Step("evaluate-day3", "evaluate", "register-day2", _evaluate("train-day1"), only=()),
     Step("register-day3", "register", "evaluate-day3", _register("evaluate-day3")),
-    # The champion, compressed: made, judged beside itself, registered.
-    Step("compress-week2", "compress", "register-day2", _compress(calibration_images=50)),
-    Step("evaluate-week2", "evaluate", "compress-week2", _evaluate("compress-week2"), only=()),
-    Step("register-week2", "register", "evaluate-week2", _register("evaluate-week2"), only=()),
+    # The new champion, compressed in the same DAG run: made, judged beside itself, registered.
+    Step("compression.compress-day2", "compress", "register-day2", _compress("train-day2", calibration_images=50)),
+    Step(
+        "compression.evaluate-day2",
+        "evaluate",
+        "compression.compress-day2",
+        _evaluate("compression.compress-day2"),
+        only=(),
+    ),
+    Step(
+        "compression.register-day2",
+        "register",
+        "compression.evaluate-day2",
+        _register("compression.evaluate-day2"),
+        only=(),
+    ),
     # The same by a training: a student of another network.
-    Step("compress-week3", "compress", "register-day2", _compress(**LESSON)),
+    Step("compress-week2", "compress", "register-day2", _compress("train-day2", **LESSON)),
     Step("rollback-undo", "rollback", "register-day2", _rollback),
     Step("deploy-undo", "deploy", "rollback-undo", _deploy("rollback-undo"), service=2),
     # Another program answers at the service's address: the promotion is undone, and the stage ends with 76.

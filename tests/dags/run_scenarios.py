@@ -26,12 +26,13 @@ import json, os, sys, time
 stage, _, _, _, result = sys.argv[1:]
 request = json.load(sys.stdin)
 told = json.loads(os.environ["STUB"])
+task = request["task"]["task_id"]
 with open(os.environ["STUB_CALLS"], "a") as calls:
-    calls.write(json.dumps([stage, request]) + "\\n")
-if told.get("sleep") == stage:
+    calls.write(json.dumps([task, request]) + "\\n")
+if told.get("sleep") == task:
     time.sleep(600)
-if told.get("fail") == stage and not (told.get("once") and os.path.exists(os.environ["STUB_CALLS"] + stage)):
-    open(os.environ["STUB_CALLS"] + stage, "w").close()
+if told.get("fail") == task and not (told.get("once") and os.path.exists(os.environ["STUB_CALLS"] + task)):
+    open(os.environ["STUB_CALLS"] + task, "w").close()
     print("2026-01-31 06:00:00,000 ERROR tasks: DataError: the source is empty")
     sys.exit(told["code"])
 more = {
@@ -42,11 +43,11 @@ more = {
     "train": {"epochs": 1, "best_epoch": 1, "validation_accuracy": 0.5, "images_per_second": 1.0,
               "model_sha256": "b" * 64, "tuned_by": request.get("tuned_by")},
     "compress": {"method": "int8", "train_run_id": "2" * 32, "parent_version": 3, "validation_accuracy": 0.5,
-                 "parent_validation_accuracy": 0.5, "megabytes": 1.0, "parent_megabytes": 4.0,
+                 "parent_validation_accuracy": 0.5, "same_answers": 1.0, "megabytes": 1.0, "parent_megabytes": 4.0,
                  "model_sha256": "c" * 64},
     "evaluate": {"accuracy": 0.5, "macro_f1": 0.5, "promote": True, "reason": "first", "champion_version": None,
                  "champion_accuracy": None, "table": "| check |"},
-    "register": {"registered_model": "m", "version": 12, "created": True, "promoted": told.get("promoted", True),
+    "register": {"registered_model": "m", "version": 12, "created": True, "promoted": told.get("refused") != task,
                  "previous_champion": None, "reason": "first"},
     "deploy": {"registered_model": "m", "version": 12, "url": "http://x", "started": False, "answers_checked": 1,
                "replicas": 1, "skipped": told.get("skipped")},
@@ -58,7 +59,7 @@ with open(result, "w") as file:
 
 
 def run(dag: Any, scenario: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Run the DAG once and tell each task's state, tries and link, and every call of a stage."""
+    """Run the DAG once and tell each task's state, tries and link, and every call of a stage by its task."""
     from airflow.models.xcom import XComModel
 
     calls = Path(tempfile.mkstemp(dir=folder)[1])

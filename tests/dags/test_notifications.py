@@ -19,7 +19,7 @@ import pytest
 SCRIPT = str(Path(__file__).with_name("run_scenarios.py"))
 SCENARIOS = {
     "promoted": {"stub": {}},
-    "refused": {"stub": {"promoted": False}},
+    "refused": {"stub": {"refused": "register"}},
     "failed": {"stub": {"fail": "train", "code": 65}},
 }
 

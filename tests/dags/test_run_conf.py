@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from tasks.contract.compression import METHODS
+
 CASES = {
     '{"epochs": 3, "dataset": "digits"}': "",
     "": "",
@@ -30,6 +32,10 @@ CASES = {
     "[1]": "'[1]' is not a JSON object",
     # What a later stage would refuse, an hour later.
     '{"deploy_timeout": 4}': "deploy_timeout=4: 4 is less than the minimum of 5",
+    '{"compress": "int8", "calibration_images": 20}': "",
+    '{"compress": "int4"}': f"compress='int4': 'int4' is not one of {['none', *METHODS]}",
+    '{"method": "int8"}': "unknown parameter 'method'",  # that is `compress` here
+    '{"trained_by": "00000000000000000000000000000000"}': "unknown parameter 'trained_by'",
     '{"tuned_by": "newest"}': "tuned_by='newest': 'newest' does not match",
 }
 WEEKLY = {

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +8,10 @@ import pytest
 import yaml
 
 from tasks.contract.stages import STAGES, parameters
+from tests.dags import model_tasks
 
 ROOT = Path(__file__).resolve().parents[2]
-STAGE_TASKS = ["prepare", "tune", "train", "evaluate", "register", "deploy"]
+STAGE_TASKS = ["prepare", "tune", "train", *model_tasks.STAGES]
 Parse = Callable[..., dict[str, Any]]
 
 
@@ -21,31 +20,9 @@ def facts(parse: Parse) -> dict[str, Any]:
     return dict(parse("weekly_tuning")["facts"])
 
 
-def test_the_schedule_is_weekly_and_fixed(facts: dict[str, Any]) -> None:
-    assert (facts["catchup"], facts["schedule"]) == (False, "@weekly")
-    assert (facts["start"], facts["timezone"]) == ("2026-01-01 00:00:00+00:00", "UTC")
-    assert facts["timeout"] < 7 * 24 * 3600  # before the next one
-    assert facts["doc"]
-
-
 def test_the_search_comes_before_the_training_and_the_branch_guards_deploy(facts: dict[str, Any]) -> None:
     order = {task: downstream for task, (downstream, *_) in facts["tasks"].items()}
-    assert order == {
-        "prepare": ["train", "tune"],
-        "tune": ["train"],
-        "train": ["evaluate"],
-        "evaluate": ["approve", "register"],
-        "approve": ["register"],
-        "register": ["deploy", "promoted"],
-        "promoted": ["deploy"],
-        "deploy": [],
-    }
-
-
-def test_each_task_is_retried_with_back_off_and_ends_in_time(facts: dict[str, Any]) -> None:
-    for task, (_, retries, back_off, timeout) in facts["tasks"].items():
-        assert (retries >= 1, back_off) == (True, True), task
-        assert 0 < timeout < facts["timeout"], task
+    assert order == {"prepare": ["train", "tune"], "tune": ["train"], "train": ["evaluate"], **model_tasks.ORDER}
 
 
 def test_a_tasks_token_outlives_the_longest_search(facts: dict[str, Any]) -> None:
@@ -57,34 +34,6 @@ def test_a_tasks_token_outlives_the_longest_search(facts: dict[str, Any]) -> Non
     queue = compose["x-celery-environment"]["AIRFLOW__CELERY_BROKER_TRANSPORT_OPTIONS__VISIBILITY_TIMEOUT"]
     assert int(queue) == valid
     assert f'JWT_EXPIRATION_TIME": "{valid}"' in (ROOT / "deploy" / "ui.py").read_text()
-
-
-@pytest.mark.parametrize(
-    ("dag", "task"),
-    [
-        ("daily_training", "register"),
-        ("weekly_tuning", "register"),
-        ("weekly_compression", "register"),
-        ("rollback_champion", "rollback"),
-    ],
-)
-def test_what_moves_the_champion_shares_one_pool(parse: Parse, dag: str, task: str) -> None:
-    pools = parse(dag)["facts"]["pools"]
-    assert [name for name, pool in pools.items() if pool == "champion"] == [task]
-    assert {pool for name, pool in pools.items() if name != task} == {"default_pool"}
-
-
-def test_the_pool_has_one_slot_again_whatever_somebody_made_of_it(airflow: dict[str, str]) -> None:
-    code = """
-from airflow.models.pool import Pool
-from pipeline.dag_parts.pool import CHAMPION, make_pools
-make_pools()
-Pool.create_or_update_pool(CHAMPION, slots=7, description="", include_deferred=False)
-make_pools()
-print(Pool.get_pool(CHAMPION).slots)
-"""
-    done = subprocess.run([sys.executable, "-c", code], env=airflow, capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "1", done.stderr
 
 
 def test_the_form_has_every_parameter_but_those_that_the_search_gives(facts: dict[str, Any]) -> None:

@@ -47,7 +47,7 @@ def run(dag_id: str, conf: Mapping[str, Any], *, anew: bool = False) -> bool:
             if taken.resumed:
                 since = f"{taken.date:%Y-%m-%d %H:%M}"
                 print(f"{dag_id}: resuming the run of {since} UTC; ANEW=1 starts a new one", flush=True)
-            with _prewarmed(dag, taken.date):
+            with _prewarmed(dag, taken.date, conf):
                 dag_run = dag.test(run_after=taken.date, logical_date=taken.date, run_conf=dict(conf))
             succeeded = bool(dag_run.state == "success")
             taken.ended = succeeded or not _is_worth_resuming(dag_run)
@@ -75,14 +75,14 @@ def find_dag(dag_id: str) -> DAG:
     return dag
 
 
-def _prewarmed(dag: DAG, date: datetime) -> AbstractContextManager[None]:
+def _prewarmed(dag: DAG, date: datetime, conf: Mapping[str, Any]) -> AbstractContextManager[None]:
     from airflow.models.dagrun import DagRun
     from airflow.utils.types import DagRunType
 
     from pipeline.local.operator import prewarmed_stages
 
     run_id = DagRun.generate_run_id(run_type=DagRunType.MANUAL, logical_date=date, run_after=date)
-    return prewarmed_stages(dag, run_id)
+    return prewarmed_stages(dag, run_id, {**dag.params.dump(), **conf})
 
 
 @contextmanager

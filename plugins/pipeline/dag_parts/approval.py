@@ -28,12 +28,12 @@ class PromotionApproval(HITLOperator):
 
     template_fields: Sequence[str] = (*HITLOperator.template_fields, "promote", "table")
 
-    def __init__(self, *, promote: Any, table: Any, **kwargs: Any) -> None:
-        """`promote` (the gate's verdict) and `table` (its evidence) are outputs of evaluate."""
+    def __init__(self, *, model: str, promote: Any, table: Any, **kwargs: Any) -> None:
+        """`model` says what it is; `promote` (the gate's verdict) and `table` (its evidence) are evaluate's outputs."""
         params = ParamsDict(kwargs.pop("params", None) or {})  # Airflow passes the DAG's own
         params["comment"] = Param("", type="string", description="Kept in the ledger.", source="task")
         super().__init__(
-            subject="Promote this model to champion of {{ params.registered_model }}?",
+            subject=f"Promote this {model} to champion of {{{{ params.registered_model }}}}?",
             body="",
             options=[APPROVE, REJECT],
             defaults=REJECT,
@@ -42,6 +42,7 @@ class PromotionApproval(HITLOperator):
             response_timeout=kwargs.pop("response_timeout", timedelta(days=3)),
             **kwargs,
         )
+        self.model = model
         self.promote = promote
         self.table = table
 

@@ -71,8 +71,9 @@ def describe_promotion(context: Context) -> Message:
 def describe_question(context: Context) -> Message:
     """A model passed the gate, and a person is asked to approve it."""
     instance = context["ti"]
+    approval: Any = context["task"]  # a PromotionApproval
     return Message(
-        subject=f"{instance.dag_id}: approve or reject a model that passed the gate",
+        subject=f"{instance.dag_id}: approve or reject a {approval.model} that passed the gate",
         reason=f"for {context['params']['registered_model']}; the evidence is on the page",
         link=HITLOperator.generate_link_to_ui_from_context(context=context),
         dag_run=instance.run_id,

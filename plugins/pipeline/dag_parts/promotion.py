@@ -1,4 +1,4 @@
-"""The tasks after a training in every DAG: evaluate, approve, register, and deploy if the model was promoted."""
+"""The tasks after a stage that made a model, in every DAG: evaluate, approve, register, deploy what was promoted."""
 
 from __future__ import annotations
 
@@ -14,15 +14,27 @@ from pipeline.operator.stage_operator import StageOperator
 from pipeline.runtimes import stage_task
 
 
-def evaluate_and_register(train: StageOperator) -> StageOperator:
-    """Add the tasks evaluate, approve and register after a training; returns register."""
-    trained: Any = train.output  # Airflow's types do not say that an output can be indexed
-    evaluate = stage_task("evaluate", train_run_id=trained["run_id"], execution_timeout=timedelta(hours=1))
+def promote_and_deploy(made: StageOperator, what: str = "model") -> list[Any]:
+    """Add the tasks that judge the model of `made`, register it, and deploy it if it was promoted.
+
+    Args:
+        made: the task that made it.
+        what: it is, for a person who is asked to approve it.
+
+    Returns:
+        The tasks that whatever needs the promoted model comes after: the branch, which skips it too, and deploy.
+    """
+    model: Any = made.output  # Airflow's types do not say that an output can be indexed
+    evaluate = stage_task("evaluate", train_run_id=model["run_id"], execution_timeout=timedelta(hours=1))
     judged: Any = evaluate.output
-    approve = PromotionApproval(task_id="approve", promote=judged["promote"], table=judged["table"])
+    approve = PromotionApproval(task_id="approve", model=what, promote=judged["promote"], table=judged["table"])
     register = stage_task("register", evaluate_run_id=judged["run_id"], approval=approve.output, pool=CHAMPION)
     register.on_success_callback = [promotion]
-    return register
+    registered: Any = register.output
+    deploy = stage_task("deploy", version=registered["version"], execution_timeout=timedelta(minutes=75))
+    branch = promoted(registered["promoted"])
+    branch >> deploy
+    return [branch, deploy]
 
 
 @task.short_circuit

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -74,10 +74,13 @@ class LocalStageOperator(StageOperator):
 
 
 @contextmanager
-def prewarmed_stages(dag: DAG, dag_run_id: str) -> Iterator[None]:
-    """Start local stages of a DAG run early, so that their imports are done; all its tasks run in this process."""
+def prewarmed_stages(dag: DAG, dag_run_id: str, params: Mapping[str, Any]) -> Iterator[None]:
+    """Start local stages of a DAG run early, so that their imports are done; all its tasks run in this process.
+
+    What the run leaves out by its Params is not started.
+    """
     in_order = dag.topological_sort()  # type: ignore[no-untyped-call]
-    stages = [task for task in in_order if isinstance(task, LocalStageOperator)]
+    stages = [task for task in in_order if isinstance(task, LocalStageOperator) and not task.left_out(params)]
     keys = (TaskIdentity(dag_id=dag.dag_id, dag_run_id=dag_run_id, task_id=task.task_id).key for task in stages)
     prewarmed = PrewarmedStages({key: partial(task.start, key) for key, task in zip(keys, stages, strict=True)})
     LocalStageOperator.prewarmed = prewarmed

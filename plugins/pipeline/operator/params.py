@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from airflow.sdk import Param
 
+from tasks.contract.stage import Stage
 from tasks.contract.stages import STAGES, parameters
 from tasks.errors import RequestError
 
+LEFT_OUT = "none"  # the value of an optional stage's Param: the DAG run does without it
 MACHINE = "Machine"
 OBJECT = {"type": "object"}
 RESOURCES = (
@@ -19,29 +21,49 @@ RESOURCES = (
 )
 
 
-def stage_params(*stages: str, without: Collection[str] = ()) -> dict[str, Param]:
+def stage_params(
+    *stages: str, optional: Mapping[str, str] | None = None, without: Collection[str] = ()
+) -> dict[str, Param]:
     """Make the Params of `stages`, by name; a parameter that several stages share appears once.
 
     The JSON schema checks the values: limits, choices and descriptions come from the request models.
 
     Args:
         stages: in the order of the form's sections; a shared parameter is in the section of the first.
+        optional: those of `stages` that a DAG run may leave out, each with the default of its Param: the choice that
+            the stage declares, under the stage's name, or `none`.
         without: parameters to leave out of the form, because the DAG sets them itself.
 
     Raises:
-        RequestError: a name in `without` is not a parameter of these stages.
+        RequestError: a name in `without` is not a parameter of these stages, or one in `optional` is no such stage.
     """
+    defaults = dict(optional or {})
+    for stage in defaults:
+        if stage not in stages or not STAGES[stage].choice:
+            raise RequestError(f"stage {stage!r} cannot be optional here: it must be in the form and declare a choice")
     params: dict[str, Param] = {}
     shared: dict[str, Param] = {}  # parameters of no single stage: a section of their own, last
     for stage in stages:
         request = STAGES[stage].request
         for name, schema in parameters(request).items():
+            if stage in defaults and name == STAGES[stage].choice:
+                params[stage] = _choice(STAGES[stage], schema, defaults[stage])
+                continue
             of = shared if "section" in schema else params
             of.setdefault(name, _param(schema, request.section))
     params["resources"] = Param({}, description=RESOURCES, type="object", section=MACHINE, additionalProperties=OBJECT)
     params |= shared
     require_known(without, params)
     return {name: param for name, param in params.items() if name not in without}
+
+
+def asked_of(stage: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Pick what a DAG run's Params say about the request of a stage, by field."""
+    declared = STAGES[stage]
+    asked = {name: params[name] for name in declared.request.model_fields if name in params}
+    if declared.choice and stage in params:
+        asked[declared.choice] = params[stage]
+    return asked
 
 
 def require_known(asked: Iterable[str] | None, known: Iterable[str]) -> None:
@@ -56,6 +78,13 @@ def require_known(asked: Iterable[str] | None, known: Iterable[str]) -> None:
             near = difflib.get_close_matches(key, names)
             hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"choose from: {', '.join(names)}"
             raise RequestError(f"unknown parameter {key!r}; {hint}")
+
+
+def _choice(stage: Stage, schema: dict[str, Any], default: str) -> Param:
+    """Make the Param of an optional stage: named and titled like it, with `none` and the values of its choice."""
+    described = f"`{LEFT_OUT}`: without {stage.name}. {schema['description']}"
+    changed = {"enum": [LEFT_OUT, *schema["enum"]], "title": stage.name.title(), "default": default}
+    return _param({**schema, **changed, "description": described}, stage.request.section)
 
 
 def _param(schema: dict[str, Any], section: str) -> Param:

@@ -13,7 +13,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from pipeline.operator.job import StageJob, container_environment, container_secrets, image_of
 from pipeline.operator.links import MlflowRunLink, ReusedFromLink, TunedByLink, run_url
 from pipeline.operator.outcome import StageOutcome, result_of
-from pipeline.operator.params import require_known
+from pipeline.operator.params import LEFT_OUT, asked_of, require_known
 from pipeline.operator.resources import resources_for
 from tasks.contract.messages import StageRequest, StageResult, TaskIdentity
 from tasks.contract.resources import StageResources
@@ -76,10 +76,12 @@ class StageOperator(BaseOperator):
         """Run the stage and return its result as JSON.
 
         Raises:
-            AirflowSkipException: the stage had nothing to do, and its result says why.
+            AirflowSkipException: the DAG run leaves the stage out, or it had nothing to do, as its result says.
             AirflowFailException: it will fail the same way again; not retried.
             AirflowException: trying again may help.
         """
+        if self.left_out(context["params"]):
+            raise AirflowSkipException(f"this run does without {self.stage}: {self.stage}={LEFT_OUT}")
         try:
             result = self.run_stage(context)
         except PermanentError as error:
@@ -140,7 +142,7 @@ class StageOperator(BaseOperator):
         task = TaskIdentity(
             dag_id=self.dag_id, dag_run_id=dag_run_id, task_id=self.task_id, map_index=map_index, user=user
         )
-        return parse_request(self.stage, {**self._asked(params), **self.request_fields, "task": task})
+        return parse_request(self.stage, {**asked_of(self.stage, params), **self.request_fields, "task": task})
 
     def check(self, params: Mapping[str, Any]) -> None:
         """Check what is known of the request before the DAG run; examples stand in for the outputs of earlier tasks.
@@ -150,7 +152,8 @@ class StageOperator(BaseOperator):
         """
         given = {name: value for name, value in self.request_fields.items() if not _comes_later(value)}
         task = TaskIdentity(dag_id=self.dag_id, dag_run_id="check", task_id=self.task_id)
-        asked = {name: value for name, value in self._asked(params).items() if name not in self.request_fields}
+        asked = asked_of(self.stage, params)
+        asked = {name: value for name, value in asked.items() if name not in self.request_fields}
         parse_request(self.stage, {**STAGES[self.stage].upstream_examples, **asked, **given, "task": task})
         self.limits(params)
 
@@ -162,18 +165,19 @@ class StageOperator(BaseOperator):
         """
         return resources_for(self.stage, load_settings(), self.stage_resources, params.get("resources"))
 
-    def _asked(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: params[name] for name in STAGES[self.stage].request.model_fields if name in params}
+    def left_out(self, params: Mapping[str, Any]) -> bool:
+        """Tell whether a DAG run with these Params does without this task."""
+        return bool(params.get(self.stage) == LEFT_OUT)
 
 
 def check_stages(dag: DAG, params: Mapping[str, Any]) -> None:
-    """Check the parameters of every stage of a DAG run, before the first stage has spent an hour.
+    """Check the parameters of every stage of a DAG run but those left out, before the first has spent an hour.
 
     Raises:
         RequestError: naming the invalid value and what is accepted.
     """
     for task in dag.tasks:
-        if isinstance(task, StageOperator):
+        if isinstance(task, StageOperator) and not task.left_out(params):
             task.check(params)
 
 

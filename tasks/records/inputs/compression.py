@@ -69,6 +69,14 @@ class CompressInputs(StageInputs):
         return replace(made, weights=weights, device=accelerator.kind("auto"))
 
     @property
+    def fitted_to_validation(self) -> bool:
+        """Whether its last fit was to the validation images, too, so that its accuracy on them says nothing.
+
+        See `tasks.vision.training.head_epoch.fit_head`; a run of an early release has no such param.
+        """
+        return self.params.get("finetune") == "head"
+
+    @property
     def identity(self) -> dict[str, Any] | None:
         """Model, its version, data, weights and device."""
         if self.data.identity is None:

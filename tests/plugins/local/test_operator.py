@@ -16,9 +16,18 @@ from typing import Any
 
 import psutil
 import pytest
-from airflow.sdk import DAG
+from airflow.sdk import DAG, TaskGroup
 
-from pipeline.local.operator import GROUP_VARIABLE, KEY_VARIABLE, LocalStageOperator, end_leftovers
+from pipeline.local.operator import (
+    GROUP_VARIABLE,
+    KEY_VARIABLE,
+    LocalStageOperator,
+    end_leftovers,
+    prewarmed_stages,
+)
+from pipeline.operator.params import stage_params
+from pipeline.runtimes import stage_task
+from tasks.contract.messages import TaskIdentity
 from tasks.errors import PermanentError, PipelineError, ResultError
 
 RUN_ID = "12e45678901234567890123456789012"
@@ -255,3 +264,24 @@ def test_a_real_stage_is_found_from_anywhere_and_says_what_is_wrong(
     outcome = task.run_job(job)
     assert outcome.exit_code == 78
     assert any("MLFLOW_TRACKING_PASSWORD together" in line for line in outcome.last_lines)
+
+
+@pytest.mark.parametrize(
+    ("compress", "expected"), [("none", ["prepare"]), ("int8", ["prepare", "compression.compress"])]
+)
+def test_only_what_the_run_needs_is_started_early(
+    monkeypatch: pytest.MonkeyPatch, compress: str, expected: list[str]
+) -> None:
+    started: list[str] = []
+
+    def start(task: LocalStageOperator, key: str) -> SimpleNamespace:
+        started.append(TaskIdentity.task_of(key))
+        return SimpleNamespace(close=lambda: None)
+
+    monkeypatch.setattr(LocalStageOperator, "start", start)
+    with DAG("d", params=stage_params("prepare", "compress", optional={"compress": "none"})) as dag:
+        prepare = stage_task("prepare")
+        with TaskGroup("compression"):
+            prepare >> stage_task("compress", trained_by=RUN_ID)
+    with prewarmed_stages(dag, "r", {**dag.params.dump(), "compress": compress}):
+        assert started == expected

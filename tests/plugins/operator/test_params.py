@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from airflow.sdk.exceptions import ParamValidationError
 
-from pipeline.operator.params import require_known, stage_params
+from pipeline.operator.params import asked_of, require_known, stage_params
 from tasks.contract.stages import STAGES
 from tasks.errors import RequestError
 
@@ -102,3 +102,42 @@ def test_force_is_a_multiple_choice_at_the_end_of_the_form() -> None:
 
 def test_a_form_without_a_stage_that_is_ever_reused_has_no_force() -> None:
     assert "force" not in stage_params("rollback", "deploy")
+
+
+def test_a_stage_that_may_be_left_out_has_its_choice_under_its_own_name() -> None:
+    params = stage_params("compress", optional={"compress": "none"})
+    assert "method" not in params
+    choice, method = params["compress"], stage_params("compress")["method"]
+    assert choice.schema["enum"] == ["none", *method.schema["enum"]]
+    assert choice.schema["section"] == method.schema["section"]
+    assert choice.description is not None
+    assert choice.description.endswith(str(method.description))
+    assert (choice.resolve(), choice.resolve("int8")) == ("none", "int8")
+    with pytest.raises(ParamValidationError):
+        choice.resolve("int4")
+
+
+def test_the_default_of_an_optional_stage_is_the_dags() -> None:
+    assert stage_params("compress", optional={"compress": "int8"})["compress"].resolve() == "int8"
+    with pytest.raises(ParamValidationError):
+        stage_params("compress", optional={"compress": "int4"})["compress"].resolve()
+
+
+@pytest.mark.parametrize(("stages", "optional"), [(["train"], "train"), (["train"], "compress"), ([], "shrink")])
+def test_only_a_stage_of_the_form_that_declares_a_choice_is_optional(stages: list[str], optional: str) -> None:
+    with pytest.raises(RequestError, match=f"stage '{optional}' cannot be optional here: it must be in the form and"):
+        stage_params(*stages, optional={optional: "none"})
+
+
+def test_each_choice_is_a_parameter_with_values_and_no_parameter_is_named_like_a_stage() -> None:
+    for name, stage in STAGES.items():
+        if stage.choice:
+            assert "none" not in stage_params(name)[stage.choice].schema["enum"]
+    assert not set(STAGES) & set(stage_params(*ALL))
+
+
+def test_the_request_gets_the_choice_by_its_own_name() -> None:
+    asked = {"compress": "int8", "calibration_images": 20, "epochs": 3}
+    assert asked_of("compress", asked) == {"method": "int8", "calibration_images": 20}
+    assert asked_of("compress", {"method": "int8", "seed": 1}) == {"method": "int8"}
+    assert asked_of("train", {"train": "x", "epochs": 3}) == {"epochs": 3}

@@ -2,18 +2,21 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.sdk import DAG
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk import DAG, TaskGroup
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 from airflow.sdk.execution_time.xcom import XCom
 
 from pipeline.docker.operator import DockerStageOperator
+from pipeline.kubernetes.pod import stage_pod
 from pipeline.local.operator import LocalStageOperator
 from pipeline.operator.links import MlflowRunLink, ReusedFromLink, run_url
 from pipeline.operator.params import stage_params
+from pipeline.operator.stage_operator import check_stages
 from pipeline.runtimes import stage_task
 from tasks.contract.training import TrainRequest
 from tasks.errors import RequestError, SettingsError
@@ -121,6 +124,43 @@ def test_a_wrong_dag_run_fails_for_good_in_one_line(dag: DAG, conf: dict[str, An
         inspect.unwrap(LocalStageOperator.execute)(task, context(task, conf))
     assert text in str(failure.value)
     assert "\n" not in str(failure.value)
+
+
+def test_a_stage_that_is_left_out_is_skipped_and_its_parameters_are_not_checked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with DAG("d", params=stage_params("compress", optional={"compress": "none"})) as dag:
+        task = stage_task("compress", trained_by=RUN_ID)
+    checked: list[str] = []
+    monkeypatch.setattr(LocalStageOperator, "check", lambda self, params: checked.append(self.task_id))
+    given = context(task)
+    check_stages(dag, given["params"])
+    with pytest.raises(AirflowSkipException, match="this run does without compress: compress=none"):
+        inspect.unwrap(LocalStageOperator.execute)(task, given)
+    assert checked == []
+    given = context(task, {"compress": "int8"})
+    assert task.job(given).request.model_dump(include={"method", "trained_by"}) == {
+        "method": "int8",
+        "trained_by": RUN_ID,
+    }
+    assert checked == ["compress"]
+
+
+def test_a_task_in_a_group_has_a_key_of_its_own_on_every_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    with DAG("d", params=stage_params("prepare")) as dag:
+        one = stage_task("prepare")
+        with TaskGroup("again"):
+            two = stage_task("prepare")
+    given = context(one)
+    jobs = [task.job(given) for task in (one, two)]
+    assert dag.task_ids == ["prepare", "again.prepare"]
+    assert [job.stage for job in jobs] == ["prepare", "prepare"]
+    assert [job.key.split("/")[2] for job in jobs] == [job.labels["pipeline.task_id"] for job in jobs] == dag.task_ids
+    monkeypatch.setenv("PIPELINE_KUBERNETES_SECRET", "stages")
+    pods = [stage_pod(job, load_settings()).metadata for job in jobs]
+    assert all(re.fullmatch(r"prepare-[0-9a-f]{12}", pod.name) for pod in pods)
+    assert len({pod.labels["pipeline.key"] for pod in pods}) == 2
+    assert [pod.annotations["pipeline.task_id"] for pod in pods] == dag.task_ids
 
 
 def test_a_lost_engine_is_retried(dag: DAG, monkeypatch: pytest.MonkeyPatch) -> None:

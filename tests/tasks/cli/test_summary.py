@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
@@ -15,8 +16,9 @@ from tasks.settings import Settings
 from tasks.text_table import table
 
 
-def prepare(task: TaskIdentity, settings: Settings, *, reused: bool) -> str:
-    with tracking.stage_run(PrepareRequest(task=task), "prepare", settings) as run:  # type: ignore[call-arg]
+def prepare(task: TaskIdentity, settings: Settings, *, reused: bool, **fields: Any) -> str:
+    request = PrepareRequest.model_validate({"task": task, **fields})
+    with tracking.stage_run(request, "prepare", settings) as run:
         result = PrepareResult(
             **run.result_fields,
             fingerprint="f" * 64,
@@ -35,11 +37,32 @@ def test_the_newest_run_is_shown(settings: Settings, task: TaskIdentity) -> None
     prepare(task, settings, reused=False)
     newest = prepare(task.model_copy(update={"dag_run_id": "manual__2026-01-02"}), settings, reused=True)
     lines = summary.rows("daily", settings)
-    assert [line[:2] for line in lines] == [("prepare", newest)]
+    assert [line[:2] for line in lines] == [("stage", newest)]  # the task's ID
     assert lines[0][3] == "1,500 images, 10 classes, 0 left out, gold reused"
     printed = table(summary.HEADER, lines).splitlines()
-    assert printed[0].split() == ["stage", "run", "ID", "seconds", "main", "figure"]
+    assert printed[0].split() == ["task", "run", "ID", "seconds", "main", "figure"]
     assert newest in printed[2]
+
+
+def test_a_stage_that_ran_twice_is_two_rows_in_the_order_of_their_beginning(
+    settings: Settings, task: TaskIdentity
+) -> None:
+    first = prepare(task.model_copy(update={"task_id": "prepare"}), settings, reused=False)
+    second = prepare(task.model_copy(update={"task_id": "again.prepare"}), settings, reused=True)
+    prepare(task.model_copy(update={"task_id": "prepare"}), settings, reused=False)  # tried again, in the same run
+    rows = summary.rows("daily", settings)
+    assert [row[:2] for row in rows] == [("prepare", first), ("again.prepare", second)]
+    assert [row[3].endswith("gold reused") for row in rows] == [False, True]
+    names = [MlflowClient().get_run(run_id).info.run_name for run_id in (first, second)]
+    assert names == ["prepare", "again.prepare"]
+
+
+def test_a_task_that_was_cleared_and_asked_for_something_else_shows_its_newest_run(
+    settings: Settings, task: TaskIdentity
+) -> None:
+    prepare(task, settings, reused=False)
+    newest = prepare(task, settings, reused=False, dataset="cifar10")
+    assert [row[1] for row in summary.rows("daily", settings)] == [newest]
 
 
 @pytest.mark.parametrize("known", [True, False])

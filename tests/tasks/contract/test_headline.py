@@ -57,6 +57,18 @@ from tasks.contract.stages import STAGES
             },
             "int8: 1.9 MB (before 6.5), validation accuracy 0.8000 (before 0.8010)",
         ),
+        (
+            "compress",
+            {
+                "method": "int8",
+                "megabytes": 1.85,
+                "parent_megabytes": 6.45,
+                "validation_accuracy": None,
+                "parent_validation_accuracy": None,
+                "same_answers": 0.996,
+            },
+            "int8: 1.9 MB (before 6.5), 99.6% of the validation images answered as before",
+        ),
         ("evaluate", {"accuracy": 0.9, "promote": False}, "test accuracy 0.9000, refused"),
         (
             "register",

@@ -90,8 +90,8 @@ def house(tmp_path: Path) -> Path:
     replaced(dag, "):\n    prepare", ") as dag:\n    prepare")
     replaced(
         dag,
-        "    register = evaluate",
-        '    stage_task("shrink", train_run_id=train.output["run_id"])\n    register = evaluate',
+        "    deployed = promote",
+        '    stage_task("shrink", train_run_id=train.output["run_id"])\n    deployed = promote',
     )
     return tmp_path
 

@@ -121,8 +121,14 @@ def test_a_champion_is_compressed_judged_and_promoted_when_it_pays(
     made = pipeline.compress()
     assert (made.train_run_id, made.parent_version, made.method) == (train_run_id, 1, "int8")
     assert made.megabytes < made.parent_megabytes / 2
+    assert made.validation_accuracy is not None
+    assert made.parent_validation_accuracy is not None
     assert abs(made.validation_accuracy - made.parent_validation_accuracy) < 0.05
-    assert made.headline.startswith(f"int8: {made.megabytes:.1f} MB (before {made.parent_megabytes:.1f})")
+    told = f"validation accuracy {made.validation_accuracy:.4f} (before {made.parent_validation_accuracy:.4f})"
+    assert made.headline == f"int8: {made.megabytes:.1f} MB (before {made.parent_megabytes:.1f}), {told}"
+    metrics = client.get_run(made.run_id).data.metrics
+    assert metrics["validation_accuracy"] == made.validation_accuracy
+    assert metrics["same_answers"] == made.same_answers > 0.9
 
     # Its run is for later stages what a train run is.
     trained, run = client.get_run(train_run_id).data, client.get_run(made.run_id).data
@@ -282,6 +288,21 @@ def test_size_is_a_gain_where_it_is_asked_for(pipeline: Pipeline, timed: Callabl
     assert "times as small, at least the required 1.2" in checks["compression pays"]["why"]
     assert registered.promoted, judged.reason
     assert "from a model that was not registered" in str(registry.by_number("pets", 2).description)
+
+
+def test_no_accuracy_is_told_of_images_that_the_model_was_fitted_to(pipeline: Pipeline) -> None:
+    prepare_run_id = pipeline.prepare()
+    start = pipeline.train(prepare_run_id)
+    pipeline.judge(start)
+    pipeline.day = "tue"
+    fitted = pipeline.train(prepare_run_id, finetune="head", weights="models:/pets@champion")
+    made = pipeline.compress(trained_by=fitted)
+    assert (made.validation_accuracy, made.parent_validation_accuracy) == (None, None)
+    assert made.same_answers > 0.9
+    assert made.headline.endswith(f", {made.same_answers:.1%} of the validation images answered as before")
+    assert not [name for name in MlflowClient().get_run(made.run_id).data.metrics if "accuracy" in name]
+    uri = tracking.tag_of(made.run_id, "pipeline.logged_model_uri").removeprefix("models:/")
+    assert not [one.key for one in MlflowClient().get_logged_model(uri).metrics or [] if "accuracy" in one.key]
 
 
 def test_fewer_training_images_than_asked_for_are_all_used(
