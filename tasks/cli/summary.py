@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tasks.contract.stages import STAGES
 from tasks.errors import DataError
-from tasks.records import tracking
+from tasks.records import queries, tracking
 from tasks.runner.prewarmed import read_request
 from tasks.settings import Settings, load_settings
 from tasks.text_table import table
@@ -20,20 +20,19 @@ def rows(dag_id: str, settings: Settings, dag_run_id: str | None = None) -> list
     """
     experiment_id = tracking.connect(settings)
     wanted = {"pipeline.dag_id": dag_id, "pipeline.stage": tracking.PARENT_STAGE}
-    found_runs = tracking.find_runs(experiment_id, wanted | ({"pipeline.dag_run_id": dag_run_id} if dag_run_id else {}))
-    if not found_runs:
+    wanted |= {"pipeline.dag_run_id": dag_run_id} if dag_run_id else {}
+    parent = queries.newest_run(experiment_id, wanted)
+    if parent is None:
         which = f"no run {dag_run_id!r}" if dag_run_id else "no run"
         raise DataError(f"DAG {dag_id!r} has {which} in MLflow yet; start one with `make run DAG={dag_id}`")
-    dag_run_id = found_runs[0].data.tags["pipeline.dag_run_id"]
+    dag_run_id = parent.data.tags["pipeline.dag_run_id"]
     found = []
     for stage, declared in STAGES.items():
-        runs = tracking.find_runs(
-            experiment_id,
-            {"pipeline.dag_id": dag_id, "pipeline.dag_run_id": dag_run_id, "pipeline.stage": stage},
-        )
-        if not runs:
+        wanted = {"pipeline.dag_id": dag_id, "pipeline.dag_run_id": dag_run_id, "pipeline.stage": stage}
+        run = queries.newest_run(experiment_id, wanted)
+        if run is None:
             continue
-        info, tags = runs[0].info, runs[0].data.tags
+        info, tags = run.info, run.data.tags
         seconds = f"{(info.end_time - info.start_time) / 1000:.1f}" if info.end_time else "-"
         if info.status == "FINISHED" and tracking.RESULT_TAG in tags:
             figure = declared.stored_result(tags[tracking.RESULT_TAG]).headline

@@ -1,0 +1,125 @@
+"""What `make gc` remembers of each MLflow run, and which runs others need: little, because there are many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Self
+
+from mlflow import MlflowClient
+from mlflow.entities import Run, RunStatus
+
+from tasks.records import gold_store, ledger, queries, tracking
+
+REFERENCE = "_run_id"  # suffix of tags and parameters that hold the ID of another run
+DATASET = "dataset"
+CLOCKS = timedelta(hours=1)  # by which the clocks of the machines that start runs may differ
+
+
+@dataclass(frozen=True, slots=True)
+class KnownRun:
+    """One run, without what gc has no use for."""
+
+    run_id: str
+    dag_run: tuple[str, str]
+    """IDs of its DAG and DAG run."""
+    stage: str
+    started: int
+    """Milliseconds since 1970."""
+    active: datetime
+    """When it began, ended or logged a metric last, UTC."""
+    ended: bool
+    artifact_uri: str
+    gold_of: str | None
+    """The data set whose gold it made; None if it made none."""
+    references: tuple[str, ...]
+    """IDs of the runs that it refers to."""
+
+    @classmethod
+    def of(cls, run: Run, before: datetime) -> Self:
+        """Take from a run what gc needs; what an unfinished one did is looked up if it began before `before`."""
+        info, data = run.info, run.data
+        active = time_of(max(info.start_time, info.end_time or 0))
+        ended = bool(RunStatus.is_terminated(RunStatus.from_string(info.status)))
+        if not ended and active < before:
+            active = max([active, *_metric_times(run)])
+        made_gold = data.tags.get(gold_store.GOLD_RUN) == info.run_id
+        references = [*references_in(data.tags), *references_in(data.params), data.tags.get(tracking.REUSED_FROM)]
+        return cls(
+            run_id=str(info.run_id),
+            dag_run=dag_run_of(run),
+            stage=data.tags.get("pipeline.stage", "?"),
+            started=int(info.start_time),
+            active=active,
+            ended=ended,
+            artifact_uri=str(info.artifact_uri),
+            gold_of=data.params.get(DATASET, "") if made_gold else None,
+            references=tuple(reference for reference in references if reference),
+        )
+
+
+def read(experiment_id: str, before: datetime, since: int = 0) -> dict[str, KnownRun]:
+    """Read the runs of all DAG runs, by ID, that started at `since` (milliseconds since 1970) or later."""
+    found = queries.all_runs(experiment_id, {"pipeline.dag_run_id": queries.PRESENT}, since=since)
+    return {str(run.info.run_id): KnownRun.of(run, before) for run in found}
+
+
+def read_again(experiment_id: str, before: datetime, runs: Mapping[str, KnownRun]) -> dict[str, KnownRun]:
+    """Return `runs` with those that were started while they were read, and since: these may refer to old ones."""
+    newest = max((run.started for run in runs.values()), default=0)
+    return {**runs, **read(experiment_id, before, max(0, newest - int(CLOCKS / timedelta(milliseconds=1))))}
+
+
+def needed(runs: Mapping[str, KnownRun], alive: Iterable[str]) -> set[str]:
+    """Find the IDs of the runs that anything to keep refers to, directly or through other runs."""
+    todo = [*alive, *_newest_gold(runs.values()), *_registered(), *_evidence()]
+    found = set[str]()
+    while todo:
+        run_id = todo.pop()
+        if run_id in runs and run_id not in found:
+            found.add(run_id)
+            todo += runs[run_id].references
+    return found
+
+
+def _registered() -> Iterator[str]:
+    """Yield what the versions of all registered models refer to."""
+    for version in queries.find_versions():
+        yield version.run_id or ""
+        yield from references_in(version.tags)
+
+
+def _evidence() -> Iterator[str]:
+    """Yield what the records of the ledger refer to."""
+    for record in ledger.history():
+        yield record.entry.evidence_run_id or ""
+
+
+def _newest_gold(runs: Iterable[KnownRun]) -> set[str]:
+    """Find the run that holds the newest gold of each data set."""
+    newest: dict[str, KnownRun] = {}
+    for run in runs:
+        if run.gold_of is not None and (run.gold_of not in newest or run.started > newest[run.gold_of].started):
+            newest[run.gold_of] = run
+    return {run.run_id for run in newest.values()}
+
+
+def references_in(names: Mapping[str, str]) -> list[str]:
+    """List the run IDs in tags or parameters."""
+    return [value for name, value in names.items() if name.endswith(REFERENCE)]
+
+
+def dag_run_of(run: Run) -> tuple[str, str]:
+    """Return the IDs of a run's DAG and DAG run."""
+    return run.data.tags.get("pipeline.dag_id", ""), run.data.tags["pipeline.dag_run_id"]
+
+
+def time_of(milliseconds: int) -> datetime:
+    """Turn MLflow's milliseconds since 1970 into a time, UTC."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+def _metric_times(run: Run) -> Iterator[datetime]:
+    for name in run.data.metrics:
+        yield max(time_of(point.timestamp) for point in MlflowClient().get_metric_history(run.info.run_id, name))
