@@ -10,11 +10,15 @@ from typing import Self
 from mlflow import MlflowClient
 from mlflow.entities import Run, RunStatus
 
+from tasks.contract.stages import STAGES
 from tasks.records import gold_store, ledger, queries, tracking
 
 REFERENCE = "_run_id"  # suffix of tags and parameters that hold the ID of another run
 DATASET = "dataset"
 CLOCKS = timedelta(hours=1)  # by which the clocks of the machines that start runs may differ
+LAST_OF_A_DAY = {"register", "deploy", "rollback"}  # no run, version or ledger record refers to a run of these
+REFERRED_TO = [stage for stage in STAGES if stage not in LAST_OF_A_DAY]
+UNFINISHED = ("RUNNING", "SCHEDULED")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +63,25 @@ class KnownRun:
         )
 
 
-def read(experiment_id: str, before: datetime, since: int = 0) -> dict[str, KnownRun]:
-    """Read the runs of all DAG runs, by ID, that started at `since` (milliseconds since 1970) or later."""
-    found = queries.all_runs(experiment_id, {"pipeline.dag_run_id": queries.PRESENT}, since=since)
-    return {str(run.info.run_id): KnownRun.of(run, before) for run in found}
+def read(experiment_id: str, before: datetime) -> dict[str, KnownRun]:
+    """Read the runs of DAG runs, by ID: those that others refer to, that have not ended, or were active since `before`.
 
-
-def read_again(experiment_id: str, before: datetime, runs: Mapping[str, KnownRun]) -> dict[str, KnownRun]:
-    """Return `runs` with those that were started while they were read, and since: these may refer to old ones."""
-    newest = max((run.started for run in runs.values()), default=0)
-    return {**runs, **read(experiment_id, before, max(0, newest - int(CLOCKS / timedelta(milliseconds=1))))}
+    MLflow takes about a second for a thousand runs, so the many that are none of these are left out: searches' trials,
+    and old runs of the last stages of a day. Runs that are started meanwhile may refer to old ones, so they are read
+    last.
+    """
+    any_dag_run = {"pipeline.dag_run_id": queries.PRESENT}
+    began, since = _milliseconds(datetime.now(UTC) - CLOCKS), _milliseconds(before)
+    found: dict[str, KnownRun] = {}
+    for runs in (
+        *(queries.all_runs(experiment_id, {**any_dag_run, "pipeline.stage": stage}) for stage in REFERRED_TO),
+        *(queries.all_runs(experiment_id, any_dag_run, status=status) for status in UNFINISHED),
+        queries.all_runs(experiment_id, any_dag_run, ended=since),
+        queries.all_runs(experiment_id, any_dag_run, started=since),
+        queries.all_runs(experiment_id, any_dag_run, started=began),
+    ):
+        found |= {str(run.info.run_id): KnownRun.of(run, before) for run in runs}
+    return found
 
 
 def needed(runs: Mapping[str, KnownRun], alive: Iterable[str]) -> set[str]:
@@ -118,6 +131,10 @@ def dag_run_of(run: Run) -> tuple[str, str]:
 def time_of(milliseconds: int) -> datetime:
     """Turn MLflow's milliseconds since 1970 into a time, UTC."""
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+def _milliseconds(time: datetime) -> int:
+    return int(time.timestamp() * 1000)
 
 
 def _metric_times(run: Run) -> Iterator[datetime]:

@@ -66,7 +66,6 @@ def find(settings: Settings, before: datetime) -> list[Leftover]:
     """List the leftovers of DAG runs that were last active before `before`; nothing is changed."""
     experiment_id = tracking.connect(settings)
     runs = known_runs.read(experiment_id, before)
-    runs = known_runs.read_again(experiment_id, before, runs)
     last: dict[tuple[str, str], datetime] = {}
     for run in runs.values():
         last[run.dag_run] = max(last.get(run.dag_run, run.active), run.active)

@@ -37,9 +37,26 @@ def find_runs(experiment_id: str, tags: Mapping[str, str], *, status: str | None
     return _runs(experiment_id, _conditions(tags, status), newest_first=True, first=FEW)
 
 
-def all_runs(experiment_id: str, tags: Mapping[str, str], *, since: int = 0) -> Iterator[Run]:
-    """Yield all runs with all `tags` that started at `since` (milliseconds since 1970) or later, oldest first."""
-    text = _conditions(tags) + (f" and attributes.start_time >= {since}" if since else "")
+def all_runs(
+    experiment_id: str,
+    tags: Mapping[str, str],
+    *,
+    status: str | None = None,
+    started: int | None = None,
+    ended: int | None = None,
+) -> Iterator[Run]:
+    """Yield all runs with all `tags`, the oldest first.
+
+    Args:
+        experiment_id: where to search.
+        tags: names and values; `PRESENT` as a value means any.
+        status: only runs in this status.
+        started: only runs that started then or later, in milliseconds since 1970.
+        ended: only runs that ended then or later.
+    """
+    times = {"start_time": started, "end_time": ended}
+    later = [f"attributes.{name} >= {time}" for name, time in times.items() if time is not None]
+    text = " and ".join(filter(None, [_conditions(tags, status), *later]))
     return _runs(experiment_id, text, newest_first=False, first=PAGE)
 
 
@@ -90,12 +107,12 @@ def logged_models(experiment_id: str, run_id: str) -> list[LoggedModel]:
 
 
 def _runs(experiment_id: str, text: str, *, newest_first: bool, first: int) -> Iterator[Run]:
-    client = MlflowClient()
+    client, start = MlflowClient(), "attributes.start_time"
     direction, comparison = ("DESC", "<=") if newest_first else ("ASC", ">=")
-    order = [f"attributes.start_time {direction}"]  # those of the same millisecond come by their ID
+    order = [f"{start} {direction}"]  # those of the same millisecond come by their ID
 
     def search(size: int, begin: int | None) -> PagedList[Run]:
-        where = text + ("" if begin is None else f" and attributes.start_time {comparison} {begin}")
+        where = " and ".join([*([text] if text else []), *([] if begin is None else [f"{start} {comparison} {begin}"])])
         # limit: the size of a page
         return client.search_runs([experiment_id], where, ViewType.ACTIVE_ONLY, max_results=size, order_by=order)
 
