@@ -105,8 +105,9 @@ bench-serving: WITH = serving ## compare latency and throughput of the service w
 bench-inference: WITH = inference ## compare torch, ONNX Runtime and OpenVINO on the same weights (OpenVINO: see benchmarks/inference.py)
 bench-tuning: WITH = tuning --source "$$SOURCE" ## measure the cost of a trial, ASHA against random search, tuned against default (SOURCE=archive)
 bench-transfer: WITH = transfer --source "$$SOURCE" ## compare transfer learning on photos with what users would write (SOURCE=archive of CIFAR-10, ARGS="--part large")
+bench-history: WITH = history ## compare an installation of three years with a fresh one, on SQLite and on Postgres in a container
 bench-gate: WITH = false_promotions ## simulate how often the gate promotes a model that is no better
-bench bench-serving bench-inference bench-tuning bench-transfer bench-gate: install
+bench bench-serving bench-inference bench-tuning bench-transfer bench-gate bench-history: install
 	@$(LOCAL) && python -m benchmarks.$(WITH) $(ARGS)
 bench-runtimes: ready-database ## measure the seconds per stage in each runtime that is up: RUNTIMES="local docker kubernetes" (NAMESPACE=)
 	@$(LOCAL) && env -u PIPELINE_RUNTIME python -m benchmarks.runtimes $(if $(RUNTIMES),--runtimes $(RUNTIMES)) $(ARGS)
@@ -124,7 +125,6 @@ ready-database: install
 ready-local:
 ready-kubernetes: setup
 ready-docker: setup images
-	@$(LOCAL) && python -m tasks serve --stop
-	@$(PYTHON) -m deploy up --for-stages
+	@$(LOCAL) && python -m tasks serve --stop && $(PYTHON) -m deploy up --for-stages
 ready-%:
 	@echo "RUNTIME='$*' is unknown; choose local, docker or kubernetes" >&2; exit 64

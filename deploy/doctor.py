@@ -188,6 +188,7 @@ def check_mlflow(port: int, login: tuple[str, str], hosts: Sequence[str]) -> lis
     for host in hosts:
         headers = {"Host": host, "Authorization": f"Basic {basic}"}
         try:
+            # limit: only the status counts
             status, _ = get(port, "/api/2.0/mlflow/experiments/search?max_results=1", headers)
         except (OSError, http.client.HTTPException) as error:
             return [Finding("fail", "mlflow", f"no answer on port {port} ({error}); see docker compose logs mlflow")]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
+from itertools import islice
 
 from tasks.records import ledger, tracking
 from tasks.records.ledger import Record
@@ -29,9 +31,14 @@ def row(record: Record) -> tuple[str, ...]:
 
 
 def show(registered_model: str | None, limit: int, as_json: bool) -> None:
-    """Print at most `limit` records, the newest first, as a table or as one JSON object per line."""
+    """Print the newest `limit` records, the newest first, and say how many older ones there are.
+
+    As a table or as one JSON object per line; with JSON, the number of older ones goes to standard error.
+    """
     tracking.connect(load_settings())
-    records = ledger.history(registered_model, limit=limit)
+    found = ledger.history(registered_model)
+    records = list(islice(found, limit))
+    older = sum(1 for _ in found)
     if as_json:
         for record in records:
             print(json.dumps(asdict(record.entry) | {"at": record.at.isoformat(), "finished": record.finished}))
@@ -39,3 +46,6 @@ def show(registered_model: str | None, limit: int, as_json: bool) -> None:
         print(columns([HEADER, *map(row, records)]))
     else:
         print("the history is empty: nothing has been promoted, refused or rolled back yet")
+    if older:
+        last = f"{older} older records are not shown; --limit {limit + older} shows all"
+        print(last if as_json else f"\n{last}", file=sys.stderr if as_json else sys.stdout)

@@ -7,13 +7,12 @@ from mlflow.entities import Run
 from tasks.contract.messages import TaskIdentity
 from tasks.contract.stages import STAGES
 from tasks.errors import DataError
-from tasks.records import tracking
+from tasks.records import queries, tracking
 from tasks.runner.prewarmed import read_request
 from tasks.settings import Settings, load_settings
 from tasks.text_table import table
 
 HEADER = ("task", "run ID", "seconds", "main figure")
-MOST = 1000  # runs of one stage in one DAG run
 
 
 def rows(dag_id: str, settings: Settings, dag_run_id: str | None = None) -> list[tuple[str, str, str, str]]:
@@ -26,15 +25,16 @@ def rows(dag_id: str, settings: Settings, dag_run_id: str | None = None) -> list
     """
     experiment_id = tracking.connect(settings)
     wanted = {"pipeline.dag_id": dag_id, "pipeline.stage": tracking.PARENT_STAGE}
-    found_runs = tracking.find_runs(experiment_id, wanted | ({"pipeline.dag_run_id": dag_run_id} if dag_run_id else {}))
-    if not found_runs:
+    wanted |= {"pipeline.dag_run_id": dag_run_id} if dag_run_id else {}
+    parent = queries.newest_run(experiment_id, wanted)
+    if parent is None:
         which = f"no run {dag_run_id!r}" if dag_run_id else "no run"
         raise DataError(f"DAG {dag_id!r} has {which} in MLflow yet; start one with `make run DAG={dag_id}`")
-    dag_run_id = found_runs[0].data.tags["pipeline.dag_run_id"]
+    dag_run_id = parent.data.tags["pipeline.dag_run_id"]
     newest: dict[str, Run] = {}  # by task; one that was cleared and got another request has several runs
     for stage in STAGES:
         of_stage = {"pipeline.dag_id": dag_id, "pipeline.dag_run_id": dag_run_id, "pipeline.stage": stage}
-        for run in tracking.find_runs(experiment_id, of_stage, limit=MOST):
+        for run in queries.find_runs(experiment_id, of_stage):
             newest.setdefault(run.data.tags["pipeline.key"], run)
     return [_row(run) for run in sorted(newest.values(), key=lambda run: run.info.start_time)]
 

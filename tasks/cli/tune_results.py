@@ -9,7 +9,7 @@ from dataclasses import asdict
 from mlflow import MlflowClient
 
 from tasks.errors import DataError
-from tasks.records import tracking
+from tasks.records import queries, tracking
 from tasks.search.earlier_trial import State
 from tasks.search.table import METRIC, TrialRow, mode, read
 from tasks.settings import load_settings
@@ -22,10 +22,10 @@ def newest(experiment_id: str) -> str:
     Raises:
         DataError: no search has run yet.
     """
-    found = tracking.find_runs(experiment_id, {"pipeline.stage": "tune"})
-    if not found:
+    found = queries.newest_run(experiment_id, {"pipeline.stage": "tune"})
+    if found is None:
         raise DataError("no search has run yet; start one with `make tune TRIALS=20`")
-    return str(found[0].info.run_id)
+    return str(found.info.run_id)
 
 
 def best_first(rows: Sequence[TrialRow], metric: str) -> list[TrialRow]:

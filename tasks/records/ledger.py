@@ -2,25 +2,28 @@
 
 Append-only: a record is created once, found again by its key, and never changed. It is RUNNING while the alias moves
 and FINISHED afterwards. One that stays RUNNING shows an interrupted move; the retry of its task finishes both.
+
+Every question is a search by tags, so that its answer depends on no record that it is not about, however many there
+are. The newest record is the one that began last; of two that began in the same millisecond, always the same one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
 from mlflow import MlflowClient
-from mlflow.entities import Run, ViewType
+from mlflow.entities import Run
 
-from tasks.records import registry
-from tasks.records.paging import PAGE, all_pages
+from tasks.records import queries, registry
 from tasks.records.tracking import experiment
 from tasks.settings import load_settings
 
 EXPERIMENT = "promotions"
+MOVED = "true"  # the tag `ledger.moves` of all records but refusals
 
 
 class Kind(StrEnum):
@@ -51,13 +54,13 @@ class Entry:
     @property
     def tags(self) -> dict[str, str]:
         """The entry as MLflow tags, `ledger.` before each field; fields that are None are left out."""
-        moves = {"ledger.moves": "false" if self.kind is Kind.REFUSAL else "true"}
+        moves = {"ledger.moves": "false" if self.kind is Kind.REFUSAL else MOVED}
         return moves | {f"ledger.{name}": str(value) for name, value in vars(self).items() if value is not None}
 
     @property
     def identity(self) -> dict[str, str]:
-        """The tags by which a retry finds its record."""
-        return {name: self.tags[name] for name in ("ledger.key", "ledger.kind", "ledger.candidate_sha256")}
+        """The fields by which a retry finds its record."""
+        return {"key": self.key, "kind": self.kind, "candidate_sha256": self.candidate_sha256}
 
 
 @dataclass(frozen=True)
@@ -78,10 +81,10 @@ def recorded(entry: Entry) -> Iterator[None]:
     task), a new record is created.
     """
     client = MlflowClient()
-    found = _search(entry.identity, limit=1)
-    if found and found[0].info.status == "FINISHED" and _moved_since(found[0], entry):
-        found = []
-    run = found[0] if found else client.create_run(_experiment(), tags=entry.tags, run_name=_name(entry))
+    run = _newest(**entry.identity)
+    if run and run.info.status == "FINISHED" and _moved_since(run, entry):
+        run = None
+    run = run or client.create_run(_experiment(), tags=entry.tags, run_name=_name(entry))
     yield
     if run.info.status != "FINISHED":
         client.set_terminated(run.info.run_id, "FINISHED")
@@ -96,10 +99,25 @@ def move_champion(entry: Entry) -> None:
             registry.set_alias(entry.registered_model, registry.CHAMPION, entry.to_version)
 
 
-def history(registered_model: str | None = None, *, limit: int = PAGE) -> list[Record]:
-    """List the records, newest first: of one registered model, or of all."""
-    tags = {"ledger.registered_model": registered_model} if registered_model else {}
-    return [_record(run) for run in _search(tags, limit=limit)]
+def history(registered_model: str | None = None) -> Iterator[Record]:
+    """Yield all records, newest first: of one registered model, or of all."""
+    return map(_record, _all(**({"registered_model": registered_model} if registered_model else {})))
+
+
+def promotions(registered_model: str) -> Iterator[Record]:
+    """Yield the finished promotions of a registered model, newest first."""
+    runs = _all(registered_model=registered_model, kind=Kind.PROMOTION)
+    return (record for record in map(_record, runs) if record.finished)
+
+
+def newest_move(registered_model: str) -> Record | None:
+    """Return the newest record that moved the alias of a registered model, or was to move it."""
+    return _found(_newest(registered_model=registered_model, moves=MOVED))
+
+
+def failed_deploy(registered_model: str, key: str) -> Record | None:
+    """Return the newest record of a deploy task, by its key, that took back the version it was to deploy."""
+    return _found(_newest(registered_model=registered_model, kind=Kind.FAILED_DEPLOY, key=key))
 
 
 def comparisons(registered_model: str, champion_version: int, candidate_sha256: str) -> int:
@@ -107,60 +125,69 @@ def comparisons(registered_model: str, champion_version: int, candidate_sha256: 
 
     The same weights are the same candidate when judged again: in a retry, or when training gave the same model.
     """
-    judged = {Kind.REFUSAL, Kind.PROMOTION}
-    entries = [record.entry for record in history(registered_model)]
-    seen = {e.candidate_sha256 for e in entries if e.kind in judged and e.from_version == champion_version}
-    return len(seen - {candidate_sha256})
+    met = {"registered_model": registered_model, "from_version": champion_version}
+    runs = (run for kind in (Kind.REFUSAL, Kind.PROMOTION) for run in _all(**met, kind=kind))
+    return len({run.data.tags["ledger.candidate_sha256"] for run in runs} - {candidate_sha256})
 
 
 def rolled_back(registered_model: str, candidate_sha256: str) -> str | None:
     """Say who took these weights out of service, and why; None unless that was the last thing done with them."""
-    for record in history(registered_model):
-        entry = record.entry
-        if entry.kind is Kind.ROLLBACK and entry.former_sha256 == candidate_sha256:
-            return f"rolled back by {entry.by} on {record.at:%Y-%m-%d} ({entry.reason}), version {entry.from_version}"
-        if entry.kind in {Kind.PROMOTION, Kind.ROLLBACK} and entry.candidate_sha256 == candidate_sha256:
+    out = _newest(registered_model=registered_model, kind=Kind.ROLLBACK, former_sha256=candidate_sha256)
+    if out is None:
+        return None
+    for kind in (Kind.PROMOTION, Kind.ROLLBACK):
+        taken = _newest(registered_model=registered_model, kind=kind, candidate_sha256=candidate_sha256)
+        if taken is not None and _age(taken) < _age(out):
             return None
-    return None
+    record = _record(out)
+    entry = record.entry
+    return f"rolled back by {entry.by} on {record.at:%Y-%m-%d} ({entry.reason}), version {entry.from_version}"
 
 
 def evidence_of(registered_model: str, version: int) -> str | None:
     """Return the evaluate run by whose evidence a version became champion last; None if it never did."""
-    for record in history(registered_model):
-        if record.entry.kind is Kind.PROMOTION and record.entry.candidate_version == version:
-            return record.entry.evidence_run_id
-    return None
+    found = _newest(registered_model=registered_model, kind=Kind.PROMOTION, candidate_version=version)
+    return _record(found).entry.evidence_run_id if found else None
 
 
 def champion_before(registered_model: str, version: int) -> int | None:
     """Return the version that was champion when `version` became it; None when there was none, or it never did."""
-    for record in history(registered_model):
-        entry = record.entry
-        if entry.kind is not Kind.REFUSAL and entry.to_version == version and entry.from_version != version:
-            return entry.from_version
-    return None
+    records = map(_record, _all(registered_model=registered_model, moves=MOVED, to_version=version))
+    return next((r.entry.from_version for r in records if r.entry.from_version != version), None)
 
 
 def _experiment() -> str:
     return experiment(EXPERIMENT, load_settings().artifact_root)
 
 
-def _search(tags: dict[str, str], *, limit: int) -> list[Run]:
-    client, experiment_id = MlflowClient(), _experiment()
-    conditions = [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
-    text = " and ".join([*conditions, "tags.`ledger.key` != ''"])
-    order = ["attributes.start_time DESC"]
-    return list(
-        all_pages(
-            lambda size, token: client.search_runs([experiment_id], text, ViewType.ACTIVE_ONLY, size, order, token),
-            limit,
-        )
-    )
+def _newest(**fields: object) -> Run | None:
+    """Return the newest record with these values, by the names of an entry's fields."""
+    return queries.newest_run(_experiment(), _tags(fields))
+
+
+def _all(**fields: object) -> Iterator[Run]:
+    """Yield all records with these values, newest first."""
+    return queries.find_runs(_experiment(), _tags(fields))
+
+
+def _tags(fields: Mapping[str, object]) -> dict[str, str]:
+    return {f"ledger.{name}": str(value) for name, value in ({"key": queries.PRESENT} | dict(fields)).items()}
+
+
+def _age(run: Run) -> tuple[int, str]:
+    """Say where a record is in MLflow's order of runs, newest first."""
+    return -int(run.info.start_time), str(run.info.run_id)
 
 
 def _moved_since(run: Run, entry: Entry) -> bool:
-    newest = _search({"ledger.registered_model": entry.registered_model, "ledger.moves": "true"}, limit=1)
-    return bool(newest) and newest[0].info.run_id != run.info.run_id and entry.kind is not Kind.REFUSAL
+    if entry.kind is Kind.REFUSAL:
+        return False
+    newest = _newest(registered_model=entry.registered_model, moves=MOVED)
+    return newest is not None and newest.info.run_id != run.info.run_id
+
+
+def _found(run: Run | None) -> Record | None:
+    return _record(run) if run else None
 
 
 def _record(run: Run) -> Record:

@@ -20,7 +20,7 @@ from mlflow.types import Schema, TensorSpec
 from numpy.typing import NDArray
 from torch import nn
 
-from tasks.records import artifact_digest, onnx_forms, registry
+from tasks.records import artifact_digest, onnx_forms, queries, registry
 from tasks.records.tracking import StageRun
 from tasks.vision.data.gold import Gold
 from tasks.vision.models import onnx_form
@@ -168,7 +168,7 @@ def _metadata(shape: tuple[int, ...], classes: Sequence[str], about: Mapping[str
 def _keep_one(run: StageRun, sha256: str) -> LoggedModel | None:
     """Return the run's logged model with this digest, preferably a complete one, and delete all others."""
     client = MlflowClient()
-    models = client.search_logged_models([run.experiment_id], f"source_run_id = '{run.run_id}'")
+    models = queries.logged_models(run.experiment_id, run.run_id)
     same = [model for model in models if model.tags.get(registry.SHA256) == sha256]
     kept = min(same, key=lambda model: model.status != LoggedModelStatus.READY, default=None)
     for model in models:

@@ -15,6 +15,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
 from tasks.errors import ModelError
+from tasks.records import queries
 from tasks.records.tracking import http_status
 
 CHAMPION = "champion"
@@ -51,8 +52,7 @@ def by_number(registered_model: str, version: int) -> ModelVersion:
 
 def by_digest(registered_model: str, model_sha256: str) -> ModelVersion | None:
     """Return the first version whose architecture and weights have this digest, or None."""
-    found = MlflowClient().search_model_versions(f"name = '{registered_model}' and tags.`{SHA256}` = '{model_sha256}'")
-    return min(found, key=lambda version: int(version.version), default=None)
+    return queries.first_version(registered_model, {SHA256: model_sha256})
 
 
 def create_version(

@@ -16,13 +16,13 @@ from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from tasks.contract.messages import StageRequest, StageResult, TaskIdentity
 from tasks.errors import DataError, SettingsError, UnavailableError
+from tasks.records.queries import newest_run
 from tasks.records.termination import sigterm_delayed
 from tasks.records.transient_errors import answered_by_another, as_unavailable
 from tasks.settings import Settings
@@ -205,27 +205,11 @@ def http_status(error: MlflowException) -> int:
     return int(error.get_http_status_code())  # type: ignore[no-untyped-call]
 
 
-def find_runs(experiment_id: str, tags: dict[str, str], *, status: str | None = None, limit: int = 1) -> list[Run]:
-    """List the newest runs that have all `tags`, newest first."""
-    conditions = [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
-    if status:
-        conditions.append(f"attributes.status = '{status}'")
-    return list(
-        MlflowClient().search_runs(
-            [experiment_id],
-            " and ".join(conditions),
-            ViewType.ACTIVE_ONLY,
-            max_results=limit,
-            order_by=["attributes.start_time DESC"],
-        )
-    )
-
-
 def _find_or_create(client: MlflowClient, experiment_id: str, tags: dict[str, str], name: str) -> str:
     identity = {name: value for name, value in tags.items() if name in _IDENTITY}
-    found = find_runs(experiment_id, identity)
+    found = newest_run(experiment_id, identity)
     if found:
-        return str(found[0].info.run_id)
+        return str(found.info.run_id)
     return str(client.create_run(experiment_id, tags=tags, run_name=name).info.run_id)
 
 

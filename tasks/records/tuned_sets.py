@@ -7,15 +7,19 @@ that it was promoted and not rolled back since.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from mlflow import MlflowClient
 
 from tasks.contract.messages import parse
 from tasks.contract.recipe import Hyperparameters
 from tasks.contract.training import TrainRequest
-from tasks.errors import DataError, ModelError
-from tasks.records import ledger, registry
+from tasks.errors import DataError
+from tasks.records import ledger, queries
+from tasks.records.paging import FEW, PAGE
+from tasks.records.queries import PRESENT
 from tasks.records.tracking import tag_of
 
 HYPERPARAMETERS = "pipeline.hyperparameters"  # tag of a tune run: the best set, JSON
@@ -64,20 +68,38 @@ def read(run_id: str) -> TunedSet:
 
 def newest_proven(registered_model: str, dataset: str, model: str) -> TunedSet | None:
     """Find the newest set for this data set and network with which a champion of `registered_model` was trained."""
-    for record in ledger.history(registered_model):
-        entry = record.entry
-        if entry.kind is not ledger.Kind.PROMOTION or not record.finished:
-            continue
-        try:
-            run_id = registry.by_number(registered_model, entry.candidate_version).tags.get(TUNE_RUN)
-            found = read(run_id) if run_id else None
-        except (DataError, ModelError) as gone:  # someone deleted the version or the run
-            log.warning("the hyperparameters of version %d are skipped: %s", entry.candidate_version, gone)
-            continue
+    sets: dict[str, TunedSet | None] = {}
+    for entry, run_id in _tuned_promotions(registered_model):
+        if run_id not in sets:
+            sets[run_id] = _read_if_there(run_id, entry.candidate_version)
+        found = sets[run_id]
         fits = found is not None and (found.dataset, found.model) == (dataset, model)
         if fits and not ledger.rolled_back(registered_model, entry.candidate_sha256):
             return found
     return None
+
+
+def _tuned_promotions(registered_model: str) -> Iterator[tuple[ledger.Entry, str]]:
+    """Yield the promotions of models with tuned hyperparameters, newest first, each with the ID of its tune run.
+
+    Most often the first is the one wanted; and where nothing was ever tuned, no version is asked for one by one.
+    """
+    promotions = ledger.promotions(registered_model)
+    size = FEW
+    while batch := [record.entry for record in islice(promotions, size)]:
+        numbers = [entry.candidate_version for entry in batch]
+        tuned = queries.find_versions(registered_model, {TUNE_RUN: PRESENT}, range(min(numbers), max(numbers) + 1))
+        runs = {int(version.version): version.tags[TUNE_RUN] for version in tuned}
+        yield from ((entry, runs[entry.candidate_version]) for entry in batch if entry.candidate_version in runs)
+        size = min(size * 10, PAGE)
+
+
+def _read_if_there(run_id: str, version: int) -> TunedSet | None:
+    try:
+        return read(run_id)
+    except DataError as gone:  # someone deleted the run
+        log.warning("the hyperparameters of version %d are skipped: %s", version, gone)
+        return None
 
 
 def choose(request: TrainRequest, run_id: str, dataset: str) -> TunedSet | None:

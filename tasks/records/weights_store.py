@@ -17,7 +17,8 @@ from mlflow.exceptions import MlflowException
 
 from tasks.contract.networks import NOT_STATED
 from tasks.errors import ModelError
-from tasks.records.tracking import find_runs, http_status
+from tasks.records.queries import newest_run
+from tasks.records.tracking import http_status
 from tasks.records.transient_errors import as_unavailable
 
 STAGE = "weights"
@@ -55,8 +56,8 @@ class StoredWeights:
 
 def newest(network: str, experiment_id: str) -> StoredWeights | None:
     """Return the weights that were stored last for a network, by its name in a request; None if there are none."""
-    found = find_runs(experiment_id, {"pipeline.stage": STAGE, NETWORK: network}, status="FINISHED")
-    return StoredWeights.of(found[0]) if found else None
+    found = newest_run(experiment_id, {"pipeline.stage": STAGE, NETWORK: network}, status="FINISHED")
+    return StoredWeights.of(found) if found else None
 
 
 def read(run_id: str) -> StoredWeights:
@@ -89,13 +90,13 @@ def store(path: Path, network: str, sha256: str, licence: str, source: str, expe
     """
     client = MlflowClient()
     tags = {SHA256: sha256, LICENCE: licence, SOURCE: source}
-    known = find_runs(experiment_id, {"pipeline.stage": STAGE, NETWORK: network})
-    if known and known[0].data.tags.get(SHA256) == sha256:
-        run_id = str(known[0].info.run_id)
+    known = newest_run(experiment_id, {"pipeline.stage": STAGE, NETWORK: network})
+    if known and known.data.tags.get(SHA256) == sha256:
+        run_id = str(known.info.run_id)
         for name, value in tags.items():
-            if known[0].data.tags.get(name) != value:
+            if known.data.tags.get(name) != value:
                 client.set_tag(run_id, name, value)
-        if known[0].info.status == "FINISHED" and FILE in {file.path for file in client.list_artifacts(run_id)}:
+        if known.info.status == "FINISHED" and FILE in {file.path for file in client.list_artifacts(run_id)}:
             return run_id, False
     else:
         tags |= {"pipeline.stage": STAGE, NETWORK: network}

@@ -22,14 +22,14 @@ from tasks.contract.stage import Stage
 from tasks.contract.stages import parameters
 from tasks.errors import PermanentError
 from tasks.records.inputs.stage_inputs import StageInputs
-from tasks.records.tracking import RESULT_TAG, REUSED_FROM, StageRun, find_runs
+from tasks.records.queries import find_runs
+from tasks.records.tracking import RESULT_TAG, REUSED_FROM, StageRun
 from tasks.reuse import code_digest
 
 KEY = "pipeline.reuse_key"  # tag of a run that did its own work: digest of all that its result depends on
 MEASURED = "pipeline.measured_key"  # tag of an evaluate run: the same, without the policy and the champion
 MIXED = "mixed"  # the key of a run whose tries had different inputs or code; it is never reused
 NOTE = "mlflow.note.content"
-CANDIDATES = 20
 
 log = logging.getLogger("tasks.reuse")
 
@@ -105,7 +105,7 @@ def _digest(known: Mapping[str, Any]) -> str:
 def _find(stage: Stage, key: Mapping[str, str], inputs: StageInputs, run: StageRun) -> tuple[Run, StageResult] | None:
     """Find the newest finished run with this key whose outputs still exist, and its result."""
     tags = {"pipeline.stage": stage.name, **key}
-    for found in find_runs(run.experiment_id, tags, status="FINISHED", limit=CANDIDATES):
+    for found in find_runs(run.experiment_id, tags, status="FINISHED"):
         try:
             result = stage.parse_result(found.data.tags.get(RESULT_TAG, ""))
             lost = inputs.lost(found)

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from mlflow import MlflowClient
-from mlflow.entities import Run, ViewType
+from mlflow.entities import Run
 
-from tasks.records.paging import all_pages
+from tasks.records import queries
 from tasks.search.earlier_trial import State
 
 TRIAL = "tune.trial"  # tag of a trial's run: its number, from 0
@@ -85,13 +85,8 @@ def read(tune_run_id: str) -> list[TrialRow]:
 
 def trial_runs(experiment_id: str, tune_run_id: str) -> list[Run]:
     """List the runs of a search's trials by number, without those deleted in MLflow."""
-    client = MlflowClient()
-    text = f"tags.`mlflow.parentRunId` = '{tune_run_id}'"
-    found = all_pages(
-        lambda size, token: client.search_runs([experiment_id], text, ViewType.ACTIVE_ONLY, size, page_token=token)
-    )
-    runs = [run for run in found if TRIAL in run.data.tags]
-    return sorted(runs, key=lambda run: (int(run.data.tags[TRIAL]), run.info.start_time))
+    found = queries.all_runs(experiment_id, {"mlflow.parentRunId": tune_run_id, TRIAL: queries.PRESENT})
+    return sorted(found, key=lambda run: (int(run.data.tags[TRIAL]), run.info.start_time))
 
 
 def _row(client: MlflowClient, run: Run, metric: str) -> TrialRow:

@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.request_utils import _cached_get_request_session
 
 from tasks.errors import ModelError
-from tasks.records import artifact_digest, registry
+from tasks.records import artifact_digest, queries, registry
 from tasks.records.onnx_forms import OnnxForm
 from tasks.records.tracking import http_status
 from tasks.records.transient_errors import answered_by_another
@@ -83,9 +83,7 @@ def _run(client: MlflowClient, reference: Reference) -> Target:
         raise ModelError(f"MLflow has no run {run_id!r}; correct SERVING_MODEL") from error
     uri = f"runs:/{run_id}/{reference.path}"
     # Answers name the version of a run that was registered.
-    versions = client.search_model_versions(f"run_id = '{run_id}'")
-    mine = [version for version in versions if version.name == reference.registered_model]
-    newest = max(mine, key=lambda version: int(version.version), default=None)
+    newest = queries.newest_version_of_run(reference.registered_model, run_id)
     if newest is None:
         return Target(uri, None, None, run_id)
     exported = OnnxForm.of(newest) if reference.path == MODEL_PATH else None

@@ -171,8 +171,8 @@ def _undo(request: DeployRequest, version: ModelVersion, why: str) -> str:
     champion = registry.by_alias(name)
     if champion is None or int(champion.version) != number:
         return ""
-    move = next((r.entry for r in ledger.history(name) if r.entry.kind is not ledger.Kind.REFUSAL), None)
-    if move is None or move.to_version != number:
+    move = ledger.newest_move(name)
+    if move is None or move.entry.to_version != number:
         return f"champion stays version {number}: the ledger does not show what it was before; move the alias yourself"
     ledger.move_champion(
         ledger.Entry(
@@ -180,7 +180,7 @@ def _undo(request: DeployRequest, version: ModelVersion, why: str) -> str:
             kind=ledger.Kind.FAILED_DEPLOY,
             registered_model=name,
             from_version=number,
-            to_version=move.from_version,
+            to_version=move.entry.from_version,
             candidate_version=number,
             candidate_sha256=version.tags.get(registry.SHA256, ""),
             by=request.task.by,
@@ -188,7 +188,7 @@ def _undo(request: DeployRequest, version: ModelVersion, why: str) -> str:
             evidence_run_id=version.tags.get("pipeline.evaluate_run_id"),
         )
     )
-    return _again(name, move.from_version)
+    return _again(name, move.entry.from_version)
 
 
 def _finish_undoing(request: DeployRequest) -> None:
@@ -198,8 +198,7 @@ def _finish_undoing(request: DeployRequest) -> None:
         ModelError: the promotion was undone, by the earlier try or now.
     """
     name = request.registered_model
-    records = [record for record in ledger.history(name) if record.entry.key == request.task.key]
-    begun = next((r for r in records if r.entry.kind is ledger.Kind.FAILED_DEPLOY), None)
+    begun = ledger.failed_deploy(name, request.task.key)
     if begun is None or begun.entry.candidate_version != request.version:
         return
     champion = registry.by_alias(name)

@@ -22,7 +22,7 @@ from mlflow.environment_variables import MLFLOW_S3_ENDPOINT_URL
 from tasks.contract.data import PrepareRequest, PrepareResult
 from tasks.contract.datasets import licence_of
 from tasks.errors import DataError
-from tasks.records import gold_store, registry, tracking
+from tasks.records import gold_store, queries, registry
 from tasks.records.inputs.corrections import read_corrections
 from tasks.records.metric_log import log_values
 from tasks.records.near_duplicate_log import log_near_duplicates
@@ -117,9 +117,12 @@ def _corrected(source: Source, changes: Corrections) -> Source:
 def _earlier(key: str, experiment_id: str) -> _Made | None:
     """Find complete gold with this fingerprint; a finished run whose gold is missing or damaged does not count."""
     tags = {"pipeline.stage": "prepare", FINGERPRINT: key}
-    found = tracking.find_runs(experiment_id, tags, status="FINISHED", limit=20)
-    # Most of them reused the same gold: each gold is checked once.
-    for run_id, removed in {run.data.tags[gold_store.GOLD_RUN]: run.data.metrics[REMOVED] for run in found}.items():
+    checked = set[str]()  # most of the runs reused the same gold: each gold is checked once
+    for run in queries.find_runs(experiment_id, tags, status="FINISHED"):
+        run_id, removed = run.data.tags[gold_store.GOLD_RUN], run.data.metrics[REMOVED]
+        if run_id in checked:
+            continue
+        checked.add(run_id)
         if not gold_store.exists(run_id):
             continue
         try:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from mlflow import MlflowClient
 
-from tasks.records.paging import all_pages
+from tasks.records import queries
 from tasks.text_table import columns
 
 from .growth import Day, ends, growths
@@ -71,13 +71,12 @@ class Soak:
         experiment = self._client.get_experiment_by_name(MODEL)
         if experiment is None:
             return [*failed, "no run is in MLflow"]
-        ours = [experiment.experiment_id]
-        runs = all_pages(lambda size, token: self._client.search_runs(ours, max_results=size, page_token=token))
+        runs = queries.all_runs(experiment.experiment_id, {})
         stages = Counter((run.data.tags.get("pipeline.stage", "?"), run.info.status) for run in runs)
         expected = Counter({(stage, "FINISHED"): len(days) for stage in ("pipeline", *STAGES)})
         if stages != expected:
             failed.append(f"MLflow's runs are {dict(stages)}, not {dict(expected)}")
-        versions = len(self._client.search_model_versions(f"name = '{MODEL}'", max_results=10_000))
+        versions = len(list(queries.find_versions(MODEL)))
         if versions != len(days):
             failed.append(f"{versions} versions are registered by {len(days)} runs")
         left = self._leftovers()

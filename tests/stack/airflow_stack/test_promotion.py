@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from tasks.records import ledger, tracking
+from tasks.records import ledger, queries, tracking
 from tasks.records.ledger import Kind, Record
 from tasks.settings import Settings
 from tests.stack.airflow_stack.conftest import DAG, MODEL, ROLLBACK_DAG, DailyRun, User, ended, served, trigger
@@ -46,14 +46,14 @@ def wait_for(admin: User, state: str) -> None:
 
 
 def records(model: str) -> list[Record]:
-    return ledger.history(model)
+    return list(ledger.history(model))
 
 
 def reused(dag_run_id: str) -> set[str]:
     """The stages of a DAG run that took the result of an earlier one."""
     experiment = MlflowClient().get_experiment_by_name(MODEL)
     assert experiment is not None
-    runs = tracking.find_runs(experiment.experiment_id, {"pipeline.dag_run_id": dag_run_id}, limit=20)
+    runs = queries.find_runs(experiment.experiment_id, {"pipeline.dag_run_id": dag_run_id})
     return {run.data.tags["pipeline.stage"] for run in runs if "pipeline.reused_from" in run.data.tags}
 
 

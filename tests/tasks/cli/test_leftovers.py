@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy
 from mlflow import MlflowClient
 
+from benchmarks.old_installation import Writer, add_records
 from tasks.__main__ import main
-from tasks.cli import leftovers
+from tasks.cli import known_runs, leftovers
 from tasks.cli.leftovers import Kind, Leftover
-from tasks.records import ledger, registry, tracking
+from tasks.contract.stages import STAGES
+from tasks.records import ledger, paging, queries, registry, tracking
 from tasks.records.gold_store import GOLD_RUN
 from tasks.settings import Settings
 
@@ -177,3 +181,98 @@ def test_a_dry_run_says_so_and_changes_nothing(
 def test_days_that_are_none(days: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["gc", "--days", days]) == 2
     assert days in capsys.readouterr().err
+
+
+# --- However much there is
+
+
+@pytest.fixture
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paging, "PAGE", 3)
+
+
+def test_what_only_a_version_on_a_later_page_refers_to(settings: Settings, make: Make, small_pages: None) -> None:
+    """More registered models, versions and runs than fit a page; each page is of three."""
+    golds = [make("prepare", f"day-{day}", started=LONG_AGO + day, holds=["gold"]) for day in range(8)]
+    trains = [
+        make("train", f"day-{day}", started=LONG_AGO + day, tags={"pipeline.prepare_run_id": gold})
+        for day, gold in enumerate(golds)
+    ]
+    for day, train in enumerate(trains[1:6]):
+        registry.create_version(f"model-{day}", f"runs:/{train}/model", train, {}, "")
+    for _ in range(4):
+        registry.create_version("model-0", f"runs:/{trains[1]}/model", trains[1], {}, "")
+    registry.create_version("model-0", f"runs:/{trains[6]}/model", trains[6], {}, "")
+    assert found(settings) == {(Kind.GOLD, golds[0])}  # that of the last day is the newest
+
+
+def test_what_only_the_oldest_of_many_records_refers_to(settings: Settings, make: Make) -> None:
+    gold, left = (make("prepare", day, holds=["gold"]) for day in ("first", "second"))
+    make("prepare", "newest", started=LONG_AGO + 1, holds=["gold"])
+    evaluate = make("evaluate", "first", tags={"pipeline.prepare_run_id": gold})
+    entries = [
+        ledger.Entry(f"daily/{n}/register", ledger.Kind.REFUSAL, "cats", 1, 1, n, f"sha{n}", "a test", "", evaluate)
+        for n in range(1005)
+    ]
+    records_in = tracking.experiment(ledger.EXPERIMENT)
+    engine = sqlalchemy.create_engine(settings.tracking_uri)
+    others = [replace(entry, evidence_run_id=None) for entry in entries[1:]]
+    with Writer(engine) as writer:
+        add_records(writer, records_in, ((entry, LONG_AGO + n) for n, entry in enumerate([entries[0], *others])))
+    engine.dispose()
+    assert found(settings) == {(Kind.GOLD, left)}
+
+
+def test_a_search_of_many_trials_is_active_while_one_of_them_is(
+    settings: Settings, make: Make, small_pages: None
+) -> None:
+    gold = make("prepare", holds=["gold"])
+    make("prepare", "newest", started=LONG_AGO + 1, holds=["gold"])
+    for number in range(8):
+        make("trial", started=LONG_AGO + 10 + number)
+    assert found(settings) == {(Kind.GOLD, gold)}
+    make("trial", ended=int(NOW.timestamp() * 1000))
+    assert found(settings) == set()
+
+
+def test_every_stage_is_read_unless_nothing_refers_to_its_runs() -> None:
+    assert set(known_runs.REFERRED_TO) | known_runs.LAST_OF_A_DAY == set(STAGES)
+
+
+# --- While others write
+
+
+def test_a_run_that_begins_while_the_others_are_read_keeps_what_it_refers_to(
+    settings: Settings, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gold = make("prepare", holds=["gold"])
+    make("prepare", "newest", started=LONG_AGO + 1, holds=["gold"])
+    today = int(datetime.now(UTC).timestamp() * 1000)
+    real = queries.all_runs
+
+    def all_runs(experiment_id: str, tags: dict[str, str], **others: Any) -> Any:
+        if others.get("status") == "SCHEDULED":  # the runs of prepare were read by then
+            make("prepare", "now", started=today, ended=None, tags={GOLD_RUN: gold})
+        return real(experiment_id, tags, **others)
+
+    assert found(settings) == {(Kind.GOLD, gold)}
+    monkeypatch.setattr(queries, "all_runs", all_runs)
+    assert found(settings) == set()
+
+
+def test_gold_that_is_used_between_finding_and_removing_stays(
+    settings: Settings, make: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gold, other = make("prepare", holds=["gold"]), make("prepare", "second", started=LONG_AGO + 1, holds=["gold"])
+    make("prepare", "newest", started=LONG_AGO + 2, holds=["gold"])
+    real = leftovers.find
+
+    def find(*given: Any) -> list[Leftover]:
+        found = real(*given)
+        make("prepare", "now", started=int(NOW.timestamp() * 1000), ended=None, tags={GOLD_RUN: gold})
+        return found
+
+    monkeypatch.setattr(leftovers, "find", find)
+    assert main(["gc", "--apply"]) == 0
+    assert "1 removed; gold of daily/old prepare is used again" in capsys.readouterr().out
+    assert [folders(run_id) for run_id in (gold, other)] == [["gold"], []]

@@ -26,7 +26,7 @@ from torch import Tensor
 from tasks.__main__ import main
 from tasks.cli import leftovers, weights_file
 from tasks.errors import DataError
-from tasks.records import tracking
+from tasks.records import queries, tracking
 from tasks.records.weights_store import FILE, LICENCE, NETWORK, SHA256, SOURCE
 from tasks.settings import Settings
 from tests.tasks.cli.hub_server import COMMIT, Hub, serving
@@ -67,7 +67,7 @@ def keep(*arguments: str, model: str = MODEL) -> int:
 
 
 def stored(settings: Settings) -> list[Run]:
-    return tracking.find_runs(tracking.connect(settings), {"pipeline.stage": "weights"}, limit=10)
+    return list(queries.find_runs(tracking.connect(settings), {"pipeline.stage": "weights"}))
 
 
 def held(run: Run) -> bytes:

@@ -27,7 +27,7 @@ from tasks.contract.stages import STAGES
 from tasks.contract.training import TuneRequest, TuneResult
 from tasks.errors import DataError
 from tasks.gate.verdict import Verdict
-from tasks.records import ledger, registry, tracking, tuned_sets
+from tasks.records import ledger, queries, registry, tracking, tuned_sets
 from tasks.records.inputs.training import TrainInputs, TuneInputs
 from tasks.records.ledger import Entry, Kind
 from tasks.records.tracking import StageRun
@@ -117,7 +117,7 @@ def ask(run_ids: RunIds, monkeypatch: pytest.MonkeyPatch) -> Ask:
 def own_run(stage: str, dag_run_id: str) -> Any:
     experiment_id = tracking.connect(Settings())
     tags = {"pipeline.dag_run_id": dag_run_id, "pipeline.stage": stage}
-    (run,) = tracking.find_runs(experiment_id, tags, limit=5)
+    (run,) = queries.find_runs(experiment_id, tags)
     return run
 
 

@@ -16,7 +16,7 @@ import pytest
 from mlflow import MlflowClient
 
 from tasks.contract.recipe import Recipe
-from tasks.records import tracking
+from tasks.records import queries, tracking
 from tasks.runner import faults
 from tasks.search import supervisor, table
 from tasks.search.earlier_trial import State
@@ -82,7 +82,7 @@ def wait_for(line: str, stage: subprocess.Popen[str]) -> list[str]:
 
 def rows_of(dag_run_id: str, settings: Settings) -> tuple[str, list[TrialRow]]:
     experiment_id = tracking.connect(settings)
-    (run,) = tracking.find_runs(experiment_id, {"pipeline.dag_run_id": dag_run_id, "pipeline.stage": "tune"}, limit=9)
+    (run,) = queries.find_runs(experiment_id, {"pipeline.dag_run_id": dag_run_id, "pipeline.stage": "tune"})
     return str(run.info.run_id), table.read(run.info.run_id)
 
 

@@ -128,7 +128,7 @@ def test_a_model_broken_in_the_store_is_undone_and_the_old_one_answers_all_the_t
     champion = registry.by_alias(MODEL)
     assert champion is not None
     assert int(champion.version) == 1
-    told = ledger.history(MODEL)[0]
+    told = next(ledger.history(MODEL))
     assert (told.entry.kind, told.entry.from_version, told.entry.to_version) == ("failed_deploy", broken, 1)
     assert told.finished
     assert "are not those that were registered" in told.entry.reason

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import numpy as np
 import pytest
@@ -100,5 +100,5 @@ def test_a_stream_of_requests_through_promotions_and_rollbacks(service: Service,
         assert list(probabilities.values()) == pytest.approx(expected[version, grey], abs=1e-5)
     versions = [answer["model_version"] for _, _, answer in answers]
     assert sum(a != b for a, b in pairwise(versions)) >= MOVES - 1  # it did change under way
-    moves = [record.entry for record in ledger.history(MODEL, limit=MOVES)]
+    moves = [record.entry for record in islice(ledger.history(MODEL), MOVES)]
     assert [entry.kind for entry in moves] == [ledger.Kind.ROLLBACK, ledger.Kind.PROMOTION] * (MOVES // 2)

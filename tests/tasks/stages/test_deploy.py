@@ -204,7 +204,7 @@ def test_a_promotion_that_cannot_be_proven_is_undone(
         deployed(service.url)
     champion = registry.by_alias(MODEL)
     assert (int(champion.version) if champion else None) == before
-    told = ledger.history(MODEL)[0].entry
+    told = next(ledger.history(MODEL)).entry
     assert (told.kind, told.from_version, told.to_version) == (ledger.Kind.FAILED_DEPLOY, 1, before)
     assert "evaluate answered 'cat'" in told.reason
 
@@ -291,7 +291,7 @@ def test_what_the_ledger_does_not_know_is_not_undone(service: StandIn, deployed:
     with pytest.raises(ModelError, match="champion stays version 1: the ledger does not show what it was before"):
         deployed(service.url)
     assert registry.by_alias(MODEL)
-    assert ledger.history(MODEL) == []
+    assert list(ledger.history(MODEL)) == []
 
 
 @pytest.mark.parametrize(

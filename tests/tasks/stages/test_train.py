@@ -20,7 +20,7 @@ from tasks.contract.messages import TaskIdentity
 from tasks.contract.recipe import Basis, Hyperparameters
 from tasks.contract.training import TrainRequest, TrainResult
 from tasks.errors import DataError, RequestError
-from tasks.records import gold_store, tracking, tuned_sets
+from tasks.records import gold_store, queries, tracking, tuned_sets
 from tasks.records.checkpoint_store import CheckpointStore
 from tasks.records.inputs.training import TrainInputs
 from tasks.records.tuned_sets import TunedSet
@@ -87,7 +87,7 @@ def models(result: TrainResult) -> list[str]:
 
 def run_of(dag_run_id: str, settings: Settings) -> str:
     tags = {"pipeline.dag_run_id": dag_run_id, "pipeline.stage": "train"}
-    return str(tracking.find_runs(tracking.connect(settings), tags)[0].info.run_id)
+    return str(next(queries.find_runs(tracking.connect(settings), tags)).info.run_id)
 
 
 def test_everything_the_next_stages_need_is_found_through_the_run(

@@ -17,7 +17,7 @@ from tasks.contract.messages import TaskIdentity
 from tasks.contract.search_space import SearchSpace
 from tasks.contract.training import TuneRequest, TuneResult
 from tasks.errors import RequestError, UnavailableError
-from tasks.records import gold_store, tracking, tuned_sets
+from tasks.records import gold_store, queries, tracking, tuned_sets
 from tasks.records.inputs.training import TuneInputs
 from tasks.search import table
 from tasks.settings import Settings
@@ -137,7 +137,7 @@ def test_a_search_in_which_all_fail_says_why(tune_stage: Tune) -> None:
 def test_more_than_there_is_is_refused_before_any_trial(tune_stage: Tune, settings: Settings) -> None:
     with pytest.raises(RequestError, match=r"trial_gpus=64 is more than any machine has \(0 GPUs\)"):
         tune_stage(trial_gpus=64)
-    (run,) = tracking.find_runs(tracking.connect(settings), {"pipeline.stage": "tune"}, limit=9)
+    (run,) = queries.find_runs(tracking.connect(settings), {"pipeline.stage": "tune"})
     assert table.read(run.info.run_id) == []
 
 
