@@ -152,6 +152,15 @@ class Settings(BaseSettings):
         None, description="API key that the service requires and deploy sends; unset: none is required."
     )
     serving_max_upload_mb: Annotated[int, Field(gt=0)] = Field(16, description="Largest upload, in MiB.")
+    serving_max_image_megapixels: Annotated[int, Field(gt=0, le=64)] = Field(
+        64, description="Largest image that the service decodes, in units of 1,048,576 pixels; up to 64."
+    )
+    serving_max_request_megapixels: Annotated[int, Field(gt=0)] = Field(
+        256, description="Pixels of all images of a request together, in the same units."
+    )
+    serving_max_connections: Annotated[int, Field(ge=10)] = Field(
+        1000, description="Connections of each process that answers; more end one that is idle, or are refused."
+    )
 
     # Read by Airflow only: no stage container gets them.
     notify_slack_webhook_url: SecretStr | None = Field(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from starlette.types import ASGIApp
 
-from tasks.serving.connections import Connection
+from tasks.serving.connections import Connection, refuse
 from tasks.serving.draining import DrainingServer
 
 # How long a process with more connections than another leaves a new one to that other. Then it takes it all the same,
@@ -60,7 +60,13 @@ class SharingServer(DrainingServer):
     """A draining server that takes its connections from a socket that other processes listen to as well."""
 
     def __init__(
-        self, app: ASGIApp, seconds: float, listener: socket.socket, counts: ConnectionCounts, **options: object
+        self,
+        app: ASGIApp,
+        seconds: float,
+        listener: socket.socket,
+        counts: ConnectionCounts,
+        most: int = 1000,
+        **options: object,
     ) -> None:
         """Serve an application.
 
@@ -69,11 +75,14 @@ class SharingServer(DrainingServer):
             seconds: how long it still answers after SIGTERM; see `DrainingServer`.
             listener: listens, does not block; no connection is taken from it before `accept`.
             counts: where all processes write how many connections they have.
+            most: how many connections this process may have. For one more it ends the one that has been idle for
+                longest; if none is idle, it refuses the new one.
             options: of `uvicorn.Config`.
         """
         super().__init__(app, seconds, **options)
         self._listener = listener
         self._counts = counts
+        self._most = most
         self._loop: asyncio.AbstractEventLoop
         self._may_accept = threading.Event()
         self._accepting = False
@@ -123,6 +132,10 @@ class SharingServer(DrainingServer):
         connection.setblocking(False)
         if connection.family in (socket.AF_INET, socket.AF_INET6):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if len(self.server_state.connections) + len(self._opening) >= self._most and not self._end_idle():
+            log.warning("all %d connections are busy; one more was refused", self._most)
+            refuse(connection)
+            return
         self._counts.add(1)
         opening = self._loop.create_task(self._open(connection))
         self._opening.add(opening)
@@ -139,6 +152,13 @@ class SharingServer(DrainingServer):
         protocol = Connection(self.config, self.server_state, self.lifespan.state)
         protocol.on_lost = lambda: self._counts.add(-1)
         return protocol
+
+    def _end_idle(self) -> bool:
+        """End the connection that has been idle for longest; whether there was one."""
+        idle = [one for one in self.server_state.connections if isinstance(one, Connection) and one.idle_since]
+        if idle:
+            min(idle, key=lambda one: one.idle_since or 0.0).end_idle()
+        return bool(idle)
 
     def _rest(self, seconds: float) -> None:
         loop, listener = self._loop, self._listener

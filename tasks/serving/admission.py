@@ -23,6 +23,11 @@ class Admission:
         self._free = requests
         self._requests = requests
 
+    def check(self) -> None:
+        """Raise what `one` would raise now."""
+        if not self._free:
+            raise HttpError(503, f"{self._requests} requests are in progress; try again in a second", retry_seconds=1)
+
     @contextmanager
     def one(self) -> Iterator[None]:
         """Hold a place while a request is worked on.
@@ -30,8 +35,7 @@ class Admission:
         Raises:
             HttpError: 503 with Retry-After, when all places are taken.
         """
-        if not self._free:
-            raise HttpError(503, f"{self._requests} requests are in progress; try again in a second", retry_seconds=1)
+        self.check()
         self._free -= 1
         try:
             yield

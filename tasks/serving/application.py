@@ -27,7 +27,7 @@ def worker_application(settings: Settings, predictor: Predictor, control: str) -
         predictor: answers the predictions.
         control: path of the control process's socket; everything else is asked there.
     """
-    app: ASGIApp = Predictions(Forwarding(control), predictor)
+    app: ASGIApp = Predictions(Forwarding(control), predictor, settings.serving_max_upload_mb * 2**20)
     app = ApiKeyMiddleware(app)
     app = HttpErrorMiddleware(app)
     app = Pages(app)

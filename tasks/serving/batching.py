@@ -48,6 +48,11 @@ class Job:
         self._tell(lambda: self.answer.set_result(whole))
         return True
 
+    def when_done(self, call: Callable[[], None]) -> None:
+        """Have a function called once the job is answered or abandoned, at once if it is, from any thread."""
+        with suppress(RuntimeError):  # the service has ended, and with it the event loop
+            self.answer.get_loop().call_soon_threadsafe(self.answer.add_done_callback, lambda _: call())
+
     def fail(self, error: BaseException) -> None:
         """Answer with an error, from any thread."""
         self._tell(lambda: self.answer.set_exception(error))

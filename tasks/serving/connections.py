@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import socket
 from collections.abc import Callable
 from enum import Enum
 from http import HTTPStatus
@@ -64,10 +66,13 @@ class Connection(HttpToolsProtocol):
         self._refused = False
         self._last_words: bytes | None = None  # a refusal that waits for the answers before it
         self.on_lost: Callable[[], None] = lambda: None
+        self.idle_since: float | None = None
+        """By the event loop's clock; None while a request is received or answered."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the time for the first head."""
         super().connection_made(transport)
+        self.idle_since = self.loop.time()
         self._end_after(self.head_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -86,6 +91,11 @@ class Connection(HttpToolsProtocol):
             room = HEAD_LIMIT - self._spent
             self._parse(rest[:room])
             rest = rest[room:]
+
+    def end_idle(self) -> None:
+        """End the connection, on which nothing is going on, for the sake of another."""
+        self.idle_since = None
+        self.transport.close()
 
     def drain(self, seconds: float) -> None:
         """From now on, end the connection once it has been idle for `seconds`, if not earlier."""
@@ -107,6 +117,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Note the first byte of a request."""
         super().on_message_begin()
+        self.idle_since = None
         self._place = Place.HEAD
         self._moved = True
 
@@ -135,6 +146,7 @@ class Connection(HttpToolsProtocol):
         self._place = Place.BETWEEN
         self._moved = True
         if self.cycle.response_complete:
+            self.idle_since = self.loop.time()
             self._end_after(self.timeout_keep_alive)
 
     # What the application's answer leads to
@@ -143,6 +155,8 @@ class Connection(HttpToolsProtocol):
         super().on_response_complete()
         if self.timeout_keep_alive_task is None or self.transport.is_closing():
             return  # the next request is in progress already, or there will be none
+        if self._place is Place.BETWEEN and self.cycle.response_complete:
+            self.idle_since = self.loop.time()
         if self._last_words is not None:
             self._end_with(self._last_words)
         elif self._place is Place.HEAD:
@@ -215,15 +229,7 @@ class Connection(HttpToolsProtocol):
     def _refuse(self, status: HTTPStatus, text: str) -> None:
         """Answer what cannot be handed to the application, after the answers before it, and take no further request."""
         self._refused = True
-        body = json.dumps({"error": text}).encode()
-        fields = [
-            *self.server_state.default_headers,
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(body)),
-            (b"connection", b"close"),
-        ]
-        lines = [b"HTTP/1.1 %d %s" % (status.value, status.phrase.encode()), *(b": ".join(field) for field in fields)]
-        answer = b"\r\n".join([*lines, b"", body])
+        answer = _refusal(status, text, *self.server_state.default_headers)
         if self._place is Place.BODY:
             if self.pipeline:  # the newest of these is the request in question
                 self.pipeline.popleft()
@@ -252,3 +258,24 @@ class Connection(HttpToolsProtocol):
     def _end_after(self, seconds: float) -> None:
         self._unset_keepalive_if_required()
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
+
+def refuse(connection: socket.socket) -> None:
+    """Answer a connection that there is no place for, without waiting, and close it."""
+    with contextlib.suppress(OSError), connection:
+        text = "too many connections are open; try again in a second"
+        connection.send(_refusal(HTTPStatus.SERVICE_UNAVAILABLE, text, (b"retry-after", b"1")))
+        connection.shutdown(socket.SHUT_WR)
+        connection.recv(HEAD_LIMIT)  # unread, it would reset the connection, and the answer could be lost
+
+
+def _refusal(status: HTTPStatus, text: str, *more: tuple[bytes, bytes]) -> bytes:
+    body = json.dumps({"error": text}).encode()
+    fields = [
+        *more,
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"connection", b"close"),
+    ]
+    lines = [b"HTTP/1.1 %d %s" % (status.value, status.phrase.encode()), *(b": ".join(field) for field in fields)]
+    return b"\r\n".join([*lines, b"", body])

@@ -27,13 +27,13 @@ ERRORS = {
     404: ("UnknownPath", "No such path."),
     405: ("WrongMethod", "Wrong method for this path; `Allow` names the right ones."),
     408: ("TooSlow", "The request took too long to arrive."),
-    413: ("TooLarge", "The body is larger than `SERVING_MAX_UPLOAD_MB`."),
+    413: ("TooLarge", "The body is larger than `SERVING_MAX_UPLOAD_MB`, or its images have too many pixels."),
     414: ("AddressTooLong", "The URL is too long."),
     415: ("UnknownContentType", "The body has a content type that is not listed here."),
     429: ("TooManyWaiting", "100 requests on this connection wait for their answers."),
     431: ("HeadersTooLarge", "The headers are too large."),
     500: ("Failed", "The model failed on these images; the service's log has the reason."),
-    503: ("NotNow", "No model is loaded yet, or too many requests are in progress (with `Retry-After`)."),
+    503: ("NotNow", "No model is loaded yet, or too much is in progress (with `Retry-After`)."),
     504: ("NotInTime", "The answer took longer than the time limit."),
 }  # fmt: skip
 HEADERS = {

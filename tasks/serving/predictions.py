@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from tasks.serving.control import Control
 
 SECONDS = 60.0  # from the head of a request to its answer
-UPLOADS = 256 * 2**20  # bytes of all uploads that all workers receive or work on at a time
+# Bytes of all uploads that all workers, and that one of them, receives or works on at a time; each worker takes one.
+UPLOADS, WORKERS_UPLOADS = 256 * 2**20, 64 * 2**20
 FIELDS = {"/predict_image": "image", "/predict_batch": "images"}
 JSON_TYPE = (b"content-type", b"application/json")
 
@@ -37,11 +38,20 @@ log = logging.getLogger("tasks.serving")
 class Predictions:
     """ASGI application: answers the prediction requests, and passes everything else on."""
 
-    def __init__(self, app: ASGIApp, predictor: Predictor, seconds: float = SECONDS) -> None:
-        """Wrap `app`, which also answers while there is no model; a request is given `seconds`."""
+    def __init__(
+        self, app: ASGIApp, predictor: Predictor, largest_upload: int = 2**20, seconds: float = SECONDS
+    ) -> None:
+        """Wrap `app`, which also answers while there is no model.
+
+        Args:
+            app: what is wrapped.
+            predictor: classifies the images.
+            largest_upload: bytes of a request, which are taken whatever the number of workers is.
+            seconds: for a request.
+        """
         self.app = app
         self._predictor = predictor
-        self._most = UPLOADS // predictor.workers
+        self._most = max(min(UPLOADS // predictor.workers, WORKERS_UPLOADS), largest_upload)
         self._worker = (WORKER_HEADER.encode(), str(predictor.index).encode())
         self._seconds = seconds
         self._uploads = 0
@@ -60,10 +70,14 @@ class Predictions:
         if model is None:
             await self.app(scope, receive, send)
             return
+        upload = _Upload()
         try:
             async with asyncio.timeout(self._seconds):
-                body = await self._answer(model, scope, receive, field)
+                body = await self._answer(model, scope, receive, field, upload)
         except TimeoutError as error:
+            if not upload.complete:
+                text = f"the upload is not complete after {self._seconds:g} s ({upload.size} bytes came); send less"
+                raise HttpError(408, text) from error
             raise HttpError(504, f"no answer within {self._seconds:g} s; send the request again, or less") from error
         except Exception as error:  # whatever the runtime throws
             log.exception("%s failed", scope["path"])
@@ -72,10 +86,13 @@ class Predictions:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    async def _answer(self, model: ServedModel, scope: Scope, receive: Receive, field: str) -> bytes:
-        content_type = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
+    async def _answer(self, model: ServedModel, scope: Scope, receive: Receive, field: str, upload: _Upload) -> bytes:
+        headers = dict(reversed(scope["headers"]))  # of several with one name the first counts
+        content_type = headers.get(b"content-type", b"")
         request_bodies.check(content_type, field)
-        upload = _Upload()
+        self._predictor.check_free()
+        # `HttpErrorMiddleware` has checked that it is a number.
+        self._check_room(int(headers.get(b"content-length", b"0")))
         try:
             body = await self._received(receive, upload)
             files = functools.partial(request_bodies.read, content_type, body, field)
@@ -95,11 +112,15 @@ class Predictions:
             chunks.append(chunk)
             upload.size += len(chunk)
             self._uploads += len(chunk)
-            if self._uploads > self._most:
-                text = f"uploads of {self._most // 2**20} MiB are in progress; try again in a second"
-                raise HttpError(503, text, retry_seconds=1)
+            self._check_room(0)
             if not message.get("more_body", False):
+                upload.complete = True
                 return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def _check_room(self, more: int) -> None:
+        if self._uploads + more > self._most:
+            text = f"uploads of {self._most // 2**20} MiB are in progress; try again in a second"
+            raise HttpError(503, text, retry_seconds=1)
 
 
 class WithoutModel:
@@ -120,9 +141,10 @@ class WithoutModel:
 
 @dataclass
 class _Upload:
-    """How many bytes of a request have arrived."""
+    """How many bytes of a request have arrived, and whether these are all."""
 
     size: int = 0
+    complete: bool = False
 
 
 def _single(model: ServedModel, rows: NDArray[np.float32]) -> bytes:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
+from codecs import BOM_UTF8
 from collections.abc import Callable
 from typing import Any
 
@@ -18,11 +20,14 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from tasks.serving.http_errors import HttpError
 
 MAX_IMAGES = 128
+MAX_VALUES = 10_000  # of a JSON body, with some for fields that are not read
+MAX_OTHER = 2**16  # bytes of a JSON body that are not ASCII, and so not base64
 FORM, JSON = "multipart/form-data", "application/json"
 EXAMPLES = {
     "image": 'curl -F image=@picture.png, the file itself as image/*, or JSON {"image": "BASE64"}',
     "images": 'curl -F images=@a.png -F images=@b.png, or JSON {"images": ["BASE64", ...]}',
 }
+_ASCII, _OTHERS = bytes(range(128)), re.compile(rb"[\x80-\xff]+")
 Files = list[tuple[str, bytes]]
 """What to call each image in an error, and its bytes."""
 
@@ -85,8 +90,11 @@ def _boundary(content_type: bytes) -> bytes:
 
 
 def _json(body: bytes, field: str) -> Files:
+    # Each value takes 24 times its 3 bytes in memory, and all other requests wait until the last one is read.
+    if sum(map(body.count, (b"[", b"{", b",", b":"))) > MAX_VALUES:
+        raise HttpError(400, f"the JSON has over {MAX_VALUES} values; send {EXAMPLES[field]}")
     try:
-        value = json.loads(body)
+        value = json.loads(body if body.isascii() else _escaped(body))
     except (ValueError, RecursionError) as error:  # bytes that are no UTF-8 are a ValueError too
         raise HttpError(400, f"the body is no JSON ({_short(error)}); send {EXAMPLES[field]}") from error
     if not isinstance(value, dict) or field not in value:
@@ -98,6 +106,20 @@ def _json(body: bytes, field: str) -> Files:
     if len(given) > MAX_IMAGES:
         raise HttpError(400, f"{len(given)} images are too many; send up to {MAX_IMAGES}")
     return [(f"{field}[{index}]", _decoded(f"{field}[{index}]", text, field)) for index, text in enumerate(given)]
+
+
+def _escaped(body: bytes) -> bytes:
+    """Return JSON in UTF-8 with escapes for what is not ASCII.
+
+    One character of them would make the whole text take up to four times as much memory.
+
+    Raises:
+        ValueError: it is no UTF-8, or there are over `MAX_OTHER` such bytes.
+    """
+    if len(body.translate(None, _ASCII)) > MAX_OTHER:
+        raise ValueError(f"over {MAX_OTHER} bytes are not ASCII")
+    body = body.removeprefix(BOM_UTF8)
+    return _OTHERS.sub(lambda found: json.dumps(found[0].decode())[1:-1].encode(), body)
 
 
 def _decoded(name: str, text: Any, field: str) -> bytes:

@@ -9,6 +9,7 @@ import argparse
 import json
 import logging
 import os
+import resource
 import socket
 import sys
 import threading
@@ -26,6 +27,7 @@ from tasks.serving.reference_check import open_verified
 from tasks.settings import load_settings
 
 GRACE_SECONDS = 10
+OTHER_FILES = 64  # that a worker may have open besides its connections
 
 log = logging.getLogger("tasks.serving")
 
@@ -41,12 +43,13 @@ def main() -> None:
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request
     settings = load_settings()
-    predictor = Predictor(given.index, given.workers)
+    predictor = Predictor(settings, given.index, given.workers)
     server = SharingServer(
         worker_application(settings, predictor, given.control),
         settings.serving_drain_seconds,
         socket.socket(fileno=given.listener),
         ConnectionCounts(Path(given.counts), given.index, given.workers),
+        min(settings.serving_max_connections, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - OTHER_FILES),
         ws="none", log_config=None, access_log=False, server_header=False, lifespan="off",
         timeout_graceful_shutdown=GRACE_SECONDS, timeout_keep_alive=settings.serving_keep_alive_seconds,
     )  # fmt: skip

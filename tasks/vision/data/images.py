@@ -14,23 +14,30 @@ from PIL import AvifImagePlugin, Image
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageCms import ImageCmsTransform
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from tasks.errors import DataError
-from tasks.vision.data.formats import boxes, colour, jpeg, png, samples, tiff
-from tasks.vision.data.formats.orientation import UPRIGHT, orientation, upright
+from tasks.vision.data.formats import boxes, colour, jpeg, memory, png, samples, tiff
+from tasks.vision.data.formats.orientation import UPRIGHT, orientation
 from tasks.vision.data.formats.stripped import Stripped
 from tasks.vision.data.formats.table import NAMES, recognise
+from tasks.vision.data.square import Convert, centre_square
 
 MAX_PIXELS = 8192 * 8192
+MAX_BYTES = 400 * 2**20  # that decoding one image may take: enough for MAX_PIXELS in most formats, with 4 bytes each
 # A JPEG much larger than the target is decoded at 1/2, 1/4 or 1/8 (exact in its DCT), never below this many times
 # the target, so that the antialiased resize still has detail to average.
 DRAFT_OVERSAMPLING = 4
 # prepare and the service decode several images at once.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+
+
+class ImageTooLargeError(DataError):
+    """An image has more pixels than are decoded, or decoding it would take too much memory."""
 
 
 def decode(data: bytes, channels: int, size: int) -> NDArray[np.uint8]:
@@ -46,7 +53,8 @@ def decode(data: bytes, channels: int, size: int) -> NDArray[np.uint8]:
         transparency over white, the centre square resized with antialiasing.
 
     Raises:
-        DataError: the file is not in one of these formats, is damaged or cut short, or has over `MAX_PIXELS` pixels.
+        ImageTooLargeError: it has over `MAX_PIXELS` pixels, or decoding would take over `MAX_BYTES` of memory.
+        DataError: the file is not in one of these formats, or is damaged or cut short.
     """
     return pixels(open_image(data), channels, size)
 
@@ -61,9 +69,11 @@ def encode(pixels: NDArray[np.uint8]) -> bytes:
 def open_image(data: bytes) -> Image.Image:
     """Read the header of an image file; the pixels are not decoded yet.
 
+    Its `info["pixels"]` says how many pixels the decoder will fill, which may be more than the image shows.
+
     Raises:
-        DataError: the file is not in one of the formats in `formats.table`, is damaged, or declares more than
-            `MAX_PIXELS` pixels.
+        ImageTooLargeError: it declares more than `MAX_PIXELS` pixels.
+        DataError: the file is not in one of the formats in `formats.table`, or is damaged.
     """
     if not data:
         raise DataError(f"the image is empty (0 bytes); give a {NAMES} file")
@@ -75,16 +85,19 @@ def open_image(data: bytes) -> Image.Image:
         stripped = strip(data)
         image = opener(BytesIO(stripped.data))
     except Image.DecompressionBombError as error:
-        raise DataError(f"the image declares far over {MAX_PIXELS} pixels; give a smaller one") from error
+        raise ImageTooLargeError(f"the image declares far over {MAX_PIXELS} pixels; give a smaller one") from error
     except (ImportError, MemoryError):
         raise
     except Exception as error:
         raise _damaged(error) from error
     for width, height in (image.size, stripped.largest):
         if width * height > MAX_PIXELS:
-            raise DataError(f"the image declares {width} x {height} pixels, over {MAX_PIXELS}; give a smaller one")
+            raise ImageTooLargeError(
+                f"the image declares {width} x {height} pixels, over {MAX_PIXELS}; give a smaller one"
+            )
     turned = stripped.orientation or orientation(image.info.get("exif"), image.info.get("xmp"))
-    image.info.update(orientation=turned, exact=stripped.exact)
+    most = max(image.width * image.height, stripped.largest[0] * stripped.largest[1])
+    image.info.update(orientation=turned, exact=stripped.exact, kept=stripped.kept, pixels=most)
     if stripped.icc:
         image.info["icc_profile"] = stripped.icc
     return image
@@ -94,37 +107,51 @@ def pixels(image: Image.Image, channels: int, size: int) -> NDArray[np.uint8]:
     """Turn an opened image into uint8 [channels, size, size]; see `decode`.
 
     Raises:
+        ImageTooLargeError: decoding it would take over `MAX_BYTES` of memory.
         DataError: the image is damaged or cut short, or has samples without a range.
         ValueError: `channels` is neither 1 nor 3.
     """
     if channels not in (1, 3):
         raise ValueError(f"channels={channels}: must be 1 (grey) or 3 (RGB)")
     mode = "L" if channels == 1 else "RGB"
+    needed = memory.needed(image, size * DRAFT_OVERSAMPLING)
+    if needed > MAX_BYTES:
+        raise ImageTooLargeError(
+            f"{image.width} x {image.height} pixels of this {image.format} file take {needed // 2**20} MiB to decode, "
+            f"over {MAX_BYTES // 2**20}; make the image smaller, or save it as JPEG that is not progressive"
+        )
     try:
         if isinstance(image, JpegImageFile) and not image.info.get("exact"):
             image.draft(None, (size * DRAFT_OVERSAMPLING, size * DRAFT_OVERSAMPLING))
         image.load()
-        profile = image.info.get("icc_profile")
-        turned = image.info.get("orientation", UPRIGHT)
-        image = upright(samples.eight_bit(image), turned)  # a turned TIFF has lost the tags that its samples need
-        to_srgb = colour.to_srgb(profile, colour.colours(image.mode))
-        if image.has_transparency_data:
-            image, to_srgb = samples.on_white(image, to_srgb), None
-        image = _as(image, mode if to_srgb is None else colour.colours(image.mode))
+        to_srgb, convert = _conversion(image, mode)
+        square = centre_square(image, image.info.get("orientation", UPRIGHT), convert, size)
+        if to_srgb is not None:
+            # After the resize, as it costs as much as decoding: the colours differ by less than rounding does.
+            square = _as(colour.apply(to_srgb, square), mode)
     except (DataError, MemoryError):
         raise
     except Exception as error:
         raise _damaged(error) from error
-    if image.size != (size, size):
-        # The square is cut first: resizing a 1 x 60,000,000 strip by its shorter side would fill the memory.
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        image = image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
-    if to_srgb is not None:
-        # After the resize, as it costs as much as decoding: the colours differ by less than rounding does.
-        image = _as(colour.apply(to_srgb, image), mode)
-    array = np.asarray(image, dtype=np.uint8)
+    array = np.asarray(square, dtype=np.uint8)
     return np.ascontiguousarray(array[None] if channels == 1 else array.transpose(2, 0, 1))
+
+
+def _conversion(image: Image.Image, mode: str) -> tuple[ImageCmsTransform | None, Convert]:
+    """Return what is done to the colours of a decoded image: after the resize, and before it."""
+    tags = getattr(image, "tag_v2", {})
+    profile = image.info.get("icc_profile")
+    plain = "L" if image.mode.startswith("I;16") else image.mode
+    to_srgb = colour.to_srgb(profile, colour.colours(plain))
+    transparent = plain == image.mode and image.has_transparency_data
+
+    def convert(part: Image.Image) -> Image.Image:
+        part = samples.eight_bit(part, tags)
+        if transparent:
+            return _as(samples.on_white(part, to_srgb), mode)
+        return _as(part, mode if to_srgb is None else colour.colours(plain))
+
+    return None if transparent else to_srgb, convert
 
 
 def _heic(file: BytesIO) -> Image.Image:

@@ -158,3 +158,18 @@ class Service:
         """Resident bytes of all its processes."""
         pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in (self.pid, *self.workers())]
         return sum(pages) * os.sysconf("SC_PAGE_SIZE")
+
+    def peaks(self) -> dict[int, int]:
+        """The most bytes that each of its processes has had resident, also those that decode."""
+        pids = [self.pid, *self.workers()]
+        pids += [pid for worker in self.workers() for pid in _children(worker)]
+        found = {}
+        for pid in pids:
+            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+            found[pid] = int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+        return found
+
+
+def _children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]

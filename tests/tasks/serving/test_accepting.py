@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from tasks.serving.accepting import ConnectionCounts, SharingServer
 fd, index, processes = map(int, sys.argv[2:])
 counts = ConnectionCounts(Path(sys.argv[1]), index, processes)
 app = PlainTextResponse(str(index))
-server = SharingServer(app, 0, socket.socket(fileno=fd), counts, lifespan="off", log_level="critical")
+server = SharingServer(app, 0, socket.socket(fileno=fd), counts, 40, lifespan="off", log_level="critical")
 def told():
     sys.stdin.readline()
     server.accept()
@@ -115,6 +116,41 @@ def test_a_stopped_process_does_not_hold_up_the_others(listener: socket.socket, 
     servers[0].process.send_signal(signal.SIGSTOP)
     more = [connect(listener) for _ in range(20)]
     assert {answer(connection) for connection in more} == {"1"}
+
+
+def test_a_connection_too_many_takes_the_place_of_the_one_idle_for_longest(
+    listener: socket.socket, servers: list[Server]
+) -> None:
+    servers[0].accept()
+    kept = [connect(listener) for _ in range(40)]
+    assert {answer(connection) for connection in kept} == {"0"}
+    assert answer(kept[0]) == "0"  # so the second one has been idle for longest
+    assert answer(connect(listener)) == "0"
+    assert kept[1].recv(1) == b"", "ended"
+    assert answer(kept[0]) == "0"
+
+
+def test_a_connection_is_refused_when_all_others_are_busy(listener: socket.socket, servers: list[Server]) -> None:
+    servers[0].accept()
+    kept = []
+
+    def refused() -> bytes:
+        """Open a connection and begin a request, so that it is not idle; what is answered at once."""
+        kept.append(connect(listener))
+        kept[-1].settimeout(0.05)
+        with suppress(OSError):
+            kept[-1].sendall(b"POST / HTTP/1.1\r\nHost: x\r\n")
+            return kept[-1].recv(4096)
+        return b""  # it waits for the rest of the head, or the refusal was lost
+
+    answered = until(refused, pause=0)
+    assert answered.startswith(b"HTTP/1.1 503 ")
+    assert b"retry-after: 1" in answered
+    assert b"too many connections are open" in answered
+    assert len(kept) > 40
+    for connection in kept:
+        connection.close()
+    until(lambda: answer(connect(listener)) == "0")
 
 
 def test_counts_belong_to_one_process_each(tmp_path: Path) -> None:

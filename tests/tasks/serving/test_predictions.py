@@ -25,11 +25,16 @@ class Asked:
 
     def __init__(self) -> None:
         self.index, self.workers = 0, 1
+        self.full: HttpError | None = None
         self.current = ServedModel(Target("models:/m/3", "m", 3, "abc"), ("cat", "Ä"), (3, 8, 8), {}, lambda x: x)  # type: ignore[arg-type, return-value]
         self.files: Files = []
         self.error: Exception | None = None
         self.may_answer = asyncio.Event()
         self.may_answer.set()
+
+    def check_free(self) -> None:
+        if self.full:
+            raise self.full
 
     async def classify(self, model: ServedModel, files: Callable[[], Files], size: int) -> NDArray[np.float32]:
         await self.may_answer.wait()
@@ -122,7 +127,7 @@ def test_what_takes_too_long_is_ended_whoever_is_slow() -> None:
         slow_client = await refused(Request(app, "/predict_image", PNG))
         asked.may_answer.clear()
         slow_model = await refused(await Request(app, "/predict_image", PNG).send(b"png"))
-        assert (slow_client.status, slow_model.status) == (504, 504)
+        assert (slow_client.status, slow_model.status) == (408, 504)
         assert slow_model.message == "no answer within 0.1 s; send the request again, or less"
 
     asyncio.run(scenario())

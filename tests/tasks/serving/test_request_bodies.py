@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import base64
 import json
+import tracemalloc
+from contextlib import suppress
 from random import Random
 from typing import Any
 
@@ -85,7 +87,7 @@ def test_a_content_type_is_refused_before_the_body(content_type: bytes, status: 
     [
         (b"", "the body is no JSON"),
         (b"\xff\xfe\x00", "the body is no JSON"),
-        (b"[" * 100_000, "the body is no JSON"),
+        (b"[" * 9_000, "the body is no JSON"),
         (b"1" * 10_000, "the body is no JSON"),
         (b"[]", "field 'image' is missing (sent: list)"),
         (b"{}", "field 'image' is missing (sent: none)"),
@@ -176,3 +178,31 @@ def test_whatever_is_sent_is_read_or_refused() -> None:
     assert 1000 < len(refused) < 9999
     assert {error.status for error in refused} == {400, 415}
     assert not any("\n" in error.message for error in refused)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"image": [' + b"{}," * 3_000_000 + b"{}]}",
+        b'{"image": "' + b"A" * 8_000_000 + '", "😀": 1}'.encode(),
+        b'{"image": "' + "é".encode() * 4_000_000 + b'"}',
+        b"[" * 8_000_000,
+    ],
+    ids=["many values", "one character", "no base64", "deep"],
+)
+def test_json_takes_no_more_memory_than_its_size(body: bytes) -> None:
+    tracemalloc.start()
+    try:
+        with suppress(HttpError):
+            request_bodies.read(b"application/json", body, "image")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * len(body)
+
+
+def test_other_text_in_json_is_read_as_it_is() -> None:
+    body = '\ufeff{"é😀\\n": "漢字", "image": "aGk="}'.encode()
+    assert request_bodies.read(b"application/json", body, "image") == [("image[0]", b"hi")]
+    with pytest.raises(HttpError, match="sent: é😀"):
+        request_bodies.read(b"application/json", '{"é😀": 1}'.encode(), "image")

@@ -101,7 +101,13 @@ def test_a_bad_image_is_refused_in_each_form(service: Service) -> None:
 def test_many_large_images_are_refused_by_their_pixels(service: Service) -> None:
     large = picture(7, 8192)  # 67 million pixels in 84 kB
     files = [("images", ("a.png", large))] * 5
-    refused(service.post("predict_batch", files=files), 400, "335544320 pixels together, over 268435456")
+    text = "335544320 pixels or more together, over 268435456 (SERVING_MAX_REQUEST_MEGAPIXELS=256)"
+    refused(service.post("predict_batch", files=files), 413, text)
+
+
+def test_one_image_of_the_largest_size_is_answered(service: Service) -> None:
+    response = service.post("predict_image", files=upload(picture(255, 8192)))
+    assert (response.status_code, response.json()["class"]) == (200, "bright"), response.text
 
 
 def test_a_url_is_never_fetched(service: Service) -> None:
@@ -207,7 +213,7 @@ def refused(response: requests.Response, status: int, text: str) -> None:
 def test_refuses_a_bad_image(service: Service, path: str, field: str, case: str) -> None:
     data, text = BAD_IMAGES[case]
     response = service.post(path, files={field: ("bad.png", data, "image/png")})
-    refused(response, 400, text)
+    refused(response, 413 if case == "absurd dimensions" else 400, text)
     assert f"{field}[0] 'bad.png'" in response.json()["error"]
 
 

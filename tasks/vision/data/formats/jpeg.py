@@ -9,6 +9,11 @@ from tasks.vision.data.formats.stripped import Stripped
 
 _APP0, _APP1, _APP2, _APP14, _APP15, _COMMENT = 0xE0, 0xE1, 0xE2, 0xEE, 0xEF, 0xFE
 _SCAN, _END = 0xDA, 0xD9
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_SEQUENTIAL = frozenset((0xC0, 0xC1))
+_AFTER_ENTROPY = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+# Programs write up to 20. Each takes as long as the picture is large, however few bytes it has: 39 bytes are enough.
+MAX_SCANS = 100
 _WITHOUT_LENGTH = frozenset((0x00, 0x01, *range(0xD0, 0xD9)))
 _NOT_FILLER = re.compile(rb"[^\xff]")  # any number of 0xFF may stand before a marker
 # A file may hold millions of bytes of filler or millions of segments, and Pillow takes a step of Python for each.
@@ -24,7 +29,7 @@ def strip(data: bytes) -> Stripped:
     a segment stays too; the decoder decides about it.
 
     Raises:
-        ValueError: there are more segments than any picture has.
+        ValueError: there are more segments or scans than any picture has.
     """
     kept: list[bytes] = []
     exif: list[bytes] = []
@@ -32,7 +37,8 @@ def strip(data: bytes) -> Stripped:
     xmp = None
     multi_picture = ultra_hdr = False
     begin, at = 0, 2
-    markers = 0
+    markers = coefficients = 0
+    frame = b"", 0
     while True:
         at = data.find(b"\xff", at)
         marker_at = at
@@ -44,6 +50,7 @@ def strip(data: bytes) -> Stripped:
             kept.append(data[begin:marker_at])
             begin = marker_at = at - 1
         if data[at] in (_SCAN, _END):
+            coefficients = _coefficients(data, at, *frame)
             break
         marker, at = data[at], at + 1
         markers += 1
@@ -54,7 +61,9 @@ def strip(data: bytes) -> Stripped:
         end = at + int.from_bytes(data[at : at + 2], "big")
         if end < at + 2 or end > len(data):
             break
-        if _APP0 <= marker <= _APP15 or marker == _COMMENT:
+        if marker in _FRAMES:
+            frame = data[at + 2 : end], marker
+        elif _APP0 <= marker <= _APP15 or marker == _COMMENT:
             content = data[at + 2 : end]
             if marker == _APP1 and content.startswith(_EXIF):
                 exif.append(content[len(_EXIF) :])
@@ -76,7 +85,51 @@ def strip(data: bytes) -> Stripped:
         kept.append(data[begin:])
         data = b"".join(kept)
     # Pillow decoded pictures of several frames at full size only; their pixels stay what they were.
-    return Stripped(data, orientation(b"".join(exif), xmp), _joined(icc), exact=multi_picture and not ultra_hdr)
+    exact = multi_picture and not ultra_hdr
+    return Stripped(data, orientation(b"".join(exif), xmp), _joined(icc), exact, kept=coefficients)
+
+
+def _coefficients(data: bytes, at: int, frame: bytes, kind: int) -> int:
+    """Return how many bytes the decoder keeps until the last scan: two for each sample, unless one scan has all.
+
+    Args:
+        data: the file.
+        at: where the marker of the first scan is, without its 0xFF.
+        frame: the content of the last frame header.
+        kind: its marker.
+
+    Raises:
+        ValueError: there are over `MAX_SCANS` scans.
+    """
+    components = frame[5] if len(frame) > 5 else 0
+    factors = [(factor >> 4, factor & 15) for factor in frame[7 : 6 + 3 * components : 3]]
+    if not factors or (kind in _SEQUENTIAL and data[at + 3 : at + 4] == bytes([components])):
+        return 0
+    _check_scans(data, at)
+    height, width = int.from_bytes(frame[1:3], "big"), int.from_bytes(frame[3:5], "big")
+    across, down = max(max(x for x, _ in factors), 1), max(max(y for _, y in factors), 1)
+    # Whole units of 8 x 8 samples for each factor.
+    units = -(-width // (8 * across)) * -(-height // (8 * down))
+    return 2 * 64 * units * sum(x * y for x, y in factors)
+
+
+def _check_scans(data: bytes, at: int) -> None:
+    scans = 0
+    for _ in range(_MAX_MARKERS):
+        marker, at = data[at : at + 1], at + 1
+        if marker in (b"", bytes([_END])):
+            return
+        if marker == bytes([_SCAN]):
+            scans += 1
+            if scans > MAX_SCANS:
+                raise ValueError(f"over {MAX_SCANS} scans")
+        if marker[0] not in _WITHOUT_LENGTH:
+            at += int.from_bytes(data[at : at + 2], "big")
+        found = _AFTER_ENTROPY.search(data, at)
+        if found is None:
+            return
+        at = found.end() - 1
+    raise ValueError(f"over {_MAX_MARKERS} segments")
 
 
 def _joined(parts: list[bytes]) -> bytes | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from PIL import Image, ImageCms
 
@@ -11,8 +14,12 @@ from tasks.vision.data.formats import colour
 _BITS, _COLOUR_MODEL, _WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF, and a value of the second
 
 
-def eight_bit(image: Image.Image) -> Image.Image:
-    """Return a decoded image with 8-bit samples.
+def eight_bit(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
+    """Return a decoded image, or a part of one, with 8-bit samples.
+
+    Args:
+        image: what was decoded.
+        tags: of the TIFF file, which a part no longer has; none in other formats.
 
     Raises:
         DataError: 32-bit, signed or floating-point samples.
@@ -21,7 +28,6 @@ def eight_bit(image: Image.Image) -> Image.Image:
         raise DataError("the samples are 32-bit, signed or floating-point numbers without a range; save 8 or 16 bits")
     if image.mode.startswith("I;16"):
         # Pillow's own conversion clips at 255 instead of scaling.
-        tags = getattr(image, "tag_v2", {})
         samples = np.asarray(image).astype(np.uint16)
         grey = (samples >> (tags.get(_BITS, (16,))[0] - 8)).astype(np.uint8)
         if tags.get(_COLOUR_MODEL) == _WHITE_IS_ZERO:

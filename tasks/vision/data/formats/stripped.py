@@ -16,6 +16,7 @@ class Stripped:
         exact: whether the decoder must not scale while it decodes.
         largest: width and height of the largest piece that the decoder fills whole, however little of it is shown;
             (0, 0) where there is none.
+        kept: bytes that the decoder keeps until the end besides the pixels.
     """
 
     data: bytes
@@ -23,3 +24,4 @@ class Stripped:
     icc: bytes | None = None
     exact: bool = False
     largest: tuple[int, int] = (0, 0)
+    kept: int = 0

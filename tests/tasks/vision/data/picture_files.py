@@ -72,3 +72,45 @@ def hand_made_tiff(pixels: bytes, side: int, *more: tuple[int, int, int, int], b
     entries = sorted([*((tag, *rest) for tag, rest in usual.items() if tag not in given), *more])
     table = b"".join(struct.pack("<HHII", *entry) for entry in entries)
     return b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels + struct.pack("<H", len(entries)) + table + bytes(4)
+
+
+def heic_grid(columns: int, rows: int, declared: tuple[int, int] | None = None) -> bytes:
+    """A HEIC of some kB with the picture of `photo.heic`, 64 x 64, in a grid; `declared` is the size it claims."""
+    photo = case("photo.heic")
+    at = photo.index(b"hvcC") - 4
+    codec = photo[at : at + int.from_bytes(photo[at : at + 4], "big")]
+    at = photo.index(b"mdat") + 4
+    coded = photo[at : at + int.from_bytes(photo[at - 8 : at - 4], "big") - 8]
+    width, height = 64 * columns, 64 * rows
+    tiles = columns * rows  # libheif reads up to 1000 items
+    parts = range(2, 2 + tiles)
+    grid = struct.pack(">BBBBII", 0, 1, rows - 1, columns - 1, width, height)
+    file_type = _box(b"ftyp", b"heic" + bytes(4) + b"mif1heic")
+    infos = _info(1, b"grid") + b"".join(_info(item, b"hvc1") for item in parts)
+    sizes = [_box(b"ispe", struct.pack(">III", 0, *size)) for size in (declared or (width, height), (64, 64))]
+    owned = struct.pack(">IIHBB", 0, 1 + tiles, 1, 1, 1)
+    owned += b"".join(struct.pack(">HBBB", item, 2, 2, 0x83) for item in parts)
+
+    def meta(offset: int) -> bytes:
+        places = struct.pack(">IBBHHHHII", 0, 0x44, 0, 1 + tiles, 1, 0, 1, offset, len(grid))
+        places += b"".join(struct.pack(">HHHII", item, 0, 1, offset + len(grid), len(coded)) for item in parts)
+        content = [
+            _box(b"hdlr", bytes(8) + b"pict" + bytes(13)),
+            _box(b"pitm", struct.pack(">IH", 0, 1)),
+            _box(b"iinf", struct.pack(">IH", 0, 1 + tiles) + infos),
+            _box(b"iref", bytes(4) + _box(b"dimg", struct.pack(f">HH{tiles}H", 1, tiles, *parts))),
+            _box(b"iprp", _box(b"ipco", b"".join((*sizes, codec))) + _box(b"ipma", owned)),
+            _box(b"iloc", places),
+        ]
+        return _box(b"meta", bytes(4) + b"".join(content))
+
+    return file_type + meta(len(file_type) + len(meta(0)) + 8) + _box(b"mdat", grid + coded)
+
+
+def _info(item: int, kind: bytes) -> bytes:
+    return _box(b"infe", struct.pack(">IHH4sx", 2 << 24, item, 0, kind))
+
+
+def _box(kind: bytes, content: bytes) -> bytes:
+    """A box of HEIC."""
+    return struct.pack(">I", len(content) + 8) + kind + content

@@ -128,3 +128,28 @@ def test_more_segments_than_any_picture_has_are_refused(monkeypatch: pytest.Monk
     images.decode(plain, 3, 16)
     with pytest.raises(DataError, match="over 20 segments"):
         images.decode(plain[:2] + b"\xff\xfe\x00\x02" * 20 + plain[2:], 3, 16)
+
+
+def with_scans(count: int, side: int = 64) -> bytes:
+    """A progressive JPEG whose last scan comes again and again: 39 bytes each."""
+    data = encoded(Image.new("RGB", (side, side), (10, 200, 30)), "JPEG", progressive=True)
+    table = data.rfind(b"\xff\xc4", 0, data.rfind(b"\xff\xda"))
+    return data[:-2] + data[table:-2] * count + data[-2:]
+
+
+def test_scans_are_counted_because_each_takes_as_long_as_the_image_is_large() -> None:
+    data = with_scans(80)
+    np.testing.assert_array_equal(images.decode(data, 3, 64), pillows(data))
+    with pytest.raises(DataError, match="over 100 scans"):
+        images.open_image(with_scans(100))
+    hidden = with_segment(with_scans(100), 0xFE, b"\xff\xd9")
+    with pytest.raises(DataError, match="over 100 scans"):
+        images.open_image(hidden)
+
+
+def test_the_video_behind_a_photo_is_not_counted_as_scans() -> None:
+    """As phones write it for pictures that move."""
+    photo = encoded(noise(32, 32), "JPEG", progressive=True)
+    np.testing.assert_array_equal(images.decode(photo + b"\xff\xda" * 1000, 3, 32), pillows(photo))
+    photo = encoded(noise(32, 32), "JPEG")
+    np.testing.assert_array_equal(images.decode(photo + b"\xff\xda" * 1000, 3, 32), pillows(photo))
