@@ -170,8 +170,8 @@ def _all(**fields: object) -> Iterator[Run]:
     return queries.find_runs(_experiment(), _tags(fields))
 
 
-def _tags(fields: Mapping[str, object]) -> dict[str, str]:
-    return {f"ledger.{name}": str(value) for name, value in ({"key": queries.PRESENT} | dict(fields)).items()}
+def _tags(fields: Mapping[str, object]) -> queries.Tags:
+    return {"ledger.key": queries.PRESENT} | {f"ledger.{name}": str(value) for name, value in fields.items()}
 
 
 def _age(run: Run) -> tuple[int, str]:

@@ -15,10 +15,11 @@ from mlflow.store.entities import PagedList
 
 from tasks.records.paging import FEW, PAGE, all_pages
 
-PRESENT = ""  # as the value of a tag: any
+PRESENT = None  # as the value of a tag: any that is not empty
+Tags = Mapping[str, str | None]
 
 
-def newest_run(experiment_id: str, tags: Mapping[str, str], *, status: str | None = None) -> Run | None:
+def newest_run(experiment_id: str, tags: Tags, *, status: str | None = None) -> Run | None:
     """Return the run with all `tags` that started last; of those that started in the same millisecond always the same.
 
     Args:
@@ -32,14 +33,14 @@ def newest_run(experiment_id: str, tags: Mapping[str, str], *, status: str | Non
     return found[0] if found else None
 
 
-def find_runs(experiment_id: str, tags: Mapping[str, str], *, status: str | None = None) -> Iterator[Run]:
+def find_runs(experiment_id: str, tags: Tags, *, status: str | None = None) -> Iterator[Run]:
     """Yield all runs that have all `tags`, newest first; the caller may stop early. Arguments as in `newest_run`."""
     return _runs(experiment_id, _conditions(tags, status), newest_first=True, first=FEW)
 
 
 def all_runs(
     experiment_id: str,
-    tags: Mapping[str, str],
+    tags: Tags,
     *,
     status: str | None = None,
     started: int | None = None,
@@ -61,7 +62,7 @@ def all_runs(
 
 
 def find_versions(
-    registered_model: str | None = None, tags: Mapping[str, str] | None = None, numbers: range | None = None
+    registered_model: str | None = None, tags: Tags | None = None, numbers: range | None = None
 ) -> Iterator[ModelVersion]:
     """Yield the versions of a registered model, or of all, that have all `tags`, the lowest numbers first.
 
@@ -84,7 +85,7 @@ def find_versions(
     return all_pages(search, lambda found: int(found.version), lambda found: (found.name, found.version))
 
 
-def first_version(registered_model: str, tags: Mapping[str, str]) -> ModelVersion | None:
+def first_version(registered_model: str, tags: Tags) -> ModelVersion | None:
     """Return the version of a registered model with the lowest number that has all `tags`."""
     return _version([f"name = '{registered_model}'", *(_condition(*tag) for tag in tags.items())], "ASC")
 
@@ -126,10 +127,10 @@ def _version(conditions: list[str], direction: str) -> ModelVersion | None:
     return found[0] if found else None
 
 
-def _conditions(tags: Mapping[str, str], status: str | None = None) -> str:
+def _conditions(tags: Tags, status: str | None = None) -> str:
     found = [_condition(name, value) for name, value in tags.items()]
     return " and ".join([*found, *([f"attributes.status = '{status}'"] if status else [])])
 
 
-def _condition(name: str, value: str) -> str:
-    return f"tags.`{name}` {'!=' if value == PRESENT else '='} '{value}'"
+def _condition(name: str, value: str | None) -> str:
+    return f"tags.`{name}` != ''" if value is PRESENT else f"tags.`{name}` = '{value}'"

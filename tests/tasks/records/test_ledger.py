@@ -144,3 +144,9 @@ def test_the_evidence_of_a_champion_is_that_of_its_last_promotion() -> None:
         ledger.move_champion(entry(Kind.PROMOTION, 1, None, day, evidence_run_id=f"of {day}"))
     ledger.move_champion(entry(Kind.PROMOTION, 2, 1, "thu"))
     assert ledger.evidence_of(NAME, 1) == "of wed"
+
+
+def test_a_version_without_a_digest_has_one_record_for_all_tries() -> None:
+    for _ in range(2):
+        ledger.move_champion(entry(Kind.PROMOTION, 1, None, candidate_sha256=""))
+    assert len(list(ledger.history(NAME))) == 1
