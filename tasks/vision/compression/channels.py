@@ -133,7 +133,7 @@ class _Reading:
         """Tell whether all tensors but the first are parameters or buffers as they are, which no other node uses."""
         return all(value.name in self._names and len(value.users) == 1 for value in node.all_input_nodes[1:])
 
-    def _convolution(self, node: Node) -> Tensor:
+    def _convolution(self, node: Node) -> Any:
         weight: Tensor = node.args[1].meta["val"]  # type: ignore[union-attr]
         outputs, inputs = weight.shape[:2]
         numbers = self._numbers[node.all_input_nodes[0]]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tasks.errors import DataError, ModelError, RequestError
-from tasks.vision.compression import channels, pruning
+from tasks.vision.compression import channels
 from tasks.vision.compression.pruning import Pruned, prune, with_weights
 from tasks.vision.models import onnx_form
 from tasks.vision.models.build import build
@@ -233,7 +233,7 @@ def test_a_wrong_reading_of_a_network_is_noticed(monkeypatch: pytest.MonkeyPatch
         }
         return channels.Channels((channels.Coupled(moved),), found.uses)
 
-    monkeypatch.setattr(pruning.channels, "find", wrong)
+    monkeypatch.setattr(channels, "find", wrong)
     with pytest.raises(ModelError, match="answers differently"):
         prune(classifier("fast_cnn"), images(), 0.1)
 
