@@ -60,9 +60,13 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return probabilities, float32 [N, classes], for uint8 images [N, C, H, W]."""
-        normalised = (images.float() / 255 - self.mean) / self.std
-        logits: Tensor = self.network(normalised if self.enlarge is None else self.enlarge(normalised))
+        logits: Tensor = self.network(self.prepare(images))
         return logits.float().softmax(dim=1)
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Return what the network takes, normalised float32 [N, C, H', W'], for uint8 images [N, C, H, W]."""
+        normalised = (images.float() / 255 - self.mean) / self.std
+        return normalised if self.enlarge is None else self.enlarge(normalised)
 
 
 def forward_of(classifier: nn.Module) -> Forward:
