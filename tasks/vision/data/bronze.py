@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 
 from PIL import Image
 
 from tasks.errors import DataError
+from tasks.vision.cpus import available_cpus
 from tasks.vision.data import images
+from tasks.vision.data.decoder_process import DecoderProcesses, belongs_apart
 from tasks.vision.data.fingerprint import Shaping
 from tasks.vision.data.limits import MAX_PIXEL_BYTES, MIN_SIDE
 from tasks.vision.data.progress import Progress
@@ -21,6 +23,7 @@ from tasks.vision.data.sources import Source
 MAX_SIDE, MAX_ASPECT = 8192, 8.0
 # Images go to the threads in batches: small enough to bound memory, large enough for little overhead with 1 kB images.
 BATCH_IMAGES, BATCH_BYTES = 64, 8 * 2**20
+MOST_PROCESSES = 4  # for large images; each may take 512 MB
 
 
 def read(source: Source, shaping: Shaping, workers: int | None = None) -> list[Record]:
@@ -38,7 +41,8 @@ def read(source: Source, shaping: Shaping, workers: int | None = None) -> list[R
             f"{count} images of {shaping.size} x {shaping.size} need {needed / 2**30:.1f} GiB of memory, over "
             f"{MAX_PIXEL_BYTES / 2**30:.0f}; choose a smaller image_size or fewer images"
         )
-    workers = workers or os.cpu_count() or 1
+    workers = workers or available_cpus()
+    decoders = DecoderProcesses(min(workers, MOST_PROCESSES))
     progress = Progress("images read", count)
     records: list[Record] = []
     pending: deque[Future[list[Record]]] = deque()
@@ -48,9 +52,9 @@ def read(source: Source, shaping: Shaping, workers: int | None = None) -> list[R
         records.extend(done)
         progress.advance(len(done))
 
-    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+    with closing(decoders), ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         for batch in _batches(source.read()):
-            pending.append(pool.submit(_records, batch, shaping.channels, shaping.size))
+            pending.append(pool.submit(_records, batch, shaping.channels, shaping.size, decoders))
             while len(pending) > 2 * workers:
                 collect()
         while pending:
@@ -89,11 +93,13 @@ def _batches(items: Iterable[tuple[Entry, Callable[[], Content]]]) -> Iterator[l
         yield batch
 
 
-def _records(batch: list[tuple[Entry, Content | DataError]], channels: int, size: int) -> list[Record]:
-    return [_record(entry, content, channels, size) for entry, content in batch]
+def _records(
+    batch: list[tuple[Entry, Content | DataError]], channels: int, size: int, decoders: DecoderProcesses
+) -> list[Record]:
+    return [_record(entry, content, channels, size, decoders) for entry, content in batch]
 
 
-def _record(entry: Entry, content: Content | DataError, channels: int, size: int) -> Record:
+def _record(entry: Entry, content: Content | DataError, channels: int, size: int, decoders: DecoderProcesses) -> Record:
     if isinstance(content, DataError):
         return Record(entry, fault=Reason.UNREADABLE, detail=str(content))
     data = content if isinstance(content, bytes) else content.tobytes()
@@ -104,6 +110,10 @@ def _record(entry: Entry, content: Content | DataError, channels: int, size: int
         width, height = image.size
         if wrong := size_fault(width, height):
             return Record(entry, sha256, len(data), width, height, None, Reason.WRONG_SIZE, wrong)
-        return Record(entry, sha256, len(data), width, height, images.pixels(image, channels, size))
+        if isinstance(content, bytes) and belongs_apart(image, size):
+            decoded = decoders.decode(content, channels, size)
+        else:
+            decoded = images.pixels(image, channels, size)
+        return Record(entry, sha256, len(data), width, height, decoded)
     except DataError as error:
         return Record(entry, sha256, len(data), width, height, None, Reason.UNREADABLE, str(error))

@@ -139,7 +139,7 @@ class DecoderProcesses:
         finally:
             self._free.put(one)
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """End all of them; no thread may be decoding."""
         for one in self._all:
             one.stop()

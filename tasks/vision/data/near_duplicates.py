@@ -11,7 +11,6 @@ equal that is alike in the whole class, such as a horizon or the same part of a 
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from tasks.vision.cpus import available_cpus
 from tasks.vision.data.gold import Gold
 
 # A hash says little about an image with fewer pixels than it looks at (32 x 32).
@@ -127,7 +127,7 @@ def write(pairs: Sequence[Pair], gold: Gold, path: Path) -> None:
 def _prints(images: NDArray[np.uint8]) -> _Prints:
     """Take the prints of images [N, C, S, S], a batch in each thread."""
     batches = [images[start : start + IMAGES_AT_ONCE] for start in range(0, len(images), IMAGES_AT_ONCE)]
-    with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="hash") as pool:
+    with ThreadPoolExecutor(available_cpus(), thread_name_prefix="hash") as pool:
         done = list(pool.map(_batch, batches))
     return _Prints(np.concatenate([part.hashes for part in done]), np.concatenate([part.thumbnails for part in done]))
 
@@ -188,7 +188,7 @@ def _alike(tests: _Prints, others: _Prints, averages: NDArray[np.float32]) -> li
             )
         ]
 
-    with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="compare") as pool:
+    with ThreadPoolExecutor(available_cpus(), thread_name_prefix="compare") as pool:
         return [pair for part in pool.map(compare, starts) for pair in part]
 
 

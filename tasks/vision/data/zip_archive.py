@@ -9,15 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tasks.errors import DataError
-from tasks.vision.data import zip_names
+from tasks.vision.data import zip_members, zip_names
 from tasks.vision.data.limits import DAMAGE, Budget, Limits, damage_named
 from tasks.vision.data.links import follow
 from tasks.vision.data.names import safe_name
 from tasks.vision.data.store_file import File, Read
 
-# bzip2 and LZMA unpack whole what they are given: so little at a time stays under 100 MB.
-STEP = {zipfile.ZIP_STORED: 2**20, zipfile.ZIP_DEFLATED: 2**20}
-SMALL_STEP = 4096
 MAX_TARGET = 4096  # bytes of a path, as Linux
 MAGIC = (b"PK\3\4", b"PK\5\6", b"PK00", b"PK\7\x08")  # a file, an empty zip, and the marks of one made to be split
 
@@ -68,9 +65,7 @@ class Zip:
     def _reader(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Read:
         def read() -> bytes:
             try:
-                with archive.open(info) as file:
-                    step = STEP.get(info.compress_type, SMALL_STEP)
-                    return b"".join(iter(lambda: file.read(step), b""))
+                return zip_members.read(archive, info)
             except DAMAGE as error:
                 raise DataError(f"damaged in the archive ({type(error).__name__}: {error}); pack it again") from error
 

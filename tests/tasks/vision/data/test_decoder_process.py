@@ -117,5 +117,5 @@ def test_threads_share_the_processes() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    decoders.stop()
+    decoders.close()
     assert len(found) == 4

@@ -4,6 +4,7 @@ import gzip
 import io
 import stat
 import subprocess
+import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -388,3 +389,41 @@ def test_a_file_that_vanishes_spoils_only_itself(tmp_path: Path) -> None:
     (folder / "train/dog/1.png").unlink()
     with pytest.raises(DataError, match="cannot be read"):
         readers["train/dog/1.png"]()
+
+
+HOSTILE_PROGRAM = """
+import resource, sys, threading
+from pathlib import Path
+from tasks.vision.data.stores import open_store
+from tasks.errors import DataError
+resource.setrlimit(resource.RLIMIT_DATA, (512 * 2**20, 512 * 2**20))
+for file in map(Path, sys.argv[1:]):
+    try:
+        for member in open_store(file).files():
+            member.read()
+        print("read")
+    except DataError as error:
+        print(str(error)[:300])
+"""
+
+
+def lying_zip(path: Path, method: int, real: int, declared: int) -> Path:
+    """A zip whose one member unpacks to `real` zeros, and says `declared`."""
+    with zipfile.ZipFile(path, "w", method) as archive, archive.open("train/cat/bomb.png", "w") as file:
+        for _ in range(real // MIB):
+            file.write(bytes(MIB))
+    data = bytearray(path.read_bytes())
+    for signature, at in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
+        place = data.index(signature) + at
+        data[place : place + 4] = declared.to_bytes(4, "little")
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, pytest.param(zipfile.ZIP_LZMA, marks=pytest.mark.long)])
+def test_a_member_that_unpacks_to_more_than_it_declares_is_refused_at_bounded_memory(
+    method: int, tmp_path: Path
+) -> None:
+    file = lying_zip(tmp_path / "x.zip", method, 640 * MIB, 1000)
+    said = subprocess.check_output([sys.executable, "-c", HOSTILE_PROGRAM, str(file)], text=True)
+    assert "unpacks to more than the 1000 bytes that it declares" in said
