@@ -57,7 +57,7 @@ class Past:
         elif command == "tune-results":
             _equal("trials of the newest search", f"{TRIALS} finished" in text or f"{TRIALS} completed" in text, True)
         elif command == "gc":
-            listed = {line.split()[2] for line in text.splitlines() if line.startswith("gold ")}
+            listed = {line.split()[3] for line in text.splitlines() if line.startswith("gold ")}
             _equal("gold left over", listed, set(self.left))
 
 
