@@ -122,7 +122,7 @@ def container() -> Iterator[str]:
     name = output(command, os.environ | {"POSTGRES_PASSWORD": password})
     try:
         port = output(["docker", "port", name, "5432"]).rpartition(":")[2]
-        url = f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
+        url = f"postgresql+psycopg2://postgres:{password}@127.0.0.1:{port}/postgres"
         _until(lambda: _sql(url, "SELECT 1"), sqlalchemy.exc.OperationalError, lambda: "Postgres does not answer")
         yield url
     finally:

@@ -1,12 +1,17 @@
-"""What a training tells its caller while it runs."""
+"""What a training tells its caller while it runs.
+
+Who reads what a training told (`make tune-results`) does not wait for torch: it is imported for types only.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from tasks.vision.training.linear_probe import Features, Probe
+    from tasks.vision.training.linear_probe import Features, Probe
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 from mlflow import MlflowClient
@@ -95,3 +97,8 @@ def test_before_the_first_search_it_says_how_to_start_one(
 def test_an_unknown_run_is_named(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tune-results", "--run-id", "a" * 32]) == 65
     assert f"MLflow has no run '{'a' * 32}'" in capsys.readouterr().err
+
+
+def test_nobody_waits_for_torch_to_see_a_table() -> None:
+    program = "import sys; sys.modules['torch'] = None; import tasks.cli.tune_results, tasks.cli.history"
+    subprocess.run([sys.executable, "-c", program], check=True)
