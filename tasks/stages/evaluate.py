@@ -4,81 +4,41 @@ from __future__ import annotations
 
 import logging
 import math
-import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeAlias
 
-import mlflow
 import numpy as np
 from numpy.typing import NDArray
 
 from tasks.contract.promotion import EvaluateRequest, EvaluateResult
-from tasks.errors import ModelError
 from tasks.gate.decision import decide
-from tasks.gate.evidence import Champion, Compression, Cost, Evidence, Loading, Scores
-from tasks.records import artifact_digest, evidence_log, gold_store, registry
+from tasks.gate.evidence import Champion, Compression, Evidence, Scores
+from tasks.records import evidence_log, gold_store, registry
 from tasks.records.inputs.evaluation import CurrentChampion, EvaluateInputs
 from tasks.records.metric_log import log_values
 from tasks.records.tracking import StageRun, use_datasets
 from tasks.records.verdict_log import log_verdict
-from tasks.serving.load_check import MEGABYTE, LoadCheck, load_check
-from tasks.serving.model import threads
-from tasks.serving.runtimes import ONNX, PYTORCH, open_model, open_program, runtime_of, served_bytes
+from tasks.serving.load_check import MEGABYTE
+from tasks.serving.opened_model import OpenedModel, open_logged
 from tasks.settings import Settings
-from tasks.vision.cpus import available_cpus
 from tasks.vision.data.gold import Gold
 from tasks.vision.devices import prepare_cpu
 from tasks.vision.evaluation import suspected_labels
-from tasks.vision.evaluation.agreement import Agreement
 from tasks.vision.evaluation.comparison import compare
 from tasks.vision.evaluation.decisive_regions import decisive_regions
 from tasks.vision.evaluation.galleries import worst_mistakes
 from tasks.vision.evaluation.scoring import (
     BATCH,
     Answers,
-    ClassScores,
     Latency,
-    calibration_error,
     latencies,
-    predict,
-    score,
-    top5_accuracy,
 )
 from tasks.vision.evaluation.slices import slices_of
-from tasks.vision.models.forward import Forward
 
 Timings: TypeAlias = Mapping[int, Latency]  # by the identity of a model in memory
 
 log = logging.getLogger("tasks.evaluate")
-
-
-@dataclass(frozen=True)
-class _Model:
-    """A logged model in memory, opened as in the service, with its answers to the test images."""
-
-    forward: Forward
-    shape: tuple[int, int, int]
-    size_bytes: int
-    trial: LoadCheck
-    agreement: Agreement | None
-    probabilities: NDArray[np.float32]
-    correct: NDArray[np.bool_]
-    scores: ClassScores
-    summary: Scores
-
-    @property
-    def loading(self) -> Loading:
-        """Whether it loads, and answers as it was trained to."""
-        if self.agreement is None or not self.trial.works:
-            return Loading(works=self.trial.works, note=self.trial.note)
-        return Loading(works=self.agreement.holds, note=f"{self.trial.note}; it {self.agreement}")
-
-    @property
-    def answers(self) -> Answers:
-        return Answers(self.probabilities, self.scores)
 
 
 def run(request: EvaluateRequest, inputs: EvaluateInputs, run: StageRun, settings: Settings) -> EvaluateResult:
@@ -97,17 +57,19 @@ def run(request: EvaluateRequest, inputs: EvaluateInputs, run: StageRun, setting
     use_datasets(run, inputs.data.prepare_run_id, "testing")
     registry.require_same_classes(name, gold.classes)
 
-    candidate = _load(model.uri, gold, model.artifact_sha256, "the candidate", both_forms=True)
+    candidate = open_logged(model.uri, gold, model.artifact_sha256, "the candidate", both_forms=True)
     log.info("candidate: %s", _figures(candidate.summary))
     champion_model = None
     if champion is not None and not inputs.same:
         what = f"champion, version {champion.version},"
-        champion_model = _load(champion.uri, gold, champion.artifact_sha256, what, both_forms=False)
+        champion_model = open_logged(champion.uri, gold, champion.artifact_sha256, what, both_forms=False)
         log.info("%s: %s", what.rstrip(","), _figures(champion_model.summary))
     before = champion_model if inputs.made_from_champion else None
     if inputs.before is not None and before is None:
         earlier = inputs.before.model
-        before = _load(earlier.uri, gold, earlier.artifact_sha256, "the model before compression", both_forms=False)
+        before = open_logged(
+            earlier.uri, gold, earlier.artifact_sha256, "the model before compression", both_forms=False
+        )
         log.info("before compression: %s", _figures(before.summary))
     models = {id(model): model for model in (candidate, champion_model, before) if model is not None}
     timed = latencies([(model.forward, model.shape) for model in models.values()], gold.test.images)
@@ -117,7 +79,7 @@ def run(request: EvaluateRequest, inputs: EvaluateInputs, run: StageRun, setting
     evidence = Evidence(
         loading=candidate.loading,
         scores=candidate.summary,
-        cost=_cost(candidate, timings),
+        cost=candidate.cost(timings[id(candidate)]),
         slices=slices,
         champion=_champion(request, champion, candidate, champion_model, timings) if champion else None,
         compression=_compression(request, inputs, candidate, before, timings),
@@ -165,68 +127,17 @@ def run(request: EvaluateRequest, inputs: EvaluateInputs, run: StageRun, setting
     )
 
 
-def _load(model_uri: str, gold: Gold, artifact_sha256: str | None, what: str, *, both_forms: bool) -> _Model:
-    """Fetch a model, check its files, open it as the service would, and get its answers to the test images.
-
-    With `both_forms`, the form that is served is compared with the one that was trained.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(mlflow.artifacts.download_artifacts(artifact_uri=model_uri, dst_path=folder))
-        if artifact_sha256 is not None:  # a champion registered by another program has none
-            artifact_digest.require(path, artifact_sha256, what)
-        description = mlflow.models.Model.load(str(path))
-        metadata = description.metadata or {}
-        classes = tuple(metadata.get("classes", ()))
-        if classes != gold.classes:
-            raise ModelError(
-                f"{model_uri} has the classes {list(classes)[:5]}, the data have {list(gold.classes)[:5]}; "
-                "evaluate it on the data it was trained on"
-            )
-        channels, height, width = metadata["input"]
-        shape = (channels, height, width)
-        runtime = runtime_of(description)
-        onnx = runtime == ONNX
-        with load_check(path) as outcome:
-            each = threads(runtime)
-            forward = open_model(path, description, each)
-            at_once = max(1, available_cpus() // each) if onnx else 1  # torch's threads share one answer
-            probabilities = predict(forward, gold.test.images, shape, at_once)
-            agreement = None
-            if both_forms and onnx and PYTORCH in description.flavors:  # a compressed model has no other form
-                trained = predict(open_program(path), gold.test.images, shape)
-                agreement = Agreement.of(probabilities, trained)
-            trial = outcome()
-        size = served_bytes(path, description)
-    scores = score(gold.test.labels, probabilities)
-    return _Model(
-        forward=forward,
-        shape=shape,
-        size_bytes=size,
-        trial=trial,
-        agreement=agreement,
-        probabilities=probabilities,
-        correct=probabilities.argmax(1) == gold.test.labels,
-        scores=scores,
-        summary=Scores(
-            accuracy=scores.accuracy,
-            macro_f1=scores.macro_f1,
-            calibration_error=calibration_error(gold.test.labels, probabilities),
-            top5_accuracy=top5_accuracy(gold.test.labels, probabilities),
-        ),
-    )
-
-
 def _champion(
     request: EvaluateRequest,
     champion: CurrentChampion,
-    candidate: _Model,
-    champion_model: _Model | None,
+    candidate: OpenedModel,
+    champion_model: OpenedModel | None,
     timings: Timings,
 ) -> Champion:
     if champion_model is None:
         return Champion(version=champion.version, same=True)
     number = champion.comparisons + 1
-    cost = _cost(champion_model, timings)
+    cost = champion_model.cost(timings[id(champion_model)])
     return Champion(
         version=champion.version,
         scores=champion_model.summary,
@@ -237,7 +148,11 @@ def _champion(
 
 
 def _compression(
-    request: EvaluateRequest, inputs: EvaluateInputs, candidate: _Model, before: _Model | None, timings: Timings
+    request: EvaluateRequest,
+    inputs: EvaluateInputs,
+    candidate: OpenedModel,
+    before: OpenedModel | None,
+    timings: Timings,
 ) -> Compression | None:
     """Compare a compressed candidate with the model that it was made from; None for one that was trained."""
     if inputs.before is None or before is None:
@@ -249,25 +164,12 @@ def _compression(
         images=made.images,
         version=champion.version if champion is not None and inputs.made_from_champion else made.version,
         scores=before.summary,
-        cost=_cost(before, timings),
+        cost=before.cost(timings[id(before)]),
         comparison=compare(candidate.correct, before.correct, request.policy.level(number), number),
     )
 
 
-def _cost(model: _Model, timings: Timings) -> Cost | None:
-    """Latency, memory and size of a model; None if its load check ended before the memory was measured."""
-    if model.trial.memory_mb is None:
-        return None
-    timing = timings[id(model)]
-    return Cost(
-        p50_ms=timing.single_p50_ms,
-        p95_ms=timing.single_p95_ms,
-        memory_mb=model.trial.memory_mb,
-        size_mb=model.size_bytes / MEGABYTE,
-    )
-
-
-def _regions(gold: Gold, candidate: _Model, champion: Answers | None) -> dict[int, NDArray[np.float32]]:
+def _regions(gold: Gold, candidate: OpenedModel, champion: Answers | None) -> dict[int, NDArray[np.float32]]:
     """Return where the candidate looked in the mistakes that the report shows, by the index of the test image."""
     galleries = worst_mistakes(gold.test.labels, candidate.answers, champion)
     shown = sorted({index for gallery in galleries for index in gallery.indices})
@@ -280,7 +182,7 @@ def _regions(gold: Gold, candidate: _Model, champion: Answers | None) -> dict[in
 
 
 def _log_metrics(
-    model_uri: str, gold: Gold, candidate: _Model, timing: Latency, evidence: Evidence, suspects: int
+    model_uri: str, gold: Gold, candidate: OpenedModel, timing: Latency, evidence: Evidence, suspects: int
 ) -> None:
     metrics = {
         "test_accuracy": candidate.summary.accuracy,

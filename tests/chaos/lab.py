@@ -239,8 +239,8 @@ def _fork_trials() -> None:
     """Check a model in a forked process rather than in a new one: the same code, without five seconds of imports."""
     import torch
 
+    from tasks.serving import opened_model
     from tasks.serving.load_check import LoadCheck, load_and_answer
-    from tasks.stages import evaluate
 
     def work(folder: Path) -> LoadCheck:
         torch.set_num_threads(1)  # as a new process would; this one's threads do not survive a fork
@@ -250,7 +250,7 @@ def _fork_trials() -> None:
     def load_check(folder: Path) -> Iterator[Callable[[], LoadCheck]]:
         yield lambda: in_child(lambda: work(folder))
 
-    setattr(evaluate, "load_check", load_check)  # noqa: B010  # to mypy an import is not an attribute
+    setattr(opened_model, "load_check", load_check)  # noqa: B010  # to mypy an import is not an attribute
 
 
 def _save_every_epoch() -> None:

@@ -1,16 +1,14 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 
 from tasks.records import ledger, registry, tracking
-from tasks.records.ledger import Entry, Kind
+from tasks.records.ledger import Kind
 from tasks.settings import Settings
-
-NAME = "pets"
+from tests.tasks.records.entries import NAME, entry
 
 
 @pytest.fixture(autouse=True)
@@ -20,22 +18,6 @@ def versions(settings: Settings) -> None:
     for _ in range(3):
         run = MlflowClient().create_run(experiment_id)
         registry.create_version(NAME, f"runs:/{run.info.run_id}/model", run.info.run_id, {}, "")
-
-
-def entry(kind: Kind, version: int, before: int | None, day: str = "mon", **changes: Any) -> Entry:
-    after = before if kind is Kind.REFUSAL else version
-    values = {
-        "key": f"daily/{day}/register/-1",
-        "kind": kind,
-        "registered_model": NAME,
-        "from_version": before,
-        "to_version": after,
-        "candidate_version": version,
-        "candidate_sha256": f"sha{version}",
-        "by": "ann",
-        "reason": "because",
-    }
-    return Entry(**(values | changes))
 
 
 def refuse(version: int, before: int, day: str) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sqlalchemy
@@ -24,25 +23,11 @@ from tasks.records.tuned_sets import TunedSet
 from tasks.serving import onnx_export
 from tasks.settings import Settings
 from tasks.stages import rollback
+from tests.tasks.records.entries import NAME, entry
 
-NAME, OTHER = "pets", "cars"
+OTHER = "cars"
 START = 1_700_000_000_000  # milliseconds since 1970
 MANY = 1005  # more than a page
-
-
-def entry(kind: Kind, version: int, before: int | None, number: int, **changes: Any) -> Entry:
-    values = {
-        "key": f"daily/{number}/register/-1",
-        "kind": kind,
-        "registered_model": NAME,
-        "from_version": before,
-        "to_version": before if kind is Kind.REFUSAL else version,
-        "candidate_version": version,
-        "candidate_sha256": f"sha{version}",
-        "by": "ann",
-        "reason": "because",
-    }
-    return Entry(**(values | changes))
 
 
 def past() -> Iterator[Entry]:

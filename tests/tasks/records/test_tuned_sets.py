@@ -11,11 +11,10 @@ from tasks.contract.recipe import Hyperparameters
 from tasks.contract.training import TrainRequest
 from tasks.errors import DataError
 from tasks.records import ledger, registry, tracking, tuned_sets
-from tasks.records.ledger import Entry, Kind
+from tasks.records.ledger import Kind
 from tasks.records.tuned_sets import TunedSet
 from tasks.settings import Settings
-
-NAME = "pets"
+from tests.tasks.records.entries import NAME, entry
 
 
 @pytest.fixture
@@ -37,18 +36,7 @@ def version_of(experiment_id: str, tuned: TunedSet | None) -> int:
 
 
 def record(kind: Kind, version: int, before: int | None, **changes: Any) -> None:
-    values = {
-        "key": f"weekly/{kind}-{version}-{before}/register/-1",
-        "kind": kind,
-        "registered_model": NAME,
-        "from_version": before,
-        "to_version": before if kind is Kind.REFUSAL else version,
-        "candidate_version": version,
-        "candidate_sha256": f"sha{version}",
-        "by": "ann",
-        "reason": "because",
-    }
-    with ledger.recorded(Entry(**(values | changes))):
+    with ledger.recorded(entry(kind, version, before, f"{kind}-{version}-{before}", **changes)):
         pass
 
 

@@ -15,6 +15,7 @@ import torch
 
 from tasks.contract.messages import TaskIdentity
 from tasks.records import artifact_digest, gold_store, model_store, tracking
+from tasks.serving import opened_model
 from tasks.serving.load_check import LoadCheck, load_and_answer
 from tasks.settings import Settings
 from tasks.stages import evaluate
@@ -75,7 +76,7 @@ def trial_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
         trial = replace(load_and_answer(folder), memory_mb=50.0)
         yield lambda: trial
 
-    monkeypatch.setattr(evaluate, "load_check", load_check)
+    monkeypatch.setattr(opened_model, "load_check", load_check)
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ from tasks.contract.promotion import EvaluateRequest, EvaluateResult
 from tasks.errors import DataError, ModelError
 from tasks.records import artifact_digest, registry, tracking
 from tasks.records.inputs.evaluation import EvaluateInputs
-from tasks.serving import onnx_export, runtimes
+from tasks.serving import onnx_export, opened_model, runtimes
 from tasks.settings import Settings
 from tasks.stages import evaluate
 from tasks.vision.models.forward import Forward
@@ -127,7 +127,7 @@ def test_top_5_accuracy_of_both_models_is_logged(
 ) -> None:
     caplog.set_level("INFO")
     crown(train_run(THREE_OF_FOUR))
-    monkeypatch.setattr(evaluate, "top5_accuracy", lambda labels, probabilities: float(probabilities[-1, 3]))
+    monkeypatch.setattr(opened_model, "top5_accuracy", lambda labels, probabilities: float(probabilities[-1, 3]))
     metrics = MlflowClient().get_run(run_evaluate(train_run(PERFECT)).run_id).data.metrics
     assert metrics["test_top5_accuracy"] == pytest.approx(0.9)
     assert metrics["champion_test_top5_accuracy"] == pytest.approx(0.1 / 3)
@@ -196,7 +196,7 @@ def test_an_old_champion_is_judged_in_the_form_that_is_served(
         opened.append(set(description.flavors))
         return runtimes.open_model(folder, description, threads)
 
-    monkeypatch.setattr(evaluate, "open_model", open_model)
+    monkeypatch.setattr(opened_model, "open_model", open_model)
     result = run_evaluate(train_run(PERFECT))
     assert result.champion_accuracy == 0.75
     assert [("onnx" in flavors, "pytorch" in flavors) for flavors in opened] == [(True, True), (True, False)]

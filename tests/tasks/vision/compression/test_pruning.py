@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -24,14 +23,6 @@ from tasks.vision.training.kernels import optimize_for_cpu
 SIDE, CLASSES, SHARE = 32, 5, 0.4
 NETWORKS = ("fast_cnn", "resnet18", "mobilenet_v3_small", "efficientnet_lite0", "test_convnext", "test_efficientnet")
 FEW = ("mobilenet_v3_small", "efficientnet_lite0")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @cache
