@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,17 @@ import pytest
 from tasks.contract.messages import TaskIdentity
 from tasks.records.tracking import connect
 from tasks.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def operators_read_once() -> None:
+    """Torch's exporter reads its table of operators for each model, which takes seconds: here once a process.
+
+    Nothing is imported for this: the first model imports what it needs.
+    """
+    exporter = sys.modules.get("torch.onnx._internal.exporter._registration")
+    if exporter is not None and not hasattr(exporter.ONNXRegistry.from_torchlib, "cache_info"):
+        exporter.ONNXRegistry.from_torchlib = staticmethod(functools.cache(exporter.ONNXRegistry.from_torchlib))
 
 
 @pytest.fixture(scope="session")

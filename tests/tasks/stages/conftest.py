@@ -12,6 +12,8 @@ import mlflow
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
+from PIL import Image
 
 from tasks.contract.messages import TaskIdentity
 from tasks.records import artifact_digest, gold_store, model_store, tracking
@@ -77,6 +79,18 @@ def trial_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
         yield lambda: trial
 
     monkeypatch.setattr(opened_model, "load_check", load_check)
+
+
+@pytest.fixture
+def drawn_plots() -> None:
+    """Asked for by a test that looks at plots."""
+
+
+@pytest.fixture(autouse=True)
+def blank_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plots are files of one pixel where nobody looks at them: drawing them takes most of the time of these tests."""
+    if "drawn_plots" not in request.fixturenames:
+        monkeypatch.setattr(Figure, "savefig", lambda self, target, **_: Image.new("L", (1, 1)).save(target, "PNG"))
 
 
 @pytest.fixture(autouse=True)

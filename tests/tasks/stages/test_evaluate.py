@@ -65,6 +65,7 @@ def table(result: EvaluateResult, name: str) -> pd.DataFrame:
     return MlflowClient().load_table(result.experiment_id, name, run_ids=[result.run_id])
 
 
+@pytest.mark.usefixtures("drawn_plots")
 def test_figures_and_evidence(train_run: TrainRun, run_evaluate: Evaluate) -> None:
     result = run_evaluate(train_run(THREE_OF_FOUR))
     assert result.accuracy == 0.75

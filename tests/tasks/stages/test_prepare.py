@@ -124,6 +124,7 @@ def test_each_layer_says_what_came_in_and_went_out(prepare: Prepare, pets: Path)
     assert metrics["images.removed"] == 9
 
 
+@pytest.mark.usefixtures("drawn_plots")
 def test_the_run_holds_all_that_the_next_stages_and_readers_look_for(prepare: Prepare, pets: Path) -> None:
     result = prepare(dataset="image_folder", source=str(pets))
     run = run_of(result)
@@ -168,6 +169,7 @@ def test_the_same_data_elsewhere_use_the_earlier_gold_and_run_no_layer(
     assert run_of(third).data.tags["pipeline.gold_run_id"] == first.run_id
 
 
+@pytest.mark.usefixtures("drawn_plots")
 def test_near_duplicates_of_test_images_are_reported_and_stay(
     prepare: Prepare, pets: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -90,6 +90,7 @@ def run_of(dag_run_id: str, settings: Settings) -> str:
     return str(next(queries.find_runs(tracking.connect(settings), tags)).info.run_id)
 
 
+@pytest.mark.usefixtures("drawn_plots")
 def test_everything_the_next_stages_need_is_found_through_the_run(
     train_stage: Train, gold: Gold, tmp_path: Path
 ) -> None:
