@@ -168,6 +168,7 @@ class Lab:
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
             try:
                 while not _listens(int(port)):
+                    assert server.poll() is None, f"the server at port {port} ended with {server.returncode}"
                     time.sleep(0.02)
                 yield
             finally:

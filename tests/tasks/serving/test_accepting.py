@@ -24,7 +24,8 @@ from tasks.serving.accepting import ConnectionCounts, SharingServer
 fd, index, processes = map(int, sys.argv[2:])
 counts = ConnectionCounts(Path(sys.argv[1]), index, processes)
 app = PlainTextResponse(str(index))
-server = SharingServer(app, 0, socket.socket(fileno=fd), counts, 40, lifespan="off", log_level="critical")
+options = {"lifespan": "off", "log_level": "critical", "timeout_keep_alive": 600}  # by default 5: too few when busy
+server = SharingServer(app, 0, socket.socket(fileno=fd), counts, 40, **options)
 def told():
     sys.stdin.readline()
     server.accept()
@@ -69,7 +70,9 @@ def answer(connection: socket.socket) -> str:
     connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
     read = b""
     while not (body := read.partition(b"\r\n\r\n")[2]):
-        read += connection.recv(4096)
+        received = connection.recv(4096)
+        assert received, f"the server closed the connection after {read!r}"
+        read += received
     return body.decode()
 
 

@@ -386,8 +386,9 @@ async def answers_to_pieces(cases: list[tuple[bytes, tuple[int, ...]]]) -> list[
         connection.connection_made(transport)
         for start, end in pairwise((0, *ends, len(data))):
             connection.data_received(data[start:end])
-        while not connection.cycle.response_complete:
-            await asyncio.sleep(0)
+        async with asyncio.timeout(600):
+            while not connection.cycle.response_complete:
+                await asyncio.sleep(0)
         connection.connection_lost(ConnectionResetError())
         answers.append(transport.written)
     return answers

@@ -280,7 +280,9 @@ def test_refuses_a_declared_gigabyte_before_it_comes(service: Service) -> None:
         )
         answer = b""
         while not answer.endswith(b"}"):
-            answer += connection.recv(4096)
+            received = connection.recv(4096)
+            assert received, f"the service closed the connection after {answer!r}"
+            answer += received
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b"larger than 2 MiB" in answer
 
