@@ -107,8 +107,16 @@ def test_each_has_as_many_as_the_others_also_after_some_have_ended(
         if index == "0":
             connection.close()
     until(lambda: answer(connect(listener)) == "0")
-    more = Counter(answer(connection) for connection in [connect(listener) for _ in range(6)])
-    assert more["0"] >= 4
+
+    def gets_most() -> bool:
+        connections = [connect(listener) for _ in range(9)]
+        answers = Counter(answer(connection) for connection in connections)
+        for connection in connections:
+            connection.close()
+        return answers["0"] >= 8
+
+    # On a busy machine it may be too slow to take them. By chance it would get so many in one of 1,000 tries.
+    assert any(gets_most() for _ in range(20))
 
 
 def test_a_stopped_process_does_not_hold_up_the_others(listener: socket.socket, servers: list[Server]) -> None:
