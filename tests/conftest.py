@@ -12,7 +12,7 @@ import pytest
 LONG = os.environ.get("TEST_LONG") == "1"
 # `make test` gets it from deploy/env.sh, and it goes before a PIPELINE_HOME that a test sets.
 os.environ.pop("MLFLOW_TRACKING_URI", None)
-# Ray gives its trials a low priority, so that beside other tests a search of 20 seconds took two to four minutes.
+# By default Ray's trials have a lower priority than the tests that run beside them.
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  # its own spelling
 
 

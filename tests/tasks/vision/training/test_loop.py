@@ -48,7 +48,7 @@ def through_a_file(state: dict[str, object]) -> dict[str, object]:
 def test_a_few_epochs_learn_digits(gold: Gold) -> None:
     training = Training(recipe(epochs=4, batch_size=20), gold)
     list(training.run())
-    assert training.best.validation_accuracy > 0.6  # 0.79 or 0.82 as the number of threads orders the sums
+    assert training.best.validation_accuracy > 0.7  # 0.79 with one thread; more order the sums otherwise
     assert training.history[-1].train_loss < training.history[0].train_loss / 2
 
 
