@@ -31,6 +31,7 @@ PASSWORDS = {
     "MLFLOW_AUTH_DATABASE_URI": "POSTGRES_MLFLOW_AUTH_PASSWORD",
 }
 PATIENCE = 30.0  # seconds for a database that is starting
+MOST_WORKERS = 4  # MLflow's own default
 UNAVAILABLE, WRONG_SETTINGS = 69, 78  # as in tasks/errors.py
 
 
@@ -89,6 +90,8 @@ def main() -> None:
     os.environ["MLFLOW_AUTH_CONFIG_PATH"] = str(config)
     if os.environ.get("MLFLOW_EXPOSE_PROMETHEUS"):
         subprocess.Popen([sys.executable, str(Path(__file__).with_name("metrics.py"))])  # noqa: S603  # our own file
+    # Each is a process that loads MLflow by itself: more than there are cores only start later and take memory.
+    os.environ.setdefault("MLFLOW_WORKERS", str(min(MOST_WORKERS, len(os.sched_getaffinity(0)))))
     command = ["mlflow", "server", "--app-name", "basic-auth", "--host", "0.0.0.0", "--port", "5000"]  # noqa: S104
     command += ["--serve-artifacts"]
     os.execvp(command[0], command)  # noqa: S606

@@ -148,7 +148,7 @@ def empty(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Re
     new = Restored(env_file, variables)
     new.remove()
     try:
-        new.compose("up", "--detach", "--wait", "--wait-timeout", "240")
+        new.compose("up", "--detach", "--wait", "--wait-timeout", "900")
         yield new
     finally:
         new.remove()

@@ -26,7 +26,7 @@ from tasks.vision.data.sources import open_source
 pytestmark = pytest.mark.docker
 IMAGE = "quay.io/minio/minio:RELEASE.2025-09-07T16-13-09Z"
 CONTAINER = "vm-test-s3-source"
-READY_SECONDS = 120
+READY_SECONDS = 600
 
 
 @dataclass(frozen=True)

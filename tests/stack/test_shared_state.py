@@ -124,7 +124,7 @@ def test_artifacts_lie_in_the_bucket_and_everything_survives_restarts(
 
     for services in (["postgres", "s3"], ["mlflow"]):  # first what is below MLflow, which must find it again
         stack.compose("restart", "--timeout", "20", *services)
-        stack.compose("up", "--detach", "--wait", "--wait-timeout", "120")
+        stack.compose("up", "--detach", "--wait", "--wait-timeout", "900")
 
     assert client.get_run(run.info.run_id).data.metrics == {"accuracy": 0.98}
     assert keys(stack) == written

@@ -85,7 +85,7 @@ def search(environment: Mapping[str, str], experiment: str, in_the_middle: Calla
     ) as process:
         try:
             in_the_middle()
-            said, _ = process.communicate(timeout=500)
+            said, _ = process.communicate(timeout=900)
         finally:
             process.terminate()
     assert process.returncode == 0, said[-8000:]
@@ -143,7 +143,7 @@ def cluster(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     env_file.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
     working = Stack(env_file, variables)
     try:
-        working.compose("up", "--detach", "--wait", "--wait-timeout", "180", "ray-worker", file=FILE)
+        working.compose("up", "--detach", "--wait", "--wait-timeout", "900", "ray-worker", file=FILE)
         yield working
     finally:
         working.compose("rm", "--stop", "--force", "ray-worker", "ray-head", file=FILE)
@@ -197,7 +197,7 @@ def test_the_search_has_left_the_cluster(survived: str, cluster: Stack) -> None:
     def nodes() -> str:
         return subprocess.run(head, capture_output=True, text=True, check=True).stdout.strip()
 
-    until(lambda: nodes() == "2", 40, pause=0.3)  # the head and the worker that is left
+    until(lambda: nodes() == "2", pause=0.3)  # the head and the worker that is left
 
 
 def test_who_has_no_token_is_not_let_in(cluster: Stack) -> None:

@@ -84,7 +84,7 @@ def kill(service: str) -> None:
         time.sleep(0.2)
 
 
-def wait_for(run_id: str, stage: str, text: str, seconds: float = 400) -> None:
+def wait_for(run_id: str, stage: str, text: str, seconds: float = 900) -> None:
     """Wait until the container of a stage runs and has said something."""
     labels = [f"label=pipeline.dag_run_id={run_id}", f"label=pipeline.stage={stage}"]
     filters = [part for label in labels for part in ("--filter", label)]

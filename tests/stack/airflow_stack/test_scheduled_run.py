@@ -170,7 +170,7 @@ def test_the_program_behind_the_pages_does_not_hold_the_stages_secrets(airflow: 
 
 @pytest.mark.parametrize("path", ["/info", "/secrets", "/volumes", "/networks"])
 def test_the_proxy_passes_on_containers_and_images_only(airflow: Stack, path: str) -> None:
-    code = f"import requests; print(requests.get('http://docker-socket-proxy:2375{path}', timeout=5).status_code)"
+    code = f"import requests; print(requests.get('http://docker-socket-proxy:2375{path}', timeout=120).status_code)"
     assert in_service("airflow-scheduler", code).stdout == "403\n"
 
 

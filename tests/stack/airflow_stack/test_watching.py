@@ -81,7 +81,7 @@ class Watched:
         return [float(one["value"][1]) for one in self.query(expression)]
 
 
-def wait_for(true: Callable[[], object], what: str, seconds: float = 300) -> None:
+def wait_for(true: Callable[[], object], what: str, seconds: float = 900) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, what
@@ -153,7 +153,7 @@ def watched(
     env_file = folder / ".env"
     env_file.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
     stack = Stack(env_file, variables)
-    up = ["--profile", "monitoring", "up", "--detach", "--wait", "--wait-timeout", "240", *SERVICES, *AIRFLOW]
+    up = ["--profile", "monitoring", "up", "--detach", "--wait", "--wait-timeout", "900", *SERVICES, *AIRFLOW]
     try:
         stack.compose(*up, file=FILE, override=hurried(folder))
         wait_for(lambda: admin.ask("GET", DAG).status_code == 200, "the dag-processor found no daily_training")
@@ -306,7 +306,7 @@ def test_an_alert_reaches_the_team_and_names_what_is_down(watched: Watched) -> N
     def ready() -> bool:
         try:
             return requests.get(f"{watched.stack.serving_url}/readyz", timeout=5).status_code == 200
-        except requests.ConnectionError:
+        except requests.RequestException:
             return False
 
     wait_for(ready, "the service did not come back")

@@ -38,7 +38,7 @@ def workers(airflow: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     env_file.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
     working = Stack(env_file, variables)
     try:
-        working.compose("up", "--detach", "--wait", "--wait-timeout", "240", file=FILE, override=override)
+        working.compose("up", "--detach", "--wait", "--wait-timeout", "900", file=FILE, override=override)
         yield working
     finally:
         working.compose("rm", "--stop", "--force", "airflow-worker", "redis", file=FILE)

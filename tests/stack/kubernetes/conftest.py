@@ -55,7 +55,7 @@ class Namespace:
     def kubectl(self, *arguments: str, text: str | None = None, kubeconfig: str = KUBECONFIG) -> str:
         """Run kubectl and return what it printed."""
         command = ["kubectl", "--kubeconfig", kubeconfig, "--namespace", self.name, *arguments]
-        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=1200)
         assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
         return done.stdout
 
@@ -218,7 +218,7 @@ def airflow(
         **variables,
     }
     command = [str(Path(sys.executable).with_name("airflow")), *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1500)
 
 
 @pytest.fixture(scope="session")

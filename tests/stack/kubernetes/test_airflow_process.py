@@ -90,7 +90,7 @@ def one_running(namespace: Namespace) -> str:
         pods = [pod for pod in namespace.pods("pods") if pod["status"]["phase"] == "Running"]
         return [pod["metadata"]["name"] for pod in pods]
 
-    (name,) = until(ready, 120)
+    (name,) = until(ready)
     return str(name)
 
 
