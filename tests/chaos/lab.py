@@ -225,10 +225,10 @@ class Lab:
         if self.service() is None:
             port = int(self.serving_url.rpartition(":")[2])
             process.start(self.home, "127.0.0.1", port, {})
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while time.monotonic() < deadline:
             info = self.service()
-            if info is not None and info["model_version"] == version:
+            if info is not None and info.get("model_version") == version:  # without one: an error, as it starts
                 return
             with contextlib.suppress(requests.RequestException):
                 requests.post(f"{self.serving_url}/refresh", timeout=120)

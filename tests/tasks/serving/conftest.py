@@ -105,5 +105,5 @@ def _ready(child: subprocess.Popen[bytes], settings: Settings, store: Store) -> 
 @pytest.fixture
 def service(session_service: Service, store: Store) -> Service:
     """The running service with version 1 in it."""
-    until(lambda: session_service.info()["model_version"] == 1)
+    until(lambda: session_service.info().get("model_version") == 1)
     return session_service

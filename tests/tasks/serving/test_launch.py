@@ -133,7 +133,7 @@ def test_a_model_broken_in_the_store_is_undone_and_the_old_one_answers_all_the_t
     assert told.finished
     assert "are not those that were registered" in told.entry.reason
     assert not deployed(local, MODEL, 1, "back").started  # and the service has nothing left to complain of
-    until(lambda: requests.post(f"{URL}/get_model_info", timeout=120).json()["problem"] is None)
+    until(lambda: requests.post(f"{URL}/get_model_info", timeout=120).json().get("problem", "starting") is None)
 
 
 def test_a_service_with_a_key(store: Store, local: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,7 +125,7 @@ def test_after_a_swap_the_info_is_the_new_models_only_and_its_classes_start_at_z
 ) -> None:
     old = total(scraped(service), "serving_predictions_total", model_version="1")
     store.promote(2)
-    until(lambda: service.info()["model_version"] == 2)
+    until(lambda: service.info().get("model_version") == 2)
     found = scraped(service)
     [labels] = matching(found, "serving_model_info")
     assert dict(labels)["model_version"] == "2"

@@ -80,7 +80,7 @@ def test_a_stream_of_requests_through_promotions_and_rollbacks(service: Service,
                 else:
                     move(ledger.Kind.PROMOTION, 1, version := 2)
                 service.post("refresh")
-                until(lambda: service.info()["model_version"] == version)  # noqa: B023
+                until(lambda: service.info().get("model_version") == version)  # noqa: B023
         finally:
             seconds = time.monotonic() - began
             done.set()
