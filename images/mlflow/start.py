@@ -72,6 +72,14 @@ def write_auth_config(path: Path, database_uri: str) -> None:
     path.chmod(0o600)
 
 
+def workers() -> int:
+    """Workers of the server: one for each core, up to four.
+
+    Each is a process that loads MLflow by itself, which takes seconds of CPU time and its own memory.
+    """
+    return min(MOST_WORKERS, len(os.sched_getaffinity(0)))
+
+
 def main() -> None:
     """Prepare, then replace this process with the server."""
     absent = missing(os.environ)
@@ -90,8 +98,7 @@ def main() -> None:
     os.environ["MLFLOW_AUTH_CONFIG_PATH"] = str(config)
     if os.environ.get("MLFLOW_EXPOSE_PROMETHEUS"):
         subprocess.Popen([sys.executable, str(Path(__file__).with_name("metrics.py"))])  # noqa: S603  # our own file
-    # Each is a process that loads MLflow by itself: more than there are cores only start later and take memory.
-    os.environ.setdefault("MLFLOW_WORKERS", str(min(MOST_WORKERS, len(os.sched_getaffinity(0)))))
+    os.environ.setdefault("MLFLOW_WORKERS", str(workers()))
     command = ["mlflow", "server", "--app-name", "basic-auth", "--host", "0.0.0.0", "--port", "5000"]  # noqa: S104
     command += ["--serve-artifacts"]
     os.execvp(command[0], command)  # noqa: S606

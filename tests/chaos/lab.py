@@ -228,7 +228,7 @@ class Lab:
         deadline = time.monotonic() + 600
         while time.monotonic() < deadline:
             info = self.service()
-            if info is not None and info.get("model_version") == version:  # without one: an error, as it starts
+            if info is not None and info.get("model_version") == version:  # an error while it starts has none
                 return
             with contextlib.suppress(requests.RequestException):
                 requests.post(f"{self.serving_url}/refresh", timeout=120)

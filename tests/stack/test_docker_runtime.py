@@ -211,10 +211,12 @@ def test_a_leftover_of_the_same_task_is_removed_and_others_stay(
 def test_a_quiet_stage_outlasts_the_clients_timeout(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     task_log = TaskLog()
     monkeypatch.setattr(DockerStageOperator, "log", task_log)
-    read_logs = docker.APIClient.logs
+    read_logs, opened = docker.APIClient.logs, 0
 
     def impatiently(api: docker.APIClient, *arguments: Any, **options: Any) -> Any:
         """The log stream only: other calls take longer than a second on a busy machine."""
+        nonlocal opened
+        opened += 1
         patient, api.timeout = api.timeout, 1
         try:
             return read_logs(api, *arguments, **options)
@@ -224,6 +226,7 @@ def test_a_quiet_stage_outlasts_the_clients_timeout(make: Make, monkeypatch: pyt
     monkeypatch.setattr(docker.APIClient, "logs", impatiently)
     make("print('one'); time.sleep(3); print('two'); answer()").run_stage(context())
     assert [line for line in task_log if line in ("one", "two")] == ["one", "two"]
+    assert opened > 1, "the quiet was longer than the timeout"
 
 
 def test_a_log_stream_that_is_cut_goes_on_where_it_stopped(client: docker.DockerClient, names: SimpleNamespace) -> None:

@@ -30,7 +30,10 @@ def operators_read_once() -> None:
 
 @pytest.fixture(autouse=True)
 def exports_untraced() -> None:
-    """Coverage follows every line of torch's exporters, which doubles their time; none of these lines is measured."""
+    """Coverage follows every line of torch's exporters, which doubles their time.
+
+    The only lines of ours that they run are those of a model, which training and answers run, too.
+    """
     for module in ("torch.export", "torch.onnx"):
         exporter: Any = sys.modules.get(module)
         if exporter is not None and not hasattr(exporter.export, "untraced"):
