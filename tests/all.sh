@@ -11,16 +11,23 @@ workers=$(python -c 'import os; print(min(5, 1 + (os.cpu_count() or 1)))')
 # In the order of their names: what takes longest, tests/dags, comes early, and nothing long is left for the end.
 export OMP_WAIT_POLICY=passive  # a thread with nothing to do leaves its core to the other lanes
 computing=(-n "${TEST_WORKERS:-$workers}" --dist loadscope --no-loadscope-reorder)
-if [ -n "${COVERAGE:-}" ]; then
-  rm -f .coverage .coverage.*
-  computing+=(--cov --cov-report=term)
-fi
+compute() {
+  local code=0
+  if [ -z "${COVERAGE:-}" ]; then
+    pytest "${computing[@]}" "$@" || code=$?
+  else
+    rm -f .coverage.json
+    SLIPCOVER_ENABLED=1 SLIPCOVER_SOURCE=tasks,plugins,dags pytest "${computing[@]}" "$@" || code=$?
+    python -m slipcover --merge .coverage.json --out .coverage.json || code=1  # tests/conftest.py writes it
+  fi
+  return "$code"
+}
 finish() { printf '=== make test: %d s\n' "$SECONDS"; }
 trap finish EXIT
 
 if ! why=$(docker info 2>&1 >/dev/null); then
   [ "${REQUIRE_DOCKER:-}" != 1 ] || { printf 'REQUIRE_DOCKER=1, but no Docker engine answers: %s\n' "$why" >&2; exit 1; }
-  pytest "${computing[@]}" "$@"
+  compute "$@"
   exit
 fi
 
@@ -39,7 +46,7 @@ on_engine() {
 }
 on_engine "$@" &
 engine=$!
-pytest "${computing[@]}" --ignore=tests/stack --durations=15 "$@" 2>&1 | tee "$logs/computing" || failed=1
+compute --ignore=tests/stack --durations=15 "$@" 2>&1 | tee "$logs/computing" || failed=1
 printf '=== what computes took %d s; waiting for what runs on the engine\n' "$SECONDS"
 wait "$engine" || failed=1
 cat "$logs/engine" "$logs/airflow"

@@ -6,9 +6,7 @@ import functools
 import os
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -26,34 +24,6 @@ def operators_read_once() -> None:
     exporter = sys.modules.get("torch.onnx._internal.exporter._registration")
     if exporter is not None and not hasattr(exporter.ONNXRegistry.from_torchlib, "cache_info"):
         exporter.ONNXRegistry.from_torchlib = staticmethod(functools.cache(exporter.ONNXRegistry.from_torchlib))
-
-
-@pytest.fixture(autouse=True)
-def exports_untraced() -> None:
-    """Coverage follows every line of torch's exporters, which doubles their time.
-
-    The only lines of ours that they run are those of a model, which training and answers run, too.
-    """
-    for module in ("torch.export", "torch.onnx"):
-        exporter: Any = sys.modules.get(module)
-        if exporter is not None and not hasattr(exporter.export, "untraced"):
-            exporter.export = untraced(exporter.export)
-
-
-def untraced(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Make a function that suspends the tracing of this thread while it runs."""
-
-    @functools.wraps(function)
-    def run(*arguments: Any, **options: Any) -> Any:
-        tracer = sys.gettrace()
-        sys.settrace(None)
-        try:
-            return function(*arguments, **options)
-        finally:
-            sys.settrace(tracer)
-
-    run.untraced = True  # type: ignore[attr-defined]
-    return run
 
 
 @pytest.fixture(scope="session")
