@@ -36,6 +36,7 @@ class Method:
 METHODS: Mapping[str, Method] = {
     "int8": Method("weights and activations of eight bits, calibrated on training images; no training"),
     "distill": Method("a smaller network, `student`, learns from the answers of the model", trains=True, network=True),
+    "prune": Method("the channels that matter least are removed, and what is left is trained on", trains=True),
 }
 
 
@@ -54,17 +55,24 @@ class CompressRequest(ReusableRequest):
         200,
         ge=10,
         le=10_000,
-        description="int8: training images by which the ranges of activations are found; all, if there are fewer.",
+        description="int8: training images by which the ranges of activations are found; prune: by which channels are "
+        "judged. All, if there are fewer.",
     )
     calibration_seed: int = Field(
         0, ge=0, lt=2**31, description="Seed of the choice of these images, and of a training."
+    )
+    pruning_ratio: float = Field(
+        0.5, gt=0, lt=1, description="prune: share of the network's multiplications that is removed, at least."
     )
     student: Architecture = Field(
         "mobilenet_v3_small",
         description="distill: the network that learns. It starts from pretrained weights where they are at hand.",
     )
     compression_epochs: int | None = Field(
-        None, ge=1, le=1000, description="distill: epochs. Default: as many as a training of that network would take."
+        None,
+        ge=1,
+        le=1000,
+        description="distill, prune: epochs. Default: those of a training of the student, or of the model's training.",
     )
     temperature: float = Field(
         4.0, ge=1, le=20, description="distill: the higher, the more the student learns from the less likely classes."

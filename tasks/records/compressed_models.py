@@ -19,7 +19,7 @@ IMAGES = "pipeline.calibration_images"  # or of a training
 # (Names as they are: the module of gold needs numpy, which the image of register has not.)
 INHERITED = ("pipeline.prepare_run_id", "pipeline.gold_run_id", "pipeline.fingerprint")
 INHERITED_PARAMS = ("dataset", "classes", "input")
-# The same, unless another network was trained.
+# The same, unless another network is trained; and params that a training logs itself.
 OF_NETWORK = (tuned_sets.TUNE_RUN, weights_store.STARTED_FROM, weights_store.SHA256, weights_store.LICENCE)
 PARAMS_OF_NETWORK = ("model", "parameters_total")
 
@@ -85,9 +85,9 @@ def keep_parent(run_id: str, method: str, train_run_id: str, version: int | None
     """Write to the run of a compression what it compresses, before it begins, with what that has from its training."""
     client = MlflowClient()
     trained = client.get_run(train_run_id).data
-    other_network = METHODS[method].network
-    inherited = INHERITED if other_network else (*INHERITED, *OF_NETWORK)
-    inherited_params = INHERITED_PARAMS if other_network else (*INHERITED_PARAMS, *PARAMS_OF_NETWORK)
+    about = METHODS[method]
+    inherited = INHERITED if about.network else (*INHERITED, *OF_NETWORK)
+    inherited_params = INHERITED_PARAMS if about.trains else (*INHERITED_PARAMS, *PARAMS_OF_NETWORK)
     tags = {name: trained.tags[name] for name in inherited if name in trained.tags} | {TRAIN_RUN: train_run_id}
     if version is not None:
         tags[VERSION] = str(version)

@@ -12,7 +12,6 @@ from typing import Any
 
 import mlflow
 import torch
-from torch import nn
 
 from tasks.contract.recipe import Hyperparameters, NetworkOptions, Recipe
 from tasks.records import trained_weights
@@ -23,7 +22,7 @@ from tasks.records.metric_log import MetricLog
 from tasks.vision.data.gold import Gold
 from tasks.vision.devices import prepare_cpu
 from tasks.vision.models import onnx_form
-from tasks.vision.models.classifier import parameter_counts
+from tasks.vision.models.classifier import Classifier, parameter_counts
 from tasks.vision.training import duration
 from tasks.vision.training.curves import curves_figure
 from tasks.vision.training.distillation import Distillation
@@ -46,7 +45,7 @@ class LoggedTraining:
         gold: Gold,
         weights: Weights | None,
         *,
-        network: nn.Module | None = None,
+        classifier: Classifier | None = None,
         distillation: Distillation | None = None,
     ) -> None:
         """Log the settings, resume from the checkpoint that an earlier try left in the run, estimate what is left.
@@ -57,7 +56,7 @@ class LoggedTraining:
             data: where the images come from.
             gold: the images.
             weights: those to start from; None: random ones.
-            network: see `Training`.
+            classifier: see `Training`. The run says already which weights it was trained from.
             distillation: see `Training`.
 
         Raises:
@@ -65,15 +64,16 @@ class LoggedTraining:
             DataError: the weights were changed, or the images are not what the network takes.
             ModelError: the weights are those of another network.
         """
-        keep_choice(run_id, weights)
+        if classifier is None:
+            keep_choice(run_id, weights)
         chosen = {*Hyperparameters.model_fields, *NetworkOptions.model_fields} & set(Recipe.model_fields)
         mlflow.log_params(recipe.model_dump(mode="json", include=chosen, exclude_none=True))
         side = recipe.input_side or max(gold.shape[1:])
         prepare_cpu(recipe.batch_size * gold.shape[0] * side**2)
         trained = trained_weights.load(weights) if weights else None
-        self.training = Training(recipe, gold, trained, network=network, distillation=distillation)
+        self.training = Training(recipe, gold, trained, classifier=classifier, distillation=distillation)
         _describe(self.training, gold, data)
-        if network is None:
+        if classifier is None:
             onnx_form.require([recipe.model], len(gold.classes), (gold.shape[0], side, side))
         self.metrics = MetricLog(run_id)
         self._store = CheckpointStore(run_id)

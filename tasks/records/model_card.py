@@ -67,7 +67,7 @@ class Origin:
     def network(self) -> Run:
         """The run that trained the network in service."""
         compression = Compression.in_tags(self.compressed.data.tags) if self.compressed else None
-        return self.compressed if self.compressed and compression and compression.has_network else self.train
+        return self.compressed if self.compressed and compression and compression.trained else self.train
 
 
 def read(registered_model: str, evaluate_run_id: str, verdict: Verdict) -> Origin:
@@ -181,11 +181,14 @@ def _compression(origin: Origin) -> str:
 
 
 def _lesson(origin: Origin) -> list[str]:
-    """Say how a student was trained; nothing for other methods."""
+    """Say how a student was taught or a pruned network trained on; nothing where nothing was trained."""
     if origin.network is origin.train:
         return []
     data = origin.network.data
     epochs, share, temperature = (data.params.get(name, UNKNOWN) for name in ("epochs", "teacher_share", "temperature"))
+    now, before = (data.metrics.get(name) for name in ("multiplications", "parent_multiplications"))
+    if now and before:
+        return [f"{1 - now / before:.0%} of its multiplications removed, then trained for {_code(epochs)} epochs"]
     started = _started_from(data.tags)
     return [
         f"Trained for {_code(epochs)} epochs; share of the loss by the answers of the model before {_code(share)}, at "

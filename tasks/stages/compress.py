@@ -20,10 +20,10 @@ from mlflow.models import Model
 from numpy.typing import NDArray
 
 from tasks.contract.compression import CompressRequest, CompressResult
-from tasks.contract.recipe import TrainingRequest
+from tasks.contract.recipe import Hyperparameters, NetworkOptions, Recipe, TrainingRequest
 from tasks.errors import ModelError
 from tasks.files import sha256
-from tasks.records import artifact_digest, compressed_models, gold_store, model_store, registry
+from tasks.records import artifact_digest, compressed_models, gold_store, model_store, pruned_weights, registry
 from tasks.records.compressed_models import Compression
 from tasks.records.inputs.compression import CompressInputs
 from tasks.records.logged_training import LoggedTraining
@@ -32,16 +32,18 @@ from tasks.records.tracking import StageRun, use_datasets
 from tasks.serving.load_check import MEGABYTE
 from tasks.serving.runtimes import ONNX, onnx_file, open_onnx, runtime_of
 from tasks.settings import Settings
-from tasks.vision.compression import int8
+from tasks.vision.compression import int8, pruning
 from tasks.vision.cpus import available_cpus
 from tasks.vision.data.gold import Gold
 from tasks.vision.devices import choose_device
 from tasks.vision.evaluation.scoring import predict
 from tasks.vision.models import weights
 from tasks.vision.models.build import build_again
-from tasks.vision.models.classifier import digest
+from tasks.vision.models.classifier import Classifier, digest
 from tasks.vision.training.basis import basis_of
 from tasks.vision.training.distillation import Distillation
+
+RETRAINING_RATE = 0.1  # of the learning rate that the network was trained with
 
 log = logging.getLogger("tasks.compress")
 
@@ -94,23 +96,61 @@ def _int8(job: Job) -> Made:
 
 def _distill(job: Job) -> Made:
     gold, request, inputs = job.gold, job.request, job.inputs
-    side = inputs.params.get("input_side")
-    stored = weights.read(job.files / model_store.PROGRAM)
-    network = inputs.params["model"]
-    teacher = build_again(network, len(gold.classes), gold.shape, stored, int(side) if side else None)
     asked = TrainingRequest(model=request.student, epochs=request.compression_epochs, seed=request.calibration_seed)
     basis = basis_of(gold, [request.student] if inputs.weights else [], gpu=choose_device("auto").type != "cpu")
-    distillation = Distillation(teacher, request.temperature, request.teacher_share)
+    distillation = Distillation(_classifier(job), request.temperature, request.teacher_share)
     logged = LoggedTraining(
         job.run.run_id, asked.recipe(basis), inputs.data, gold, inputs.weights, distillation=distillation
     )
+    return _finish(job, logged, request.student, f"{request.student} taught by {inputs.params['model']}")
+
+
+def _prune(job: Job) -> Made:
+    gold, request, params, run_id = job.gold, job.request, job.inputs.params, job.run.run_id
+    classifier = _classifier(job)
+    kept = pruned_weights.find(run_id)
+    if kept is None:
+        pruned = pruning.prune(classifier, _calibration(gold, request), request.pruning_ratio)
+        kept = pruned.classifier.network.state_dict()
+        log_values({"multiplications": pruned.operations, "parent_multiplications": pruned.operations_before})
+        pruned_weights.keep(run_id, kept)
+    pruning.with_weights(classifier.network, kept)
+    recipe = _retraining(params, request)
+    logged = LoggedTraining(run_id, recipe, job.inputs.data, gold, None, classifier=classifier)
+    return _finish(job, logged, recipe.model, f"{recipe.model} pruned by {request.pruning_ratio:.0%}")
+
+
+def _retraining(params: Mapping[str, str], request: CompressRequest) -> Recipe:
+    """Make the recipe for a pruned network: that of its training, all layers, with lower learning rates."""
+    names = {*Hyperparameters.model_fields, *NetworkOptions.model_fields} & {*Recipe.model_fields} & {*params}
+    trained = Recipe.model_validate({name: params[name] for name in names})
+    return trained.model_copy(
+        update={
+            "finetune": "scratch" if trained.finetune == "scratch" else "full",
+            "epochs": request.compression_epochs or trained.epochs,
+            "learning_rate": trained.learning_rate * RETRAINING_RATE,
+            "seed": request.calibration_seed,
+        }
+    )
+
+
+def _classifier(job: Job) -> Classifier:
+    """Make the model that is compressed again, with its network."""
+    gold, side = job.gold, job.inputs.params.get("input_side")
+    stored = weights.read(job.files / model_store.PROGRAM)
+    return build_again(job.inputs.params["model"], len(gold.classes), gold.shape, stored, int(side) if side else None)
+
+
+def _finish(job: Job, logged: LoggedTraining, network: str, title: str) -> Made:
+    """Train to the end and log the model, with its curves."""
+    gold = job.gold
     logged.run()
-    logged.log_curves(f"{request.student} taught by {network} on {gold.dataset}, {len(gold.train)} images")
+    logged.log_curves(f"{title} on {gold.dataset}, {len(gold.train)} images")
     classifier = logged.training.best_classifier()
-    return Made(model_store.log_once(classifier, gold, request.student, job.run), digest(classifier), len(gold.train))
+    return Made(model_store.log_once(classifier, gold, network, job.run), digest(classifier), len(gold.train))
 
 
-METHODS: Mapping[str, Callable[[Job], Made]] = {"int8": _int8, "distill": _distill}
+METHODS: Mapping[str, Callable[[Job], Made]] = {"int8": _int8, "distill": _distill, "prune": _prune}
 
 
 def run(request: CompressRequest, inputs: CompressInputs, run: StageRun, settings: Settings) -> CompressResult:

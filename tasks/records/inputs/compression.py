@@ -59,14 +59,16 @@ class CompressInputs(StageInputs):
         data = PreparedData.of(tag_of(found, "pipeline.prepare_run_id"))
         params = MlflowClient().get_run(found).data.params
         made = cls(found, int(version.version) if version else None, model, data, params)
-        if not METHODS[request.method].trains:
+        method = METHODS[request.method]
+        if method.trains:
+            made = replace(made, device=accelerator.kind("auto"))
+        if not method.network:
             return made
         if same_network(request.student, params["model"]):
             raise RequestError(
                 f"student={request.student!r} is the model's network already; choose a smaller one, or another method"
             )
-        weights = resolve(AUTO, request.student, run)
-        return replace(made, weights=weights, device=accelerator.kind("auto"))
+        return replace(made, weights=resolve(AUTO, request.student, run))
 
     @property
     def fitted_to_validation(self) -> bool:

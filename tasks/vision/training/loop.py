@@ -63,7 +63,7 @@ class Training:
         gold: Gold,
         trained: Mapping[str, Tensor] | None = None,
         *,
-        network: nn.Module | None = None,
+        classifier: Classifier | None = None,
         distillation: Distillation | None = None,
     ) -> None:
         """Choose the device, move the images to it, make the network and its optimiser.
@@ -73,7 +73,8 @@ class Training:
             gold: the images.
             trained: the weights to start from, by name; needed for every finetune but `scratch`. Those of a
                 `Classifier` also say how its images were normalised.
-            network: trained on instead of the one that the recipe names, with the weights that it has; a copy of it.
+            classifier: one whose network is trained on, with the weights and the normalisation that it has, instead of
+                the network that the recipe names; a copy of it.
             distillation: the classifier that the network learns from, besides the labels.
 
         Raises:
@@ -90,7 +91,8 @@ class Training:
             raise DataError(f"{len(gold.train)} training image is too few; give the data set at least 2")
         self._classes = len(gold.classes)
         statistics = Normalisation(gold.mean, gold.std)
-        self._preprocessing = Preprocessing.of(recipe.model, gold.shape, statistics, trained, recipe.input_side)
+        stored = trained if classifier is None else classifier.state_dict()
+        self._preprocessing = Preprocessing.of(recipe.model, gold.shape, statistics, stored, recipe.input_side)
         enlarged = self._preprocessing.enlarge
         self._shape = gold.shape if enlarged is None else (gold.shape[0], enlarged.side, enlarged.side)
         self._identity = {
@@ -98,7 +100,7 @@ class Training:
             "recipe": recipe.model_dump(mode="json"),
             "trained": digest_of(trained) if trained else None,
             # A checkpoint of an earlier release has neither.
-            **({"network": digest(network)} if network else {}),
+            **({"classifier": digest(classifier)} if classifier else {}),
             **({"distillation": distillation.identity} if distillation else {}),
         }
         flip = flips(gold.dataset) if recipe.flip is None else recipe.flip
@@ -109,10 +111,8 @@ class Training:
         self.steps_per_epoch = math.ceil(len(train) / recipe.batch_size)
 
         torch.manual_seed(recipe.seed * SEED_STRIDE)
-        self._given = network
-        network = (
-            build(recipe.model, self._classes, self._shape, trained) if network is None else copy.deepcopy(network)
-        )
+        self._given = None if classifier is None else classifier.network
+        network = copy.deepcopy(self._given) or build(recipe.model, self._classes, self._shape, trained)
         self.head = prepare_head(network, self._classes, only=recipe.finetune == "head") if self.fits_head else ""
         if self.device.type == "cpu" and self.precision is torch.float32:
             network = optimize_for_cpu(network)

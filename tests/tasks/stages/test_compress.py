@@ -16,7 +16,16 @@ from tasks.contract.messages import StageRequest, StageResult, TaskIdentity
 from tasks.contract.promotion import EvaluateRequest, RegisterRequest, RollbackRequest
 from tasks.contract.training import TrainRequest
 from tasks.errors import DataError, ModelError, RequestError
-from tasks.records import artifact_digest, compressed_models, gold_store, registry, tracking
+from tasks.files import sha256
+from tasks.records import (
+    artifact_digest,
+    compressed_models,
+    gold_store,
+    pruned_weights,
+    queries,
+    registry,
+    tracking,
+)
 from tasks.records.checkpoint_store import CheckpointStore
 from tasks.records.inputs import model_weights
 from tasks.records.inputs.compression import CompressInputs
@@ -249,12 +258,81 @@ def test_a_smaller_network_learns_from_the_champion(
         pipeline.compress(method="distill", student="fast_cnn")
 
 
-def test_a_killed_lesson_goes_on_from_its_checkpoint(
-    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_pruned_network_is_trained_on_judged_and_promoted(
+    pipeline: Pipeline, timed: Callable[[float], None], tmp_path: Path
 ) -> None:
-    train_run_id = pipeline.train(pipeline.prepare(), epochs=1, model="mobilenet_v3_small")
+    train_run_id = pipeline.train(pipeline.prepare(), epochs=6, batch_size=20)
+    pipeline.judge(train_run_id)
+    client = MlflowClient()
+
+    pipeline.day = "sun"
+    made = pipeline.compress(method="prune", pruning_ratio=0.4, compression_epochs=2)
+    trained, run = client.get_run(train_run_id).data, client.get_run(made.run_id).data
+    assert (made.method, made.train_run_id, made.parent_version) == ("prune", train_run_id, 1)
+    assert 0.4 <= 1 - run.metrics["multiplications"] / run.metrics["parent_multiplications"] < 0.6
+    assert made.megabytes < 0.9 * made.parent_megabytes
+    assert made.validation_accuracy > 0.6
+    assert (run.params["model"], run.params["epochs"]) == ("fast_cnn", "2")
+    assert float(run.params["learning_rate"]) == pytest.approx(0.1 * float(trained.params["learning_rate"]))
+    assert int(run.params["parameters_total"]) < int(trained.params["parameters_total"])
+    assert run.tags["pipeline.weights"] == trained.tags["pipeline.weights"]  # what its network once started from
+
+    timed(1.5)
+    judged, registered = pipeline.judge(made.run_id)
+    assert registered.promoted, judged.reason
+    card = str(registry.by_number("pets", 2).description)
+    assert "- Made by `prune` from version 1, trained on 300 training images" in card
+    assert f"the network `fast_cnn` ({int(run.params['parameters_total']):,} parameters)" in card
+    assert "of its multiplications removed, then trained for `2` epochs" in card
+
+    # Nothing else has its shape: what is trained or compressed next starts from the network before.
+    before = mlflow.artifacts.download_artifacts(f"{trained.tags['pipeline.logged_model_uri']}/data/model.pt2")
+    assert sha256(model_weights.fetch("models:/pets/2", tmp_path)) == sha256(Path(before))
+    pipeline.day = "sun2"
+    again = pipeline.compress()
+    assert (again.train_run_id, again.parent_version) == (train_run_id, 1)
+    with pytest.raises(ModelError, match="this network's multiplications can be removed, of the 99% asked for"):
+        pipeline.compress(method="prune", pruning_ratio=0.99)
+
+
+def test_weights_of_a_pruned_network_that_were_changed_are_refused(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pruned = {"trained_by": pipeline.train(pipeline.prepare(), epochs=1), "method": "prune"}
+
+    def killed(*given: Any, **options: Any) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(compress, "LoggedTraining", killed)
+        with pytest.raises(KilledError):
+            pipeline.compress(**pruned)
+    run = next(queries.find_runs(tracking.connect(Settings()), {"pipeline.stage": "compress"}))
+    path = Path(run.info.artifact_uri.removeprefix("file://")) / pruned_weights.FILE
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(DataError, match=f"pruned.safetensors of run {run.info.run_id} was changed; start a new DAG ru"):
+        pipeline.compress(**pruned)
+
+
+@pytest.mark.parametrize(
+    ("network", "asked"),
+    [
+        ("mobilenet_v3_small", {"method": "distill", "student": "fast_cnn"}),
+        ("fast_cnn", {"method": "prune", "pruning_ratio": 0.3}),
+    ],
+    ids=["distill", "prune"],
+)
+def test_a_killed_training_goes_on_from_its_checkpoint(
+    pipeline: Pipeline,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    network: str,
+    asked: dict[str, Any],
+) -> None:
+    train_run_id = pipeline.train(pipeline.prepare(), epochs=1, model=network)
     monkeypatch.setattr("tasks.vision.training.cadence.TIME_SHARE", 1e9)
-    lesson = {"trained_by": train_run_id, "method": "distill", "student": "fast_cnn", "compression_epochs": 3}
+    lesson = {"trained_by": train_run_id, "compression_epochs": 3, **asked}
+    caplog.set_level("INFO")
     whole = pipeline.compress(**lesson)
     pipeline.day = "killed"
     save = CheckpointStore.save
@@ -271,6 +349,8 @@ def test_a_killed_lesson_goes_on_from_its_checkpoint(
     resumed = pipeline.compress(**lesson)
     assert "resuming after epoch 2 of 3" in caplog.text
     assert resumed.model_sha256 == whole.model_sha256
+    if asked["method"] == "prune":  # by the first try alone, of each of the two runs
+        assert len([line for line in caplog.messages if line.startswith("removed ")]) == 2
 
 
 def test_size_is_a_gain_where_it_is_asked_for(pipeline: Pipeline, timed: Callable[[float], None]) -> None:

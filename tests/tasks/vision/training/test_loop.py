@@ -16,7 +16,7 @@ from tasks.contract.recipe import Recipe
 from tasks.errors import DataError, RequestError
 from tasks.vision.data.gold import Gold, Split
 from tasks.vision.models.build import build
-from tasks.vision.models.classifier import digest
+from tasks.vision.models.classifier import Classifier, digest
 from tasks.vision.training.events import BatchEnd, EpochEnd
 from tasks.vision.training.loop import Training
 from tests.digits import digits_as_gold
@@ -308,3 +308,17 @@ def test_the_best_classifier_has_ordinary_modules_whatever_it_was_trained_with(g
     classifier = training.best_classifier()
     assert kernels not in {type(module).__module__ for module in classifier.modules()}
     assert all(t.device.type == "cpu" and t.is_contiguous() for t in classifier.state_dict().values())
+
+
+def test_a_given_classifier_is_trained_on_with_its_weights_and_its_normalisation(gold: Gold) -> None:
+    before = Classifier(build("fast_cnn", 10, gold.shape), (0.2,), (0.7,)).eval()
+    was = digest(before)
+    training = Training(recipe(epochs=1, learning_rate=1e-6), gold, classifier=before)
+    given = training.network.state_dict()
+    assert all(torch.equal(value, given[name]) for name, value in before.network.state_dict().items())
+    list(training.run())
+    after = training.best_classifier()
+    assert (after.mean.item(), after.std.item()) == pytest.approx((0.2, 0.7))
+    assert digest(before) == was != digest(after)
+    with pytest.raises(DataError, match="the checkpoint belongs to a training with another recipe or other data"):
+        Training(recipe(epochs=1, learning_rate=1e-6), gold).load_state_dict(training.state_dict())
