@@ -25,7 +25,8 @@ class Method:
     Attributes:
         about: what it does, for the form.
         trains: whether its result comes from a training; otherwise from training images that calibrate it.
-        network: whether its result is a network with a name, from which others can be trained and compressed.
+        network: whether its result is a whole network of the table or of timm, from which others can be trained and
+            compressed; otherwise these start from the model before.
     """
 
     about: str
@@ -62,7 +63,10 @@ class CompressRequest(ReusableRequest):
         0, ge=0, lt=2**31, description="Seed of the choice of these images, and of a training."
     )
     pruning_ratio: float = Field(
-        0.5, gt=0, lt=1, description="prune: share of the network's multiplications that is removed, at least."
+        0.5,
+        gt=0,
+        lt=1,
+        description="prune: share of the network's multiplications that is removed, at least; 0.5 is half of them.",
     )
     student: Architecture = Field(
         "mobilenet_v3_small",

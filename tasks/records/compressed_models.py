@@ -60,7 +60,7 @@ class Compression:
 
     @property
     def has_network(self) -> bool:
-        """Whether it is a network with a name, from which others can be trained."""
+        """Whether it is a whole network of the table or of timm, from which others can be trained."""
         return self.method in METHODS and METHODS[self.method].network
 
     @property

@@ -39,8 +39,8 @@ class CompressInputs(StageInputs):
     def resolve(cls, request: CompressRequest, run: StageRun) -> Self:
         """Find the run whose model is compressed; a retry gets what its first try found.
 
-        Where the champion, or the model of the given run, was compressed to something that nothing can be trained from,
-        that is the run of the model before: nothing is compressed to integers twice.
+        Where the champion, or the model of the given run, was quantized or pruned, that is the run of the model before:
+        nothing is compressed to integers twice, and no network is narrowed week after week.
 
         Raises:
             ModelError: there is no champion, or another program registered it.

@@ -61,17 +61,23 @@ def about(uri: str) -> tuple[str, str, str]:
 def fetch(uri: str, folder: Path) -> Path:
     """Download a version into `folder`, check all its files, and return the one with the weights.
 
-    Integers cannot be trained further: for a version that was compressed to them, these are the weights before.
+    For a version that was quantized or pruned these are the weights of the model before, checked by its digest:
+    integers cannot be trained further, and a network of fewer channels is not the one that a training asks for by name.
+
+    Args:
+        uri: `models:/NAME/VERSION`.
+        folder: an empty one; whatever else lay there would count as a file of the version.
 
     Raises:
-        ModelError: as for `about`.
+        ModelError: as for `about`; the message names the run whose files they are, if that is not the version's own.
         DataError: the run that trained a compressed version is gone.
     """
     tags = _version(uri).tags
     compression = Compression.in_tags(tags)
     if compression is None or compression.has_network:
-        source, expected = uri, tags.get(artifact_digest.TAG)
+        what, source, expected = uri, uri, tags.get(artifact_digest.TAG)
     else:
+        what = f"the model of run {compression.train_run_id}, from which {uri} was made,"
         names = ("pipeline.logged_model_uri", artifact_digest.TAG)
         source, expected = (tag_of(compression.train_run_id, name) for name in names)
     if expected is None:
@@ -81,8 +87,8 @@ def fetch(uri: str, folder: Path) -> Path:
     except (MlflowException, OSError) as error:
         if as_unavailable(error) is not None:
             raise
-        raise ModelError(f"the files of {uri} are gone from MLflow's store; give another version") from error
-    artifact_digest.require(path, expected, uri)
+        raise ModelError(f"the files of {what} are gone from MLflow's store; give another version") from error
+    artifact_digest.require(path, expected, what)
     found = sorted((path / "data").glob("*.pt2"))
     if len(found) != 1:
         raise ModelError(f"{uri} holds {len(found)} exported programs instead of one; give another version")

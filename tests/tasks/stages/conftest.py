@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -24,6 +25,7 @@ from tasks.stages import evaluate
 from tasks.vision.data.gold import Gold, Split
 from tasks.vision.evaluation.scoring import Latency
 from tests.logged_models import log_model, log_without_onnx
+from tests.tasks.stages.compression_pipeline import Pipeline
 
 CLASSES = ("ant", "bee", "cat", "dog")
 SHAPE = (1, 8, 8)
@@ -139,3 +141,21 @@ def train_run(settings: Settings) -> TrainRun:
 def identity() -> Callable[[str], TaskIdentity]:
     """Make the identity of a task by its ID."""
     return lambda name: TaskIdentity(dag_id="daily", dag_run_id="manual__2026-01-01", task_id=name)
+
+
+@pytest.fixture
+def pipeline(settings: Settings) -> Pipeline:
+    return Pipeline(settings)
+
+
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Makes the candidate, which is timed first, answer in so many ms; all others take 3."""
+
+    def set_candidate(milliseconds: float) -> None:
+        def latencies(models: list[Any], images: Any) -> list[Latency]:
+            return [Latency(t, t, 1) for t in [milliseconds, *[3.0] * (len(models) - 1)]]
+
+        monkeypatch.setattr(evaluate, "latencies", latencies)
+
+    return set_candidate
