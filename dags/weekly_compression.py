@@ -19,13 +19,15 @@ with DAG(
 
 `compress -> evaluate -> approve -> register -> [promoted?] -> deploy`
 
-`compress` makes a challenger out of the champion, or of the model of the train run that `trained_by` names, with no
-training: its weights and activations get eight bits. `evaluate` measures it beside the model that it was made from. The
-gate asks that it is no worse within `non_inferiority_margin`, and that it is `min_compression_gain` times as fast on
-this machine, or as small with `compression_gain=size`. A champion that is compressed already stays as it is. From a
-shell:
+`compress` makes a challenger out of the champion, or of the model of the train run that `trained_by` names. `method`
+says how: `int8` gives its weights and activations eight bits, without training; `distill` trains a smaller network
+with it as the teacher; `prune` removes the channels that matter least and trains what is left. `evaluate` measures
+the result beside the model that it was made from. The gate asks that it is no worse within `non_inferiority_margin`,
+and that it is `min_compression_gain` times as fast on this machine, or as small with `compression_gain=size`. A
+champion that is quantized or pruned already stays as it is. From a shell:
 
     make run DAG=weekly_compression CONF='{"registered_model": "cifar"}'
+    make run DAG=weekly_compression CONF='{"method": "prune", "pruning_ratio": 0.5}'
 """,
     tags=["vision", "compression"],
     schedule="0 12 * * 0",  # when the trainings of that night are over: a champion that moves meanwhile fails register

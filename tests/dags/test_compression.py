@@ -16,6 +16,7 @@ TRAINING = ["prepare", "train", *model_tasks.STAGES]
 COMPRESSION = ["compress", *model_tasks.STAGES]
 IN_GROUP = [f"compression.{stage}" for stage in COMPRESSION]
 TRAINED, COMPRESSED = "12e45" + "0" * 27, "8" * 32  # the runs that the stub for the stages answers with
+PRUNED = {"pruning_ratio": 0.3, "compression_epochs": 4}
 Parse = Callable[..., dict[str, Any]]
 Run = dict[str, Any]
 
@@ -37,6 +38,13 @@ def test_the_form_has_every_parameter_of_its_stages(weekly: dict[str, Any]) -> N
     assert weekly["params"]["method"]["enum"] == [*METHODS]
 
 
+def test_the_form_takes_how_much_can_be_pruned(weekly: dict[str, Any], parse: Parse) -> None:
+    for params in (weekly["params"], parse("daily_training")["facts"]["params"]):
+        asked = params["pruning_ratio"]
+        assert (asked["section"], asked["title"], asked["type"]) == ("Compression", "Pruning Ratio", "number")
+        assert (asked["exclusiveMinimum"], asked["exclusiveMaximum"]) == (0, 1)
+
+
 @pytest.fixture(scope="module")
 def runs(run_scenarios: Callable[..., dict[str, Run]]) -> dict[str, Run]:
     """What came of real runs with a stub for the stages, by scenario."""
@@ -45,12 +53,14 @@ def runs(run_scenarios: Callable[..., dict[str, Run]]) -> dict[str, Run]:
     return run_scenarios(
         {
             "weekly": weekly | {"conf": {"calibration_images": 50}},
+            "weekly, pruned": weekly | {"conf": {**PRUNED, "method": "prune"}},
             "weekly, refused": weekly | {"stub": {"refused": "register"}, "conf": {"trained_by": "5" * 32}},
             "daily": daily,
             "daily, not promoted": daily | {"stub": {"refused": "register"}},
             "daily, not served": daily | {"stub": {"skipped": "the service follows 'dogs'"}},
             "daily, does not pay": daily | {"stub": {"refused": "compression.register"}},
             "daily, cannot be compressed": daily | {"stub": {"fail": "compression.compress", "code": 70}},
+            "daily, pruned": daily | {"conf": {**PRUNED, "compress": "prune"}},
             "daily, killed": daily | {"stub": {"fail": "compression.evaluate", "code": 137, "once": True}},
         }
     )
@@ -95,6 +105,14 @@ def test_a_daily_run_compresses_what_it_has_promoted_and_deployed(runs: dict[str
     assert (compress["trained_by"], compress["method"], compress["calibration_images"]) == (TRAINED, "int8", 50)
     assert requests["evaluate"]["train_run_id"] == TRAINED
     assert requests["compression.evaluate"]["train_run_id"] == COMPRESSED
+
+
+@pytest.mark.parametrize("dag", ["weekly", "daily"])
+def test_a_run_that_prunes_says_how_much(runs: dict[str, Run], dag: str) -> None:
+    run = runs[f"{dag}, pruned"]
+    assert run["state"] == "success"
+    (asked,) = (request for task, request in run["calls"] if task.endswith("compress"))
+    assert {name: asked[name] for name in ("method", *PRUNED)} == {"method": "prune", **PRUNED}
 
 
 def test_two_tasks_of_one_stage_are_never_taken_for_each_other(runs: dict[str, Run]) -> None:

@@ -34,6 +34,10 @@ CASES = {
     '{"deploy_timeout": 4}': "deploy_timeout=4: 4 is less than the minimum of 5",
     '{"compress": "int8", "calibration_images": 20}': "",
     '{"compress": "int4"}': f"compress='int4': 'int4' is not one of {['none', *METHODS]}",
+    '{"compress": "prune", "pruning_ratio": 0.4, "compression_epochs": 3}': "",
+    '{"compress": "prune", "pruning_ratio": 1}': "pruning_ratio=1: 1 is greater than or equal to the maximum of 1",
+    '{"compress": "prune", "compression_epochs": 0}': "compression_epochs=0: 0 is less than the minimum of 1",
+    '{"pruning_ration": 0.4}': "unknown parameter 'pruning_ration'; did you mean 'pruning_ratio'",
     '{"method": "int8"}': "unknown parameter 'method'",  # that is `compress` here
     '{"trained_by": "00000000000000000000000000000000"}': "unknown parameter 'trained_by'",
     '{"tuned_by": "newest"}': "tuned_by='newest': 'newest' does not match",
@@ -49,13 +53,26 @@ WEEKLY = {
     '{"epochs": 1}': "grace_epochs=2 is more than epochs=1; lower it",
     '{"tuned_by": "00000000000000000000000000000000"}': "unknown parameter 'tuned_by'",
 }
+COMPRESSION = {
+    '{"method": "prune", "pruning_ratio": 0.4, "compression_epochs": null}': "",
+    '{"method": "pruned"}': f"method='pruned': 'pruned' is not one of {[*METHODS]}",
+    '{"method": "prune", "pruning_ratio": 50}': "pruning_ratio=50: 50 is greater than or equal to the maximum of 1",
+    '{"method": "prune", "pruning_ratio": 0}': "pruning_ratio=0: 0 is less than or equal to the minimum of 0",
+    '{"method": "prune", "pruning_ratio": "0.4"}': "pruning_ratio='0.4': '0.4' is not of type 'number'",
+    '{"method": "prune", "calibration_images": 5}': "calibration_images=5: 5 is less than the minimum of 10",
+}
 ROLLBACK = {
     '{"reason": "sees cats"}': "",  # `version` is left open here, and deploy's comes from the task before it
     '{"reason": "sees cats", "version": 2}': "",
     '{"reason": "sees cats", "version": 0}': "version=0",
     '{"reason": ""}': "reason=''",
 }
-CONFS = {"daily_training": CASES, "weekly_tuning": WEEKLY, "rollback_champion": ROLLBACK}
+CONFS = {
+    "daily_training": CASES,
+    "weekly_tuning": WEEKLY,
+    "weekly_compression": COMPRESSION,
+    "rollback_champion": ROLLBACK,
+}
 CHECK_ALL = """
 import json, sys
 from pipeline.command.conf import check_conf, parse_conf

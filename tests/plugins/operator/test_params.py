@@ -4,6 +4,7 @@ import pytest
 from airflow.sdk.exceptions import ParamValidationError
 
 from pipeline.operator.params import asked_of, require_known, stage_params
+from tasks.contract.compression import METHODS
 from tasks.contract.stages import STAGES
 from tasks.errors import RequestError
 
@@ -36,6 +37,18 @@ def test_an_optional_value_is_a_type_the_form_knows() -> None:
     schema = stage_params("prepare")["image_size"].schema
     assert schema["type"] == ["integer", "null"]
     assert (schema["minimum"], schema["maximum"]) == (8, 512)
+
+
+def test_the_form_says_what_each_method_of_compression_does_and_takes() -> None:
+    params = stage_params("compress")
+    described = {name: str(param.description) for name, param in params.items()}
+    assert all(f"{name} ({method.about})" in described["method"] for name, method in METHODS.items())
+    taken = {"pruning_ratio": "prune: ", "student": "distill: ", "compression_epochs": "distill, prune: "}
+    assert {name: described[name][: len(start)] for name, start in taken.items()} == taken
+    assert (params["pruning_ratio"].resolve(), params["pruning_ratio"].resolve(0.3)) == (0.5, 0.3)
+    for wrong in (0, 1, 50, "0.3", None):
+        with pytest.raises(ParamValidationError):
+            params["pruning_ratio"].resolve(wrong)
 
 
 def test_the_sections_are_there() -> None:

@@ -78,6 +78,14 @@ def test_identity_refuses_what_would_break_a_search(dag_run_id: str) -> None:
         ("train", {"prepare_run_id": "../etc"}, ["prepare_run_id", "../etc"]),
         ("train", {}, ["prepare_run_id", "missing"]),
         ("train", {"prepare_run_id": RUN_ID, "force": ["trian"]}, ["force.0='trian'", "'tune', 'train'", "'all'"]),
+        ("compress", {"method": "shrink"}, ["method='shrink'", "choose one of int8, distill, prune"]),
+        ("compress", {"method": "prune", "pruning_ratio": 1}, ["pruning_ratio=1", "less than 1"]),
+        ("compress", {"method": "prune", "pruning_ratio": 0}, ["pruning_ratio=0", "greater than 0"]),
+        (
+            "compress",
+            {"method": "prune", "compression_epochs": 0},
+            ["compression_epochs=0", "greater than or equal to 1"],
+        ),
         ("deploy", {"version": 0}, ["version=0"]),
     ],
 )
