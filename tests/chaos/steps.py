@@ -82,6 +82,7 @@ def _compress(train: str, **fields: Any) -> Callable[[Results], dict[str, Any]]:
 
 
 LESSON = {"method": "distill", "student": "mobilenet_v3_small", "compression_epochs": 2}
+PRUNING = {"method": "prune", "pruning_ratio": 0.3, "calibration_images": 50, "compression_epochs": 2}
 
 
 def _tune(results: Results) -> dict[str, Any]:
@@ -129,6 +130,8 @@ STEPS: tuple[Step, ...] = (
     ),
     # The same by a training: a student of another network.
     Step("compress-week2", "compress", "register-day2", _compress("train-day2", **LESSON)),
+    # And with fewer channels: the weights are kept before they are trained on.
+    Step("compress-week3", "compress", "register-day2", _compress("train-day2", **PRUNING)),
     Step("rollback-undo", "rollback", "register-day2", _rollback),
     Step("deploy-undo", "deploy", "rollback-undo", _deploy("rollback-undo"), service=2),
     # Another program answers at the service's address: the promotion is undone, and the stage ends with 76.
