@@ -7,6 +7,7 @@ same in an image, which holds the sources of one stage, and in a checkout, which
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import importlib.metadata
 import platform
@@ -73,17 +74,26 @@ def closure(module: str, package: Path, without: tuple[str, ...] = ()) -> tuple[
         seen.add(name)
         files.add(path)
         waiting.append(name.rpartition(".")[0])
-        for node in ast.walk(ast.parse(path.read_bytes(), path)):
-            for imported in _imported(node):
-                top = imported.partition(".")[0]
-                if top == PACKAGE:
-                    waiting.append(imported)
-                elif top not in sys.stdlib_module_names:
-                    others.add(top)
-            if isinstance(node, ast.Constant) and isinstance(node.value, str) and FILE_NAME.fullmatch(node.value):
-                beside = path.with_name(node.value)
-                files |= {beside} if beside.is_file() else set()
+        imports, file_names = _mentioned(path.read_bytes())
+        for imported in imports:
+            top = imported.partition(".")[0]
+            if top == PACKAGE:
+                waiting.append(imported)
+            elif top not in sys.stdlib_module_names:
+                others.add(top)
+        files |= {beside for beside in map(path.with_name, file_names) if beside.is_file()}
     return files, others
+
+
+@functools.cache  # parsing takes most of the time, and a process may ask for several stages and copies of the package
+def _mentioned(source: bytes) -> tuple[frozenset[str], frozenset[str]]:
+    """What a module imports, and the strings in it that could name a file."""
+    nodes = list(ast.walk(ast.parse(source)))
+    strings = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return (
+        frozenset(imported for node in nodes for imported in _imported(node)),
+        frozenset(filter(FILE_NAME.fullmatch, strings)),
+    )
 
 
 def version(package: str) -> str:
