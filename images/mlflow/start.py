@@ -31,7 +31,6 @@ PASSWORDS = {
     "MLFLOW_AUTH_DATABASE_URI": "POSTGRES_MLFLOW_AUTH_PASSWORD",
 }
 PATIENCE = 30.0  # seconds for a database that is starting
-MOST_WORKERS = 4  # MLflow's own default
 UNAVAILABLE, WRONG_SETTINGS = 69, 78  # as in tasks/errors.py
 
 
@@ -72,14 +71,6 @@ def write_auth_config(path: Path, database_uri: str) -> None:
     path.chmod(0o600)
 
 
-def workers() -> int:
-    """Workers of the server: one for each core, up to four.
-
-    Each is a process that loads MLflow by itself, which takes seconds of CPU time and its own memory.
-    """
-    return min(MOST_WORKERS, len(os.sched_getaffinity(0)))
-
-
 def main() -> None:
     """Prepare, then replace this process with the server."""
     absent = missing(os.environ)
@@ -98,7 +89,6 @@ def main() -> None:
     os.environ["MLFLOW_AUTH_CONFIG_PATH"] = str(config)
     if os.environ.get("MLFLOW_EXPOSE_PROMETHEUS"):
         subprocess.Popen([sys.executable, str(Path(__file__).with_name("metrics.py"))])  # noqa: S603  # our own file
-    os.environ.setdefault("MLFLOW_WORKERS", str(workers()))
     command = ["mlflow", "server", "--app-name", "basic-auth", "--host", "0.0.0.0", "--port", "5000"]  # noqa: S104
     command += ["--serve-artifacts"]
     os.execvp(command[0], command)  # noqa: S606
