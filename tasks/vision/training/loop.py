@@ -112,7 +112,10 @@ class Training:
 
         torch.manual_seed(recipe.seed * SEED_STRIDE)
         self._given = None if classifier is None else classifier.network
-        network = copy.deepcopy(self._given) or build(recipe.model, self._classes, self._shape, trained)
+        if self._given is None:
+            network = build(recipe.model, self._classes, self._shape, trained)
+        else:
+            network = copy.deepcopy(self._given)
         self.head = prepare_head(network, self._classes, only=recipe.finetune == "head") if self.fits_head else ""
         if self.device.type == "cpu" and self.precision is torch.float32:
             network = optimize_for_cpu(network)
