@@ -31,5 +31,7 @@ def pytest_sessionfinish() -> None:
     """Put what SlipCover measured where `tests/all.sh` reads it; SlipCover leaves it in a temporary folder."""
     measured = os.environ.get("SLIPCOVER_COVERAGE_DIR")
     if measured and "PYTEST_XDIST_WORKER" not in os.environ:
-        shutil.copy(Path(measured, "merged.json"), ".coverage.json")
+        merged = Path(measured, "merged.json")
+        if merged.exists():  # without it, a session that failed early still says why
+            shutil.copy(merged, ".coverage.json")
         shutil.rmtree(measured)
