@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from mlflow.models import Model, infer_signature
 from numpy.typing import NDArray
 from torch import nn
 
+from tasks.files import sha256
 from tasks.records import model_store
 from tasks.vision.models import onnx_form
 
@@ -45,7 +45,7 @@ def log_model(
 
 def _convert_once(program: Path, target: Path) -> None:
     """Convert a program to ONNX, which takes seconds: the same one, which many tests log, only once a process."""
-    digest = hashlib.sha256(program.read_bytes()).hexdigest()
+    digest = sha256(program)
     if digest not in _converted:
         _convert(program, target)
         _converted[digest] = target.read_bytes()

@@ -30,6 +30,8 @@ from tasks.vision.training.events import BatchEnd, EpochEnd, HeadFitted, Reading
 from tasks.vision.training.loop import CHECKPOINT_FORMAT, Training
 
 QUIET_SECONDS = 20.0  # a line at least this often: a log stream that is silent for 60 s is cut off
+# What of a recipe is in the params of its run.
+CHOSEN = frozenset({*Hyperparameters.model_fields, *NetworkOptions.model_fields} & set(Recipe.model_fields))
 
 log = logging.getLogger("tasks.train")
 
@@ -66,8 +68,7 @@ class LoggedTraining:
         """
         if classifier is None:
             keep_choice(run_id, weights)
-        chosen = {*Hyperparameters.model_fields, *NetworkOptions.model_fields} & set(Recipe.model_fields)
-        mlflow.log_params(recipe.model_dump(mode="json", include=chosen, exclude_none=True))
+        mlflow.log_params(recipe.model_dump(mode="json", include={*CHOSEN}, exclude_none=True))
         side = recipe.input_side or max(gold.shape[1:])
         prepare_cpu(recipe.batch_size * gold.shape[0] * side**2)
         trained = trained_weights.load(weights) if weights else None

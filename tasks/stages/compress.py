@@ -20,13 +20,13 @@ from mlflow.models import Model
 from numpy.typing import NDArray
 
 from tasks.contract.compression import CompressRequest, CompressResult
-from tasks.contract.recipe import Hyperparameters, NetworkOptions, Recipe, TrainingRequest
+from tasks.contract.recipe import Recipe, TrainingRequest
 from tasks.errors import ModelError
 from tasks.files import sha256
 from tasks.records import artifact_digest, compressed_models, gold_store, model_store, pruned_weights, registry
 from tasks.records.compressed_models import Compression
 from tasks.records.inputs.compression import CompressInputs
-from tasks.records.logged_training import LoggedTraining
+from tasks.records.logged_training import CHOSEN, LoggedTraining
 from tasks.records.metric_log import log_values
 from tasks.records.tracking import StageRun, use_datasets
 from tasks.serving.load_check import MEGABYTE
@@ -122,8 +122,7 @@ def _prune(job: Job) -> Made:
 
 def _retraining(params: Mapping[str, str], request: CompressRequest) -> Recipe:
     """Make the recipe for a pruned network: that of its training, all layers, with lower learning rates."""
-    names = {*Hyperparameters.model_fields, *NetworkOptions.model_fields} & {*Recipe.model_fields} & {*params}
-    trained = Recipe.model_validate({name: params[name] for name in names})
+    trained = Recipe.model_validate({name: params[name] for name in CHOSEN & params.keys()})
     return trained.model_copy(
         update={
             "finetune": "scratch" if trained.finetune == "scratch" else "full",
