@@ -9,7 +9,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 workers=$(python -c 'import os; print(min(5, 1 + (os.cpu_count() or 1)))')
 # In the order of their names: what takes longest, tests/dags, comes early, and nothing long is left for the end.
-export OMP_WAIT_POLICY=passive  # a thread with nothing to do leaves its core to the other lanes
 computing=(-n "${TEST_WORKERS:-$workers}" --dist loadscope --no-loadscope-reorder)
 compute() {
   local code=0

@@ -71,6 +71,7 @@ def _means(
         part.graph.output.append(helper.make_tensor_value_info(mean, onnx.TensorProto.FLOAT, None))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = available_cpus()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as in the service
     options.log_severity_level = 3  # errors
     session = onnxruntime.InferenceSession(part.SerializeToString(), options, providers=["CPUExecutionProvider"])
     sums: dict[str, NDArray[np.float64]] = {}
