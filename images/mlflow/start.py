@@ -1,4 +1,4 @@
-"""Starts the MLflow server: checks environment and passwords, writes the authentication config, runs the server.
+"""Starts the MLflow server: checks environment and passwords, creates tables, writes a config, runs the server.
 
 MLflow reads the address of its user database only from a file, so this program writes the file from the environment.
 Everything else `mlflow server` reads from its own variables.
@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
 import psycopg2
@@ -30,6 +31,9 @@ PASSWORDS = {
     "MLFLOW_BACKEND_STORE_URI": "POSTGRES_MLFLOW_PASSWORD",
     "MLFLOW_AUTH_DATABASE_URI": "POSTGRES_MLFLOW_AUTH_PASSWORD",
 }
+# What each database has once its tables were created: where its schema's version is stored, in the same transaction.
+VERSION_TABLES = {"MLFLOW_BACKEND_STORE_URI": "alembic_version", "MLFLOW_AUTH_DATABASE_URI": "alembic_version_auth"}
+LOCK = 7_310_571  # any number that nothing else in the database locks
 PATIENCE = 30.0  # seconds for a database that is starting
 UNAVAILABLE, WRONG_SETTINGS = 69, 78  # as in tasks/errors.py
 
@@ -44,13 +48,38 @@ def refusal(uri: str) -> str | None:
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
-            psycopg2.connect(uri.replace("+psycopg2", "", 1), connect_timeout=5).close()
+            _connect(uri).close()
             return None
         except psycopg2.OperationalError as error:
             words = str(error).strip().splitlines()[-1]
             if "password authentication failed" in words or time.monotonic() > deadline:
                 return words
         time.sleep(1)
+
+
+def create_tables() -> None:
+    """Create the tables of a new database; of several servers that start, one does it, and the others wait for it.
+
+    Left alone, each server creates those of MLflow and each of its workers those of the users, all at the same time,
+    and all but one fail.
+    """
+    with closing(_connect(os.environ["MLFLOW_BACKEND_STORE_URI"])) as waiting, waiting.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_lock(%s)", (LOCK,))  # until the connection is closed
+        if all(_has_table(os.environ[name], table) for name, table in VERSION_TABLES.items()):
+            return
+        program = str(Path(__file__).with_name("create_tables.py"))
+        if subprocess.run([sys.executable, program]).returncode != 0:  # noqa: S603  # our own file
+            sys.exit(UNAVAILABLE)  # it has written why
+
+
+def _has_table(uri: str, name: str) -> bool:
+    with closing(_connect(uri)) as database, database.cursor() as cursor:
+        cursor.execute("SELECT to_regclass(%s) IS NOT NULL", (name,))
+        return bool(cursor.fetchone()[0])
+
+
+def _connect(uri: str) -> psycopg2.extensions.connection:
+    return psycopg2.connect(uri.replace("+psycopg2", "", 1), connect_timeout=5)
 
 
 def write_auth_config(path: Path, database_uri: str) -> None:
@@ -84,6 +113,7 @@ def main() -> None:
             hint = f"{password} must be the one that Postgres was first started with" if wrong else "start Postgres"
             print(f"mlflow: {words}; {hint}", flush=True)
             sys.exit(WRONG_SETTINGS if wrong else UNAVAILABLE)
+    create_tables()
     config = Path(tempfile.mkdtemp(prefix="mlflow-")) / "basic_auth.ini"
     write_auth_config(config, os.environ["MLFLOW_AUTH_DATABASE_URI"])
     os.environ["MLFLOW_AUTH_CONFIG_PATH"] = str(config)

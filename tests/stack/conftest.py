@@ -37,6 +37,7 @@ OWN = {
     "PROMETHEUS_PORT": str(FIRST_PORT + 4),
     "GRAFANA_PORT": str(FIRST_PORT + 5),
     "ALERTMANAGER_PORT": str(FIRST_PORT + 6),
+    "MLFLOW_WORKERS": "1",  # each takes 7 s of CPU time to start, at every start
 }
 
 

@@ -47,6 +47,30 @@ def test_every_service_is_healthy_and_the_bucket_job_is_done(stack: Stack) -> No
     assert stack.states() == {"postgres": "healthy", "s3": "healthy", "mlflow": "healthy", "bucket": "exited"}
 
 
+NEW_DATABASE = """
+import os, start
+for name in start.VERSION_TABLES:
+    os.environ[name] = os.environ["MLFLOW_BACKEND_STORE_URI"].rpartition("/")[0] + "/scratch"
+start.create_tables()
+"""
+
+
+def test_servers_that_start_at_once_create_the_tables_of_a_new_database_once(stack: Stack) -> None:
+    postgres, mlflow = (f"{stack.variables['STACK_NAME']}-{service}-1" for service in ("postgres", "mlflow"))
+    admin = ["docker", "exec", postgres, "psql", "--username", "postgres", "--command"]
+    subprocess.run([*admin, "CREATE DATABASE scratch OWNER mlflow"], check=True)
+    command = ["docker", "exec", mlflow, "python", "-c", NEW_DATABASE]
+    try:
+        servers = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+        said = [server.communicate(timeout=600)[1] for server in servers]
+        assert [server.returncode for server in servers] == [0, 0, 0], said
+        assert [text.count("Creating initial MLflow database tables") for text in sorted(said, key=len)] == [0, 0, 1]
+        versions = "SELECT count(*) FROM alembic_version, alembic_version_auth"
+        assert stack.psql("mlflow", "scratch", versions).stdout.strip() == "1"
+    finally:
+        subprocess.run([*admin, "DROP DATABASE scratch WITH (FORCE)"], check=True)
+
+
 @pytest.mark.parametrize(
     ("changed", "level"),
     [

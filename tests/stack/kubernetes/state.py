@@ -59,7 +59,7 @@ class State:
     def kubectl(self, *arguments: str, text: str | None = None) -> str:
         """Run kubectl in the namespace and return what it printed."""
         command = ["kubectl", "--namespace", self.name, *arguments]
-        done = subprocess.run(command, input=text, capture_output=True, text=True, env=self.environment(), timeout=1200)
+        done = subprocess.run(command, input=text, capture_output=True, text=True, env=self.environment(), timeout=3000)
         assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
         return done.stdout
 
@@ -73,7 +73,7 @@ class State:
         at = command.index("--") if "--" in command else len(command)
         return subprocess.run(
             [*command[:at], *given, *command[at:]],
-            capture_output=True, text=True, cwd=ROOT, env=self.environment(), timeout=1200,
+            capture_output=True, text=True, cwd=ROOT, env=self.environment(), timeout=3000,
         )  # fmt: skip
 
     def up(self, env_file: Path | None = None) -> subprocess.CompletedProcess[str]:
