@@ -36,14 +36,14 @@ def log_model(
         described = Model(
             model.artifact_location, run_id=run.info.run_id, model_uuid=model.model_id, model_id=model.model_id
         )
-        with mock.patch.object(onnx_form, "export", _convert_once):
+        with mock.patch.object(onnx_form, "export", convert_once):
             model_store.save(classifier.eval(), Path(folder), described, example, classes, about)
         client.log_model_artifacts(model.model_id, folder)
     client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
     return f"models:/{model.model_id}"
 
 
-def _convert_once(program: Path, target: Path) -> None:
+def convert_once(program: Path, target: Path) -> None:
     """Convert a program to ONNX, which takes seconds: the same one, which many tests log, only once a process."""
     digest = sha256(program)
     if digest not in _converted:

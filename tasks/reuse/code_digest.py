@@ -68,10 +68,12 @@ def closure(module: str, package: Path, without: tuple[str, ...] = ()) -> tuple[
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        path = _file(name, package)
-        if name in seen or path is None or any(f"{name}.".startswith(f"{part}.") for part in without):
+        if name in seen:  # most are: to look for their files again would take a third of the time
             continue
         seen.add(name)
+        path = _file(name, package)
+        if path is None or any(f"{name}.".startswith(f"{part}.") for part in without):
+            continue
         files.add(path)
         waiting.append(name.rpartition(".")[0])
         imports, file_names = _mentioned(path.read_bytes())
@@ -96,6 +98,7 @@ def _mentioned(source: bytes) -> tuple[frozenset[str], frozenset[str]]:
     )
 
 
+@functools.cache  # what is installed stays the same while a process runs
 def version(package: str) -> str:
     """Version of what is imported as `package`, with its build (`+cpu`); `absent` where it is not installed."""
     try:

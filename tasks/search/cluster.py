@@ -21,6 +21,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import ray
+import torch
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled
 
 import tasks
@@ -40,6 +41,8 @@ ANSWER_SECONDS = 5.0  # for a cluster's head to accept a connection
 JOIN_SECONDS = 60.0
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to anyone
+    # No process for each core beforehand: one for each trial that runs is enough, and each costs seconds and memory.
+    "RAY_prestart_worker_first_driver": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -65,6 +68,8 @@ def ray_for(request: TuneRequest, settings: Settings, gold_bytes: int) -> Iterat
     """
     if settings.ray_address:
         _require_answer(settings.ray_address)
+    else:  # told at once, not by a Ray that takes seconds to start
+        require_room([{"CPU": available_cpus(), "GPU": torch.cuda.device_count()}], request, None)
     for name in ("ray", "ray.tune", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with ExitStack() as stack:

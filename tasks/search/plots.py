@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import optuna
 from matplotlib import colormaps
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.importance import FanovaImportanceEvaluator
 
 from tasks.search.earlier_trial import State
 from tasks.search.table import TrialRow, best_trial, mode
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
 
 LOG_RATIO = 30.0  # values that span more than this factor are drawn and judged on a log scale
 FEWEST_TRIALS = 8  # with fewer, importances would be noise
@@ -68,6 +68,9 @@ def importances(trials: Sequence[TrialRow], names: Sequence[str]) -> dict[str, f
     scores = [trial.history[epoch - 1] for trial in trials]
     if not np.ptp(scores) > 0:
         return {}
+    import optuna  # takes seconds, and a search of few trials needs none of it
+    from optuna.importance import FanovaImportanceEvaluator
+
     distributions = {name: _distribution([trial.values[name] for trial in trials]) for name in names}
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would announce a study of no interest to the reader
     study = optuna.create_study()
@@ -167,6 +170,8 @@ class _Column:
 
 
 def _distribution(values: Sequence[Any]) -> BaseDistribution:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
     if all(isinstance(value, int | float) for value in values) and len(set(values)) > 4:
         return FloatDistribution(min(values), max(values), log=_logarithmic(values))
     return CategoricalDistribution(sorted(set(values), key=str))

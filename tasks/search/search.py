@@ -60,8 +60,12 @@ def run_search(request: TuneRequest, run: StageRun, settings: Settings, start: S
     with credentials(settings):
         storage = SearchStorage(settings, run.run_id)
         known = read_earlier(run.experiment_id, run.run_id, storage.checkpoints())
+        ended = sum(trial.ended for trial in known.values())
+        if ended >= trials:  # killed between its last trial and its result: a Ray would have nothing to do
+            _tell_start(request, trials, len(known), ended)
+            return
         with ray_for(request, settings, start.gold.nbytes) as slots:
-            _tell_start(request, trials, len(known), sum(trial.ended for trial in known.values()))
+            _tell_start(request, trials, len(known), ended)
             plan = Plan(request, known, start.basis, start.trained)
             journal = Journal(plan, run)
             trainable = tune.with_resources(

@@ -11,11 +11,8 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-import optuna
 from ray import tune
 from ray.tune.search import Searcher
-from ray.tune.search.hyperopt import HyperOptSearch
-from ray.tune.search.optuna import OptunaSearch
 
 from tasks.contract.search_space import Dimension, Interval
 from tasks.contract.training import TuneRequest
@@ -127,11 +124,17 @@ def make_searcher(request: TuneRequest, known: Mapping[int, EarlierTrial], slots
             inner: Searcher = _Random(dimensions, request.seed)
         case "grid":
             inner = _Grid(dimensions)
+        # The libraries take seconds to import: only the one that is used is.
         case "optuna":
+            import optuna
+            from ray.tune.search.optuna import OptunaSearch
+
             space = OptunaSearch.convert_search_space({name: _domain(item) for name, item in dimensions.items()})
             optuna.logging.set_verbosity(optuna.logging.WARNING)
             inner = OptunaSearch(space=space, seed=seed, **options)
         case "hyperopt":
+            from ray.tune.search.hyperopt import HyperOptSearch
+
             space = HyperOptSearch.convert_search_space({name: _domain(item) for name, item in dimensions.items()})
             inner = HyperOptSearch(space=space, random_state_seed=seed, **options)
     # HyperBand pauses trials until others have come as far; paused trials would hold their slots.

@@ -17,6 +17,11 @@ from tasks.settings import Settings
 
 @pytest.fixture(autouse=True)
 def operators_read_once() -> None:
+    """See `read_operators_once`."""
+    read_operators_once()
+
+
+def read_operators_once() -> None:
     """Torch's exporter reads its table of operators for each model, which takes seconds: here once a process.
 
     Nothing is imported for this: the first model imports what it needs.

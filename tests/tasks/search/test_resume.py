@@ -16,6 +16,7 @@ from ray.tune.experiment import Trial as RayTrial
 from tasks.contract.messages import TaskIdentity
 from tasks.contract.recipe import Basis
 from tasks.contract.training import TuneRequest
+from tasks.errors import RequestError
 from tasks.records import tracking
 from tasks.records.tracking import StageRun
 from tasks.search.earlier_trial import NUMBER, EarlierTrial, State
@@ -123,3 +124,10 @@ def test_nothing_is_taken_from_a_checkpoint_of_another_recipe(
     state = checkpoints.load_newest(tmp_path / "own")
     assert state is not None
     assert set(state[BATCHES]) == {1}
+
+
+def test_a_trial_on_a_device_that_is_not_there_fails_with_its_name(request_: TuneRequest, digits_gold: Gold) -> None:
+    trial = Trial.__new__(Trial)
+    trial.setup(CONFIG, gold=digits_gold, plan=plan_of(request_.model_copy(update={"device": "mps"})))
+    with pytest.raises(RequestError, match="device='mps' is not available"):
+        trial.step()

@@ -24,7 +24,8 @@ from tasks.settings import Settings
 from tasks.stages import evaluate
 from tasks.vision.data.gold import Gold, Split
 from tasks.vision.evaluation.scoring import Latency
-from tests.logged_models import log_model, log_without_onnx
+from tasks.vision.models import onnx_form
+from tests.logged_models import convert_once, log_model, log_without_onnx
 from tests.tasks.stages.compression_pipeline import Pipeline
 
 CLASSES = ("ant", "bee", "cat", "dog")
@@ -99,6 +100,12 @@ def blank_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 def not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     """These models are too fast to be timed beside each other."""
     monkeypatch.setattr(evaluate, "latencies", lambda models, images: [Latency(1, 1, 1)] * len(models))
+
+
+@pytest.fixture(autouse=True)
+def converted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings that come to the same bits leave the same program: its ONNX form is made once, the first time."""
+    monkeypatch.setattr(onnx_form, "export", convert_once)
 
 
 @pytest.fixture

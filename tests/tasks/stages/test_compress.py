@@ -147,27 +147,23 @@ def test_size_is_a_gain_where_it_is_asked_for(pipeline: Pipeline, timed: Callabl
     assert "from a model that was not registered" in str(registry.by_number("pets", 2).description)
 
 
-def test_no_accuracy_is_told_of_images_that_the_model_was_fitted_to(pipeline: Pipeline) -> None:
+def test_no_accuracy_is_told_of_images_that_the_model_was_fitted_to_and_fewer_images_than_asked_for_are_all_used(
+    pipeline: Pipeline, caplog: pytest.LogCaptureFixture
+) -> None:
     prepare_run_id = pipeline.prepare()
     start = pipeline.train(prepare_run_id)
     pipeline.judge(start)
     pipeline.day = "tue"
     fitted = pipeline.train(prepare_run_id, finetune="head", weights="models:/pets@champion")
-    made = pipeline.compress(trained_by=fitted)
+    made = pipeline.compress(trained_by=fitted, calibration_images=1000)
+    assert tracking.tag_of(made.run_id, compressed_models.IMAGES) == "300"
+    assert "calibration_images=1000, and there are 300 training images" in caplog.text
     assert (made.validation_accuracy, made.parent_validation_accuracy) == (None, None)
     assert made.same_answers > 0.9
     assert made.headline.endswith(f", {made.same_answers:.1%} of the validation images answered as before")
     assert not [name for name in MlflowClient().get_run(made.run_id).data.metrics if "accuracy" in name]
     uri = tracking.tag_of(made.run_id, "pipeline.logged_model_uri").removeprefix("models:/")
     assert not [one.key for one in MlflowClient().get_logged_model(uri).metrics or [] if "accuracy" in one.key]
-
-
-def test_fewer_training_images_than_asked_for_are_all_used(
-    pipeline: Pipeline, caplog: pytest.LogCaptureFixture
-) -> None:
-    made = pipeline.compress(trained_by=pipeline.train(pipeline.prepare(), epochs=1), calibration_images=1000)
-    assert tracking.tag_of(made.run_id, compressed_models.IMAGES) == "300"
-    assert "calibration_images=1000, and there are 300 training images" in caplog.text
 
 
 def test_a_retry_goes_on_with_what_its_first_try_found(pipeline: Pipeline, settings: Settings) -> None:

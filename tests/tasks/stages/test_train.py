@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,15 +24,16 @@ from tasks.contract.training import TrainRequest, TrainResult
 from tasks.errors import DataError, RequestError
 from tasks.records import gold_store, queries, tracking, tuned_sets
 from tasks.records.checkpoint_store import CheckpointStore
-from tasks.records.inputs.training import TrainInputs
 from tasks.records.tuned_sets import TunedSet
 from tasks.settings import Settings
-from tasks.stages import train
 from tasks.vision.data.gold import Gold, Split
+from tasks.vision.models import onnx_form
 from tasks.vision.models.build import build
 from tasks.vision.models.classifier import digest
 from tasks.vision.training.loop import Training
 from tests.digits import digits_as_gold
+from tests.logged_models import convert_once
+from tests.tasks.stages.undisturbed import EPOCHS, GRADUAL, Trained, call, train_undisturbed
 
 Train = Callable[..., TrainResult]
 EPOCH_METRICS = {
@@ -57,23 +60,33 @@ def gold() -> Gold:
     return digits_as_gold()
 
 
+@pytest.fixture(scope="module")
+def trained(
+    gold: Gold, file_of_weights: str, migrated_store: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Trained:
+    home = tmp_path_factory.mktemp("trained")
+    shutil.copy(migrated_store, home / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(("MLFLOW_", "PIPELINE_", "SERVING_"))]:
+            patch.delenv(name)
+        patch.setenv("PIPELINE_HOME", str(home))
+        patch.setenv("PIPELINE_EXPERIMENT", "tests")
+        patch.setattr("tasks.vision.devices.available_cpus", lambda: 1)
+        patch.setattr(onnx_form, "export", convert_once)
+        return train_undisturbed(home, gold, file_of_weights)
+
+
 @pytest.fixture
-def train_stage(settings: Settings, gold: Gold) -> Train:
-    """Call the stage on `gold`, each time in a new process's state, in the run of the DAG run `attempt_of`."""
-    experiment_id = tracking.connect(settings)
-    with mlflow.start_run(experiment_id=experiment_id) as prepare:
-        gold_store.store(gold)
-        mlflow.set_tags({gold_store.GOLD_RUN: prepare.info.run_id, tuned_sets.DATASET: gold.dataset})
+def train_stage(settings: Settings, trained: Trained) -> Train:
+    """Call the stage in a copy of the store `trained`, in which its trainings are too."""
+    shutil.copy(trained.home / "mlflow.db", settings.pipeline_home / "mlflow.db")
 
-    def call(attempt_of: str = "first", **changes: object) -> TrainResult:
-        torch.rand(3)
-        task = TaskIdentity(dag_id="daily", dag_run_id=attempt_of, task_id="train")
-        base = {"task": task, "prepare_run_id": prepare.info.run_id, "epochs": 2, "batch_size": 50, "log_every": 3}
-        request = TrainRequest.model_validate(base | {"device": "cpu"} | changes)
-        with tracking.stage_run(request, "train", settings) as run:
-            return train.run(request, TrainInputs.resolve(request, run), run, settings)
+    def call_here(attempt_of: str = "own", **changes: object) -> TrainResult:
+        base = {"prepare_run_id": trained.prepare_run_id, "settings": settings, "dag_run_id": attempt_of}
+        return call(**{**base, **changes})
 
-    return call
+    tracking.connect(settings)
+    return call_here
 
 
 def steps(run_id: str, metric: str) -> list[int]:
@@ -90,17 +103,16 @@ def run_of(dag_run_id: str, settings: Settings) -> str:
     return str(next(queries.find_runs(tracking.connect(settings), tags)).info.run_id)
 
 
-@pytest.mark.usefixtures("drawn_plots")
-def test_everything_the_next_stages_need_is_found_through_the_run(
-    train_stage: Train, gold: Gold, tmp_path: Path
-) -> None:
-    result = train_stage()
+@pytest.mark.usefixtures("train_stage")
+def test_everything_the_next_stages_need_is_found_through_the_run(trained: Trained, gold: Gold, tmp_path: Path) -> None:
+    result = trained.first
     run = MlflowClient().get_run(result.run_id)
 
-    assert (result.epochs, result.best_epoch in (1, 2)) == (2, True)
+    assert (result.epochs, 1 <= result.best_epoch <= EPOCHS) == (EPOCHS, True)
     assert EPOCH_METRICS | {"batch_loss", "batch_learning_rate"} <= set(run.data.metrics)
-    assert {metric: steps(result.run_id, metric) for metric in EPOCH_METRICS} == {key: [1, 2] for key in EPOCH_METRICS}
-    assert steps(result.run_id, "batch_loss") == [3, 6]
+    each = list(range(1, EPOCHS + 1))
+    assert {metric: steps(result.run_id, metric) for metric in EPOCH_METRICS} == dict.fromkeys(EPOCH_METRICS, each)
+    assert steps(result.run_id, "batch_loss") == [3, 6, 9, 12, 15, 18]  # of 4 in an epoch
     assert run.data.metrics["best_validation_accuracy"] == result.validation_accuracy
 
     total = sum(p.numel() for p in Training(_request(gold).recipe(Basis("digits", 100, 8)), gold).network.parameters())
@@ -120,7 +132,7 @@ def test_everything_the_next_stages_need_is_found_through_the_run(
     assert json.loads((folder / "classes.json").read_text()) == list(gold.classes)
     with Image.open(folder / "plots" / "curves.png") as picture:
         assert picture.width > 1000
-    assert (folder / "checkpoints" / "checkpoint-0.pt").is_file()
+    assert (folder / "checkpoints" / f"checkpoint-{EPOCHS % 2}.pt").is_file()
     with Image.open(folder / "plots" / "suspected_labels.png") as picture:
         assert picture.width > 500
     with (folder / "suspected_labels.csv").open(newline="") as file:
@@ -132,7 +144,7 @@ def test_everything_the_next_stages_need_is_found_through_the_run(
 
 
 def test_a_search_gives_the_hyperparameters_and_the_run_shows_where_from(
-    train_stage: Train, settings: Settings
+    train_stage: Train, settings: Settings, trained: Trained
 ) -> None:
     tune_run_id = MlflowClient().create_run(tracking.connect(settings)).info.run_id
     tuned_sets.keep(TunedSet(tune_run_id, "digits", "fast_cnn", Hyperparameters(learning_rate=0.02, momentum=0.8)))
@@ -140,7 +152,7 @@ def test_a_search_gives_the_hyperparameters_and_the_run_shows_where_from(
     run = MlflowClient().get_run(result.run_id)
     assert result.tuned_by == run.data.tags["pipeline.tune_run_id"] == tune_run_id
     assert (run.data.params["learning_rate"], run.data.params["momentum"]) == ("0.02", "0.7")
-    assert train_stage("second").tuned_by is None
+    assert trained.first.tuned_by is None
 
 
 def _request(gold: Gold) -> TrainRequest:
@@ -148,10 +160,11 @@ def _request(gold: Gold) -> TrainRequest:
     return TrainRequest.model_validate({"task": task, "prepare_run_id": "0" * 32, "device": "cpu"})
 
 
+@pytest.mark.usefixtures("train_stage")
 def test_the_logged_model_takes_pixels_in_any_number_and_holds_no_pickle(
-    train_stage: Train, gold: Gold, monkeypatch: pytest.MonkeyPatch
+    trained: Trained, gold: Gold, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = train_stage(epochs=1)
+    result = trained.first
     (uri,) = models(result)
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     loaded = mlflow.pytorch.load_model(uri)
@@ -180,19 +193,22 @@ def test_the_logged_model_takes_pixels_in_any_number_and_holds_no_pickle(
 
 
 def test_a_killed_training_goes_on_from_its_checkpoint_and_ends_with_the_same_bits(
-    train_stage: Train, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    train_stage: Train,
+    settings: Settings,
+    trained: Trained,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("tasks.vision.training.cadence.TIME_SHARE", 1e9)
-    undisturbed = train_stage("undisturbed", epochs=4)
-    _kill_after_epoch(3, monkeypatch)  # its metrics are logged, its checkpoint is not
-    with pytest.raises(KilledError):
-        train_stage("killed", epochs=4)
-    monkeypatch.undo()
-    monkeypatch.setattr("tasks.vision.devices.available_cpus", lambda: 1)
+    undisturbed = trained.first
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.vision.training.cadence.TIME_SHARE", 1e9)
+        _kill_after_epoch(3, patch)  # its metrics are logged, its checkpoint is not
+        with pytest.raises(KilledError):
+            train_stage("killed")
     with caplog.at_level(logging.INFO):
-        resumed = train_stage("killed", epochs=4)
+        resumed = train_stage("killed")
 
-    assert "resuming after epoch 2 of 4, from the run's checkpoint" in caplog.messages
+    assert "resuming after epoch 2 of 5, from the run's checkpoint" in caplog.messages
     assert resumed.run_id == run_of("killed", settings)
     assert resumed.model_sha256 == undisturbed.model_sha256
     for metric in ("train_loss", "validation_loss", "validation_accuracy", "batch_loss"):
@@ -201,13 +217,16 @@ def test_a_killed_training_goes_on_from_its_checkpoint_and_ends_with_the_same_bi
             for run_id in (resumed.run_id, undisturbed.run_id)
         ]
         assert histories[0] == histories[1]
-    assert steps(resumed.run_id, "epoch_seconds") == [1, 2, 3, 4]
+    assert steps(resumed.run_id, "epoch_seconds") == [1, 2, 3, 4, 5]
 
 
 def test_a_training_told_to_stop_saves_the_epochs_it_has_done(
-    train_stage: Train, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    train_stage: Train,
+    settings: Settings,
+    trained: Trained,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    undisturbed = train_stage("undisturbed", epochs=4)
     rate = Training.learning_rate
 
     def terminated(self: Training, step: int) -> float:
@@ -218,16 +237,16 @@ def test_a_training_told_to_stop_saves_the_epochs_it_has_done(
     monkeypatch.setattr(CheckpointStore, "due", lambda self: False)
     monkeypatch.setattr(Training, "learning_rate", terminated)
     with caplog.at_level(logging.INFO), pytest.raises(SystemExit):
-        train_stage("stopped", epochs=4)
+        train_stage("stopped")
     assert "asked to stop (SIGTERM); a checkpoint has the 2 finished epochs" in caplog.messages
     assert MlflowClient().get_run(run_of("stopped", settings)).info.status == "KILLED"
 
     monkeypatch.setattr(Training, "learning_rate", rate)
     with caplog.at_level(logging.INFO):
-        resumed = train_stage("stopped", epochs=4)
-    assert "resuming after epoch 2 of 4, from the run's checkpoint" in caplog.messages
-    assert resumed.model_sha256 == undisturbed.model_sha256
-    assert steps(resumed.run_id, "train_loss") == [1, 2, 3, 4]
+        resumed = train_stage("stopped")
+    assert "resuming after epoch 2 of 5, from the run's checkpoint" in caplog.messages
+    assert resumed.model_sha256 == trained.first.model_sha256
+    assert steps(resumed.run_id, "train_loss") == [1, 2, 3, 4, 5]
 
 
 def _kill_after_epoch(epoch: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,11 +260,12 @@ def _kill_after_epoch(epoch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CheckpointStore, "save", save)
 
 
-@pytest.fixture
-def file_of_weights(gold: Gold, tmp_path: Path) -> str:
+@pytest.fixture(scope="module")
+def file_of_weights(gold: Gold, tmp_path_factory: pytest.TempPathFactory) -> str:
+    file = tmp_path_factory.mktemp("weights") / "weights.pt"
     torch.manual_seed(0)
-    torch.save(build("fast_cnn", 10, gold.shape).state_dict(), tmp_path / "weights.pt")
-    return str(tmp_path / "weights.pt")
+    torch.save(build("fast_cnn", 10, gold.shape).state_dict(), file)
+    return str(file)
 
 
 def suspects(run_id: str) -> list[dict[str, str]]:
@@ -260,7 +280,7 @@ def test_a_fitted_last_layer_checks_the_labels_of_training_images_too(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.INFO):
-        result = train_stage(weights=file_of_weights, finetune="head", model="fast_cnn")
+        result = train_stage(weights=file_of_weights, finetune="head", model="fast_cnn", epochs=2)
     found = suspects(result.run_id)
     assert {row["file"] for row in found if row["split"] == "train"} & set(gold.train.names)
     assert [row["score"] for row in found] == sorted(row["score"] for row in found)
@@ -271,11 +291,10 @@ def test_a_fitted_last_layer_checks_the_labels_of_training_images_too(
 
 @pytest.mark.parametrize("saved", [True, False], ids=["after its checkpoint", "before its checkpoint"])
 def test_a_training_killed_after_its_first_epoch_keeps_the_list_of_wrong_labels(
-    train_stage: Train, file_of_weights: str, monkeypatch: pytest.MonkeyPatch, *, saved: bool
+    train_stage: Train, trained: Trained, file_of_weights: str, monkeypatch: pytest.MonkeyPatch, *, saved: bool
 ) -> None:
     monkeypatch.setattr("tasks.vision.training.cadence.TIME_SHARE", 1e9)
-    changes = {"weights": file_of_weights, "finetune": "gradual", "model": "fast_cnn", "learning_rate": 1e-4}
-    undisturbed = train_stage("undisturbed", **changes)
+    changes, undisturbed = {"weights": file_of_weights, **GRADUAL}, trained.gradual
     with monkeypatch.context() as patch:
         _kill_after_epoch(2 if saved else 1, patch)
         with pytest.raises(KilledError):
@@ -294,7 +313,7 @@ def test_a_training_resumed_without_features_or_list_checks_validation_images(
     train_stage: Train, settings: Settings, file_of_weights: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tasks.vision.training.cadence.TIME_SHARE", 1e9)
-    changes = {"weights": file_of_weights, "finetune": "gradual", "model": "fast_cnn", "learning_rate": 1e-4}
+    changes = {"weights": file_of_weights, **GRADUAL}
     with monkeypatch.context() as patch:
         patch.setattr("tasks.records.suspected_labels.keep", lambda suspects, gold: None)  # as an earlier release
         _kill_after_epoch(2, patch)
@@ -307,33 +326,33 @@ def test_a_training_resumed_without_features_or_list_checks_validation_images(
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     train_stage: Train,
     settings: Settings,
+    trained: Trained,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr("tasks.vision.training.cadence.TIME_SHARE", 1e9)
-    _kill_after_epoch(3, monkeypatch)
-    with pytest.raises(KilledError):
-        train_stage("killed", epochs=3)
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.vision.training.cadence.TIME_SHARE", 1e9)
+        _kill_after_epoch(3, patch)
+        with pytest.raises(KilledError):
+            train_stage("killed")
     run_id = run_of("killed", settings)
     half = tmp_path / "checkpoint-0.pt"
     half.write_bytes(b"half an upload")
     MlflowClient().log_artifact(run_id, str(half), "checkpoints")
-    monkeypatch.undo()
-    monkeypatch.setattr("tasks.vision.devices.available_cpus", lambda: 1)
     with caplog.at_level(logging.INFO):
-        result = train_stage("killed", epochs=3)
-    assert result.epochs == 3
-    assert "resuming after epoch 1 of 3, from the run's checkpoint" in caplog.messages
+        result = train_stage("killed")
+    assert (result.epochs, result.model_sha256) == (EPOCHS, trained.first.model_sha256)
+    assert "resuming after epoch 1 of 5, from the run's checkpoint" in caplog.messages
     assert any("checkpoint-0.pt is damaged" in message for message in caplog.messages)
 
 
-def test_a_retry_after_the_model_was_logged_makes_no_second_one(train_stage: Train) -> None:
-    first, second = train_stage(epochs=1), train_stage(epochs=1)
+def test_a_retry_after_the_model_was_logged_makes_no_second_one(train_stage: Train, trained: Trained) -> None:
+    first, second = trained.first, train_stage("first")
     assert first.run_id == second.run_id
     assert first.model_sha256 == second.model_sha256
     assert len(models(second)) == 1
-    assert steps(second.run_id, "train_loss") == [1]
+    assert steps(second.run_id, "train_loss") == [1, 2, 3, 4, 5]
 
 
 def test_a_retry_finishes_what_a_killed_logging_left(train_stage: Train, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,7 +379,7 @@ def test_a_stop_signal_passes_through_and_the_run_is_killed(
     monkeypatch.setattr("tasks.vision.training.loop.validate", stopped)
     with pytest.raises(SystemExit):
         train_stage()
-    run_id = run_of("first", settings)
+    run_id = run_of("own", settings)
     assert MlflowClient().get_run(run_id).info.status == "KILLED"
 
 
@@ -381,31 +400,26 @@ def test_early_stopping_is_said_and_counted(train_stage: Train, caplog: pytest.L
     assert "stopped early: no gain in validation accuracy for 1 epochs" in caplog.messages
 
 
-def test_a_line_per_epoch_tells_how_it_goes_and_how_long_it_takes(
-    train_stage: Train, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.INFO):
-        train_stage()
-    (line,) = [message for message in caplog.messages if message.startswith("epoch 1/2: ")]
+def test_a_line_per_epoch_tells_how_it_goes_and_how_long_it_takes(trained: Trained) -> None:
+    (line,) = [message for message in trained.messages if message.startswith("epoch 1/5: ")]
     assert "validation loss" in line
     assert "images/s" in line
     assert line.endswith("s left")
 
 
-def test_the_time_is_estimated_before_training_starts(train_stage: Train, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO):
-        train_stage(epochs=5)
-    (estimate,) = [number for number, text in enumerate(caplog.messages) if text.startswith("estimated time: about ")]
-    (first,) = [number for number, text in enumerate(caplog.messages) if text.startswith("epoch 1/5: ")]
+def test_the_time_is_estimated_before_training_starts(trained: Trained) -> None:
+    messages = trained.messages
+    (estimate,) = [number for number, text in enumerate(messages) if text.startswith("estimated time: about ")]
+    (first,) = [number for number, text in enumerate(messages) if text.startswith("epoch 1/5: ")]
     assert estimate < first
-    assert "5 epochs of 4 steps at" in caplog.messages[estimate]
+    assert "5 epochs of 4 steps at" in messages[estimate]
 
 
 def test_a_device_that_is_not_there_fails_before_anything_is_logged(train_stage: Train, settings: Settings) -> None:
     missing = "mps" if not torch.backends.mps.is_available() else "cuda"
     with pytest.raises(RequestError, match=f"device='{missing}' is not available"):
         train_stage(device=missing)
-    run = MlflowClient().get_run(run_of("first", settings))
+    run = MlflowClient().get_run(run_of("own", settings))
     assert (run.info.status, run.data.metrics) == ("FAILED", {})
 
 

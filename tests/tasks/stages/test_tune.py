@@ -20,6 +20,7 @@ from tasks.errors import RequestError, UnavailableError
 from tasks.records import gold_store, queries, tracking, tuned_sets
 from tasks.records.inputs.training import TuneInputs
 from tasks.search import table
+from tasks.search.earlier_trial import State
 from tasks.settings import Settings
 from tasks.stages import tune
 from tasks.vision.data.gold import Gold
@@ -55,15 +56,31 @@ def tune_stage(settings: Settings, gold: Gold) -> Tune:
     return call
 
 
-def test_every_trial_has_a_run_and_the_best_is_kept(tune_stage: Tune, tmp_path: Path) -> None:
-    result = tune_stage(searcher="random", scheduler="none", concurrent_trials=2)
-    assert (result.finished, result.stopped, result.failed, result.epochs) == (3, 0, 0, 6)
-
+def test_every_trial_has_a_run_a_failed_one_is_told_and_the_best_is_kept(
+    tune_stage: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One search for all three, as its Ray costs more than its trials."""
+    asked: dict[str, object] = {
+        "searcher": "grid",
+        "scheduler": "median",
+        "search_space": NOTHING_ELSE | {"learning_rate": [10.0, 0.01, 0.02]},
+        "momentum": 0.99,
+        "weight_decay": 0.9,  # at the first rate each step makes the weights nine times as large
+        "batch_size": 10,
+        "epochs": 4,
+        "concurrent_trials": 2,
+    }
+    result = tune_stage(**asked)
+    assert (result.finished, result.stopped, result.failed) == (2, 0, 1)
     rows = table.read(result.run_id)
-    assert [(row.number, row.state, row.epochs) for row in rows] == [(number, "finished", 2) for number in range(3)]
+    assert [(row.number, row.state) for row in rows] == [(0, "failed"), (1, "finished"), (2, "finished")]
+    assert [row.epochs for row in rows[1:]] == [4, 4]
+    assert rows[0].epochs < 4
+    assert result.epochs == sum(row.epochs for row in rows)
     assert len({json.dumps(row.values) for row in rows}) == 3
     best = rows[result.best_trial]
-    assert result.best_value == best.best_value == max(max(row.history) for row in rows)
+    assert best.number > 0
+    assert result.best_value == best.best_value == max(max(row.history) for row in rows[1:])
     assert tuned_sets.read(result.run_id).hyperparameters == result.hyperparameters
     assert result.hyperparameters.learning_rate == best.values["learning_rate"]
 
@@ -73,15 +90,24 @@ def test_every_trial_has_a_run_and_the_best_is_kept(tune_stage: Tune, tmp_path: 
     assert run.data.tags["mlflow.parentRunId"] == result.run_id
     assert run.data.tags["pipeline.dag_id"] == "weekly"
     assert run.data.params["learning_rate"] == str(result.hyperparameters.learning_rate)
-    assert run.data.params["epochs"] == "2"
+    assert run.data.params["epochs"] == "4"
     steps = [point.step for point in MlflowClient().get_metric_history(best.run_id, "train_loss")]
-    assert steps == [1, 2]
+    assert steps == [1, 2, 3, 4]
     assert run.data.metrics["batch_loss"] > 0
+
+    failed = MlflowClient().get_run(rows[0].run_id)
+    assert failed.info.status == "FAILED"
+    assert "the loss became" in failed.data.tags["pipeline.error"]
 
     path = mlflow.artifacts.download_artifacts(run_id=result.run_id, artifact_path="trials.csv", dst_path=str(tmp_path))
     lines = list(csv.DictReader(Path(path).read_text(encoding="utf-8").splitlines()))
     assert [line["run_id"] for line in lines] == [row.run_id for row in rows]
     assert float(lines[result.best_trial]["validation_accuracy"]) == result.best_value
+
+    # A retry after a kill that came when the last trial had ended has nothing to search.
+    monkeypatch.setattr("tasks.search.search.ray_for", None)
+    assert tune_stage(**asked).model_copy(update={"seconds": result.seconds}) == result
+    assert table.read(result.run_id) == rows
 
 
 def test_asha_stops_trials_and_says_how_far_they_came(tune_stage: Tune) -> None:
@@ -111,34 +137,30 @@ def test_hyperband_goes_on_with_paused_trials_from_their_state(tune_stage: Tune)
         assert steps == list(range(1, row.epochs + 1))
 
 
-def test_a_trial_that_fails_is_told_and_the_search_goes_on(tune_stage: Tune) -> None:
-    result = tune_stage(
-        trials=2,
-        searcher="grid",
-        scheduler="median",
-        search_space=NOTHING_ELSE | {"learning_rate": [10.0, 0.01]},
-        momentum=0.99,
-        weight_decay=0.9,  # at such a rate each step makes the weights nine times as large
-        epochs=15,
-    )
-    rows = table.read(result.run_id)
-    assert [row.state for row in rows] == ["failed", "finished"]
-    run = MlflowClient().get_run(rows[0].run_id)
-    assert run.info.status == "FAILED"
-    assert "the loss became" in run.data.tags["pipeline.error"]
-    assert result.best_trial == 1
-
-
-def test_a_search_in_which_all_fail_says_why(tune_stage: Tune) -> None:
-    with pytest.raises(RequestError, match=r"all 2 trials failed: .*device='mps' is not available"):
-        tune_stage(trials=2, device="mps", searcher="random")
-
-
 def test_more_than_there_is_is_refused_before_any_trial(tune_stage: Tune, settings: Settings) -> None:
     with pytest.raises(RequestError, match=r"trial_gpus=64 is more than any machine has \(0 GPUs\)"):
         tune_stage(trial_gpus=64)
     (run,) = queries.find_runs(tracking.connect(settings), {"pipeline.stage": "tune"})
     assert table.read(run.info.run_id) == []
+
+
+def test_a_search_in_which_all_fail_says_why(
+    tune_stage: Tune, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both trials failed in an earlier try, which ended before it told: that needs no Ray."""
+    with monkeypatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # where nothing listens
+        with pytest.raises(UnavailableError):
+            tune_stage(trials=2, searcher="random")
+    experiment_id = tracking.connect(settings)
+    (run,) = queries.find_runs(experiment_id, {"pipeline.stage": "tune"})
+    client = MlflowClient()
+    for number, why in enumerate(("device='mps' is not available", "the loss became nan")):
+        tags = {"mlflow.parentRunId": run.info.run_id, table.TRIAL: str(number), table.STATE: str(State.FAILED)}
+        tags |= {table.CONFIG_SHA256: "c" * 64, table.VALUES: "{}", tracking.ERROR_TAG: why}
+        client.set_terminated(client.create_run(experiment_id, tags=tags).info.run_id, "FAILED")
+    with pytest.raises(RequestError, match=r"all 2 trials failed: device='mps' is not available; the loss became nan;"):
+        tune_stage(trials=2, searcher="random")
 
 
 def test_a_cluster_that_is_not_there_is_refused_within_seconds(
