@@ -10,6 +10,7 @@ The server ends when its standard input is closed; the forks go on.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import importlib.abc
 import json
@@ -54,7 +55,7 @@ def accept(listener: socket.socket) -> dict[str, Any]:
     """Fork for every connection; return, in the fork, what it is asked to do."""
     while True:
         readable, _, _ = select.select([sys.stdin, listener], [], [])
-        if sys.stdin in readable:
+        if listener not in readable:  # standard input was closed, and whoever has connected is served
             sys.exit()
         connection, _ = listener.accept()
         if os.fork() == 0:
@@ -69,8 +70,9 @@ def accept(listener: socket.socket) -> dict[str, Any]:
             connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
             os._exit(0)
         connection.close()
-        while os.waitpid(-1, os.WNOHANG) != (0, 0):  # one that has ended
-            pass
+        with contextlib.suppress(ChildProcessError):  # there is none left
+            while os.waitpid(-1, os.WNOHANG) != (0, 0):
+                pass
 
 
 def become(request: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 
@@ -78,13 +78,20 @@ class Forks:
         """End the server, if it is ours; another session's process that needs one starts its own."""
         if self._server is not None:
             assert self._server.stdin is not None
+            with self._address() as address:
+                address.unlink(missing_ok=True)
             self._server.stdin.close()
             self._server.wait(600)
 
-    def _connected(self) -> socket.socket:
-        address = self._shared / "airflow.sock"
+    @contextlib.contextmanager
+    def _address(self) -> Iterator[Path]:
+        """The server's address, while no other process starts, ends or connects to a server."""
         with (self._shared / "airflow.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            yield self._shared / "airflow.sock"
+
+    def _connected(self) -> socket.socket:
+        with self._address() as address:
             connection = socket.socket(socket.AF_UNIX)
             with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
                 connection.connect(str(address))
