@@ -1,8 +1,8 @@
-"""Runs DAGs for real with a stub for the stages: `python run_scenarios.py CONFS`; prints one JSON line.
+"""Runs DAGs for real with a stub for the stages; prints one JSON line. `main` runs in a `forked.Forked`.
 
-CONFS is JSON: a list of {"dag": ..., "conf": ..., "stub": {variables of the stub},
-"variables": environment variables from then on}. A test starts this in a process of
-its own, because Airflow reads its configuration once and sets the signal handlers of the process it runs in.
+Its argument is JSON: a list of {"dag": ..., "conf": ..., "stub": {variables of the stub},
+"variables": environment variables from then on}. It has a process of its own, because Airflow reads its configuration
+once and sets the signal handlers of the process it runs in.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from airflow import settings
 from airflow.dag_processing.dagbag import DagBag
 from airflow.utils.session import create_session
 from jsonschema import Draft202012Validator
@@ -112,13 +113,10 @@ def main() -> None:
         alone.parent.mkdir(exist_ok=True)
         alone.write_bytes(file.read_bytes())
         os.environ["AIRFLOW__CORE__DAGS_FOLDER"] = str(alone.parent)
+        settings.configure_vars()  # a test of a DAG reads the folder that it found there
         # Read anew each time: a DAG's Params keep the values of the run before, in a process that runs it twice.
         (dag,) = DagBag(alone.parent).dags.values()
         for task in dag.tasks:
             task.retry_delay, task.max_retry_delay = timedelta(0), timedelta(seconds=1)
         done.append(run(dag, scenario, folder))
     print("\n" + json.dumps(done))
-
-
-if __name__ == "__main__":
-    main()

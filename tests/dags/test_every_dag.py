@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import pytest
 
 from tasks.contract.stages import STAGES, parameters
+from tests.dags.forked import Forks
 
 Parse = Callable[..., dict[str, Any]]
 DAGS = sorted(file.stem for file in (Path(__file__).resolve().parents[2] / "dags").glob("*.py"))
@@ -98,7 +97,7 @@ def test_what_moves_the_champion_shares_one_pool(parse: Parse, dag: str, tasks: 
     assert {pool for name, pool in pools.items() if name not in tasks} == {"default_pool"}
 
 
-def test_the_pool_has_one_slot_again_whatever_somebody_made_of_it(airflow: dict[str, str]) -> None:
+def test_the_pool_has_one_slot_again_whatever_somebody_made_of_it(forks: Forks) -> None:
     code = """
 from airflow.models.pool import Pool
 from pipeline.dag_parts.pool import CHAMPION, make_pools
@@ -107,5 +106,5 @@ Pool.create_or_update_pool(CHAMPION, slots=7, description="", include_deferred=F
 make_pools()
 print(Pool.get_pool(CHAMPION).slots)
 """
-    done = subprocess.run([sys.executable, "-c", code], env=airflow, capture_output=True, text=True)
+    done = forks.run(code)
     assert done.stdout.splitlines()[-1] == "1", done.stderr

@@ -5,18 +5,16 @@ from __future__ import annotations
 import http.server
 import json
 import socketserver
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from email import message_from_string, policy
 from email.message import EmailMessage
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-SCRIPT = str(Path(__file__).with_name("run_scenarios.py"))
+from tests.dags.forked import Forks
+
 SCENARIOS = {
     "promoted": {"stub": {}},
     "refused": {"stub": {"refused": "register"}},
@@ -89,10 +87,10 @@ def servers() -> Iterator[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def told(airflow: dict[str, str], servers: dict[str, Any]) -> dict[str, Any]:
+def told(airflow: dict[str, str], forks: Forks, servers: dict[str, Any]) -> dict[str, Any]:
     """What the two servers got from one promoted, one refused and one failed run.
 
-    Then one more run with servers that are away, and one without any: a process of its own takes longer than a run.
+    Then one more run with servers that are away, and one without any.
     """
     with socketserver.TCPServer(("127.0.0.1", 0), socketserver.BaseRequestHandler) as unused:
         port = unused.server_address[1]
@@ -105,8 +103,8 @@ def told(airflow: dict[str, str], servers: dict[str, Any]) -> dict[str, Any]:
         SCENARIOS["promoted"] | {"variables": away},
         SCENARIOS["refused"] | {"variables": dict.fromkeys(away, "")},
     ]
-    command = [sys.executable, SCRIPT, json.dumps(scenarios)]
-    done = subprocess.run(command, env={**airflow, **servers["variables"]}, capture_output=True, text=True)
+    variables = {**airflow, **servers["variables"]}
+    done = forks.run("import run_scenarios; run_scenarios.main()", json.dumps(scenarios), variables=variables)
     assert done.returncode == 0, done.stdout + done.stderr
     return {"runs": json.loads(done.stdout.splitlines()[-1]), "said": done.stdout + done.stderr, **servers}
 

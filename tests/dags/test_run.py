@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ import pytest
 
 from pipeline.command.conf import parse_conf
 from tasks.errors import RequestError
+from tests.dags.forked import Forked, Forks
 
 # The command with a stub for the stages, and without pauses between tries where they fail.
 COMMAND = """
@@ -44,28 +42,21 @@ RESUMES = "the same command resumes it; with ANEW=1 a new run starts"
 class Machine:
     """A home, and the command in it; what the stages were asked is in its file of calls."""
 
-    def __init__(self, home: Path, airflow: dict[str, str]) -> None:
+    def __init__(self, home: Path, airflow: dict[str, str], forks: Forks) -> None:
         self.home = home
+        self.forks = forks
         self.calls_file = home / "calls"
-        self.variables = airflow | {
-            "PIPELINE_HOME": str(home),
-            "STUB_CALLS": str(self.calls_file),
-            "PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{airflow['PYTHONPATH']}",
-        }
+        self.variables = airflow | {"PIPELINE_HOME": str(home), "STUB_CALLS": str(self.calls_file)}
 
-    def start(self, *arguments: str, **stub: Any) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, **stub: Any) -> Forked:
         """Start the command, with the stub's variables."""
-        command = [sys.executable, "-c", COMMAND, str(self.home), "run", "daily_training", *arguments]
-        variables = self.variables | {"STUB": json.dumps(stub)}
-        return subprocess.Popen(
-            command, env=variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
-        )
+        command = (COMMAND, str(self.home), "run", "daily_training", *arguments)
+        return self.forks.start(*command, variables=self.variables | {"STUB": json.dumps(stub)}, merged=True)
 
     def run(self, *arguments: str, **stub: Any) -> tuple[int, str]:
         """Run the command to its end."""
         process = self.start(*arguments, **stub)
-        said, _ = process.communicate(timeout=240)
-        return process.returncode, said
+        return process.wait(900), process.output.read_text()
 
     def calls(self) -> list[tuple[str, str]]:
         """Stage and DAG run of every call of a stage so far."""
@@ -78,8 +69,8 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tmp_path: Path, airflow: dict[str, str]) -> Machine:
-    return Machine(tmp_path, airflow)
+def machine(tmp_path: Path, airflow: dict[str, str], forks: Forks) -> Machine:
+    return Machine(tmp_path, airflow, forks)
 
 
 def test_a_run_whose_failure_may_go_away_is_resumed_until_it_failed_permanently(machine: Machine) -> None:
@@ -110,9 +101,9 @@ def test_a_run_that_is_stopped_ends_its_stage_and_tries_nothing_again(machine: M
     started = {line.split("stub.py ")[1].split()[0] for line in map(_line, stages)}
     assert started == {"train", "evaluate", "register"}  # two wait for their turn
     assert len(table) == 1
-    process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=240)
-    assert process.returncode == 128 + signal.SIGTERM, said
+    process.terminate()
+    code, said = process.wait(600), process.output.read_text()
+    assert code == 128 + signal.SIGTERM, said
     assert said.splitlines()[-1] == f"daily_training: stopped; {RESUMES}"
     assert psutil.wait_procs(stages, timeout=600)[1] == []
     assert len(machine.calls()) == 2

@@ -72,6 +72,7 @@ def variables(airflow: dict[str, str], tmp_path_factory: pytest.TempPathFactory)
     own = airflow | {
         "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",  # the stages' own lines
         "AIRFLOW_HOME": str(home / "airflow"),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow/airflow.db",
         "PIPELINE_HOME": str(home),
         "SERVING_URL": f"http://127.0.0.1:{port}",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from datetime import timedelta
 from types import SimpleNamespace
@@ -75,15 +76,24 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
+@functools.cache
+def dag_of(runtime: str) -> tuple[DAG, dict[str, Any]]:
+    """A DAG of every stage under the runtime that the environment names, and what its form says by default."""
+    with DAG("d", params=stage_params(*STAGES)) as dag:
+        for stage, declared in STAGES.items():
+            upstream = {name: value for name, value in declared.upstream_examples.items() if name != "task"}
+            stage_task(stage, execution_timeout=timedelta(hours=1), **upstream)
+    assert {task.__class__.__name__ for task in dag.tasks} == {f"{runtime.capitalize()}StageOperator"}
+    return dag, dag.params.dump()
+
+
 def job_of(runtime: str, stage: str, params: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> StageJob:
     """The job that a DAG's task builds under a runtime."""
     monkeypatch.setenv("PIPELINE_RUNTIME", runtime)
-    with DAG("d", params=stage_params(*STAGES)) as dag:
-        upstream = {name: value for name, value in STAGES[stage].upstream_examples.items() if name != "task"}
-        task = stage_task(stage, execution_timeout=timedelta(hours=1), **upstream)
-    given = {**dag.params.dump(), "reason": "worse in the field", **params}
+    dag, defaults = dag_of(runtime)
+    given = {**defaults, "reason": "worse in the field", **params}
     context = {"ti": SimpleNamespace(run_id="r", map_index=-1), "dag_run": SimpleNamespace(conf=None), "params": given}
-    return task.job(context)
+    return dag.get_task(stage).job(context)
 
 
 def of_container(job: StageJob) -> dict[str, Any]:

@@ -18,14 +18,13 @@ import requests
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
-from tests.chromium import chromium
+from tests.chromium import chromium, window
 from tests.stack.airflow_stack.conftest import DAG, MODEL, STAGES, User, user
 from tests.stack.conftest import ROOT, Stack
 
 pytestmark = pytest.mark.docker
 PICTURES = os.environ.get("PICTURES")
 RUN_ID = "from-the-form"
-SECONDS = 300  # for a page, on a machine that is busy with other things
 EPOCHS = 3
 
 
@@ -62,24 +61,22 @@ class Desk:
 @pytest.fixture
 def desk(browser: Browser, airflow: Stack, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Desk]:
     name, password = airflow.login
-    window = browser.new_context(
+    failed_before = request.session.testsfailed
+    with window(
+        browser,
         base_url=airflow.airflow_url,
         http_credentials={"username": name, "password": password, "origin": airflow.mlflow_url},
         viewport={"width": 1360, "height": 824},  # the run's table and the last shown field of the form are whole
         color_scheme="light",
         locale="en-US",
         timezone_id="UTC",
-    )
-    window.set_default_timeout(SECONDS * 1000)
-    expect.set_options(timeout=SECONDS * 1000)
-    window.tracing.start(screenshots=True, snapshots=True)
-    failed_before = request.session.testsfailed
-    yield Desk(window, window.new_page(), tmp_path)
-    if request.session.testsfailed > failed_before:
-        window.pages[-1].screenshot(path=tmp_path / "failure.png")
-        window.tracing.stop(path=tmp_path / "trace.zip")
-        print(f"failure.png and trace.zip are in {tmp_path}")
-    window.close()
+    ) as opened:
+        opened.tracing.start(screenshots=True, snapshots=True)
+        yield Desk(opened, opened.new_page(), tmp_path)
+        if request.session.testsfailed > failed_before:
+            opened.pages[-1].screenshot(path=tmp_path / "failure.png")
+            opened.tracing.stop(path=tmp_path / "trace.zip")
+            print(f"failure.png and trace.zip are in {tmp_path}")
 
 
 def field(form: Locator, param: str) -> Locator:
@@ -109,7 +106,7 @@ def test_from_the_form_to_the_metrics(desk: Desk, airflow: Stack, admin: User) -
 
     page.wait_for_url(f"**/runs/{RUN_ID}")
     expect(page.get_by_role("heading", name=RUN_ID)).to_be_visible()
-    expect(page.get_by_test_id("state-badge").first).to_have_text(re.compile("Success|Failed"), timeout=600_000)
+    expect(page.get_by_test_id("state-badge").first).to_have_text(re.compile("Success|Failed"))
     page.reload()
     for task in [*STAGES, "promoted"]:
         row = page.get_by_role("row").filter(has=page.get_by_role("link", name=task, exact=True))

@@ -18,11 +18,10 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from tasks.serving.pages import Pages
-from tests.chromium import chromium
+from tests.chromium import chromium, window
 from tests.tasks.serving.samples import CLASSES, Service, Store, free_port, picture
 from tests.waiting import until
 
-MILLISECONDS = 10_000
 NASTY = "<img src=x onerror=\"document.title='hacked'\"><b>bold</b>"
 FILE = """([name, type, data]) => {
   const transfer = new DataTransfer();
@@ -59,15 +58,13 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def tab(browser: Browser) -> Iterator[Tab]:
-    page = browser.new_page(locale="en-US")
-    page.set_default_timeout(MILLISECONDS)
-    expect.set_options(timeout=MILLISECONDS)
-    tab = Tab(page)
-    page.on("request", lambda request: tab.requests.append(request.url))
-    page.on("console", lambda message: tab.errors.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: tab.errors.append(str(error)))
-    yield tab
-    page.close()
+    with window(browser, locale="en-US") as opened:
+        page = opened.new_page()
+        tab = Tab(page)
+        page.on("request", lambda request: tab.requests.append(request.url))
+        page.on("console", lambda message: tab.errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: tab.errors.append(str(error)))
+        yield tab
 
 
 @dataclass
