@@ -34,7 +34,7 @@ class Slower(PixelReader):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         waste = torch.ones(600, 600) + images.float().mean()  # of the images, or it would be worked out once, on export
-        for _ in range(6):
+        for _ in range(2):
             waste = (waste @ waste).clamp(0, 1)
         return super().forward(images) * waste[0, 0]
 
