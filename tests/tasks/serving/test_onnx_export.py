@@ -26,6 +26,8 @@ from tasks.serving import onnx_export
 from tasks.serving.model_reference import parse
 from tasks.serving.resolution import resolve
 from tasks.stages import rollback
+from tasks.vision.models import onnx_form
+from tests.logged_models import convert_once
 from tests.tasks.serving.samples import MODEL, Brightness, Store, load, log_model, log_reference_predictions, move
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 1, 8, 8), np.uint8)
@@ -35,6 +37,12 @@ def folder_of(version: ModelVersion) -> Path:
     """The logged model's files in the store."""
     place = MlflowClient().get_logged_model(version.source.removeprefix("models:/")).artifact_location
     return Path(unquote(urlsplit(place).path))
+
+
+@pytest.fixture(autouse=True)
+def converted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All versions here are of one program, and its conversion is not what most of these tests are about."""
+    monkeypatch.setattr(onnx_form, "export", convert_once)
 
 
 @pytest.fixture

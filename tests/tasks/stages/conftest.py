@@ -27,6 +27,7 @@ from tasks.vision.evaluation.scoring import Latency
 from tasks.vision.models import onnx_form
 from tests.logged_models import convert_once, log_model, log_without_onnx
 from tests.tasks.stages.compression_pipeline import Pipeline
+from tests.tasks.store_copies import Beginnings
 
 CLASSES = ("ant", "bee", "cat", "dog")
 SHAPE = (1, 8, 8)
@@ -142,6 +143,12 @@ def train_run(settings: Settings) -> TrainRun:
         return str(train.info.run_id)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def beginnings(tmp_path_factory: pytest.TempPathFactory) -> Beginnings:
+    """Stores that several tests of a module begin with."""
+    return Beginnings(tmp_path_factory.mktemp("beginnings"))
 
 
 @pytest.fixture

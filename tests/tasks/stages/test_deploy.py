@@ -27,6 +27,7 @@ from tasks.records.tracking import connect, stage_run
 from tasks.serving import process
 from tasks.settings import Runtime, Settings
 from tasks.stages import deploy
+from tests.tasks.store_copies import Beginnings
 
 MODEL = "cats"
 PNG = b"\x89PNG, as far as deploy is concerned"
@@ -77,8 +78,12 @@ class StandIn:
 
 
 @pytest.fixture
-def train_run(settings: Settings) -> str:
+def train_run(settings: Settings, beginnings: Beginnings) -> str:
     """`cats` version 1, champion, with reference predictions in its evaluate run; the ID of its train run."""
+    return beginnings.begin("champion", settings, lambda: _champion(settings))
+
+
+def _champion(settings: Settings) -> str:
     experiment_id = connect(settings)
     with mlflow.start_run(experiment_id=experiment_id) as train:
         pass
@@ -105,7 +110,7 @@ Deploy = Callable[..., DeployResult]
 @pytest.fixture
 def deployed(settings: Settings, task: TaskIdentity, monkeypatch: pytest.MonkeyPatch) -> Deploy:
     """Run the stage; the shortest timeout, since what it waits for here comes at once or never."""
-    monkeypatch.setattr("tasks.serving.wait.POLL_SECONDS", 0.02)
+    monkeypatch.setattr("tasks.serving.wait.POLL_SECONDS", 0.1)  # some ask until the time is up
     monkeypatch.setattr("tasks.serving.wait.LOG_SECONDS", 0.1)
 
     def run(url: str, seconds: int = 5, **more: object) -> DeployResult:

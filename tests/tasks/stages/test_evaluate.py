@@ -25,6 +25,7 @@ from tasks.serving import onnx_export, opened_model, runtimes
 from tasks.settings import Settings
 from tasks.stages import evaluate
 from tasks.vision.models.forward import Forward
+from tests.tasks.store_copies import Beginnings
 
 PERFECT = [0, 1, 2, 3]
 THREE_OF_FOUR = [0, 1, 2, 2]
@@ -52,6 +53,19 @@ def same_threads() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture
+def three(
+    beginnings: Beginnings, settings: Settings, train_run: TrainRun, run_evaluate: Evaluate, drawn_plots: None
+) -> tuple[str, EvaluateResult]:
+    """The test's store has the verdict on a model that knows three classes of four; its train run's ID, the verdict."""
+
+    def make() -> tuple[str, EvaluateResult]:
+        trained = train_run(THREE_OF_FOUR)
+        return trained, run_evaluate(trained)
+
+    return beginnings.begin("three", settings, make)
+
+
 def crown(train_run_id: str) -> int:
     names = ("pipeline.logged_model_uri", "pipeline.model_sha256", artifact_digest.TAG)
     source, *digests = (tracking.tag_of(train_run_id, name) for name in names)
@@ -65,9 +79,8 @@ def table(result: EvaluateResult, name: str) -> pd.DataFrame:
     return MlflowClient().load_table(result.experiment_id, name, run_ids=[result.run_id])
 
 
-@pytest.mark.usefixtures("drawn_plots")
-def test_figures_and_evidence(train_run: TrainRun, run_evaluate: Evaluate) -> None:
-    result = run_evaluate(train_run(THREE_OF_FOUR))
+def test_figures_and_evidence(three: tuple[str, EvaluateResult]) -> None:
+    _, result = three
     assert result.accuracy == 0.75
     assert result.macro_f1 == pytest.approx((1 + 1 + 2 / 3 + 0) / 4)  # precision 1/2 and recall 1 for the third
     assert result.promote, result.reason
@@ -148,9 +161,11 @@ def test_small_images_are_not_spread_over_many_threads(
     assert chosen[0] == 1  # those after it are the trial's, which has a process of its own outside of tests
 
 
-def test_tables_open_in_mlflow_and_a_retry_does_not_double_them(train_run: TrainRun, run_evaluate: Evaluate) -> None:
-    trained = train_run(THREE_OF_FOUR)
-    first, second = run_evaluate(trained), run_evaluate(trained)
+def test_tables_open_in_mlflow_and_a_retry_does_not_double_them(
+    three: tuple[str, EvaluateResult], run_evaluate: Evaluate
+) -> None:
+    trained, first = three
+    second = run_evaluate(trained)
     assert first.run_id == second.run_id
     per_class = table(first, "per_class.json")
     assert per_class["class"].tolist() == ["ant", "bee", "cat", "dog"]
@@ -249,8 +264,8 @@ def test_a_column_that_the_policy_names_must_be_there(
     assert set(table(result, "slices.json")["column"]) == {"class"}
 
 
-def test_reference_predictions_are_the_pixels_and_the_answers(train_run: TrainRun, run_evaluate: Evaluate) -> None:
-    result = run_evaluate(train_run(THREE_OF_FOUR))
+def test_reference_predictions_are_the_pixels_and_the_answers(three: tuple[str, EvaluateResult]) -> None:
+    _, result = three
     document = mlflow.artifacts.load_dict(f"runs:/{result.run_id}/probes.json")
     assert document["tolerance"] > 0
     assert [prediction["class"] for prediction in document["probes"]] == ["ant", "bee", "cat", "cat"]

@@ -7,9 +7,11 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import shutil
 import tarfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,32 +26,37 @@ from tasks.contract.data import PrepareRequest, PrepareResult
 from tasks.contract.messages import TaskIdentity
 from tasks.errors import DataError, ModelError, PipelineError
 from tasks.records import gold_store
+from tasks.records.tracking import connect
 from tasks.runner.stage_process import execute
 from tasks.settings import Settings
 from tasks.vision.data import bronze
 from tasks.vision.data.gold import TENSORS
+from tests.tasks.store_copies import DATABASE, copy_store
 
 Prepare = Callable[..., PrepareResult]
 
 
+def run_prepare(attempt: str, **parameters: Any) -> PrepareResult:
+    """Run the stage as its container does; `attempt` names the DAG run."""
+    task = TaskIdentity(dag_id="daily", dag_run_id=attempt, task_id="prepare")
+    result = execute("prepare", PrepareRequest(task=task, **parameters).model_dump_json())
+    assert isinstance(result, PrepareResult)
+    return result
+
+
 @pytest.fixture
 def prepare(settings: Settings) -> Prepare:
-    """Run the stage as its container does; `attempt` names the DAG run."""
+    """Run the stage on the test's own store."""
 
     def run(attempt: str = "a", **parameters: Any) -> PrepareResult:
-        task = TaskIdentity(dag_id="daily", dag_run_id=attempt, task_id="prepare")
-        result = execute("prepare", PrepareRequest(task=task, **parameters).model_dump_json())
-        assert isinstance(result, PrepareResult)
-        return result
+        return run_prepare(attempt, **parameters)
 
     return run
 
 
-@pytest.fixture
-def pets(tmp_path: Path) -> Path:
+def write_pets(folder: Path) -> None:
     """Two classes of 20 training and 5 test images, and one file for each thing that can be wrong."""
     generator = np.random.default_rng(0)
-    folder = tmp_path / "pets"
     for label in ("cat", "dog"):
         for split, count in (("train", 20), ("test", 5)):
             (folder / split / label).mkdir(parents=True)
@@ -65,7 +72,62 @@ def pets(tmp_path: Path) -> Path:
     shutil.copy(cat / "2.png", dog / "cat-too.png")
     shutil.copy(folder / "test/dog/3.png", dog / "leak.png")
     (folder / "README").write_text("pets")
-    return folder
+
+
+@pytest.fixture
+def pets(tmp_path: Path) -> Path:
+    write_pets(tmp_path / "pets")
+    return tmp_path / "pets"
+
+
+@dataclass(frozen=True)
+class Made:
+    """A store with one prepare run, of the DAG run `a`, to copy."""
+
+    home: Path
+    source: str
+    result: PrepareResult
+
+
+def make(home: Path, migrated_store: Path, **parameters: Any) -> Made:
+    """Run the stage on a new store."""
+    shutil.copy(migrated_store, home / DATABASE)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PIPELINE_HOME", str(home))
+        environment.setenv("PIPELINE_EXPERIMENT", "tests")
+        for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+            environment.delenv(name)
+        return Made(home, parameters.get("source", ""), run_prepare("a", **parameters))
+
+
+@pytest.fixture(scope="module")
+def pets_store(migrated_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    source = tmp_path_factory.mktemp("data") / "pets"
+    write_pets(source)
+    return make(tmp_path_factory.mktemp("pets"), migrated_store, dataset="image_folder", source=str(source))
+
+
+@pytest.fixture(scope="module")
+def digits_store(migrated_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return make(tmp_path_factory.mktemp("digits"), migrated_store)
+
+
+def begin_with(made: Made, settings: Settings) -> PrepareResult:
+    copy_store(made.home, settings.pipeline_home)
+    connect(settings)
+    return made.result
+
+
+@pytest.fixture
+def first_pets(pets_store: Made, settings: Settings) -> PrepareResult:
+    """The test's store has a run of the images of `pets`, of the DAG run `a`."""
+    return begin_with(pets_store, settings)
+
+
+@pytest.fixture
+def first_digits(digits_store: Made, settings: Settings) -> PrepareResult:
+    """The test's store has a run of the digits, of the DAG run `a`."""
+    return begin_with(digits_store, settings)
 
 
 REMOVED = {
@@ -94,16 +156,16 @@ def tensors_of(result: PrepareResult) -> Path:
     return Path(mlflow.artifacts.download_artifacts(f"{uri}/gold/{TENSORS}"))
 
 
-def test_digits_need_nothing_but_the_package(prepare: Prepare) -> None:
-    result = prepare()
+def test_digits_need_nothing_but_the_package(first_digits: PrepareResult) -> None:
+    result = first_digits
     assert (result.classes, result.reused, result.removed_images) == (10, False, 0)
     assert (result.train_images, result.validation_images, result.test_images) == (1169, 269, 359)
     gold = gold_store.fetch(result.run_id)
     assert (gold.shape, gold.dataset, gold.fingerprint) == ((1, 8, 8), "digits", result.fingerprint)
 
 
-def test_every_removal_is_listed_with_its_reason(prepare: Prepare, pets: Path) -> None:
-    result = prepare(dataset="image_folder", source=str(pets))
+def test_every_removal_is_listed_with_its_reason(first_pets: PrepareResult) -> None:
+    result = first_pets
     text = artifact(result.run_id, "manifest/removed.csv").decode()
     rows = list(csv.DictReader(io.StringIO(text)))
     assert {row["name"]: row["reason"] for row in rows} == REMOVED
@@ -113,8 +175,8 @@ def test_every_removal_is_listed_with_its_reason(prepare: Prepare, pets: Path) -
     assert not kept & set(REMOVED)
 
 
-def test_each_layer_says_what_came_in_and_went_out(prepare: Prepare, pets: Path) -> None:
-    metrics = run_of(prepare(dataset="image_folder", source=str(pets))).data.metrics
+def test_each_layer_says_what_came_in_and_went_out(first_pets: PrepareResult) -> None:
+    metrics = run_of(first_pets).data.metrics
     rows = {
         name: (metrics[f"{name}.rows_in"], metrics[f"{name}.rows_out"]) for name in ("raw", "bronze", "silver", "gold")
     }
@@ -124,9 +186,10 @@ def test_each_layer_says_what_came_in_and_went_out(prepare: Prepare, pets: Path)
     assert metrics["images.removed"] == 9
 
 
-@pytest.mark.usefixtures("drawn_plots")
-def test_the_run_holds_all_that_the_next_stages_and_readers_look_for(prepare: Prepare, pets: Path) -> None:
-    result = prepare(dataset="image_folder", source=str(pets))
+def test_the_run_holds_all_that_the_next_stages_and_readers_look_for(
+    first_pets: PrepareResult, pets_store: Made
+) -> None:
+    result = first_pets
     run = run_of(result)
     assert run.data.tags["pipeline.gold_run_id"] == result.run_id
     assert run.data.tags["pipeline.fingerprint"] == result.fingerprint
@@ -144,17 +207,16 @@ def test_the_run_holds_all_that_the_next_stages_and_readers_look_for(prepare: Pr
     assert set(inputs) == {"image_folder-train", "image_folder-validation", "image_folder-test"}
     train = inputs["image_folder-train"]
     assert result.fingerprint.startswith(train.digest)
-    assert json.loads(train.source)["uri"] == str(pets)
+    assert json.loads(train.source)["uri"] == pets_store.source
     assert json.loads(train.profile)["features_shape"] == [33, 3, 24, 24]
 
 
 def test_the_same_data_elsewhere_use_the_earlier_gold_and_run_no_layer(
-    prepare: Prepare, pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    first_pets: PrepareResult, prepare: Prepare, pets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = prepare("a", dataset="image_folder", source=str(pets))
-    shutil.copytree(pets, tmp_path / "copy")
+    first = first_pets
     monkeypatch.delattr(bronze, "read")
-    again = prepare("b", dataset="image_folder", source=str(tmp_path / "copy"), registered_model="other")
+    again = prepare("b", dataset="image_folder", source=str(pets), registered_model="other")
     assert again.reused
     assert again.run_id != first.run_id
     assert again.model_dump(exclude={"run_id", "seconds", "reused"}) == first.model_dump(
@@ -205,10 +267,12 @@ def test_near_duplicates_of_small_images_are_not_looked_for(prepare: Prepare, ca
     assert "near-duplicates: not looked for in images of under 32 pixels" in [r.message for r in caplog.records]
 
 
-def test_corrections_change_labels_and_leave_images_out(prepare: Prepare, pets: Path, tmp_path: Path) -> None:
+def test_corrections_change_labels_and_leave_images_out(
+    first_pets: PrepareResult, prepare: Prepare, pets: Path, tmp_path: Path
+) -> None:
     table = tmp_path / "suspected_labels.csv"
     table.write_text("file,label,was\ntrain/cat/0.png,dog,cat\ntest/dog/0.png,,dog\ntrain/cat/cut.png,,cat\n")
-    plain = prepare("a", dataset="image_folder", source=str(pets))
+    plain = first_pets
     result = prepare("b", dataset="image_folder", source=str(pets), corrections=str(table))
     assert (result.reused, result.removed_images) == (False, len(REMOVED) + 1)  # cut.png is left out either way
     assert result.fingerprint != plain.fingerprint
@@ -264,8 +328,8 @@ def test_corrections_of_digits_are_by_the_names_in_their_gold(prepare: Prepare, 
     assert labels["train/0/00000"] == 8
 
 
-def test_corrections_may_come_from_a_run(prepare: Prepare, pets: Path) -> None:
-    first = prepare("a", dataset="image_folder", source=str(pets))
+def test_corrections_may_come_from_a_run(first_pets: PrepareResult, prepare: Prepare, pets: Path) -> None:
+    first = first_pets
     MlflowClient().log_text(first.run_id, "file,label\ntrain/cat/0.png,dog\n", "suspected_labels.csv")
     address = f"runs:/{first.run_id}/suspected_labels.csv"
     assert not prepare("b", dataset="image_folder", source=str(pets), corrections=address).reused
@@ -366,8 +430,10 @@ def test_labels_from_a_sheet_go_into_gold_and_its_fingerprint(prepare: Prepare, 
     assert prepare("c", dataset="image_folder", source=str(folder)).reused
 
 
-def test_metadata_go_with_the_test_images_and_make_other_gold(prepare: Prepare, pets: Path) -> None:
-    first = prepare("a", dataset="image_folder", source=str(pets))
+def test_metadata_go_with_the_test_images_and_make_other_gold(
+    first_pets: PrepareResult, prepare: Prepare, pets: Path
+) -> None:
+    first = first_pets
     (pets / "test/metadata.csv").write_text("file_name,camera\ncat/0.png,left\ndog/3.png,right\n")
     result = prepare("b", dataset="image_folder", source=str(pets))
     assert not result.reused
@@ -390,23 +456,23 @@ def test_the_licence_of_the_data_is_a_tag(
     assert run_of(result).data.tags["pipeline.data_licence"].startswith(licence)
 
 
-def test_another_licence_leaves_the_gold_as_it_is(prepare: Prepare) -> None:
-    first = prepare("a")
+def test_another_licence_leaves_the_gold_as_it_is(first_digits: PrepareResult, prepare: Prepare) -> None:
+    first = first_digits
     again = prepare("b", licence="CC0")
     assert (again.reused, again.fingerprint) == (True, first.fingerprint)
     assert run_of(again).data.tags["pipeline.data_licence"] == "CC0"
 
 
 @pytest.mark.parametrize("other", [{"data_seed": 1}, {"image_size": 16}, {"validation_fraction": 0.3}])
-def test_other_settings_make_other_gold(prepare: Prepare, other: dict[str, Any]) -> None:
-    first, second = prepare("a"), prepare("b", **other)
+def test_other_settings_make_other_gold(first_digits: PrepareResult, prepare: Prepare, other: dict[str, Any]) -> None:
+    first, second = first_digits, prepare("b", **other)
     assert not second.reused
     assert second.fingerprint != first.fingerprint
 
 
 @pytest.mark.parametrize("harm", ["removed", "damaged"])
-def test_gold_that_is_gone_or_damaged_is_made_again(prepare: Prepare, harm: str) -> None:
-    first = prepare("a")
+def test_gold_that_is_gone_or_damaged_is_made_again(first_digits: PrepareResult, prepare: Prepare, harm: str) -> None:
+    first = first_digits
     tensors = tensors_of(first)
     tensors.unlink() if harm == "removed" else tensors.write_bytes(b"damaged")
     second = prepare("b")
@@ -415,14 +481,14 @@ def test_gold_that_is_gone_or_damaged_is_made_again(prepare: Prepare, harm: str)
     assert run_of(second).data.tags["pipeline.gold_run_id"] == second.run_id
 
 
-def test_gold_of_a_run_that_failed_is_not_used(prepare: Prepare) -> None:
-    first = prepare("a")
+def test_gold_of_a_run_that_failed_is_not_used(first_digits: PrepareResult, prepare: Prepare) -> None:
+    first = first_digits
     MlflowClient().set_terminated(first.run_id, "FAILED")
     assert not prepare("b").reused
 
 
-def test_the_same_data_make_the_same_bytes(prepare: Prepare, pets: Path) -> None:
-    first = prepare("a", dataset="image_folder", source=str(pets))
+def test_the_same_data_make_the_same_bytes(first_pets: PrepareResult, prepare: Prepare, pets: Path) -> None:
+    first = first_pets
     MlflowClient().delete_run(first.run_id)
     second = prepare("b", dataset="image_folder", source=str(pets))
     assert not second.reused
@@ -437,10 +503,12 @@ def test_a_retry_goes_on_in_the_same_run(prepare: Prepare, pets: Path) -> None:
     assert second.model_dump(exclude={"seconds"}) == first.model_dump(exclude={"seconds"})
 
 
-def test_an_archive_makes_the_tensors_of_its_folder(prepare: Prepare, pets: Path, tmp_path: Path) -> None:
+def test_an_archive_makes_the_tensors_of_its_folder(
+    first_pets: PrepareResult, prepare: Prepare, pets: Path, tmp_path: Path
+) -> None:
     with tarfile.open(tmp_path / "pets.tar.gz", "w:gz") as archive:
         archive.add(pets, arcname="pets-v1")
-    folder = prepare("a", dataset="image_folder", source=str(pets))
+    folder = first_pets
     packed = prepare("b", dataset="image_folder", source=str(tmp_path / "pets.tar.gz"))
     assert artifact(folder.run_id, "gold/gold.safetensors") == artifact(packed.run_id, "gold/gold.safetensors")
 
@@ -454,10 +522,10 @@ def champion_of(settings: Settings, classes: list[str]) -> None:
     client.set_registered_model_alias("pets", "champion", "1")
 
 
+@pytest.mark.usefixtures("first_pets")
 def test_a_champion_of_other_classes_stops_it_before_any_image_is_read(
     prepare: Prepare, settings: Settings, pets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare("a", dataset="image_folder", source=str(pets))
     champion_of(settings, ["bird", "cat"])
     monkeypatch.delattr(bronze, "read")
     for source in (pets, pets / "."):  # gold that could be used again is no way round it
@@ -465,8 +533,8 @@ def test_a_champion_of_other_classes_stops_it_before_any_image_is_read(
             prepare(f"b{source}".replace("/", "-"), dataset="image_folder", source=str(source), registered_model="pets")
 
 
+@pytest.mark.usefixtures("first_pets")
 def test_a_champion_of_the_same_classes_does_not(prepare: Prepare, settings: Settings, pets: Path) -> None:
-    prepare("a", dataset="image_folder", source=str(pets))
     champion_of(settings, ["cat", "dog"])
     assert prepare("b", dataset="image_folder", source=str(pets), registered_model="pets").reused
 

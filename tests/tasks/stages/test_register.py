@@ -13,6 +13,7 @@ from tasks.records import registry, tracking, tuned_sets
 from tasks.records.inputs.evaluation import EvaluateInputs
 from tasks.settings import Settings
 from tasks.stages import evaluate, register
+from tests.tasks.store_copies import Beginnings
 
 PERFECT = [0, 1, 2, 3]
 THREE_OF_FOUR = [0, 1, 2, 2]
@@ -49,6 +50,24 @@ def run_register(settings: Settings, identity: Callable[[str], TaskIdentity]) ->
     return call
 
 
+@pytest.fixture
+def perfect(beginnings: Beginnings, settings: Settings, evaluated: Evaluated) -> str:
+    """The test's store has the verdict on a perfect model, the first of all; the ID of its evaluate run."""
+    return beginnings.begin("perfect", settings, lambda: evaluated(PERFECT, "mon"))
+
+
+@pytest.fixture
+def champion(beginnings: Beginnings, settings: Settings, evaluated: Evaluated, run_register: Register) -> str:
+    """The test's store has a champion, which knows three classes of four; the ID of its evaluate run."""
+
+    def make() -> str:
+        evaluation = evaluated(THREE_OF_FOUR, "mon")
+        run_register(evaluation, "mon")
+        return evaluation
+
+    return beginnings.begin("champion", settings, make)
+
+
 def versions() -> int:
     return len(MlflowClient().search_model_versions("name = 'pets'"))
 
@@ -57,8 +76,8 @@ def aliases() -> dict[str, int]:
     return {name: int(v) for name, v in MlflowClient().get_registered_model("pets").aliases.items()}
 
 
-def test_the_first_good_model_is_champion(evaluated: Evaluated, run_register: Register) -> None:
-    evaluation = evaluated(PERFECT, "mon")
+def test_the_first_good_model_is_champion(perfect: str, run_register: Register) -> None:
+    evaluation = perfect
     result = run_register(evaluation, "mon")
     assert result.promoted, result.reason
     assert (result.version, result.created, result.promoted, result.previous_champion) == (1, True, True, None)
@@ -75,10 +94,10 @@ def test_the_first_good_model_is_champion(evaluated: Evaluated, run_register: Re
     assert mlflow.pytorch.load_model("models:/pets@champion")
 
 
+@pytest.mark.usefixtures("champion")
 def test_a_version_names_the_search_that_its_hyperparameters_come_from(
     evaluated: Evaluated, run_register: Register
 ) -> None:
-    run_register(evaluated(THREE_OF_FOUR, "mon"), "mon")
     second = evaluated(PERFECT, "tue")
     MlflowClient().set_tag(tracking.tag_of(second, "pipeline.train_run_id"), tuned_sets.TUNE_RUN, "a" * 32)
     run_register(second, "tue")
@@ -86,47 +105,46 @@ def test_a_version_names_the_search_that_its_hyperparameters_come_from(
     assert registry.by_number("pets", 2).tags[tuned_sets.TUNE_RUN] == "a" * 32
 
 
-def test_a_version_carries_its_model_card(evaluated: Evaluated, run_register: Register) -> None:
-    evaluation = evaluated(THREE_OF_FOUR, "mon")
-    run_register(evaluation, "mon")
+def test_a_version_carries_its_model_card(champion: str) -> None:
     description = registry.by_number("pets", 1).description
     for heading in ("What it is", "Data", "Training", "Evidence", "Limits", "Runs"):
         assert f"### {heading}\n" in description
     assert "| accuracy | 0.75 | 0.3 | pass |" in description
     assert "Weakest classes, by recall: `dog` 0.000" in description
-    assert evaluation in description
+    assert champion in description
 
 
-def test_twice_is_once(evaluated: Evaluated, run_register: Register) -> None:
-    evaluation = evaluated(PERFECT, "mon")
-    first, second = run_register(evaluation, "mon"), run_register(evaluation, "mon")
+def test_twice_is_once(perfect: str, run_register: Register) -> None:
+    first, second = run_register(perfect, "mon"), run_register(perfect, "mon")
     assert (second.version, second.created, second.promoted) == (first.version, True, True)
     assert versions() == 1
 
 
-def test_the_same_weights_on_another_day_are_the_same_version(evaluated: Evaluated, run_register: Register) -> None:
-    run_register(evaluated(PERFECT, "mon"), "mon")
+def test_the_same_weights_on_another_day_are_the_same_version(
+    perfect: str, evaluated: Evaluated, run_register: Register
+) -> None:
+    run_register(perfect, "mon")
     result = run_register(evaluated(PERFECT, "tue"), "tue")
     assert (result.version, result.created, result.promoted, result.previous_champion) == (1, False, True, None)
     assert versions() == 1
 
 
+@pytest.mark.usefixtures("champion")
 def test_a_better_model_takes_over(evaluated: Evaluated, run_register: Register) -> None:
-    run_register(evaluated(THREE_OF_FOUR, "mon"), "mon")
     result = run_register(evaluated(PERFECT, "tue"), "tue")
     assert (result.version, result.promoted, result.previous_champion) == (2, True, 1)
     assert aliases() == {"champion": 2, "challenger": 2}
 
 
-def test_a_worse_model_is_kept_as_challenger(evaluated: Evaluated, run_register: Register) -> None:
-    run_register(evaluated(PERFECT, "mon"), "mon")
+def test_a_worse_model_is_kept_as_challenger(perfect: str, evaluated: Evaluated, run_register: Register) -> None:
+    run_register(perfect, "mon")
     result = run_register(evaluated(THREE_OF_FOUR, "tue"), "tue")
     assert (result.version, result.promoted) == (2, False)
     assert aliases() == {"champion": 1, "challenger": 2}
 
 
+@pytest.mark.usefixtures("champion")
 def test_a_verdict_against_a_former_champion_is_stale(evaluated: Evaluated, run_register: Register) -> None:
-    run_register(evaluated(THREE_OF_FOUR, "mon"), "mon")
     late = evaluated([0, 1, 2, 1], "tue")  # judged against version 1 ...
     run_register(evaluated(PERFECT, "wed"), "wed")  # ... which is no longer champion when it comes to register
     before = (versions(), aliases())
@@ -136,19 +154,17 @@ def test_a_verdict_against_a_former_champion_is_stale(evaluated: Evaluated, run_
 
 
 def test_a_crash_before_the_alias_is_repaired_by_the_retry(
-    evaluated: Evaluated, run_register: Register, monkeypatch: pytest.MonkeyPatch
+    perfect: str, run_register: Register, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    evaluation = evaluated(PERFECT, "mon")
-
     def crash(*_: object) -> None:
         raise ConnectionError("server away")
 
     with monkeypatch.context() as patch:
         patch.setattr(registry, "set_alias", crash)
         with pytest.raises(ConnectionError):
-            run_register(evaluation, "mon")
+            run_register(perfect, "mon")
     assert (versions(), aliases()) == (1, {})
-    result = run_register(evaluation, "mon")
+    result = run_register(perfect, "mon")
     assert (result.version, result.promoted) == (1, True)
     assert (versions(), aliases()) == (1, {"champion": 1, "challenger": 1})
 

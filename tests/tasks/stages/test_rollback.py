@@ -17,6 +17,7 @@ from tasks.records import ledger, registry, tracking
 from tasks.serving import onnx_export
 from tasks.settings import Settings
 from tasks.stages import rollback
+from tests.tasks.store_copies import Beginnings
 
 NAME = "pets"
 Rollback = Callable[..., RollbackResult]
@@ -35,8 +36,12 @@ def run_rollback(settings: Settings) -> Rollback:
 
 
 @pytest.fixture
-def three_champions(settings: Settings) -> None:
+def three_champions(settings: Settings, beginnings: Beginnings) -> None:
     """Versions 1, 2 and 3, promoted one after the other; each was logged in ONNX."""
+    beginnings.begin("three champions", settings, lambda: _promote_three(settings))
+
+
+def _promote_three(settings: Settings) -> None:
     experiment_id = tracking.connect(settings)
     for version in (1, 2, 3):
         run = MlflowClient().create_run(experiment_id)
