@@ -194,8 +194,6 @@ def test_a_reused_training_imports_no_torch(run_ids: RunIds) -> None:
     program = f"""
 import sys
 from tasks.runner import stage_process as runner
-from tasks.serving import opened_model
-from tasks.serving.load_check import LoadCheck, load_and_answer
 result = runner.execute("train", {request("train", "light", run_ids)!r})
 print(result.reused_from, sorted({{"torch", "torchvision", "ray"}} & set(sys.modules)))
 """
