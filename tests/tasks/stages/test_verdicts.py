@@ -84,10 +84,10 @@ def test_each_candidate_gets_the_right_verdict(
     failed: set[str],
     beginnings: Beginnings,
 ) -> None:
-    def first() -> None:
+    def promote_one() -> None:
         judge(settings, identity, train_run(THREE_OF_FOUR), "mon", max_calibration_error=0.5)
 
-    beginnings.begin("a champion", settings, first)
+    beginnings.begin("a champion", settings, promote_one)
     verdict, registered = judge(settings, identity, train_run(table, network=network), "tue", max_calibration_error=0.5)
     rows = mlflow.artifacts.load_dict(f"runs:/{verdict.run_id}/verdict.json")["checks"]
     assert {row["name"] for row in rows if not row["passed"]} == failed, verdict.reason
