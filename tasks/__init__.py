@@ -4,7 +4,7 @@ import os
 
 # A thread of torch that waits for its next work spins for some 50 us, then leaves its core to others. libgomp's default
 # is 300,000 turns, some milliseconds: on a busy machine a small training then took 8 times the CPU time and 9 times as
-# long. Not to spin at all costs an idle machine up to half of its speed with small networks. libgomp reads this when
+# long. Without any spinning, the same training took half as long again on an idle machine. libgomp reads this when
 # torch is imported, which happens after this package.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")

@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 
-# Two threads add, then the process has nothing to do for a while, again and again.
+# Two threads add, then the process has nothing to do for 4 ms, again and again. The pauses are what is measured;
+# nothing is waited for.
 PAUSES = """
 import os, time
 import tasks, torch
