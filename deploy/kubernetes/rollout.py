@@ -9,7 +9,7 @@ from typing import Any
 from deploy.backup_stack import last_line
 from deploy.kubernetes.cluster import Cluster, ClusterError
 
-TIMEOUT = 900  # seconds; pulling images takes longest, and starting has ten minutes of its own
+TIMEOUT = 1500  # seconds; pulling images takes longest, and MLflow's start has twenty minutes of its own
 PAUSE = 10  # seconds between two checks of what blocks a workload
 TRIES = 3  # failed pods of a Job before we give up on it
 

@@ -34,7 +34,7 @@ PASSWORDS = {
 # What each database has once its tables were created: where its schema's version is stored, in the same transaction.
 VERSION_TABLES = {"MLFLOW_BACKEND_STORE_URI": "alembic_version", "MLFLOW_AUTH_DATABASE_URI": "alembic_version_auth"}
 LOCK = 7_310_571  # any number that nothing else in the database locks
-PATIENCE = 30.0  # seconds for a database that is starting
+PATIENCE = 120.0  # seconds for a database that is starting
 UNAVAILABLE, WRONG_SETTINGS = 69, 78  # as in tasks/errors.py
 
 
@@ -79,7 +79,7 @@ def _has_table(uri: str, name: str) -> bool:
 
 
 def _connect(uri: str) -> psycopg2.extensions.connection:
-    return psycopg2.connect(uri.replace("+psycopg2", "", 1), connect_timeout=5)
+    return psycopg2.connect(uri.replace("+psycopg2", "", 1), connect_timeout=30)
 
 
 def write_auth_config(path: Path, database_uri: str) -> None:

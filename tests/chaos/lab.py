@@ -225,7 +225,7 @@ class Lab:
         if self.service() is None:
             port = int(self.serving_url.rpartition(":")[2])
             process.start(self.home, "127.0.0.1", port, {})
-        deadline = time.monotonic() + 600
+        deadline = time.monotonic() + 1800
         while time.monotonic() < deadline:
             info = self.service()
             if info is not None and info.get("model_version") == version:  # an error while it starts has none

@@ -90,7 +90,7 @@ class Stack:
     def start(self, file: str = "docker-compose.yml", override: Path | None = None) -> None:
         """Start a file's services, wait until all are healthy, and note how long that took."""
         began = time.monotonic()
-        self.compose("up", "--detach", "--wait", "--wait-timeout", "900", file=file, override=override)
+        self.compose("up", "--detach", "--wait", "--wait-timeout", "1800", file=file, override=override)
         SECONDS_TO_HEALTHY[file] = time.monotonic() - began
 
     def states(self, file: str = "docker-compose.yml") -> dict[str, str]:
@@ -188,7 +188,7 @@ def airflow_beside(stack: Stack, folder: Path, name: str, dag: str) -> dict[str,
         "MLFLOW_TRACKING_URI": stack.mlflow_url,
     }
     migrate = [airflow_command(), "db", "migrate"]
-    subprocess.run(migrate, env=environment, check=True, capture_output=True, timeout=600)
+    subprocess.run(migrate, env=environment, check=True, capture_output=True, timeout=1800)
     return environment
 
 
@@ -222,9 +222,9 @@ def daily_run(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> str:
         "SERVING_URL": stack.serving_url,
     }
     airflow = airflow_command()
-    subprocess.run([airflow, "db", "migrate"], env=environment, check=True, capture_output=True, timeout=600)
+    subprocess.run([airflow, "db", "migrate"], env=environment, check=True, capture_output=True, timeout=1800)
     conf = json.dumps({"epochs": 3, "registered_model": "vision-classifier"})
     command = [airflow, "dags", "test", "daily_training", "2026-02-03", "--conf", conf]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=3000)
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
     return done.stdout + done.stderr

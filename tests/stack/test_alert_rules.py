@@ -30,7 +30,7 @@ def tool(name: str, image: str, *arguments: str, folder: Path) -> subprocess.Com
     """Run promtool or amtool on files that lie in /files."""
     [reference] = [one for one in images(ROOT, {"COMPOSE_PROFILES": "monitoring"}) if f"/{image}:" in one]
     command = ["docker", "run", "--rm", "--network=none", "--volume", f"{folder}:/files:ro", "--entrypoint", name]
-    return subprocess.run([*command, reference, *arguments], capture_output=True, text=True, timeout=600)
+    return subprocess.run([*command, reference, *arguments], capture_output=True, text=True, timeout=1800)
 
 
 @pytest.fixture

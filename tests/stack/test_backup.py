@@ -49,7 +49,7 @@ class Answers:
 
 def ask(url: str) -> Answers:
     """Wait for the champion to be in service, and ask it about some digits."""
-    service, deadline = ServiceClient(url), time.monotonic() + 600
+    service, deadline = ServiceClient(url), time.monotonic() + 1800
     while (service.info() or {}).get("model_version") is None:
         assert time.monotonic() < deadline, service.info()
         time.sleep(0.5)
@@ -148,7 +148,7 @@ def empty(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Re
     new = Restored(env_file, variables)
     new.remove()
     try:
-        new.compose("up", "--detach", "--wait", "--wait-timeout", "900")
+        new.compose("up", "--detach", "--wait", "--wait-timeout", "1800")
         yield new
     finally:
         new.remove()

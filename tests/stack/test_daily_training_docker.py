@@ -42,7 +42,7 @@ def test_the_champion_is_the_version_in_service(daily_run: str, stack: Stack, cl
 
 
 def test_the_service_is_healthy(daily_run: str, stack: Stack) -> None:
-    stack.compose("up", "--detach", "--wait", "--wait-timeout", "900", "serving", file="docker-compose-mlops.yml")
+    stack.compose("up", "--detach", "--wait", "--wait-timeout", "1800", "serving", file="docker-compose-mlops.yml")
 
 
 def test_no_stage_container_is_left(daily_run: str, stack: Stack) -> None:

@@ -56,7 +56,7 @@ def prepare(stack: Stack) -> subprocess.CompletedProcess[str]:
         {"task": TASK, "dataset": "digits", "data_seed": 11}
     )  # a seed of its own: gold is not there yet
     command = ["docker", "run", "--rm", "--network", stack.network, *options, f"vision-mlops/prepare:{TAG}"]
-    return subprocess.run([*command, "prepare", "--request", request], capture_output=True, text=True, timeout=600)
+    return subprocess.run([*command, "prepare", "--request", request], capture_output=True, text=True, timeout=1800)
 
 
 def test_a_full_store_is_one_line_and_the_retry_goes_on_in_the_same_run(

@@ -23,7 +23,7 @@ def gc(command: str, *arguments: str, **variables: str) -> str:
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "DOCKER_HOST") if name in os.environ}
     program = [sys.executable, "-m", *command.split(), *arguments]
     done = subprocess.run(
-        program, capture_output=True, text=True, cwd=ROOT, env=kept | variables, timeout=600, check=True
+        program, capture_output=True, text=True, cwd=ROOT, env=kept | variables, timeout=1800, check=True
     )
     return done.stdout
 

@@ -44,7 +44,7 @@ def run(image: str, *arguments: str, options: tuple[str, ...] = ()) -> subproces
         "no-new-privileges:true",
     )
     command = ["docker", "run", *limits, *volumes, *options, f"vision-mlops/{image}:{TAG}", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, capture_output=True, text=True, timeout=1800)
 
 
 # Run once in each stage's image, as the entry point would be; prints what the tests ask, as JSON.

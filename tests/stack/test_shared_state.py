@@ -62,7 +62,7 @@ def test_servers_that_start_at_once_create_the_tables_of_a_new_database_once(sta
     command = ["docker", "exec", mlflow, "python", "-c", NEW_DATABASE]
     try:
         servers = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
-        said = [server.communicate(timeout=600)[1] for server in servers]
+        said = [server.communicate(timeout=1800)[1] for server in servers]
         assert [server.returncode for server in servers] == [0, 0, 0], said
         assert [text.count("Creating initial MLflow database tables") for text in sorted(said, key=len)] == [0, 0, 1]
         versions = "SELECT count(*) FROM alembic_version, alembic_version_auth"
@@ -148,7 +148,7 @@ def test_artifacts_lie_in_the_bucket_and_everything_survives_restarts(
 
     for services in (["postgres", "s3"], ["mlflow"]):  # first what is below MLflow, which must find it again
         stack.compose("restart", "--timeout", "20", *services)
-        stack.compose("up", "--detach", "--wait", "--wait-timeout", "900")
+        stack.compose("up", "--detach", "--wait", "--wait-timeout", "1800")
 
     assert client.get_run(run.info.run_id).data.metrics == {"accuracy": 0.98}
     assert keys(stack) == written

@@ -143,7 +143,7 @@ def cluster(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     env_file.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
     working = Stack(env_file, variables)
     try:
-        working.compose("up", "--detach", "--wait", "--wait-timeout", "900", "ray-worker", file=FILE)
+        working.compose("up", "--detach", "--wait", "--wait-timeout", "1800", "ray-worker", file=FILE)
         yield working
     finally:
         working.compose("rm", "--stop", "--force", "ray-worker", "ray-head", file=FILE)

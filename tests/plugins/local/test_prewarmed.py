@@ -92,7 +92,7 @@ def test_one_that_has_ended_meanwhile_is_not_given(prewarmed: PrewarmedStages, s
     supervisor = psutil.Process(started.processes[KEYS[0]].pid)
     for process in (*supervisor.children(), supervisor):
         process.kill()
-    psutil.wait_procs([supervisor], timeout=10)
+    psutil.wait_procs([supervisor], timeout=600)
     assert prewarmed.take(KEYS[0], started.variables(KEYS[0])) is None
 
 

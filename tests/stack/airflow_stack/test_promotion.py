@@ -39,7 +39,7 @@ def champions(airflow: Stack, admin: User) -> Iterator[None]:
 
 
 def wait_for(admin: User, state: str) -> None:
-    deadline = time.monotonic() + 600
+    deadline = time.monotonic() + 1800
     while (now := admin.ask("GET", f"{DAG}/dagRuns/asked/taskInstances/approve").json().get("state")) != state:
         assert time.monotonic() < deadline, now
         time.sleep(1)

@@ -153,7 +153,7 @@ def watched(
     env_file = folder / ".env"
     env_file.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
     stack = Stack(env_file, variables)
-    up = ["--profile", "monitoring", "up", "--detach", "--wait", "--wait-timeout", "900", *SERVICES, *AIRFLOW]
+    up = ["--profile", "monitoring", "up", "--detach", "--wait", "--wait-timeout", "1800", *SERVICES, *AIRFLOW]
     try:
         stack.compose(*up, file=FILE, override=hurried(folder))
         wait_for(lambda: admin.ask("GET", DAG).status_code == 200, "the dag-processor found no daily_training")

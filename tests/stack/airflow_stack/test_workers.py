@@ -38,7 +38,7 @@ def workers(airflow: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     env_file.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
     working = Stack(env_file, variables)
     try:
-        working.compose("up", "--detach", "--wait", "--wait-timeout", "900", file=FILE, override=override)
+        working.compose("up", "--detach", "--wait", "--wait-timeout", "1800", file=FILE, override=override)
         yield working
     finally:
         working.compose("rm", "--stop", "--force", "airflow-worker", "redis", file=FILE)
@@ -72,7 +72,7 @@ def live_log(both: list[str], admin: User) -> str:
     """The log of train, read while it trained on a worker that is then killed."""
     trigger(admin, RUN, registered_model="of-workers", epochs=40)
     assert admin.ask("PATCH", DAG, {"is_paused": False}).status_code == 200
-    deadline = time.monotonic() + 600
+    deadline = time.monotonic() + 1800
     while "epoch 2/" not in (text := log(admin, "train", 1)):
         assert time.monotonic() < deadline, text
         time.sleep(0.5)

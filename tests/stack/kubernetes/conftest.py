@@ -55,7 +55,7 @@ class Namespace:
     def kubectl(self, *arguments: str, text: str | None = None, kubeconfig: str = KUBECONFIG) -> str:
         """Run kubectl and return what it printed."""
         command = ["kubectl", "--kubeconfig", kubeconfig, "--namespace", self.name, *arguments]
-        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=1200)
+        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=3000)
         assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
         return done.stdout
 
@@ -126,7 +126,7 @@ def stage_settings(namespace: Namespace, image: str) -> dict[str, str]:
     return {
         "PIPELINE_RUNTIME": "kubernetes",
         "PIPELINE_KUBERNETES_NAMESPACE": namespace.name,
-        "PIPELINE_KUBERNETES_START_SECONDS": "600",
+        "PIPELINE_KUBERNETES_START_SECONDS": "1800",
         "PIPELINE_IMAGE_PREFIX": image,
         "PIPELINE_RESOURCES": json.dumps({"register": {"cpus": 0.5, "memory": "96m", "shm_size": "32m"}}),
         "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000",
@@ -218,7 +218,7 @@ def airflow(
         **variables,
     }
     command = [str(Path(sys.executable).with_name("airflow")), *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1500)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=3000)
 
 
 @pytest.fixture(scope="session")

@@ -42,7 +42,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("airflow")
     airflow = str(Path(sys.executable).with_name("airflow"))
     environment = {**os.environ, "AIRFLOW_HOME": str(folder), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
-    subprocess.run([airflow, "db", "migrate"], env=environment, check=True, capture_output=True, timeout=600)
+    subprocess.run([airflow, "db", "migrate"], env=environment, check=True, capture_output=True, timeout=1800)
     return folder
 
 
@@ -111,7 +111,7 @@ def test_after_a_kill_the_next_airflow_goes_on_with_the_pod(airflow: Airflow, na
     time.sleep(2)
     assert [pod["metadata"]["name"] for pod in namespace.pods("pods")] == [name]  # nothing ends it
     second = airflow(code)
-    said = second.communicate(timeout=600)[0]
+    said = second.communicate(timeout=1800)[0]
     assert second.returncode == 0, said[-4000:]
     assert f"resuming pod {name}" in said
     assert said.count("begun") >= 1
@@ -126,7 +126,7 @@ def test_a_try_that_failed_is_followed_by_one_in_a_new_pod(airflow: Airflow, nam
         "if not ok:\n    time.sleep(late - time.time() + 1); sys.exit(69)\nanswer()"
     )
     process = airflow(code, retries=1)
-    said = process.communicate(timeout=600)[0]
+    said = process.communicate(timeout=1800)[0]
     assert process.returncode == 0, said[-4000:]
     assert said.count(": pod register-") == 2
     assert "exit code 69" in said

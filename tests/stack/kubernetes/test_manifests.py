@@ -39,7 +39,7 @@ def champion(state: State) -> dict[str, Any]:
     """The first champion, registered from this machine, in service in every pod."""
     told = dict(json.loads(state.forwarded(*REGISTER, "012").splitlines()[-1]))
     assert told["version"] == "1"
-    state.kubectl("rollout", "status", "deployment/serving", "--timeout=900s")
+    state.kubectl("rollout", "status", "deployment/serving", "--timeout=1800s")
     return told
 
 
@@ -158,10 +158,10 @@ def test_a_rolling_update_under_load_fails_no_request(state: State, champion: di
     load = Load(state.service)
     with load.applied(anew=2, kept=2):
         state.kubectl("rollout", "restart", "deployment/serving")
-        state.kubectl("rollout", "status", "deployment/serving", "--timeout=900s")
+        state.kubectl("rollout", "status", "deployment/serving", "--timeout=1800s")
         # The last of the old ones is still leaving.
         old = [f"pod/{name}" for name in before if name.startswith("serving-")]
-        state.kubectl("wait", "--for=delete", *old, "--timeout=900s")
+        state.kubectl("wait", "--for=delete", *old, "--timeout=1800s")
     print(f"{dict(load.answers)}, slowest {load.slowest:.1f} s")
     assert set(load.answers) == {"200"}, load.answers
     assert load.answers["200"] > 500
@@ -192,7 +192,7 @@ def test_a_backup_brings_back_champion_and_artifact(state: State, champion: dict
     with load.applied(anew=1, kept=1):
         restored = state.deploy("kubernetes-restore", "--file", file, "--force")
         assert restored.returncode == 0, restored.stdout + restored.stderr
-        state.kubectl("rollout", "status", "deployment/serving", "--timeout=900s")
+        state.kubectl("rollout", "status", "deployment/serving", "--timeout=1800s")
     print(f"{dict(load.answers)}, slowest {load.slowest:.1f} s")
     assert set(load.answers) == {"200"}, "the service answers on, with the model it has"
 

@@ -126,5 +126,5 @@ def test_what_is_ready_is_waited_for_no_longer(
     cluster: Cluster, image: str, name: str, seconds: int, fields: dict[str, Any]
 ) -> None:
     workload = apply(cluster, name, pod(image, f"import time; time.sleep({seconds})", **fields))
-    await_ready(cluster, workload, timeout=600)
+    await_ready(cluster, workload, timeout=1800)
     cluster.run("delete", workload)

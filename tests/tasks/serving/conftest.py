@@ -73,7 +73,7 @@ def session_service(session_store: Store) -> Iterator[Service]:
         yield _ready(child, settings, session_store)
     finally:
         child.terminate()
-        assert child.wait(30) == 128 + signal.SIGTERM
+        assert child.wait(600) == 128 + signal.SIGTERM
         assert not process.pid_file(settings.pipeline_home).exists()
 
 
@@ -93,7 +93,7 @@ def _ready(child: subprocess.Popen[bytes], settings: Settings, store: Store) -> 
         "info": requests.post(f"{settings.serving_url}/get_model_info", timeout=120).json(),
         "health": requests.post(f"{settings.serving_url}/health", timeout=120).status_code,
         "predict": requests.post(
-            f"{settings.serving_url}/predict_image", files={"image": picture(0)}, timeout=10
+            f"{settings.serving_url}/predict_image", files={"image": picture(0)}, timeout=120
         ).status_code,
     }
     (settings.pipeline_home / "fresh.json").write_text(json.dumps(fresh))

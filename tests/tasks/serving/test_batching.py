@@ -32,7 +32,7 @@ class Held:
     def forward(self, images: Pixels) -> NDArray[np.float32]:
         self.passes.append(len(images))
         self.begun.set()
-        assert self.go.wait(60)
+        assert self.go.wait(600)
         if self.error:
             raise self.error
         return np.stack([np.array([self.number, image[0, 0, 0]], np.float32) for image in images])

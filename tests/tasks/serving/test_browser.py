@@ -119,7 +119,7 @@ def stand_in() -> Iterator[StandIn]:
     until(lambda: server.started)
     yield told
     server.should_exit = True
-    thread.join(30)
+    thread.join(600)
 
 
 def test_a_dropped_image_is_answered_by_the_real_service(tab: Tab, service: Service, store: Store) -> None:

@@ -144,7 +144,7 @@ def test_the_thread_follows_until_it_is_stopped(registry: Registry) -> None:
     follower.start()
     for number in (1, 2):
         registry.champion = target(number)
-        assert served[number].wait(60)
+        assert served[number].wait(600)
     follower.stop()
     follower.join()
     assert version(follower) == 2

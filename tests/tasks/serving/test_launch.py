@@ -179,13 +179,13 @@ def test_a_service_that_a_killed_stage_had_just_started_is_waited_for(
     launcher.ensure()
     began = launcher.started
     assert launcher._child is not None
-    assert launcher._child.wait(60) == 78
+    assert launcher._child.wait(600) == 78
     launcher.ensure()
     launcher.ensure()
     assert (began, launcher.started) == (True, False)
     process.stop(home)
     monkeypatch.setattr(process, "start", lambda *_: subprocess.Popen([sys.executable, "-c", "raise SystemExit(78)"]))
     launcher.ensure()
-    assert launcher._child.wait(60) == 78
+    assert launcher._child.wait(600) == 78
     with pytest.raises(SettingsError, match="the service ended at once"):
         launcher.ensure()

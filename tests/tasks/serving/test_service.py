@@ -346,12 +346,12 @@ def test_refuses_more_than_it_can_do_and_answers_the_rest(service: Service) -> N
     together = threading.Barrier(count + 1)
 
     def ask() -> requests.Response:
-        together.wait(60)
+        together.wait(600)
         return service.post("predict_image", files=upload(large))
 
     with ThreadPoolExecutor(count) as pool:
         asked = [pool.submit(ask) for _ in range(count)]
-        together.wait(60)
+        together.wait(600)
         probes = {requests.get(f"{service.url}/{path}", timeout=120).status_code for path in ("livez", "readyz")}
         assert service.info()["model_version"] == 1
         responses = [one.result() for one in asked]
