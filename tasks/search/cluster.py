@@ -22,6 +22,7 @@ from pathlib import Path
 
 import ray
 import torch
+from ray._private import services
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled
 
 import tasks
@@ -39,6 +40,7 @@ MIB = 2**20
 STORE_MARGIN = 100 * MIB  # beside the gold: results in transit; Ray's smallest store is 75 MiB
 ANSWER_SECONDS = 5.0  # for a cluster's head to accept a connection
 JOIN_SECONDS = 60.0
+START_SECONDS = 180.0  # for Ray's processes on this machine
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to anyone
     # No process for each core beforehand: one for each trial that runs is enough, and each costs seconds and memory.
@@ -85,21 +87,46 @@ def ray_for(request: TuneRequest, settings: Settings, gold_bytes: int) -> Iterat
             if settings.ray_address:
                 stack.enter_context(_joined(settings.ray_address, folder, rights, gold_bytes + STORE_MARGIN))
             else:
-                ray.init(
-                    address="local",
-                    num_cpus=available_cpus(),
-                    resources=rights,
-                    object_store_memory=gold_bytes + STORE_MARGIN,
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    configure_logging=False,
-                    _temp_dir=str(folder),
-                )
+                with _patience():
+                    ray.init(
+                        address="local",
+                        num_cpus=available_cpus(),
+                        resources=rights,
+                        object_store_memory=gold_bytes + STORE_MARGIN,
+                        include_dashboard=False,
+                        log_to_driver=False,
+                        configure_logging=False,
+                        _temp_dir=str(folder),
+                    )
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
         slots = require_room(nodes, request, settings.ray_address)
         # As many trials may wait for a process: one by one, short trials would end before the next process is ready.
         stack.enter_context(environment({"TUNE_MAX_PENDING_TRIALS_PG": str(slots)}))
         yield slots
+
+
+@contextmanager
+def _patience() -> Iterator[None]:
+    """Have Ray wait longer for its own processes while the block runs.
+
+    It gives them 30 s, which is no setting of Ray, and which a busy machine may take.
+    """
+    get_node, deadline = services.get_node, time.monotonic() + START_SECONDS
+
+    def wait(*arguments: str) -> object:
+        while True:
+            try:
+                return get_node(*arguments)  # type: ignore[no-untyped-call]
+            except RuntimeError:  # it has not registered yet
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(0.1)
+
+    services.get_node = wait
+    try:
+        yield
+    finally:
+        services.get_node = get_node
 
 
 def _variables(settings: Settings) -> dict[str, str]:
