@@ -78,7 +78,7 @@ def heard() -> Heard:
 @pytest.fixture
 def server(heard: Heard, monkeypatch: pytest.MonkeyPatch) -> Iterator[DrainingServer]:
     """The server, up, in a thread: there no signal reaches it."""
-    monkeypatch.setattr(Connection, "linger_seconds", 1.0)
+    monkeypatch.setattr(Connection, "linger_seconds", 600.0)  # on a busy machine 100 MB take more than the usual five
     server = DrainingServer(heard, 0, host="127.0.0.1", port=0, log_config=None, access_log=False, lifespan="off")
     thread = threading.Thread(target=server.run)
     thread.start()
