@@ -109,7 +109,7 @@ def ray_for(request: TuneRequest, settings: Settings, gold_bytes: int) -> Iterat
 def _patience() -> Iterator[None]:
     """Have Ray wait longer for its own processes while the block runs.
 
-    It gives them 30 s, which is no setting of Ray, and which a busy machine may take.
+    Ray gives them 30 s, which cannot be set, and a busy machine may need more.
     """
     get_node, deadline = services.get_node, time.monotonic() + START_SECONDS
 
