@@ -21,7 +21,7 @@ from PIL import Image
 from benchmarks.http_load import http_request
 from tasks.contract.messages import TaskIdentity
 from tasks.contract.training import TrainRequest
-from tasks.records import artifact_digest, model_store, registry
+from tasks.records import artifact_digest, ledger, model_store, registry
 from tasks.records.tracking import stage_run
 from tasks.settings import Settings
 from tasks.vision.cpus import available_cpus
@@ -124,7 +124,12 @@ def log_model(home: Path, network: str, images: NDArray[np.uint8]) -> Settings:
         uri = model_store.log_once(classifier, gold, network, run)
         tags = {registry.SHA256: digest(classifier), artifact_digest.TAG: model_store.artifact_sha256(uri)}
         made = registry.create_version(settings.serving_registered_model, uri, run.run_id, tags, "")
-        registry.set_alias(settings.serving_registered_model, registry.CHAMPION, int(made.version))
+        number, sha256 = int(made.version), tags[registry.SHA256]
+        ledger.move_champion(
+            ledger.Entry(
+                "benchmark", ledger.Kind.PROMOTION, made.name, None, number, number, sha256, "benchmark", "benchmark"
+            )
+        )
     return settings
 
 

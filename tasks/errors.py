@@ -4,6 +4,7 @@
     ├── PermanentError                     -   no: the same input fails the same way
     │   ├── RequestError                  64   the stage request is wrong (unknown model, malformed JSON)
     │   ├── DataError                     65   the images are wrong (empty, one class, damaged archive)
+    │   │   └── ChangedError              65   what an earlier stage logged is not what the store returns
     │   ├── ResultError                   70   a stage left no result, or one that does not fit its model
     │   ├── ModelError                    76   the model is wrong (no champion, other classes, answers differ)
     │   └── SettingsError                 78   the environment is wrong (missing secret, bad URL)
@@ -46,6 +47,10 @@ class DataError(PermanentError):
     """The source holds nothing a classifier can be trained on."""
 
     exit_code = 65
+
+
+class ChangedError(DataError):
+    """Someone changed what an earlier stage or the ledger had logged."""
 
 
 class ResultError(PermanentError):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
-from itertools import islice
 
-from tasks.records import ledger, tracking
+from tasks.errors import ChangedError
+from tasks.records import ledger, ledger_chain, tracking
 from tasks.records.ledger import Record
 from tasks.settings import load_settings
 from tasks.text_table import columns
@@ -31,14 +31,16 @@ def row(record: Record) -> tuple[str, ...]:
 
 
 def show(registered_model: str | None, limit: int, as_json: bool) -> None:
-    """Print the newest `limit` records, the newest first, and say how many older ones there are.
+    """Print the newest `limit` records, the newest first, say how many older ones there are, and check all of them.
 
     As a table or as one JSON object per line; with JSON, the number of older ones goes to standard error.
+
+    Raises:
+        ChangedError: records were changed, removed or added, or `champion` was moved without one.
     """
     tracking.connect(load_settings())
-    found = ledger.history(registered_model)
-    records = list(islice(found, limit))
-    older = sum(1 for _ in found)
+    found = list(ledger.history(registered_model))
+    records, older = found[:limit], len(found[limit:])
     if as_json:
         for record in records:
             print(json.dumps(asdict(record.entry) | {"at": record.at.isoformat(), "finished": record.finished}))
@@ -49,3 +51,6 @@ def show(registered_model: str | None, limit: int, as_json: bool) -> None:
     if older:
         last = f"{older} older records are not shown; --limit {limit + older} shows all"
         print(last if as_json else f"\n{last}", file=sys.stderr if as_json else sys.stdout)
+    faults = ledger_chain.faults(found)
+    if faults:
+        raise ChangedError(f"the ledger is not as the pipeline wrote it: {'; '.join(faults)}")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tasks.text_table import columns
 
@@ -31,6 +31,13 @@ class Verdict(BaseModel):
     champion_version: int | None = Field(description="Version the candidate was compared with.")
     is_champion: bool = Field(False, description="The candidate's weights are the champion's: nothing to promote.")
     checks: tuple[Check, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _follows_from_checks(self) -> Self:
+        passed = all(check.passed for check in self.checks)
+        if self.promote != (passed and not self.is_champion):
+            raise ValueError(f"promote={self.promote} does not follow from the checks (all passed: {passed})")
+        return self
 
     @property
     def reason(self) -> str:

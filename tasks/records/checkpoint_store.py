@@ -1,7 +1,11 @@
-"""Stores checkpoints between two tries of a train stage: in the artifact folder `checkpoints` of its run."""
+"""Stores checkpoints between two tries of a train stage: in the artifact folder `checkpoints` of its run.
+
+The SHA-256 of each is in a tag of the run before it is written there, so a retry goes on from none of anyone else's.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import tempfile
 from pathlib import Path
@@ -14,6 +18,8 @@ from tasks.vision.training import checkpoints
 from tasks.vision.training.cadence import Cadence
 
 ARTIFACT = "checkpoints"
+SHA256 = "pipeline.checkpoints_sha256"  # tag of the run: of the last checkpoints, the newest last
+KEPT = len(checkpoints.SLOTS) + 1  # the store can still hold the two before the one that is being written
 
 log = logging.getLogger("tasks.train")
 
@@ -25,14 +31,28 @@ class CheckpointStore:
         """Take the run; nothing is read or written yet."""
         self._run_id = run_id
         self._cadence = Cadence()
+        self._saved: list[str] = []
 
     def newest(self) -> dict[str, Any] | None:
-        """Return the newest undamaged state that an earlier try left, or None."""
-        if not MlflowClient().list_artifacts(self._run_id, ARTIFACT):
+        """Return the newest undamaged state that an earlier try left, or None.
+
+        Raises:
+            ChangedError: a checkpoint is not one that this run logged.
+        """
+        client = MlflowClient()
+        logged = client.get_run(self._run_id).data.tags.get(SHA256)
+        self._saved = json.loads(logged or "[]")
+        if not client.list_artifacts(self._run_id, ARTIFACT):
+            if logged is None:  # from now on, only what is saved here counts
+                self._log_digests()
             return None
         with tempfile.TemporaryDirectory(prefix="checkpoints-") as folder:
-            path = mlflow.artifacts.download_artifacts(run_id=self._run_id, artifact_path=ARTIFACT, dst_path=folder)
-            return checkpoints.load_newest(Path(path))
+            path = Path(
+                mlflow.artifacts.download_artifacts(run_id=self._run_id, artifact_path=ARTIFACT, dst_path=folder)
+            )
+            if logged is None:  # a release without digests began this run
+                self._saved = checkpoints.digests(path)
+            return checkpoints.load_newest(path, self._saved)
 
     def due(self) -> bool:
         """Tell whether another checkpoint is worthwhile by now (see `tasks.vision.training.cadence`)."""
@@ -41,5 +61,11 @@ class CheckpointStore:
     def save(self, state: dict[str, Any], epoch: int) -> None:
         """Write `state` after `epoch` epochs to the run."""
         with self._cadence.saving(), tempfile.TemporaryDirectory(prefix="checkpoints-") as folder:
-            for file in checkpoints.save(state, epoch, Path(folder)):
+            files = checkpoints.save(state, epoch, Path(folder))
+            self._saved = [*self._saved, *checkpoints.digests(Path(folder))][-KEPT:]
+            self._log_digests()
+            for file in files:
                 MlflowClient().log_artifact(self._run_id, str(file), ARTIFACT)
+
+    def _log_digests(self) -> None:
+        MlflowClient().set_tag(self._run_id, SHA256, json.dumps(self._saved))

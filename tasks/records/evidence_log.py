@@ -20,7 +20,9 @@ from pydantic import ValidationError
 from tasks.contract.gate_policy import GatePolicy
 from tasks.gate.evidence import Cost, Evidence, Slice
 from tasks.gate.verdict import Verdict
+from tasks.records import reference_predictions, verified_artifacts
 from tasks.records.transient_errors import as_unavailable
+from tasks.records.verdict_log import read_evidence
 from tasks.vision.data import images
 from tasks.vision.data.gold import Gold, Split
 from tasks.vision.evaluation import report, suspected_labels
@@ -121,7 +123,8 @@ def log_reference_predictions(gold: Gold, probabilities: NDArray[np.float32], *,
     """
     predictions = make_reference_predictions(gold.test, gold.classes, probabilities)
     tolerance = ROUNDED_TOLERANCE if rounded else TOLERANCE
-    mlflow.log_dict({"tolerance": tolerance, "probes": predictions}, "probes.json")
+    text = json.dumps({"tolerance": tolerance, "probes": predictions}, indent=2)
+    verified_artifacts.log_texts({reference_predictions.FILE: text})
 
 
 def uncompressed_cost(cost: Cost, evaluate_run_id: str | None) -> Cost | None:
@@ -134,11 +137,14 @@ def uncompressed_cost(cost: Cost, evaluate_run_id: str | None) -> Cost | None:
     Returns:
         `cost`, by the ratios measured then, if they are above 1; None for a model that was not compressed, or whose
         evidence is gone.
+
+    Raises:
+        ChangedError: the evidence is not what evaluate logged.
     """
     if evaluate_run_id is None:
         return None
     try:
-        evidence = Evidence.model_validate_json(mlflow.artifacts.load_text(f"runs:/{evaluate_run_id}/evidence.json"))
+        evidence = read_evidence(evaluate_run_id)
     except (MlflowException, OSError, ValidationError) as error:
         if as_unavailable(error) is not None:
             raise
@@ -176,9 +182,11 @@ def make_reference_predictions(
 
 def _log_as_tables(run_id: str, tables: Mapping[str, Mapping[str, Sequence[Any]]]) -> None:
     """Log tables as `mlflow.log_table` does, but overwrite: that one appends, so a retry would double every row."""
+    texts = {}
     for name, columns in tables.items():
         rows = [list(row) for row in zip(*columns.values(), strict=True)]
-        mlflow.log_text(json.dumps({"columns": list(columns), "data": rows}), name)
+        texts[name] = json.dumps({"columns": list(columns), "data": rows})
+    verified_artifacts.log_texts(texts)
     # The tag by which MLflow's pages and `mlflow.load_table` recognise an artifact as a table.
     entries = [{"path": name, "type": "table"} for name in tables]
     MlflowClient().set_tag(run_id, "mlflow.loggedArtifacts", json.dumps(entries))

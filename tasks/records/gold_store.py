@@ -11,12 +11,13 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
 from tasks.errors import DataError
-from tasks.records import tracking
+from tasks.records import tracking, verified_artifacts
 from tasks.vision.data import gold as gold_format
 from tasks.vision.data.gold import Gold
 
 ARTIFACT = "gold"
 GOLD_RUN = "pipeline.gold_run_id"
+FIX = 'restore it from a backup, or make it again with force=["prepare"]'
 
 
 def fetch(prepare_run_id: str) -> Gold:
@@ -24,21 +25,31 @@ def fetch(prepare_run_id: str) -> Gold:
 
     Raises:
         DataError: the run, its tag `pipeline.gold_run_id` or the gold does not exist, or the gold is damaged.
+        ChangedError: the gold is not what was stored.
     """
     return fetch_made_by(tracking.tag_of(prepare_run_id, GOLD_RUN))
 
 
-def fetch_made_by(gold_run_id: str) -> Gold:
+def fetch_made_by(gold_run_id: str, *, adopt: bool = False) -> Gold:
     """Download and load the gold stored in this run itself.
+
+    Args:
+        gold_run_id: the run.
+        adopt: record the digests of gold that a release without them stored, so that it cannot be changed from now on.
 
     Raises:
         DataError: the gold is missing or damaged.
+        ChangedError: the gold is not what was stored.
     """
     if not exists(gold_run_id):
         raise DataError(f"run {gold_run_id!r} has no artifact {ARTIFACT!r} (any more); run prepare again")
     with tempfile.TemporaryDirectory(prefix="gold-") as folder:
-        path = mlflow.artifacts.download_artifacts(run_id=gold_run_id, artifact_path=ARTIFACT, dst_path=folder)
-        return gold_format.load(Path(path))
+        path = Path(mlflow.artifacts.download_artifacts(run_id=gold_run_id, artifact_path=ARTIFACT, dst_path=folder))
+        verified_artifacts.require_folder(gold_run_id, ARTIFACT, path, FIX)
+        gold = gold_format.load(path)
+        if adopt and not verified_artifacts.has_digests(MlflowClient().get_run(gold_run_id).data.tags, ARTIFACT):
+            verified_artifacts.adopt_folder(gold_run_id, ARTIFACT, path)
+        return gold
 
 
 def exists(gold_run_id: str) -> bool:
@@ -60,4 +71,4 @@ def store(gold: Gold) -> None:
     """Log `gold` to the active run."""
     with tempfile.TemporaryDirectory(prefix="gold-") as folder:
         gold_format.save(gold, Path(folder))
-        mlflow.log_artifacts(folder, ARTIFACT)
+        verified_artifacts.log_folder(Path(folder), ARTIFACT)

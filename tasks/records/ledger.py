@@ -1,7 +1,8 @@
 """The ledger: every promotion, refusal and rollback, one MLflow run each in the experiment `promotions`.
 
 Append-only: a record is created once, found again by its key, and never changed. It is RUNNING while the alias moves
-and FINISHED afterwards. One that stays RUNNING shows an interrupted move; the retry of its task finishes both.
+and FINISHED afterwards. One that stays RUNNING shows an interrupted move; the retry of its task finishes both. Each
+names the record of its registered model before it, with its digest (`tasks.records.ledger_chain`).
 
 Every question is a search by tags, so that its answer depends on no record that it is not about, however many there
 are. The newest record is the one that began last; of two that began in the same millisecond, always the same one.
@@ -9,6 +10,8 @@ are. The newest record is the one that began last; of two that began in the same
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,12 +21,15 @@ from enum import StrEnum
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from tasks.errors import ChangedError
 from tasks.records import queries, registry
-from tasks.records.tracking import experiment
+from tasks.records.tracking import experiment, find_experiment
 from tasks.settings import load_settings
 
 EXPERIMENT = "promotions"
 MOVED = "true"  # the tag `ledger.moves` of all records but refusals
+PREVIOUS = "ledger.previous"  # tag: ID and digest of the record before; `FIRST`: there was none
+FIRST = "none"
 
 
 class Kind(StrEnum):
@@ -71,6 +77,8 @@ class Record:
     at: datetime  # UTC
     run_id: str
     finished: bool
+    sha256: str  # of its ID, time and tags
+    previous: str | None  # as in the tag `PREVIOUS`; None: a release without a chain wrote it
 
 
 @contextmanager
@@ -84,7 +92,9 @@ def recorded(entry: Entry) -> Iterator[None]:
     run = _newest(**entry.identity)
     if run and run.info.status == "FINISHED" and _moved_since(run, entry):
         run = None
-    run = run or client.create_run(_experiment(), tags=entry.tags, run_name=_name(entry))
+    if run is None:
+        experiment_id = experiment(EXPERIMENT, load_settings().artifact_root)
+        run = client.create_run(experiment_id, tags=entry.tags | _chained(entry), run_name=_name(entry))
     yield
     if run.info.status != "FINISHED":
         client.set_terminated(run.info.run_id, "FINISHED")
@@ -113,6 +123,14 @@ def promotions(registered_model: str) -> Iterator[Record]:
 def newest_move(registered_model: str) -> Record | None:
     """Return the newest record that moved the alias of a registered model, or was to move it."""
     return _found(_newest(registered_model=registered_model, moves=MOVED))
+
+
+def is_recorded(registered_model: str, champion: int | None) -> bool:
+    """Tell whether the newest move made this version champion; while it is not finished, the one before counts too."""
+    move = newest_move(registered_model)
+    if move is None:
+        return False
+    return champion in ({move.entry.to_version} if move.finished else {move.entry.to_version, move.entry.from_version})
 
 
 def failed_deploy(registered_model: str, key: str) -> Record | None:
@@ -156,18 +174,33 @@ def champion_before(registered_model: str, version: int) -> int | None:
     return next((r.entry.from_version for r in records if r.entry.from_version != version), None)
 
 
-def _experiment() -> str:
-    return experiment(EXPERIMENT, load_settings().artifact_root)
+def _chained(entry: Entry) -> dict[str, str]:
+    before = _newest(registered_model=entry.registered_model)
+    return {PREVIOUS: link(str(before.info.run_id), _digest(before)) if before else FIRST}
+
+
+def link(run_id: str, sha256: str) -> str:
+    """Name a record in the one that follows it."""
+    return f"{run_id} {sha256}"
+
+
+def _digest(run: Run) -> str:
+    """SHA-256 over what never changes in a record; its status does."""
+    tags = {name: value for name, value in run.data.tags.items() if name.startswith("ledger.")}
+    text = json.dumps([run.info.run_id, run.info.start_time, tags], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _newest(**fields: object) -> Run | None:
     """Return the newest record with these values, by the names of an entry's fields."""
-    return queries.newest_run(_experiment(), _tags(fields))
+    experiment_id = find_experiment(EXPERIMENT)
+    return queries.newest_run(experiment_id, _tags(fields)) if experiment_id else None
 
 
 def _all(**fields: object) -> Iterator[Run]:
     """Yield all records with these values, newest first."""
-    return queries.find_runs(_experiment(), _tags(fields))
+    experiment_id = find_experiment(EXPERIMENT)
+    return queries.find_runs(experiment_id, _tags(fields)) if experiment_id else iter(())
 
 
 def _tags(fields: Mapping[str, object]) -> queries.Tags:
@@ -191,9 +224,22 @@ def _found(run: Run | None) -> Record | None:
 
 
 def _record(run: Run) -> Record:
+    try:
+        entry = _entry(run)
+    except (KeyError, ValueError) as error:
+        raise ChangedError(
+            f"record {run.info.run_id} of the ledger cannot be read ({type(error).__name__}: {error}): its tags were "
+            "changed; correct them in MLflow, experiment 'promotions', or restore a backup"
+        ) from error
+    at = datetime.fromtimestamp(run.info.start_time / 1000, UTC)
+    finished = run.info.status == "FINISHED"
+    return Record(entry, at, str(run.info.run_id), finished, _digest(run), run.data.tags.get(PREVIOUS))
+
+
+def _entry(run: Run) -> Entry:
     tags = {name.removeprefix("ledger."): value for name, value in run.data.tags.items() if name.startswith("ledger.")}
     numbers = {name: int(tags[name]) if name in tags else None for name in ("from_version", "to_version")}
-    entry = Entry(
+    return Entry(
         key=tags["key"],
         kind=Kind(tags["kind"]),
         registered_model=tags["registered_model"],
@@ -206,8 +252,6 @@ def _record(run: Run) -> Record:
         evidence_run_id=tags.get("evidence_run_id"),
         former_sha256=tags.get("former_sha256"),
     )
-    at = datetime.fromtimestamp(run.info.start_time / 1000, UTC)
-    return Record(entry, at, str(run.info.run_id), run.info.status == "FINISHED")
 
 
 def _name(entry: Entry) -> str:

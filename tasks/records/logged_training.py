@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ import mlflow
 import torch
 
 from tasks.contract.recipe import Hyperparameters, NetworkOptions, Recipe
-from tasks.records import trained_weights
+from tasks.records import registry, trained_weights
 from tasks.records.checkpoint_store import CheckpointStore
 from tasks.records.inputs.stage_inputs import PreparedData
 from tasks.records.inputs.weights import Weights, keep_choice
@@ -64,6 +63,7 @@ class LoggedTraining:
         Raises:
             RequestError: the device or precision is not available, or the network has no ONNX form.
             DataError: the weights were changed, or the images are not what the network takes.
+            ChangedError: a checkpoint is not one that this run logged.
             ModelError: the weights are those of another network.
         """
         if classifier is None:
@@ -172,7 +172,7 @@ def _describe(training: Training, gold: Gold, data: PreparedData) -> None:
             "pipeline.threads": str(torch.get_num_threads()),
         }
     )
-    mlflow.log_text(json.dumps(gold.classes), "classes.json")
+    registry.log_classes(gold.classes)
     log.info(
         "%s: %s parameters, %d classes, %d training images of %s, batches of %d, on %s in %s with %d threads",
         *(recipe.model, f"{counts['total']:,}", len(gold.classes), len(gold.train), "x".join(map(str, gold.shape))),

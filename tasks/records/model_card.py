@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
@@ -21,6 +20,7 @@ from tasks.gate.verdict import Check, Verdict
 from tasks.records import registry, weights_store
 from tasks.records.compressed_models import Compression
 from tasks.records.tracking import tag_of
+from tasks.records.verdict_log import read_evidence
 
 LIMIT = 5000  # characters; the limit of MLflow's database for a version's description
 UNKNOWN = "not recorded"
@@ -75,6 +75,7 @@ def read(registered_model: str, evaluate_run_id: str, verdict: Verdict) -> Origi
 
     Raises:
         DataError: the evaluate or train run lacks the tag that names the run before it.
+        ChangedError: the evidence or the classes are not what was logged.
     """
     made_by = tag_of(evaluate_run_id, "pipeline.train_run_id")
     compression = Compression.of(made_by)
@@ -87,7 +88,7 @@ def read(registered_model: str, evaluate_run_id: str, verdict: Verdict) -> Origi
         train=client.get_run(train_run_id),
         evaluate=client.get_run(evaluate_run_id),
         classes=registry.classes_of_run(train_run_id),
-        evidence=Evidence.model_validate_json(mlflow.artifacts.load_text(f"runs:/{evaluate_run_id}/evidence.json")),
+        evidence=read_evidence(evaluate_run_id),
         verdict=verdict,
         compressed=client.get_run(made_by) if compression else None,
     )

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tasks.errors import DataError
 
+FILE = "probes.json"
+
 
 class ReferencePrediction(BaseModel):
     """One test image and the model's answer in evaluate."""
@@ -27,7 +29,7 @@ class ReferencePrediction(BaseModel):
 
 
 class ReferencePredictions(BaseModel):
-    """The artifact `probes.json` of an evaluate run."""
+    """The artifact `FILE` of an evaluate run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,26 +42,27 @@ def read_reference_predictions(evaluate_run_id: str | None, what: str) -> Refere
 
     Raises:
         DataError: there is no such run, it has no reference predictions, or they are damaged.
+        ChangedError: they are not what evaluate logged.
     """
     # Imported here, because the service's workers use the classes and have no MLflow, which takes 100 MB.
-    import mlflow
     from mlflow.exceptions import MlflowException
 
+    from tasks.records import verified_artifacts
     from tasks.records.tracking import http_status
     from tasks.records.transient_errors import as_unavailable
 
     if evaluate_run_id is None:
         raise DataError(f"{what} has no tag 'pipeline.evaluate_run_id'; register it through the pipeline")
     try:
-        text = mlflow.artifacts.load_text(f"runs:/{evaluate_run_id}/probes.json")
+        text = verified_artifacts.read_text(evaluate_run_id, FILE, "train and evaluate again, or roll back")
         reference = ReferencePredictions.model_validate_json(text)
         for prediction in reference.predictions:
             prediction.image  # noqa: B018  # decodes, so that damage shows before anything is started
-    except (ValidationError, binascii.Error) as error:
-        raise DataError(f"probes.json of run {evaluate_run_id} is damaged ({error}); run evaluate again") from error
+    except (UnicodeDecodeError, ValidationError, binascii.Error) as error:
+        raise DataError(f"{FILE} of run {evaluate_run_id} is damaged ({error}); run evaluate again") from error
     except (MlflowException, OSError) as error:
         refused = isinstance(error, MlflowException) and http_status(error) not in {400, 404}
         if refused or as_unavailable(error) is not None:
             raise
-        raise DataError(f"{what}: run {evaluate_run_id} has no probes.json ({error}); run evaluate again") from error
+        raise DataError(f"{what}: run {evaluate_run_id} has no {FILE} ({error}); run evaluate again") from error
     return reference

@@ -6,20 +6,21 @@ without their aliases, so aliases are always looked up by name.)
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
-import mlflow
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
 from tasks.errors import ModelError
-from tasks.records import queries
+from tasks.records import queries, verified_artifacts
 from tasks.records.tracking import http_status
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
+CLASSES = "classes.json"
 SHA256 = "pipeline.model_sha256"  # tag of a version and its runs: digest of architecture and weights
 
 
@@ -78,6 +79,17 @@ def create_version(
     )
 
 
+def exists(registered_model: str) -> bool:
+    """Tell whether there is a registered model of this name."""
+    try:
+        MlflowClient().get_registered_model(registered_model)
+    except MlflowException as error:
+        if http_status(error) != 404:
+            raise
+        return False
+    return True
+
+
 def set_alias(registered_model: str, alias: str, version: int) -> None:
     """Point an alias at a version; nothing is written if it points there already."""
     current = by_alias(registered_model, alias)
@@ -115,8 +127,17 @@ def require_same_classes(registered_model: str, classes: Sequence[str]) -> None:
 
 
 def classes_of_run(train_run_id: str) -> list[str]:
-    """Return the class names of the model of a train run."""
-    return list(mlflow.artifacts.load_dict(f"runs:/{train_run_id}/classes.json"))
+    """Return the class names of the model of a train run.
+
+    Raises:
+        ChangedError: they are not those that train logged.
+    """
+    return list(json.loads(verified_artifacts.read_text(train_run_id, CLASSES, "train again")))
+
+
+def log_classes(classes: Sequence[str]) -> None:
+    """Log the class names of a model to the active run, which trains or compresses it."""
+    verified_artifacts.log_texts({CLASSES: json.dumps(list(classes))})
 
 
 def _short(classes: Sequence[str]) -> str:

@@ -100,19 +100,29 @@ def experiment(name: str, artifact_root: str | None = None) -> str:
     Raises:
         SettingsError: it was deleted.
     """
+    if (found := find_experiment(name)) is not None:
+        return found
+    try:
+        return str(mlflow.create_experiment(name, artifact_root, tags=EXPERIMENT_TAGS))
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
+            raise
+    created = find_experiment(name)  # by another stage
+    if created is None:
+        raise _deleted(name)
+    return created
+
+
+def find_experiment(name: str) -> str | None:
+    """Return the ID of an experiment; None if there is none.
+
+    Raises:
+        SettingsError: it was deleted.
+    """
     found = mlflow.get_experiment_by_name(name)
-    if found is None:
-        try:
-            return str(mlflow.create_experiment(name, artifact_root, tags=EXPERIMENT_TAGS))
-        except MlflowException as error:
-            if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
-                raise
-            found = mlflow.get_experiment_by_name(name)  # another stage created it first
-    if found is None or found.lifecycle_stage == "deleted":
-        raise SettingsError(
-            f"experiment {name!r} was deleted in MLflow; restore it, or set PIPELINE_EXPERIMENT to another name"
-        )
-    return str(found.experiment_id)
+    if found is not None and found.lifecycle_stage == "deleted":
+        raise _deleted(name)
+    return str(found.experiment_id) if found else None
 
 
 @contextmanager
@@ -203,6 +213,12 @@ def http_status(error: MlflowException) -> int:
     if answered_by_another(error) is not None:
         return 502
     return int(error.get_http_status_code())  # type: ignore[no-untyped-call]
+
+
+def _deleted(name: str) -> SettingsError:
+    return SettingsError(
+        f"experiment {name!r} was deleted in MLflow; restore it, or set PIPELINE_EXPERIMENT to another name"
+    )
 
 
 def _find_or_create(client: MlflowClient, experiment_id: str, tags: dict[str, str], name: str) -> str:

@@ -1,24 +1,80 @@
-"""What evaluate logs to MLflow for register: the evidence and the verdict on it."""
+"""What evaluate logs to MLflow for register: the evidence and the verdict on it.
+
+Both lie in the bucket, and neither is believed: their digests are tags, and register judges the evidence again.
+"""
 
 from __future__ import annotations
 
 import mlflow
 from mlflow import MlflowClient
+from pydantic import ValidationError
 
+from tasks.contract.gate_policy import GatePolicy
 from tasks.contract.promotion import EvaluateRequest, EvaluateResult
+from tasks.errors import ChangedError
 from tasks.gate.decision import decide
 from tasks.gate.evidence import Champion, Evidence
 from tasks.gate.verdict import Verdict
+from tasks.records import verified_artifacts
 from tasks.records.metric_log import log_values
-from tasks.records.tracking import StageRun
+from tasks.records.tracking import StageRun, tag_of
+
+EVIDENCE, VERDICT = "evidence.json", "verdict.json"
+PROMOTE = "pipeline.promote"  # set last: a run without it has no verdict to read
+FIX = "clear the evaluate task, so that it measures again"
 
 
 def log_verdict(evidence: Evidence, verdict: Verdict, train_run_id: str) -> None:
     """Log the evidence, the verdict and the verdict's schema; the tags last: a run that has them is complete."""
-    mlflow.log_dict(evidence.model_dump(mode="json"), "evidence.json")
     mlflow.log_dict(Verdict.model_json_schema(), "verdict.schema.json")
-    mlflow.log_text(verdict.model_dump_json(indent=2), "verdict.json")
-    mlflow.set_tags({"pipeline.train_run_id": train_run_id, "pipeline.promote": str(verdict.promote).lower()})
+    verified_artifacts.log_texts(
+        {EVIDENCE: evidence.model_dump_json(indent=2), VERDICT: verdict.model_dump_json(indent=2)}
+    )
+    mlflow.set_tags({"pipeline.train_run_id": train_run_id, PROMOTE: str(verdict.promote).lower()})
+
+
+def read_evidence(evaluate_run_id: str) -> Evidence:
+    """Read the evidence of an evaluate run.
+
+    Raises:
+        ChangedError: it is not what evaluate logged.
+        MlflowException, OSError: there is none, or the store does not answer.
+        ValidationError: it is damaged.
+    """
+    return Evidence.model_validate_json(verified_artifacts.read_text(evaluate_run_id, EVIDENCE, FIX))
+
+
+def read_verdict(evaluate_run_id: str) -> Verdict:
+    """Judge the evidence of an evaluate run again, by the policy of its request, and require the verdict it logged.
+
+    Raises:
+        DataError: the run does not exist or did not end with a verdict.
+        ChangedError: evidence or verdict is not what evaluate logged, or the verdict does not follow from the evidence.
+    """
+    tag_of(evaluate_run_id, PROMOTE)
+    try:
+        logged = Verdict.model_validate_json(verified_artifacts.read_text(evaluate_run_id, VERDICT, FIX))
+        evidence = read_evidence(evaluate_run_id)
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise ChangedError(
+            f"{VERDICT} or {EVIDENCE} of run {evaluate_run_id} is not what evaluate writes ({error}); {FIX}"
+        ) from error
+    # MLflow refuses to log another value of a param, so these are those that evaluate judged by.
+    params = MlflowClient().get_run(evaluate_run_id).data.params
+    policy = GatePolicy.model_validate({name: params[name] for name in GatePolicy.model_fields if name in params})
+    verdict = decide(evidence, policy)
+    if _decision(verdict) != _decision(logged):
+        raise ChangedError(
+            f"{VERDICT} of run {evaluate_run_id} says {logged.reason!r}, but its evidence and policy give "
+            f"{verdict.reason!r}: it was changed, or judged by another release; {FIX}"
+        )
+    return verdict
+
+
+def _decision(verdict: Verdict) -> tuple[object, ...]:
+    """What a promotion depends on; the wording may change with a release."""
+    checks = [(check.name, check.passed) for check in verdict.checks]
+    return verdict.promote, verdict.champion_version, verdict.is_champion, checks
 
 
 def judge_champion(
@@ -28,9 +84,8 @@ def judge_champion(
 
     Verdict and evidence are logged to this run; report, tables and reference predictions stay in that of `measured`.
     """
-    text = mlflow.artifacts.load_text(f"runs:/{measured.run_id}/evidence.json")
     same = Champion(version=champion_version, same=True)
-    evidence = Evidence.model_validate_json(text).model_copy(update={"champion": same, "rolled_back": None})
+    evidence = read_evidence(measured.run_id).model_copy(update={"champion": same, "rolled_back": None})
     verdict = decide(evidence, request.policy)
     log_verdict(evidence, verdict, request.train_run_id)
     metrics = MlflowClient().get_run(measured.run_id).data.metrics

@@ -55,7 +55,10 @@ class Control:
     def _load(self, target: Target) -> PreparedModel:
         # Imported in the follower's thread: MLflow takes seconds, and the service should be alive before.
         from tasks.serving.preparation import prepare
+        from tasks.serving.promotion import require_promoted
 
+        if self.follower.reference.is_champion:
+            require_promoted(target)
         folder = self._folder / str(next(self._numbers))
         folder.mkdir()
         try:

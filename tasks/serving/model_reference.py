@@ -24,7 +24,7 @@ log = logging.getLogger("tasks.serving")
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 STAGES = ("Staging", "Production", "Archived")
-DEFAULT = "champion"
+CHAMPION = "champion"
 MODEL_PATH = "model"  # the name under which train logs its model
 
 
@@ -47,6 +47,11 @@ class Reference:
     registered_model: str
     name: str
     path: str = MODEL_PATH
+
+    @property
+    def is_champion(self) -> bool:
+        """Whether it is the alias that only the pipeline moves."""
+        return self.kind is Kind.ALIAS and self.name == CHAMPION
 
     @property
     def follows(self) -> str | None:
@@ -76,7 +81,7 @@ def parse(text: str | None, registered_model: str) -> Reference:
     Raises:
         SettingsError: `text` has none of these forms.
     """
-    text = text or DEFAULT
+    text = text or CHAMPION
     if text.startswith("models:/"):
         return _parse_models_uri(text, registered_model)
     if match := re.fullmatch(r"runs:/([0-9a-f]{32})/(.+)", text):

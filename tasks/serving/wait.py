@@ -10,7 +10,7 @@ from typing import Any
 from tasks.errors import UnavailableError
 from tasks.serving.client import ServiceClient
 from tasks.serving.launch import Launcher
-from tasks.serving.model_reference import DEFAULT
+from tasks.serving.model_reference import CHAMPION
 
 log = logging.getLogger("tasks.deploy")
 
@@ -79,8 +79,8 @@ def _hopeless(info: dict[str, Any], registered_model: str, version: int, run_id:
         if run_id and info["run_id"] != run_id:
             return f"serves a version {version} of another MLflow (run {info['run_id']}, not {run_id})"
         return None
-    if info["follows"] != DEFAULT:
-        return f"serves {info['reference']!r} and does not follow {DEFAULT!r}"
+    if info["follows"] != CHAMPION:
+        return f"serves {info['reference']!r} and does not follow {CHAMPION!r}"
     return None
 
 

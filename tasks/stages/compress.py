@@ -6,7 +6,6 @@ method is an entry in `METHODS` here and in the contract.
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
 import time
@@ -174,7 +173,7 @@ def run(request: CompressRequest, inputs: CompressInputs, run: StageRun, setting
         _, target = _fetch(made.uri, artifact_sha256, Path(folder) / "after", "the compressed model")
         quality = _quality(source, target, gold, fitted_to_validation=inputs.fitted_to_validation)
         sizes = [file.stat().st_size / MEGABYTE for file in (source, target)]
-    mlflow.log_text(json.dumps(gold.classes), "classes.json")
+    registry.log_classes(gold.classes)
     log_values(
         {
             **{name: value for name, value in quality.items() if value is not None},

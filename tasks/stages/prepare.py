@@ -21,7 +21,7 @@ from mlflow.environment_variables import MLFLOW_S3_ENDPOINT_URL
 
 from tasks.contract.data import PrepareRequest, PrepareResult
 from tasks.contract.datasets import licence_of
-from tasks.errors import DataError
+from tasks.errors import ChangedError, DataError
 from tasks.records import gold_store, queries, registry
 from tasks.records.inputs.corrections import read_corrections
 from tasks.records.metric_log import log_values
@@ -60,6 +60,7 @@ def run(request: PrepareRequest, run: StageRun, settings: Settings) -> PrepareRe
 
     Raises:
         DataError: the source holds nothing a classifier can be trained on.
+        ChangedError: the gold of an earlier run is not what was stored; a request that forces prepare does not read it.
         ModelError: the champion of `request.registered_model` has other classes.
         RequestError: the source is of a kind that cannot be opened.
         SettingsError: the S3 store refuses the credentials.
@@ -126,7 +127,9 @@ def _earlier(key: str, experiment_id: str) -> _Made | None:
         if not gold_store.exists(run_id):
             continue
         try:
-            gold = gold_store.fetch_made_by(run_id)
+            gold = gold_store.fetch_made_by(run_id, adopt=True)
+        except ChangedError:
+            raise
         except DataError as error:
             log.warning("the gold of run %s is made again: %s", run_id, error)
             continue

@@ -9,7 +9,7 @@ import mlflow
 from tasks.contract.promotion import RegisterRequest, RegisterResult
 from tasks.errors import ModelError, RequestError
 from tasks.gate.verdict import Verdict
-from tasks.records import artifact_digest, compressed_models, ledger, model_card, registry, tuned_sets
+from tasks.records import artifact_digest, compressed_models, ledger, model_card, registry, tuned_sets, verdict_log
 from tasks.records.tracking import StageRun, tag_of
 from tasks.settings import Settings
 
@@ -23,13 +23,12 @@ def run(request: RegisterRequest, run: StageRun, settings: Settings) -> Register
 
     Raises:
         DataError: the evaluate run is missing or has no verdict.
+        ChangedError: the verdict is not what evaluate logged, or does not follow from the evidence.
         ModelError: the champion changed since the verdict, or has other classes.
     """
     name = request.registered_model
     train_run_id = tag_of(request.evaluate_run_id, "pipeline.train_run_id")
-    tag_of(request.evaluate_run_id, "pipeline.promote")  # set last: a run without it has no verdict to read
-    text = mlflow.artifacts.load_text(f"runs:/{request.evaluate_run_id}/verdict.json")
-    verdict = Verdict.model_validate_json(text)
+    verdict = verdict_log.read_verdict(request.evaluate_run_id)
     registry.require_same_classes(name, registry.classes_of_run(train_run_id))
 
     model_sha256 = tag_of(train_run_id, registry.SHA256)

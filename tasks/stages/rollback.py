@@ -19,7 +19,8 @@ log = logging.getLogger("tasks.rollback")
 def run(request: RollbackRequest, run: StageRun, settings: Settings) -> RollbackResult:
     """Move `champion` to `request.version`, or to the champion before this one, and record who did it and why.
 
-    A version of an earlier release is exported to ONNX before the alias moves, because the service has no torch.
+    A version of an earlier release is exported to ONNX before the alias moves, because the service has no torch. A
+    champion that someone made by hand gets its record when a request names it.
 
     A retry finishes an unfinished rollback and moves nothing twice: the version is chosen once and stored in the run.
 
@@ -45,7 +46,7 @@ def run(request: RollbackRequest, run: StageRun, settings: Settings) -> Rollback
             by=request.task.by,
             reason=request.reason,
             evidence_run_id=target.tags.get("pipeline.evaluate_run_id"),
-            former_sha256=former.tags.get(registry.SHA256),
+            former_sha256=former.tags.get(registry.SHA256) if move[0] != move[1] else None,
         )
     )
     log.info("champion of %s: version %d, was %d (%s: %s)", name, move[1], move[0], request.task.by, request.reason)
@@ -61,10 +62,14 @@ def _plan(name: str, asked: int | None) -> tuple[int, int]:
     target = asked if asked is not None else ledger.champion_before(name, now)
     if target is None:
         raise ModelError(f"{name!r}: the ledger has no champion before version {now}; choose one with VERSION=")
-    if target == now:
-        raise ModelError(f"version={target} is the champion of {name!r} already; choose another")
     registry.by_number(name, target)
-    return now, target
+    if target != now:
+        return now, target
+    if ledger.is_recorded(name, now):
+        raise ModelError(f"version={target} is the champion of {name!r} already; choose another")
+    # Someone moved the alias by hand. The champion before is the one that the ledger knows.
+    last = ledger.newest_move(name)
+    return last.entry.to_version if last and last.entry.to_version else now, target
 
 
 def _begun(run: StageRun, name: str) -> tuple[int, int] | None:

@@ -43,6 +43,13 @@ ALLOWED: tuple[tuple[str, str | None, str], ...] = (
     (r"^result \| started", None, "the same"),
     (r"artifact trials\.csv", r"(?<=,)\d+\.\d\d(?=,run )", "seconds of a trial"),
     (r"artifact report\.html", None, "shows latencies and memory; what it is made from is compared separately"),
+    (r"tag pipeline.sha256.(evidence|verdict).", None, "over measured latencies; the files are compared"),
+    (
+        r"tag pipeline.checkpoints_sha256",
+        None,
+        "over seconds per epoch; the weights are compared by the model's digest",
+    ),
+    (r"tag ledger.previous", r"[0-9a-f]{64}$", "over the ID and time of the record before"),
     (r"artifact checkpoints/", None, "holds seconds per epoch; the weights are compared by the model's digest"),
     (
         r"tag pipeline.artifact_sha256",

@@ -10,15 +10,14 @@ from mlflow.entities import Run
 
 from tasks.contract.messages import StageResult
 from tasks.contract.promotion import EvaluateRequest, EvaluateResult
-from tasks.records import artifact_digest, ledger, registry
+from tasks.records import artifact_digest, ledger, reference_predictions, registry, verdict_log
 from tasks.records.compressed_models import Compression
 from tasks.records.inputs.stage_inputs import PreparedData, StageInputs
 from tasks.records.inputs.training import TrainInputs
 from tasks.records.onnx_forms import OnnxForm
 from tasks.records.tracking import StageRun, tag_of
-from tasks.records.verdict_log import judge_champion
 
-VERDICT = {"verdict.json", "evidence.json", "probes.json"}
+FILES = {verdict_log.VERDICT, verdict_log.EVIDENCE, reference_predictions.FILE}
 
 
 @dataclass(frozen=True)
@@ -153,7 +152,7 @@ class EvaluateInputs(StageInputs):
         """Judge the champion's weights by the current policy, from the measurements of an earlier run."""
         if self.champion is None or not isinstance(measured, EvaluateResult):
             raise TypeError(f"{type(measured).__name__} is not a measurement of the champion")
-        return judge_champion(request, run, self.champion.version, measured)
+        return verdict_log.judge_champion(request, run, self.champion.version, measured)
 
     @staticmethod
     def lost(run: Run) -> str:
@@ -162,5 +161,5 @@ class EvaluateInputs(StageInputs):
         trained = client.get_run(tag_of(run.info.run_id, "pipeline.train_run_id"))
         if trained.info.lifecycle_stage != "active":
             return f"its train run {trained.info.run_id} is deleted"
-        missing = ", ".join(sorted(VERDICT - {file.path for file in client.list_artifacts(run.info.run_id)}))
+        missing = ", ".join(sorted(FILES - {file.path for file in client.list_artifacts(run.info.run_id)}))
         return f"its {missing} is gone" if missing else TrainInputs.lost(trained)

@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 
 from tasks.contract.recipe import NONE
 from tasks.contract.training import TrainRequest, TuneRequest
-from tasks.records import artifact_digest, gold_store, tuned_sets
+from tasks.records import artifact_digest, gold_store, registry, tuned_sets
 from tasks.records.inputs import weights
 from tasks.records.inputs.stage_inputs import PreparedData, StageInputs
 from tasks.records.inputs.weights import Weights
@@ -65,7 +65,7 @@ class TrainInputs(StageInputs):
         if not _model_is_whole(run):
             return "its model is gone or damaged"
         there = {file.path for file in MlflowClient().list_artifacts(run_id)}
-        return "" if "classes.json" in there else "its classes.json is gone"
+        return "" if registry.CLASSES in there else f"its {registry.CLASSES} is gone"
 
 
 @dataclass(frozen=True)

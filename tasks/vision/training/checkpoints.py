@@ -4,19 +4,21 @@
     FOLDER/checkpoint-1.pt, checkpoint-1.json     the other holds the epoch before
 
 The .json names the epoch, length and SHA-256 of its .pt. Where they do not agree, because a process or an upload
-was interrupted, the slot counts as damaged and the other one is used.
+was interrupted, the slot counts as damaged and the other one is used. A slot that agrees, but is not one of those that
+the training is known to have saved, was put there by someone else.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tasks.errors import DataError
+from tasks.errors import ChangedError, DataError
 from tasks.files import replacing, sha256
 
 SLOTS = ("checkpoint-0", "checkpoint-1")
@@ -50,14 +52,33 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
-def load_newest(folder: Path) -> dict[str, Any] | None:
+def digests(folder: Path) -> list[str]:
+    """Return the SHA-256 of each good checkpoint of `folder`."""
+    found = {path: _description(path).get("sha256") for path in _slots(folder) if path.is_file()}
+    return [digest for path, digest in found.items() if digest == sha256(path)]
+
+
+def load_newest(folder: Path, saved: Collection[str] | None = None) -> dict[str, Any] | None:
     """Read the newest good checkpoint of `folder`; a damaged one is logged and skipped.
+
+    Args:
+        folder: where `save` wrote.
+        saved: the SHA-256 of all that a good checkpoint can be; None: not known.
 
     Returns:
         The state, or None where no slot is good.
+
+    Raises:
+        ChangedError: a good checkpoint is none of `saved`.
     """
-    slots = [folder / f"{name}.pt" for name in SLOTS]
-    for path in sorted(slots, key=lambda path: int(_description(path).get("epoch", 0)), reverse=True):
+    if saved is not None:
+        for digest in digests(folder):
+            if digest not in saved:
+                raise ChangedError(
+                    f"a checkpoint with SHA-256 {digest[:12]}... is not one that this training saved: someone put it "
+                    "there; find out who can write to the store, and start a new DAG run"
+                )
+    for path in sorted(_slots(folder), key=lambda path: int(_description(path).get("epoch", 0)), reverse=True):
         if not _description(path) and not path.exists():
             continue
         try:
@@ -65,6 +86,10 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
         except DataError as error:
             log.warning("%s; using the checkpoint before it", error)
     return None
+
+
+def _slots(folder: Path) -> list[Path]:
+    return [folder / f"{name}.pt" for name in SLOTS]
 
 
 def _description(path: Path) -> dict[str, Any]:

@@ -5,12 +5,14 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
+from mlflow import MlflowClient
 
-from tasks.errors import DataError
-from tasks.records import gold_store
+from tasks.errors import ChangedError, DataError
+from tasks.records import gold_store, verified_artifacts
 from tasks.records.tracking import connect
 from tasks.settings import Settings
-from tasks.vision.data.gold import TENSORS, Gold, Split
+from tasks.vision.data import gold as gold_format
+from tasks.vision.data.gold import DESCRIPTION, TENSORS, Gold, Split
 
 
 @pytest.fixture
@@ -83,8 +85,60 @@ def test_half_a_gold_does_not_exist(experiment: str, gold: Gold) -> None:
     assert not gold_store.exists(run_id)
 
 
+def description_of(run_id: str) -> Path:
+    return tensors_of(run_id).with_name(DESCRIPTION)
+
+
+def stored_before_digests(experiment: str, gold: Gold) -> str:
+    """Gold as releases stored it that set no digests."""
+    run_id = stored(experiment, gold)
+    for name in [name for name in mlflow.get_run(run_id).data.tags if name.startswith(verified_artifacts.TAG)]:
+        MlflowClient().delete_tag(run_id, name)
+    return run_id
+
+
+def poison(run_id: str) -> None:
+    """Swap the classes: valid gold, with every label wrong."""
+    file = description_of(run_id)
+    text = file.read_text()
+    assert '"train": [\n   "a",\n   "b"' in text
+    file.write_text(text.replace('"a"', '"c"'))
+
+
+def test_gold_that_someone_changed_is_refused(experiment: str, gold: Gold) -> None:
+    run_id = stored(experiment, gold)
+    poison(run_id)
+    gold_format.load(description_of(run_id).parent)  # nothing but the digest tells
+    with pytest.raises(ChangedError, match=rf"gold/gold.json of run {run_id} was changed in the store .*force="):
+        gold_store.fetch(run_id)
+
+
 def test_damaged_gold_is_refused(experiment: str, gold: Gold) -> None:
     run_id = stored(experiment, gold)
     tensors_of(run_id).write_bytes(b"damaged")
-    with pytest.raises(DataError, match="cannot be used"):
+    with pytest.raises(ChangedError, match=r"gold/gold\.safetensors of run"):
         gold_store.fetch(run_id)
+
+
+def test_a_file_that_someone_added_is_refused(experiment: str, gold: Gold) -> None:
+    run_id = stored(experiment, gold)
+    tensors_of(run_id).with_name("more.json").write_text("{}")
+    with pytest.raises(ChangedError, match=r"gold/more\.json .* not logged by the stage"):
+        gold_store.fetch(run_id)
+
+
+def test_gold_of_an_earlier_release_is_read_and_can_be_adopted(experiment: str, gold: Gold) -> None:
+    run_id = stored_before_digests(experiment, gold)
+    assert gold_store.fetch(run_id).classes == gold.classes
+    assert gold_store.fetch_made_by(run_id, adopt=True).classes == gold.classes
+    poison(run_id)
+    with pytest.raises(ChangedError, match="was changed in the store"):
+        gold_store.fetch(run_id)
+
+
+def test_damaged_gold_of_an_earlier_release_is_not_adopted(experiment: str, gold: Gold) -> None:
+    run_id = stored_before_digests(experiment, gold)
+    tensors_of(run_id).write_bytes(b"damaged")
+    with pytest.raises(DataError, match="cannot be used"):
+        gold_store.fetch_made_by(run_id, adopt=True)
+    assert not any(name.startswith(verified_artifacts.TAG) for name in mlflow.get_run(run_id).data.tags)

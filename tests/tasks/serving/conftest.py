@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from tasks.records import registry
+from tasks.records import artifact_digest, registry
+from tasks.records.model_store import artifact_sha256
 from tasks.records.tracking import connect
 from tasks.serving import process
 from tasks.settings import Settings
@@ -45,7 +46,9 @@ def session_store(migrated_store: Path, tmp_path_factory: pytest.TempPathFactory
     run_ids = []
     for order in ([0, 1, 2], [2, 1, 0]):
         run_id, uri = log_model(Brightness(order))
-        registry.create_version(MODEL, uri, run_id, {"pipeline.model_sha256": str(order)}, "")
+        registry.create_version(
+            MODEL, uri, run_id, {registry.SHA256: str(order), artifact_digest.TAG: artifact_sha256(uri)}, ""
+        )
         run_ids.append(run_id)
     return Store(settings, run_ids)
 

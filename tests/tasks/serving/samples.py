@@ -68,7 +68,7 @@ class Store:
     run_ids: list[str]
 
     def promote(self, version: int) -> None:
-        registry.set_alias(MODEL, registry.CHAMPION, version)
+        promote(version)
 
 
 def new_run() -> mlflow.ActiveRun:
@@ -105,10 +105,18 @@ def log_reference_predictions(version: int) -> None:
     MlflowClient().set_model_version_tag(MODEL, str(version), "pipeline.evaluate_run_id", run.info.run_id)
 
 
-def move(kind: ledger.Kind, before: int | None, after: int) -> None:
+def promote(version: int) -> None:
+    """Make a version champion with a record, unless it is."""
+    champion = registry.by_alias(MODEL)
+    before = int(champion.version) if champion else None
+    if before != version or not ledger.is_recorded(MODEL, version):
+        move(ledger.Kind.PROMOTION, before, version)
+
+
+def move(kind: ledger.Kind, before: int | None, after: int, registered_model: str = MODEL) -> None:
     """Make a version champion and tell the ledger, as register does."""
     key = f"test/{time.time_ns()}"
-    ledger.move_champion(ledger.Entry(key, kind, MODEL, before, after, after, f"sha{after}", "a test", ""))
+    ledger.move_champion(ledger.Entry(key, kind, registered_model, before, after, after, f"sha{after}", "a test", ""))
 
 
 def damage(uri: str) -> None:

@@ -34,6 +34,7 @@ from tests.tasks.serving.samples import (
     log_reference_predictions,
     move,
     picture,
+    promote,
 )
 from tests.waiting import until
 
@@ -82,7 +83,7 @@ def test_starts_follows_and_replaces_the_local_service(store: Store, local: Sett
 
     tags = dict(registry.by_number(MODEL, 1).tags)
     registry.create_version("cats", str(registry.by_number(MODEL, 1).source), store.run_ids[0], tags, "")
-    registry.set_alias("cats", registry.CHAMPION, 1)
+    move(ledger.Kind.PROMOTION, None, 1, "cats")
     other = deployed(local, "cats", 1, "other")
     assert other.started
     assert process.find(local.pipeline_home) not in {None, pid}
@@ -156,7 +157,7 @@ def test_a_service_with_a_key(store: Store, local: Settings, monkeypatch: pytest
     for run, key in (("without", None), ("other", SecretStr("other"))):
         with pytest.raises(ModelError, match="refuses the key; give both the same SERVING_API_KEY"):
             deployed(local.model_copy(update={"serving_api_key": key}), MODEL, 1, run)
-        registry.set_alias(MODEL, registry.CHAMPION, 1)
+        promote(1)
 
 
 def test_a_service_that_a_killed_stage_had_just_started_is_waited_for(

@@ -24,13 +24,13 @@ from PIL import Image
 
 from tasks.contract.data import PrepareRequest, PrepareResult
 from tasks.contract.messages import TaskIdentity
-from tasks.errors import DataError, ModelError, PipelineError
-from tasks.records import gold_store
+from tasks.errors import ChangedError, DataError, ModelError, PipelineError
+from tasks.records import gold_store, verified_artifacts
 from tasks.records.tracking import connect
 from tasks.runner.stage_process import execute
 from tasks.settings import Settings
 from tasks.vision.data import bronze
-from tasks.vision.data.gold import TENSORS
+from tasks.vision.data.gold import DESCRIPTION, TENSORS
 from tests.tasks.store_copies import DATABASE, copy_store
 
 Prepare = Callable[..., PrepareResult]
@@ -470,15 +470,47 @@ def test_other_settings_make_other_gold(first_digits: PrepareResult, prepare: Pr
     assert second.fingerprint != first.fingerprint
 
 
-@pytest.mark.parametrize("harm", ["removed", "damaged"])
+def without_digests(result: PrepareResult) -> None:
+    """Make a run as one of a release that set no digests."""
+    for name in run_of(result).data.tags:
+        if name.startswith(verified_artifacts.TAG):
+            MlflowClient().delete_tag(result.run_id, name)
+
+
+@pytest.mark.parametrize("harm", ["removed", "damaged in an earlier release"])
 def test_gold_that_is_gone_or_damaged_is_made_again(first_digits: PrepareResult, prepare: Prepare, harm: str) -> None:
     first = first_digits
     tensors = tensors_of(first)
-    tensors.unlink() if harm == "removed" else tensors.write_bytes(b"damaged")
+    if harm == "removed":
+        tensors.unlink()
+    else:
+        without_digests(first)
+        tensors.write_bytes(b"damaged")
     second = prepare("b")
     assert not second.reused
     assert second.fingerprint == first.fingerprint
     assert run_of(second).data.tags["pipeline.gold_run_id"] == second.run_id
+
+
+def test_gold_that_someone_changed_stops_the_day(first_digits: PrepareResult, prepare: Prepare) -> None:
+    first = first_digits
+    description = tensors_of(first).with_name(DESCRIPTION)
+    description.write_text(description.read_text().replace('"0"', '"O"', 1))
+    with pytest.raises(ChangedError, match=f"gold/gold.json of run {first.run_id} was changed in the store"):
+        prepare("b")
+    forced = prepare("c", force=["prepare"])
+    assert (forced.reused, forced.fingerprint) == (False, first.fingerprint)
+    assert prepare("d").reused  # the new one
+
+
+def test_gold_of_an_earlier_release_cannot_be_changed_once_it_was_reused(
+    first_digits: PrepareResult, prepare: Prepare
+) -> None:
+    without_digests(first_digits)
+    assert prepare("b").reused
+    tensors_of(first_digits).write_bytes(b"damaged")
+    with pytest.raises(ChangedError, match="was changed in the store"):
+        prepare("c")
 
 
 def test_gold_of_a_run_that_failed_is_not_used(first_digits: PrepareResult, prepare: Prepare) -> None:

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import mlflow
 import pytest
@@ -8,7 +12,7 @@ from mlflow import MlflowClient
 
 from tasks.contract.messages import TaskIdentity
 from tasks.contract.promotion import EvaluateRequest, RegisterRequest, RegisterResult
-from tasks.errors import DataError, ModelError
+from tasks.errors import ChangedError, DataError, ModelError
 from tasks.records import registry, tracking, tuned_sets
 from tasks.records.inputs.evaluation import EvaluateInputs
 from tasks.settings import Settings
@@ -176,3 +180,107 @@ def test_without_a_verdict_nothing_is_registered(
     with pytest.raises(DataError, match=r"no tag 'pipeline\.train_run_id'"):
         run_register(trained, "mon")
     assert MlflowClient().search_registered_models() == []
+
+
+def artifact_of(evaluation: str, name: str) -> Path:
+    """An artifact of an evaluate run in the store, as somebody with a key to the bucket finds it."""
+    return Path(unquote(urlsplit(mlflow.get_run(evaluation).info.artifact_uri).path)) / name
+
+
+def rewritten(evaluation: str, name: str, change: Callable[[dict[str, Any]], None]) -> None:
+    file = artifact_of(evaluation, name)
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def trust(evaluation: str, *names: str) -> None:
+    """Take the digests of a run away, as in one of an earlier release."""
+    for name in names:
+        MlflowClient().delete_tag(evaluation, f"pipeline.sha256.{name}")
+
+
+@pytest.fixture
+def refused(perfect: str, evaluated: Evaluated, run_register: Register) -> str:
+    """The test's store has a perfect champion; the ID of the evaluate run of a worse model."""
+    run_register(perfect, "mon")
+    return evaluated(THREE_OF_FOUR, "tue")
+
+
+def promote(verdict: dict[str, Any]) -> None:
+    verdict["promote"] = True
+
+
+def pass_all(verdict: dict[str, Any]) -> None:
+    verdict["promote"] = True
+    for check in verdict["checks"]:
+        check["passed"] = True
+
+
+def improve(evidence: dict[str, Any]) -> None:
+    evidence["champion"]["comparison"] |= {"gained": 30, "lost": 0, "p_value": 1e-6, "low": 0.1, "high": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("name", "change"), [("verdict.json", promote), ("verdict.json", pass_all), ("evidence.json", improve)]
+)
+def test_what_someone_changed_in_the_store_stops_the_day(
+    refused: str, run_register: Register, name: str, change: Callable[[dict[str, Any]], None]
+) -> None:
+    rewritten(refused, name, change)
+    with pytest.raises(ChangedError, match=f"{name} of run {refused} was changed in the store .*evaluate"):
+        run_register(refused, "tue")
+    assert (versions(), aliases()) == (1, {"champion": 1, "challenger": 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("verdict.json", promote, "promote=True does not follow from the checks"),
+        ("verdict.json", pass_all, "says .promoted: .*but its evidence and policy give .refused: "),
+        ("evidence.json", improve, "says .refused: .*but its evidence and policy give "),
+    ],
+)
+def test_a_verdict_is_derived_from_the_evidence_also_without_digests(
+    refused: str, run_register: Register, name: str, change: Callable[[dict[str, Any]], None], words: str
+) -> None:
+    trust(refused, "verdict.json", "evidence.json")
+    rewritten(refused, name, change)
+    with pytest.raises(ChangedError, match=words):
+        run_register(refused, "tue")
+    assert (versions(), aliases()) == (1, {"champion": 1, "challenger": 1})
+
+
+def test_a_verdict_of_an_earlier_release_is_registered(refused: str, run_register: Register) -> None:
+    trust(refused, "verdict.json", "evidence.json")
+    result = run_register(refused, "tue")
+    assert (result.version, result.promoted) == (2, False)
+
+
+def test_a_verdict_is_derived_by_the_policy_of_its_evaluation(
+    perfect: str,
+    settings: Settings,
+    train_run: TrainRun,
+    identity: Callable[[str], TaskIdentity],
+    run_register: Register,
+) -> None:
+    """Every field of the policy is read back from the params of the run, also those that are not given."""
+    task = identity("evaluate").model_copy(update={"dag_run_id": "tue"})
+    strict = {"min_accuracy": 0.9, "proof": "not_worse", "max_latency_ms": 1e4, "min_class_recall": 0.01}
+    request = EvaluateRequest.model_validate(
+        {"task": task, "train_run_id": train_run(THREE_OF_FOUR), "registered_model": "pets", **strict}
+    )
+    with tracking.stage_run(request, "evaluate", settings) as run:
+        judged = evaluate.run(request, EvaluateInputs.resolve(request, run), run, settings)
+    assert "0.9000, the floor" in judged.reason
+    result = run_register(judged.run_id, "tue")
+    assert (result.promoted, result.reason) == (False, judged.reason)
+
+
+def test_damaged_files_without_digests_are_named(refused: str, run_register: Register) -> None:
+    trust(refused, "verdict.json")
+    artifact_of(refused, "verdict.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(
+        ChangedError, match=f"verdict.json or evidence.json of run {refused} is not what evaluate writes"
+    ):
+        run_register(refused, "tue")

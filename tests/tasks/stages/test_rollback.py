@@ -41,13 +41,17 @@ def three_champions(settings: Settings, beginnings: Beginnings) -> None:
     beginnings.begin("three champions", settings, lambda: _promote_three(settings))
 
 
+def _register(experiment_id: str, version: int) -> None:
+    run = MlflowClient().create_run(experiment_id)
+    MlflowClient().log_text(run.info.run_id, "flavors: {onnx: {data: data/model.onnx}}", "model/MLmodel")
+    tags = {registry.SHA256: f"sha{version}"}
+    registry.create_version(NAME, f"runs:/{run.info.run_id}/model", run.info.run_id, tags, "")
+
+
 def _promote_three(settings: Settings) -> None:
     experiment_id = tracking.connect(settings)
     for version in (1, 2, 3):
-        run = MlflowClient().create_run(experiment_id)
-        MlflowClient().log_text(run.info.run_id, "flavors: {onnx: {data: data/model.onnx}}", "model/MLmodel")
-        tags = {"pipeline.model_sha256": f"sha{version}"}
-        registry.create_version(NAME, f"runs:/{run.info.run_id}/model", run.info.run_id, tags, "")
+        _register(experiment_id, version)
         before = version - 1 or None
         ledger.move_champion(
             ledger.Entry(
@@ -103,6 +107,26 @@ def test_where_it_cannot_go_nothing_changes(
         run_rollback(**fields)
     assert champion() == 3
     assert len(list(ledger.history(NAME))) == 3
+
+
+def test_a_champion_that_was_made_by_hand_gets_its_record_when_it_is_named(
+    three_champions: None, run_rollback: Rollback
+) -> None:
+    registry.set_alias(NAME, registry.CHAMPION, 2)
+    result = run_rollback(version=2)
+    assert (result.previous_version, result.version, champion()) == (3, 2, 2)
+    told = next(ledger.history(NAME)).entry
+    assert (told.kind, told.from_version, told.to_version, told.former_sha256) == ("rollback", 3, 2, "sha3")
+    assert ledger.is_recorded(NAME, 2)
+
+
+def test_a_champion_of_before_the_ledger_gets_its_record_too(settings: Settings, run_rollback: Rollback) -> None:
+    _register(tracking.connect(settings), 1)
+    registry.set_alias(NAME, registry.CHAMPION, 1)
+    result = run_rollback(version=1)
+    assert (result.previous_version, result.version) == (1, 1)
+    assert ledger.is_recorded(NAME, 1)
+    assert ledger.rolled_back(NAME, "sha1") is None
 
 
 def test_the_first_champion_has_none_before_it(three_champions: None, run_rollback: Rollback) -> None:
