@@ -1,9 +1,9 @@
 """Create a user in Airflow and in MLflow with the same role and a random password, printed once.
 
-    role     Airflow   MLflow: all experiments and registered models
-    viewer   Viewer    READ     sees everything, changes nothing
-    editor   User      EDIT     triggers, pauses, clears and deletes runs
-    admin    Admin     MANAGE   connections, users and everything else
+    role     Airflow   MLflow: all experiments, all registered models
+    viewer   Viewer    READ, READ       sees everything, changes nothing
+    editor   User      EDIT, READ       triggers, pauses, clears and deletes runs; moves no alias
+    admin    Admin     MANAGE, MANAGE   connections, users and everything else
 
 Run again for the same name, it sets a new role and password in both programs; so a call that failed half way is simply
 repeated. Standard library only; addresses and the administrators' passwords come from `.env`.
@@ -23,9 +23,14 @@ from typing import Any
 
 from deploy.errors import NO_PERMISSION, USAGE, DeployError
 
-ROLES = {"viewer": ("Viewer", "READ"), "editor": ("User", "EDIT"), "admin": ("Admin", "MANAGE")}
+Grants = Mapping[str, str]  # permission by type of resource
+ROLES: dict[str, tuple[str, Grants]] = {
+    "viewer": ("Viewer", {"experiment": "READ", "registered_model": "READ"}),
+    # A champion is made by the pipeline, whose gate and ledger an alias that is moved by hand would leave out.
+    "editor": ("User", {"experiment": "EDIT", "registered_model": "READ"}),
+    "admin": ("Admin", {"experiment": "MANAGE", "registered_model": "MANAGE"}),
+}
 ADMINISTRATORS = {"admin"}  # created by `make up`, with the passwords in .env
-SHARED = ("experiment", "registered_model")
 
 
 @dataclass(frozen=True)
@@ -86,12 +91,12 @@ def make_airflow_user(server: Server, name: str, role: str, password: str) -> No
         server.ask("PATCH", f"/auth/fab/v1/users/{name}?update_mask=roles,password", person)
 
 
-def make_mlflow_user(server: Server, name: str, permission: str, password: str) -> None:
-    """Create the user, or give an existing one this permission and password."""
+def make_mlflow_user(server: Server, name: str, grants: Grants, password: str) -> None:
+    """Create the user, or give an existing one these permissions and this password."""
     login = {"username": name, "password": password}
     if not server.ask("POST", "/api/2.0/mlflow/users/create", login, expected=400):
         server.ask("PATCH", "/api/2.0/mlflow/users/update-password", login)
-    for kind in SHARED:
+    for kind, permission in grants.items():
         grant = {"username": name, "resource_type": kind, "resource_id": "*"}  # future ones too
         server.ask("POST", "/api/3.0/mlflow/users/permissions/revoke", grant, expected=404)
         server.ask("POST", "/api/3.0/mlflow/users/permissions/grant", grant | {"permission": permission})

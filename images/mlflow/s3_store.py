@@ -1,4 +1,8 @@
-"""MLflow's S3 store with two fixes; MLflow finds it through the entry point beside this file (a plugin).
+"""MLflow's S3 store with three fixes; MLflow finds it through the entry point beside this file (a plugin).
+
+It opens the server's own root only (`MLFLOW_ARTIFACTS_DESTINATION`). What a user may see is decided by paths below it;
+an `s3://` address that a user gives, as a model version's source or an experiment's location, would be read with the
+server's key, whatever it holds.
 
 A full store is reported as HTTP 507 with one line. MLflow answers 500 without a reason to everything that the store
 refuses, so its clients retry for a minute and never learn the reason; they do not retry 507 (Insufficient Storage), and
@@ -10,6 +14,7 @@ each with connections that the store closed long ago: about a hundred sockets af
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +23,7 @@ from typing import Any
 from boto3.exceptions import S3UploadFailedError
 from botocore.exceptions import ClientError
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 from mlflow.store.artifact import s3_artifact_repo
 from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository
 
@@ -53,7 +59,21 @@ def _full_store_named() -> Iterator[None]:
 
 
 class S3Store(S3ArtifactRepository):
-    """S3ArtifactRepository that reports a full store as such."""
+    """S3ArtifactRepository for the server's root, that reports a full store as such."""
+
+    def __init__(self, artifact_uri: str, *arguments: Any, **options: Any) -> None:
+        """Take the address of the root.
+
+        Raises:
+            MlflowException: it is another one (403).
+        """
+        root = os.environ.get("MLFLOW_ARTIFACTS_DESTINATION", artifact_uri)
+        if artifact_uri.rstrip("/") != root.rstrip("/"):
+            raise MlflowException(
+                f"{artifact_uri!r} is not read by this server: artifacts are found through their run or logged model",
+                PERMISSION_DENIED,
+            )
+        super().__init__(artifact_uri, *arguments, **options)
 
     def log_artifact(self, *arguments: Any, **options: Any) -> None:
         """Upload one file."""

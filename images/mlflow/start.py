@@ -33,6 +33,8 @@ PASSWORDS = {
 }
 # What each database has once its tables were created: where its schema's version is stored, in the same transaction.
 VERSION_TABLES = {"MLFLOW_BACKEND_STORE_URI": "alembic_version", "MLFLOW_AUTH_DATABASE_URI": "alembic_version_auth"}
+# Of a model version: the logged model that it is. Any other address would be read with the server's key to the store.
+LOGGED_MODEL = r"^(models:/m-[0-9a-f]{32}|mlflow-artifacts:/[0-9]+/models/m-[0-9a-f]{32}/artifacts)/?$"
 LOCK = 7_310_571  # any number that nothing else in the database locks
 PATIENCE = 120.0  # seconds for a database that is starting
 UNAVAILABLE, WRONG_SETTINGS = 69, 78  # as in tasks/errors.py
@@ -117,6 +119,7 @@ def main() -> None:
     config = Path(tempfile.mkdtemp(prefix="mlflow-")) / "basic_auth.ini"
     write_auth_config(config, os.environ["MLFLOW_AUTH_DATABASE_URI"])
     os.environ["MLFLOW_AUTH_CONFIG_PATH"] = str(config)
+    os.environ["MLFLOW_CREATE_MODEL_VERSION_SOURCE_VALIDATION_REGEX"] = LOGGED_MODEL
     if os.environ.get("MLFLOW_EXPOSE_PROMETHEUS"):
         subprocess.Popen([sys.executable, str(Path(__file__).with_name("metrics.py"))])  # noqa: S603  # our own file
     command = ["mlflow", "server", "--app-name", "basic-auth", "--host", "0.0.0.0", "--port", "5000"]  # noqa: S104

@@ -50,5 +50,6 @@ STAGES = (
         DeployResult,
         extra="client",
         resources=StageResources(cpus=1, memory="1g", cpu_request=0.1),
+        calls_service=True,
     ),
 )

@@ -29,6 +29,8 @@ class Stage:
     # stage with inputs reuses the result of an earlier run with the same inputs, parameters and code.
     inputs: str | None = None
     depends_on: str = ""  # the same in words, for the log and the run's note
+    # Asks the service, so that it gets its address and its key.
+    calls_service: bool = False
     # The parameter that says how. In a DAG that can do without the stage, the Param of the stage's own name takes its
     # place, and offers `none` too (see `pipeline.operator.params.stage_params`).
     choice: str = ""

@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tasks import markdown
 from tasks.text_table import columns
 
 
@@ -66,7 +67,7 @@ class Verdict(BaseModel):
     def markdown(self) -> str:
         """The rows as a Markdown table, for the approver's page and the model card."""
         lines = ["| check | measured | limit | | why |", "|---|---|---|---|---|"]
-        lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in self.rows()]
+        lines += ["| " + " | ".join(map(markdown.plain, row)) + " |" for row in self.rows()]
         return "\n".join(lines)
 
 

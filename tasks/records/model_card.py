@@ -7,13 +7,13 @@ evaluate, so that a card can be written without the data and without torch.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from tasks import markdown
 from tasks.contract.gate_policy import CLASS
 from tasks.gate.evidence import Evidence
 from tasks.gate.verdict import Check, Verdict
@@ -288,12 +288,11 @@ def _list(*lines: str) -> str:
 
 
 def _code(text: str, limit: int = 40) -> str:
-    """Quote text from the data: between backticks, Markdown has no effect."""
-    return f"`{_cut(text, limit).replace('`', chr(39))}`"
+    return markdown.code(_cut(text, limit))
 
 
 def _plain(text: str, limit: int) -> str:
-    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", _cut(text, limit))
+    return markdown.plain(_cut(text, limit))
 
 
 def _cut(text: str, limit: int) -> str:

@@ -19,6 +19,7 @@ from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.numpy_dataset import from_numpy
 from mlflow.environment_variables import MLFLOW_S3_ENDPOINT_URL
 
+from tasks import markdown
 from tasks.contract.data import PrepareRequest, PrepareResult
 from tasks.contract.datasets import licence_of
 from tasks.errors import ChangedError, DataError
@@ -202,7 +203,7 @@ def _describe(made: _Made, request: PrepareRequest, *, reused: bool) -> None:
         f"{len(gold.test)} test images of {gold.shape}; {made.removed} files left out, each with its reason in "
         f"`manifest/removed.csv`{' of that run' if reused else ''}; near-duplicates of test images are in "
         f"`manifest/near_duplicates.csv`{' there, too' if reused else ''}, if images of this size are compared. "
-        f"Metadata columns: {', '.join(gold.test.columns) or 'none'}.",
+        f"Metadata columns: {', '.join(map(markdown.code, gold.test.columns)) or 'none'}.",
     )
 
 

@@ -43,6 +43,24 @@ for window in range(int(sys.argv[2])):
 """
 
 
+# Ask for a folder below the server's root, the root itself, and what is beside it.
+ADDRESSES = """
+import json, os
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+os.environ["MLFLOW_ARTIFACTS_DESTINATION"] = "s3://mlflow/root"
+said = {}
+for address in ("root", "root/", "root/1/run/artifacts", "root/airflow-logs", "", "other"):
+    try:
+        get_artifact_repository(f"s3://mlflow/{address}")
+        said[address] = 200
+    except MlflowException as error:
+        said[address] = error.get_http_status_code()
+print(json.dumps(said))
+"""
+
+
 class Named(BaseHTTPRequestHandler):
     """Answers every upload with what the bucket is named after, STATUS-CODE; an error but for 200."""
 
@@ -107,3 +125,10 @@ def test_another_refusal_stays_what_it_is(said: dict[str, list[object]]) -> None
 def test_hours_of_work_keep_no_old_connections(run: Callable[..., list[str]]) -> None:
     files = [int(line) for line in run(HOURS, "20")]
     assert files[-1] <= files[3] + 1, files
+
+
+def test_only_the_root_of_the_server_is_opened(run: Callable[..., list[str]]) -> None:
+    said = json.loads(run(ADDRESSES)[-1])
+    assert said == {"root": 200, "root/": 200} | dict.fromkeys(
+        ("root/1/run/artifacts", "root/airflow-logs", "", "other"), 403
+    )

@@ -109,7 +109,9 @@ def run_id(stack: Stack, logged_in: None, tmp_path_factory: pytest.TempPathFacto
     artifact.write_bytes(ARTIFACT)
     client.log_artifact(run.info.run_id, str(artifact))
     client.create_registered_model(MODEL)
-    version = client.create_model_version(MODEL, f"{run.info.artifact_uri}/weights.bin", run.info.run_id)
+    model = client.create_logged_model(run.info.experiment_id, "model", run.info.run_id)
+    source = f"models:/{model.model_id}"
+    version = client.create_model_version(MODEL, source, run.info.run_id, model_id=model.model_id)
     client.set_registered_model_alias(MODEL, "champion", version.version)
     return str(run.info.run_id)
 

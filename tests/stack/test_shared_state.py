@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -119,6 +120,43 @@ def test_a_stranger_with_an_account_reads_no_run(stack: Stack, client: MlflowCli
     url = f"{stack.mlflow_url}/api/2.0/mlflow/experiments/get?experiment_id={experiment}"
     assert requests.get(url, auth=("stranger", "a-long-password-1"), timeout=120).status_code == 403
     assert requests.get(url, auth=stack.login, timeout=120).status_code == 200
+
+
+def test_a_stranger_with_an_account_reads_no_byte_of_others(stack: Stack, client: MlflowClient, tmp_path: Path) -> None:
+    """Not through a model version or an experiment of theirs, whose files they say are elsewhere in the bucket."""
+    run = client.create_run(client.create_experiment("not theirs"))
+    (tmp_path / "secret.txt").write_text("secret")
+    client.log_artifact(run.info.run_id, str(tmp_path / "secret.txt"))
+    place = run.info.artifact_uri.removeprefix("mlflow-artifacts:/")
+
+    def ask(method: str, path: str, login: tuple[str, str], **given: Any) -> requests.Response:
+        return requests.request(method, stack.mlflow_url + path, auth=login, timeout=120, **given)
+
+    login = ("reader", "a-long-password-1")
+    user = {"username": login[0], "password": login[1]}
+    assert ask("POST", "/api/2.0/mlflow/users/create", stack.login, json=user).ok
+    assert ask("POST", "/api/2.0/mlflow/registered-models/create", login, json={"name": "theirs"}).ok
+    bucket = stack.variables.get("S3_BUCKET") or "mlflow"
+    for source in (
+        f"s3://{bucket}/{place}",
+        f"S3://{bucket}/{place}",
+        f"s3://{bucket}/airflow-logs",
+        f"mlflow-artifacts:/{place}",
+        f"runs:/{run.info.run_id}/",
+        "dbfs:/etc",
+        "file:///proc/self",
+    ):
+        version = {"name": "theirs", "source": source}
+        assert ask("POST", "/api/2.0/mlflow/model-versions/create", login, json=version).status_code == 400, source
+
+    experiment = {"name": "theirs", "artifact_location": f"s3://{bucket}/{place}"}
+    made = ask("POST", "/api/2.0/mlflow/experiments/create", login, json=experiment).json()
+    own = ask("POST", "/api/2.0/mlflow/runs/create", login, json=made).json()["run"]["info"]["run_id"]
+    assert ask("GET", f"/api/2.0/mlflow/artifacts/list?run_id={own}", login).status_code == 403
+    assert ask("GET", f"/get-artifact?run_id={own}&path=secret.txt", login).status_code == 403
+    proxied = f"/api/2.0/mlflow-artifacts/artifacts/{place}/secret.txt"
+    assert ask("GET", proxied, login).status_code == 403
+    assert ask("GET", proxied, stack.login).text == "secret"
 
 
 @pytest.mark.parametrize("user", ["mlflow", "mlflow_auth", "airflow"])

@@ -6,6 +6,7 @@ does not answer is an error line in the task's log and does not change the run.
 
 from __future__ import annotations
 
+import html
 import json
 import smtplib
 import ssl
@@ -81,12 +82,12 @@ def describe_question(context: Context) -> Message:
 
 
 def post_to_slack(url: str, message: Message) -> None:
-    """Post to an incoming webhook.
+    """Post to an incoming webhook, which would read `<...>` as a link or as a call to the whole channel.
 
     Raises:
         OSError: the server does not answer, or its answer is not 2xx.
     """
-    body = json.dumps({"text": message.text}).encode()
+    body = json.dumps({"text": html.escape(message.text, quote=False)}).encode()
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310  # Settings: http(s)
     with urllib.request.urlopen(request, timeout=TIMEOUT):  # noqa: S310
         pass

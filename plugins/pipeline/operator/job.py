@@ -56,9 +56,10 @@ def image_of(stage: str, settings: Settings) -> str:
     return f"{name}@{digest}" if digest else f"{name}:{settings.pipeline_image_tag}"
 
 
-def container_environment(stage: str, settings: Settings) -> dict[str, str]:
+def container_environment(stage: str, request: StageRequest, settings: Settings) -> dict[str, str]:
     """Settings for a stage in a container, which may reach the servers at other addresses than Airflow does.
 
+    A stage is told only of the servers that it asks.
     The git commit is not among them: the image records its own, and Airflow's checkout may be at another commit.
     """
     values = {
@@ -67,10 +68,12 @@ def container_environment(stage: str, settings: Settings) -> dict[str, str]:
         "PIPELINE_HOME": "/tmp/pipeline",  # noqa: S108  # the container's own volume; the rest is read-only
         "MLFLOW_TRACKING_URI": settings.pipeline_stage_mlflow_tracking_uri,
         "MLFLOW_TRACKING_USERNAME": settings.mlflow_tracking_username,
-        "SERVING_URL": settings.pipeline_stage_serving_url,
-        "AWS_ENDPOINT_URL": settings.pipeline_stage_aws_endpoint_url or settings.aws_endpoint_url,
-        "AWS_REGION": settings.aws_region,
     }
+    if STAGES[stage].calls_service:
+        values["SERVING_URL"] = settings.pipeline_stage_serving_url
+    if _reads_s3(request):
+        values["AWS_ENDPOINT_URL"] = settings.pipeline_stage_aws_endpoint_url or settings.aws_endpoint_url
+        values["AWS_REGION"] = settings.aws_region
     if STAGES[stage].extra == RAY:
         search = settings.with_the_stacks_ray()
         values |= {
@@ -82,14 +85,19 @@ def container_environment(stage: str, settings: Settings) -> dict[str, str]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def container_secrets(stage: str, settings: Settings) -> dict[str, str]:
-    """Settings that must appear neither in Airflow's UI nor in a log; only stages with Ray get those of searches."""
-    values = {
-        "MLFLOW_TRACKING_PASSWORD": settings.mlflow_tracking_password,
-        "AWS_SECRET_ACCESS_KEY": settings.aws_secret_access_key,
-        "SERVING_API_KEY": settings.serving_api_key,
-    }
-    users = {"AWS_ACCESS_KEY_ID": settings.aws_access_key_id}
+def container_secrets(stage: str, request: StageRequest, settings: Settings) -> dict[str, str]:
+    """Settings that must appear neither in Airflow's UI nor in a log, each only for a stage that needs it.
+
+    The key of the service: for a stage that calls it. Keys for AWS: where a request names an `s3://` address. Those of
+    searches: for stages with Ray.
+    """
+    values = {"MLFLOW_TRACKING_PASSWORD": settings.mlflow_tracking_password}
+    users = {}
+    if STAGES[stage].calls_service:
+        values["SERVING_API_KEY"] = settings.serving_api_key
+    if _reads_s3(request):
+        values["AWS_SECRET_ACCESS_KEY"] = settings.aws_secret_access_key
+        users["AWS_ACCESS_KEY_ID"] = settings.aws_access_key_id
     if STAGES[stage].extra == RAY:
         search = settings.with_the_stacks_ray()
         values["TUNE_STORAGE_SECRET_ACCESS_KEY"] = search.tune_storage_secret_access_key
@@ -97,3 +105,8 @@ def container_secrets(stage: str, settings: Settings) -> dict[str, str]:
         users["TUNE_STORAGE_ACCESS_KEY_ID"] = search.tune_storage_access_key_id
     secrets = {name: value.get_secret_value() for name, value in values.items() if value is not None}
     return secrets | {name: value for name, value in users.items() if value is not None}
+
+
+def _reads_s3(request: StageRequest) -> bool:
+    """Tell whether a stage reads what a person keeps in S3: data, corrections or weights."""
+    return any(isinstance(value, str) and value.startswith("s3://") for _, value in request)

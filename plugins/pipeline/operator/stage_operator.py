@@ -125,8 +125,8 @@ class StageOperator(BaseOperator):
             stage=self.stage,
             request=request,
             image=image_of(self.stage, settings),
-            environment={**container_environment(self.stage, settings), **self.environment},
-            private_environment=container_secrets(self.stage, settings),
+            environment={**container_environment(self.stage, request, settings), **self.environment},
+            private_environment=container_secrets(self.stage, request, settings),
             resources=self.limits(context["params"]),
             timeout=self.execution_timeout,
         )

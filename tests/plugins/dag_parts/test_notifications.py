@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import json
 import smtplib
 import socketserver
 import threading
@@ -40,6 +41,23 @@ def test_a_webhook_that_was_removed_is_an_error() -> None:
         pytest.raises(HTTPError, match="404"),
     ):
         post_to_slack(f"http://127.0.0.1:{server.server_port}/hook", MESSAGE)
+
+
+def test_text_from_the_data_calls_nobody_in_slack() -> None:
+    heard: list[str] = []
+
+    class Webhook(Gone):
+        def do_POST(self) -> None:
+            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["text"])
+            self.send_response(200)
+            self.end_headers()
+
+    evil = Message("daily_training: v1 was refused", "accuracy of <!channel> & <http://spy|here>", "http://a/?b&c", "r")
+    with serving(http.server.HTTPServer(("127.0.0.1", 0), Webhook)) as server:
+        post_to_slack(f"http://127.0.0.1:{server.server_port}/hook", evil)
+    [text] = heard
+    assert "accuracy of &lt;!channel&gt; &amp; &lt;http://spy|here&gt;" in text
+    assert text.endswith("http://a/?b&amp;c")
 
 
 def test_a_password_is_not_sent_without_encryption() -> None:

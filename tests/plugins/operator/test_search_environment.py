@@ -7,6 +7,7 @@ import pytest
 from pipeline.operator.job import container_environment, container_secrets
 from tasks.contract.stages import STAGES
 from tasks.settings import load_settings
+from tests.plugins.operator.stage_requests import request_of
 
 STACK = {"S3_ACCESS_KEY": "stack-user", "S3_SECRET_KEY": "stack-s3cret", "RAY_AUTH_TOKEN": "t0ken-of-ray"}
 SECRETS = {"stack-user", "stack-s3cret", "t0ken-of-ray", "my-user", "my-s3cret"}
@@ -17,7 +18,8 @@ def told(monkeypatch: pytest.MonkeyPatch, stage: str, **variables: str) -> tuple
     for name, value in (STACK | variables).items():
         monkeypatch.setenv(name, value)
     settings = load_settings()
-    return container_environment(stage, settings), container_secrets(stage, settings)
+    request = request_of(stage)
+    return container_environment(stage, request, settings), container_secrets(stage, request, settings)
 
 
 def test_a_search_keeps_its_state_in_the_stacks_bucket(monkeypatch: pytest.MonkeyPatch) -> None:

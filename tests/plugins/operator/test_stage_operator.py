@@ -186,7 +186,7 @@ def test_secrets_are_no_template_field_and_addresses_are_the_containers(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cret-of-s3")
     with dag:
         task = stage_task("prepare", environment={"OMP_NUM_THREADS": "1"})
-    job = task.job(context(task))
+    job = task.job(context(task, {"dataset": "image_folder", "source": "s3://team/photos"}))
     assert job.environment["MLFLOW_TRACKING_URI"] == "http://mlflow:5000"
     assert job.environment["OMP_NUM_THREADS"] == "1"
     assert set(job.private_environment) == {"MLFLOW_TRACKING_PASSWORD", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}

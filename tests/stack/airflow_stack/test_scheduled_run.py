@@ -116,6 +116,37 @@ def test_roles_hold_in_mlflow_too(airflow: Stack, viewer: User, editor: User) ->
         assert requests.post(f"{api}/experiments/delete", json=body, auth=login, timeout=120).status_code == 403
 
 
+def test_an_editor_moves_no_alias_and_changes_no_version(airflow: Stack, editor: User, admin: User) -> None:
+    api, version = f"{airflow.mlflow_url}/api/2.0/mlflow", {"name": "roles-of-models", "version": "1"}
+    alias = {"name": version["name"], "alias": "champion"}
+
+    def ask(method: str, path: str, body: dict[str, str], someone: User | None) -> int:
+        login = (someone.name, someone.password) if someone else airflow.login
+        where = {"params": body} if method == "GET" else {"json": body}
+        return requests.request(method, f"{api}/{path}", auth=login, timeout=120, **where).status_code
+
+    made = requests.post(f"{api}/experiments/create", json={"name": "models"}, auth=airflow.login, timeout=120).json()
+    model = requests.post(
+        f"{api}/logged-models", json={**made, "name": "model"}, auth=airflow.login, timeout=120
+    ).json()["model"]["info"]["model_id"]
+    source = {"source": f"models:/{model}", "model_id": model}
+    assert ask("POST", "registered-models/create", {"name": version["name"]}, None) == 200
+    assert ask("POST", "model-versions/create", {"name": version["name"], **source}, None) == 200
+    writes = [
+        ("POST", "registered-models/alias", alias | {"version": "1"}),
+        ("POST", "model-versions/create", {"name": version["name"], **source}),
+        ("POST", "model-versions/set-tag", version | {"key": "pipeline.model_sha256", "value": "another"}),
+        ("PATCH", "model-versions/update", version | {"description": "another"}),
+        ("DELETE", "model-versions/delete", version),
+    ]
+    for method, path, body in writes:
+        assert ask(method, path, body, editor) == 403, path
+    assert ask("GET", "model-versions/get", version, editor) == 200
+    assert ask("POST", "registered-models/alias", alias | {"version": "1"}, admin) == 200
+    assert ask("DELETE", "registered-models/alias", alias, editor) == 403
+    assert ask("GET", "registered-models/alias", alias, editor) == 200
+
+
 def test_made_again_a_user_has_the_new_role_and_password_only(airflow: Stack) -> None:
     first = user(airflow, "admin")
     second = make_user(airflow, first.name, "viewer").stdout.split()[-1]

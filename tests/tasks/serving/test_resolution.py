@@ -11,6 +11,7 @@ import pytest
 from mlflow import MlflowClient
 
 from tasks.errors import ModelError, UnavailableError
+from tasks.records import artifact_digest, registry
 from tasks.serving.model_reference import Target, parse
 from tasks.serving.resolution import resolve
 from tests.tasks.serving.samples import MODEL, Store, load
@@ -18,17 +19,23 @@ from tests.tasks.serving.samples import MODEL, Store, load
 
 def test_alias_version_and_stage_name_a_version(store: Store) -> None:
     client = MlflowClient()
-    client.set_model_version_tag(MODEL, "1", "pipeline.artifact_sha256", "a" * 64)
+    digest = client.get_model_version(MODEL, "1").tags[artifact_digest.TAG]
     client.set_model_version_tag(MODEL, "1", "pipeline.evaluate_run_id", "e" * 32)
-    first = Target(f"models:/{MODEL}/1", MODEL, 1, store.run_ids[0], "a" * 64, "e" * 32)
+    first = Target(f"models:/{MODEL}/1", MODEL, 1, store.run_ids[0], digest, "e" * 32)
     assert resolve(parse(None, MODEL)) == first
     assert resolve(parse("1", MODEL)) == first
     assert resolve(parse(f"models:/{MODEL}@champion", "other")) == first
     MlflowClient().transition_model_version_stage(MODEL, "2", "Production")
     assert resolve(parse("stage:Production", MODEL)).version == 2
-    client.delete_model_version_tag(MODEL, "1", "pipeline.artifact_sha256")
     client.delete_model_version_tag(MODEL, "1", "pipeline.evaluate_run_id")
-    assert resolve(parse("1", MODEL)) == Target(f"models:/{MODEL}/1", MODEL, 1, store.run_ids[0])
+    assert resolve(parse("1", MODEL)) == Target(f"models:/{MODEL}/1", MODEL, 1, store.run_ids[0], digest)
+
+
+def test_a_version_that_another_program_registered_has_no_digest(store: Store) -> None:
+    made = registry.create_version(MODEL, f"runs:/{store.run_ids[0]}/model", store.run_ids[0], {}, "")
+    target = resolve(parse(made.version, MODEL))
+    assert (target.artifact_sha256, target.evaluate_run_id) == (None, None)
+    MlflowClient().delete_model_version(MODEL, made.version)
 
 
 def test_a_run_is_known_by_its_version_if_it_has_one(store: Store) -> None:

@@ -1,0 +1,49 @@
+"""What the container of a stage is told: nothing that it does not need."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.operator.job import container_environment, container_secrets
+from tasks.contract.stages import STAGES
+from tasks.settings import load_settings
+from tests.plugins.operator.stage_requests import request_of
+
+AWS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_REGION"}
+SERVICE = {"SERVING_URL", "SERVING_API_KEY"}
+WEIGHTS = {"dataset": "image_folder", "weights": "s3://team/weights.safetensors"}
+
+
+def told(monkeypatch: pytest.MonkeyPatch, stage: str, **fields: object) -> set[str]:
+    """Names of all that a stage's container is told, where everything is set."""
+    for name in AWS | {"SERVING_API_KEY", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"}:
+        monkeypatch.setenv(name, "http://store:9000" if name == "AWS_ENDPOINT_URL" else "a-value")
+    settings, request = load_settings(), request_of(stage, **fields)
+    return {*container_environment(stage, request, settings), *container_secrets(stage, request, settings)}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_is_told_of_the_service_only_if_it_asks_it(monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+    assert told(monkeypatch, stage) & SERVICE == (SERVICE if stage == "deploy" else set())
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_stage_has_keys_for_aws_unless_its_request_names_an_address_there(
+    monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    assert not told(monkeypatch, stage) & AWS
+    assert "MLFLOW_TRACKING_PASSWORD" in told(monkeypatch, stage)
+
+
+@pytest.mark.parametrize(
+    ("stage", "fields"),
+    [
+        ("prepare", {"dataset": "image_folder", "source": "s3://team/photos"}),
+        ("prepare", {"corrections": "s3://team/corrections.csv"}),
+        ("train", WEIGHTS),
+        ("tune", WEIGHTS),
+    ],
+)
+def test_one_that_does_has_them(monkeypatch: pytest.MonkeyPatch, stage: str, fields: dict[str, object]) -> None:
+    known = {name: value for name, value in fields.items() if name in STAGES[stage].request.model_fields}
+    assert told(monkeypatch, stage, **known) >= AWS
