@@ -15,7 +15,6 @@ import numpy as np
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from tasks.contract.gate_policy import GatePolicy
 from tasks.gate.evidence import Cost, Evidence, Slice
@@ -145,7 +144,7 @@ def uncompressed_cost(cost: Cost, evaluate_run_id: str | None) -> Cost | None:
         return None
     try:
         evidence = read_evidence(evaluate_run_id)
-    except (MlflowException, OSError, ValidationError) as error:
+    except (MlflowException, OSError, ValueError) as error:
         if as_unavailable(error) is not None:
             raise
         log.warning("what the champion cost before a compression is not known: %s", error)

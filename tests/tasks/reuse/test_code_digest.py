@@ -89,7 +89,8 @@ def test_a_subpackage_that_is_left_out_is_not_followed() -> None:
     package = ROOT / "tasks"
     whole, _ = code_digest.closure("tasks.stages.evaluate", package)
     part, _ = code_digest.closure("tasks.stages.evaluate", package, ("tasks.gate",))
-    assert {file.relative_to(package).parts[0] for file in whole - part} == {"gate"}
+    only_the_gate_imports = {"markdown.py"}
+    assert {file.relative_to(package).parts[0] for file in whole - part} == {"gate"} | only_the_gate_imports
 
 
 def test_a_stage_that_is_not_there_is_named_as_by_an_import(copied: Path) -> None:
