@@ -33,7 +33,7 @@ def test_alias_version_and_stage_name_a_version(store: Store) -> None:
 
 def test_a_version_that_another_program_registered_has_no_digest(store: Store) -> None:
     made = registry.create_version(MODEL, f"runs:/{store.run_ids[0]}/model", store.run_ids[0], {}, "")
-    target = resolve(parse(made.version, MODEL))
+    target = resolve(parse(str(made.version), MODEL))
     assert (target.artifact_sha256, target.evaluate_run_id) == (None, None)
     MlflowClient().delete_model_version(MODEL, made.version)
 

@@ -349,19 +349,21 @@ def test_refuses_more_than_it_can_do_and_answers_the_rest(service: Service) -> N
         together.wait(600)
         return service.post("predict_image", files=upload(large))
 
-    with ThreadPoolExecutor(count) as pool:
-        asked = [pool.submit(ask) for _ in range(count)]
-        together.wait(600)
-        probes = {requests.get(f"{service.url}/{path}", timeout=120).status_code for path in ("livez", "readyz")}
-        assert service.info()["model_version"] == 1
-        responses = [one.result() for one in asked]
-    assert probes == {200}
-    answered = [response for response in responses if response.status_code == 200]
-    assert len(answered) >= REQUESTS
-    assert {response.json()["class"] for response in answered} == {"bright"}
-    busy = [response for response in responses if response.status_code != 200]
-    assert busy
-    for response in busy:
+    def refused_some() -> list[requests.Response]:
+        with ThreadPoolExecutor(count) as pool:
+            asked = [pool.submit(ask) for _ in range(count)]
+            together.wait(600)
+            probes = {requests.get(f"{service.url}/{path}", timeout=120).status_code for path in ("livez", "readyz")}
+            assert service.info()["model_version"] == 1
+            responses = [one.result() for one in asked]
+        assert probes == {200}
+        answered = [response for response in responses if response.status_code == 200]
+        assert len(answered) >= REQUESTS
+        assert {response.json()["class"] for response in answered} == {"bright"}
+        return [response for response in responses if response.status_code != 200]
+
+    # Clients that get too little of the processors are no more than the service can answer: then once more.
+    for response in until(refused_some):
         refused(response, 503, "try again in a second")
         assert response.headers["Retry-After"] == "1"
     assert service.post("predict_image", files=upload(picture(0))).status_code == 200

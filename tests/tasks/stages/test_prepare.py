@@ -441,7 +441,7 @@ def test_metadata_go_with_the_test_images_and_make_other_gold(
     test = gold_store.fetch(result.run_id).test
     cameras = dict(zip(test.names, test.columns["camera"], strict=True))
     assert (cameras["test/cat/0.png"], cameras["test/dog/3.png"], cameras["test/dog/0.png"]) == ("left", "right", "")
-    assert "Metadata columns: camera." in run_of(result).data.tags["mlflow.note.content"]
+    assert "Metadata columns: `camera`." in run_of(result).data.tags["mlflow.note.content"]
 
 
 @pytest.mark.parametrize(
