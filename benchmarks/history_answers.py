@@ -11,7 +11,7 @@ import sqlalchemy
 from mlflow import MlflowClient
 from sqlalchemy import Engine
 
-from benchmarks.old_installation import Original, Writer, add_records, add_versions, move_back
+from benchmarks.old_installation import Original, Writer, add_records, add_versions, chain_records, move_back
 from tasks.records import ledger, queries, registry, tracking, tuned_sets
 from tasks.records.ledger import Entry, Kind
 from tasks.settings import load_settings
@@ -100,8 +100,13 @@ def plant(past: Past, engine: Engine, artifacts: Path) -> None:
             step = (DAYS - 2) * DAY // half
             add_records(writer, records_in, [(entry, start + i * step) for i, entry in enumerate(entries)])
             past.records += len(entries)
-            if model == past.model:
-                past.met = len({entry.candidate_sha256 for entry in entries if entry.from_version == past.champion})
+            if model == OTHER:
+                others_champion = entries[-1].to_version
+            else:
+                met = (e for e in entries if e.kind is Kind.REFUSAL and e.from_version == past.champion)
+                past.met = len({entry.candidate_sha256 for entry in met})
+    MlflowClient().set_registered_model_alias(OTHER, registry.CHAMPION, str(others_champion))
+    chain_records(engine, records_in)
     past.records += len(real)
     past.left = [whole_day.renamed(prepare, f"d{day}") for day in ABANDONED]
     past.kept = [whole_day.renamed(prepare, f"d{day}") for day in (1, DAYS - 31)]
@@ -142,12 +147,13 @@ def _entries(past: Past, model: str, count: int, versions: list[int], evidence: 
             champion = past.champion
         kind = Kind.ROLLBACK if number == 0 else Kind.REFUSAL if model == past.model else Kind.PROMOTION
         moves = kind is not Kind.REFUSAL and model != past.model
+        before = past.champion if number == 0 else champion  # the newest move of the measured model made its champion
         yield Entry(
             key=f"daily_training/{model}-{number}/register/-1",
             kind=kind,
             registered_model=model,
-            from_version=champion,
-            to_version=version if moves else champion,
+            from_version=before,
+            to_version=version if moves else before,
             candidate_version=version,
             candidate_sha256=hashlib.sha256(f"{model} candidate {number}".encode()).hexdigest(),
             by="benchmark",

@@ -14,10 +14,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import sqlalchemy
+from mlflow.entities import Run
 from mlflow.store.model_registry.dbmodels import models as registry_tables
 from mlflow.store.tracking.dbmodels import models as tables
-from sqlalchemy import Engine, Table, select
+from sqlalchemy import Engine, Table, delete, insert, select
 
+from tasks.records import ledger, queries
 from tasks.records.ledger import Entry
 
 RUN_COLUMNS = {  # tables that describe a run, and the column that holds its ID
@@ -151,6 +153,22 @@ def add_records(writer: Writer, experiment_id: str, entries: Iterable[tuple[Entr
         writer.add(tables.SqlRun.__table__, run)
         for key, value in {**entry.tags, "mlflow.runName": name}.items():
             writer.add(tables.SqlTag.__table__, {"run_uuid": run_id, "key": key, "value": value})
+
+
+def chain_records(engine: Engine, experiment_id: str) -> None:
+    """Let each record name the one of its registered model before it, as the ledger does when it writes one."""
+    before: dict[str, Run] = {}
+    links = []
+    for run in queries.all_runs(experiment_id, {"ledger.key": queries.PRESENT}):  # the oldest first
+        tags = run.data.tags
+        previous = before.get(tags["ledger.registered_model"])
+        tags[ledger.PREVIOUS] = ledger.link(previous) if previous else ledger.FIRST
+        links.append({"run_uuid": run.info.run_id, "key": ledger.PREVIOUS, "value": tags[ledger.PREVIOUS]})
+        before[tags["ledger.registered_model"]] = run
+    table = tables.SqlTag.__table__
+    with engine.begin() as connection:
+        connection.execute(delete(table).where(table.c.key == ledger.PREVIOUS))
+        connection.execute(insert(table), links)
 
 
 def add_versions(

@@ -176,12 +176,12 @@ def champion_before(registered_model: str, version: int) -> int | None:
 
 def _chained(entry: Entry) -> dict[str, str]:
     before = _newest(registered_model=entry.registered_model)
-    return {PREVIOUS: link(str(before.info.run_id), _digest(before)) if before else FIRST}
+    return {PREVIOUS: link(before) if before else FIRST}
 
 
-def link(run_id: str, sha256: str) -> str:
+def link(before: Run) -> str:
     """Name a record in the one that follows it."""
-    return f"{run_id} {sha256}"
+    return f"{before.info.run_id} {_digest(before)}"
 
 
 def _digest(run: Run) -> str:

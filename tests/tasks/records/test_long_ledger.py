@@ -13,11 +13,11 @@ import pytest
 import sqlalchemy
 from mlflow import MlflowClient
 
-from benchmarks.old_installation import Writer, add_records, add_versions
+from benchmarks.old_installation import Writer, add_records, add_versions, chain_records
 from tasks.contract.messages import TaskIdentity
 from tasks.contract.promotion import RollbackRequest
 from tasks.contract.recipe import Hyperparameters
-from tasks.records import ledger, paging, registry, tracking, tuned_sets
+from tasks.records import ledger, ledger_chain, paging, registry, tracking, tuned_sets
 from tasks.records.ledger import Entry, Kind
 from tasks.records.tuned_sets import TunedSet
 from tasks.serving import onnx_export
@@ -198,3 +198,13 @@ def test_a_tuned_set_is_found_behind_a_thousand_promotions_without_one(engine: s
     assert tuned_sets.newest_proven(NAME, "digits", "fast_cnn") == tuned
     assert tuned_sets.newest_proven(NAME, "digits", "resnet18") == another
     assert tuned_sets.newest_proven(NAME, "cifar10", "fast_cnn") is None
+
+
+def test_the_chain_is_checked_from_end_to_end(engine: sqlalchemy.Engine, long_past: None) -> None:
+    chain_records(engine, tracking.experiment(ledger.EXPERIMENT))
+    records = list(ledger.history())
+    assert ledger_chain.faults(records) == []
+    oldest = records[-1]
+    MlflowClient().set_tag(oldest.run_id, "ledger.reason", "another")
+    [fault] = ledger_chain.faults(list(ledger.history()))
+    assert f"record {oldest.run_id} was changed" in fault
