@@ -132,7 +132,8 @@ def classes_of_run(train_run_id: str) -> list[str]:
     Raises:
         ChangedError: they are not those that train logged.
     """
-    return list(json.loads(verified_artifacts.read_text(train_run_id, CLASSES, "train again")))
+    fix = 'restore it from a backup, or train again with force=["train"] if it is not the champion\'s'
+    return list(json.loads(verified_artifacts.read_text(train_run_id, CLASSES, fix)))
 
 
 def log_classes(classes: Sequence[str]) -> None:

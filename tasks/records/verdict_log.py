@@ -21,7 +21,7 @@ from tasks.records.tracking import StageRun, tag_of
 
 EVIDENCE, VERDICT = "evidence.json", "verdict.json"
 PROMOTE = "pipeline.promote"  # set last: a run without it has no verdict to read
-FIX = "clear the evaluate task, so that it measures again"
+FIX = 'clear the evaluate task, or start a run with force=["evaluate"] if it reused an earlier one'
 
 
 def log_verdict(evidence: Evidence, verdict: Verdict, train_run_id: str) -> None:

@@ -6,19 +6,17 @@ import pytest
 from mlflow import MlflowClient
 
 from tasks.__main__ import main
-from tasks.records import ledger, registry, tracking
+from tasks.records import ledger
 from tasks.records.ledger import Kind
 from tasks.settings import Settings
-from tests.tasks.records.entries import NAME, entry
+from tests.tasks.records.entries import NAME, entry, make_versions
 
 
 @pytest.fixture(autouse=True)
 def past(settings: Settings) -> None:
     """Two promotions."""
-    experiment_id = tracking.connect(settings)
+    make_versions(settings, 2)
     for number in (1, 2):
-        run = MlflowClient().create_run(experiment_id)
-        registry.create_version(NAME, f"runs:/{run.info.run_id}/model", run.info.run_id, {}, "")
         ledger.move_champion(entry(Kind.PROMOTION, number, number - 1 or None, number))
 
 

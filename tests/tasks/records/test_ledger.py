@@ -3,21 +3,17 @@ from __future__ import annotations
 from itertools import islice
 
 import pytest
-from mlflow import MlflowClient
 
-from tasks.records import ledger, registry, tracking
+from tasks.records import ledger, registry
 from tasks.records.ledger import Kind
 from tasks.settings import Settings
-from tests.tasks.records.entries import NAME, entry
+from tests.tasks.records.entries import NAME, entry, make_versions
 
 
 @pytest.fixture(autouse=True)
 def versions(settings: Settings) -> None:
     """Three versions, no alias."""
-    experiment_id = tracking.connect(settings)
-    for _ in range(3):
-        run = MlflowClient().create_run(experiment_id)
-        registry.create_version(NAME, f"runs:/{run.info.run_id}/model", run.info.run_id, {}, "")
+    make_versions(settings, 3)
 
 
 def refuse(version: int, before: int, day: str) -> None:

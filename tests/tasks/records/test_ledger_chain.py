@@ -11,16 +11,13 @@ from tasks.errors import ChangedError
 from tasks.records import ledger, ledger_chain, registry, tracking
 from tasks.records.ledger import Kind, Record
 from tasks.settings import Settings
-from tests.tasks.records.entries import NAME, entry
+from tests.tasks.records.entries import NAME, entry, make_versions
 
 
 @pytest.fixture(autouse=True)
 def past(settings: Settings) -> None:
     """A promotion, a refusal, another promotion and a rollback."""
-    experiment_id = tracking.connect(settings)
-    for _ in range(3):
-        run = MlflowClient().create_run(experiment_id)
-        registry.create_version(NAME, f"runs:/{run.info.run_id}/model", run.info.run_id, {}, "")
+    make_versions(settings, 3)
     ledger.move_champion(entry(Kind.PROMOTION, 1, None, "mon"))
     with ledger.recorded(entry(Kind.REFUSAL, 2, 1, "tue")):
         pass
