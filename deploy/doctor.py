@@ -193,7 +193,7 @@ def check_mlflow(port: int, login: tuple[str, str], hosts: Sequence[str]) -> lis
         except (OSError, http.client.HTTPException) as error:
             return [Finding("fail", "mlflow", f"no answer on port {port} ({error}); see docker compose logs mlflow")]
         if status == 401:
-            text = "refuses MLFLOW_TRACKING_PASSWORD of .env; the first one stays: docs/how-to/containers.md"
+            text = "refuses MLFLOW_TRACKING_PASSWORD of .env; run make up, with which MLflow takes it over"
             return [Finding("fail", "mlflow", text)]
         if status == 403:
             text = f"refuses the Host header {host}; add it to MLFLOW_MORE_HOSTS in .env, then make up"

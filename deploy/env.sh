@@ -23,10 +23,13 @@ if [ "$PIPELINE_RUNTIME" = docker ] || [ "$PIPELINE_RUNTIME" = kubernetes ]; the
   [ -f "$root/.env" ] || { echo "env.sh: there is no .env; run make setup" >&2; return 78; }
   while IFS= read -r line; do  # an empty value means the default, so it is not set at all
     [[ $line = [A-Z]*=?* ]] || continue
+    case $line in MLFLOW_TRACKING_USERNAME=* | MLFLOW_TRACKING_PASSWORD=*) continue ;; esac  # the administrator's
     [[ -v ${line%%=*} ]] || export "${line?}"  # the environment overrides .env, as with Compose
   done <"$root/.env"
   export MLFLOW_TRACKING_URI="http://127.0.0.1:${MLFLOW_PORT:-5000}" MLFLOW_PUBLIC_URL="http://127.0.0.1:${MLFLOW_PORT:-5000}"
   export SERVING_URL="http://127.0.0.1:${SERVING_PORT:-3000}"
+  # Commands such as `make rollback` are the user of the same stages in containers, unless the environment names another.
+  [[ -v MLFLOW_TRACKING_USERNAME || -z ${MLFLOW_REGISTRY_PASSWORD-} ]] || export MLFLOW_TRACKING_USERNAME=pipeline-registry MLFLOW_TRACKING_PASSWORD="$MLFLOW_REGISTRY_PASSWORD"
 else  # the stages' own default; MLflow's command line would make a database in the current folder
   export MLFLOW_TRACKING_URI="${MLFLOW_TRACKING_URI:-sqlite:///$PIPELINE_HOME/mlflow.db}"
 fi

@@ -28,6 +28,9 @@ def _fernet() -> str:
 
 SECRETS: dict[str, Callable[[], str]] = {
     "MLFLOW_TRACKING_PASSWORD": _hex,
+    "MLFLOW_STAGES_PASSWORD": _hex,
+    "MLFLOW_REGISTRY_PASSWORD": _hex,
+    "MLFLOW_SERVING_PASSWORD": _hex,
     "MLFLOW_FLASK_SERVER_SECRET_KEY": _hex,
     "POSTGRES_PASSWORD": _hex,
     "POSTGRES_MLFLOW_PASSWORD": _hex,

@@ -2,7 +2,7 @@
 
     role     Airflow   MLflow: all experiments, all registered models
     viewer   Viewer    READ, READ       sees everything, changes nothing
-    editor   User      EDIT, READ       triggers, pauses, clears and deletes runs; moves no alias
+    editor   User      READ, READ       triggers, pauses, clears and deletes runs; logs to experiments of their own
     admin    Admin     MANAGE, MANAGE   connections, users and everything else
 
 Run again for the same name, it sets a new role and password in both programs; so a call that failed half way is simply
@@ -26,11 +26,12 @@ from deploy.errors import NO_PERMISSION, USAGE, DeployError
 Grants = Mapping[str, str]  # permission by type of resource
 ROLES: dict[str, tuple[str, Grants]] = {
     "viewer": ("Viewer", {"experiment": "READ", "registered_model": "READ"}),
-    # A champion is made by the pipeline, whose gate and ledger an alias that is moved by hand would leave out.
-    "editor": ("User", {"experiment": "EDIT", "registered_model": "READ"}),
+    # What the gate trusts (runs, versions, aliases, the ledger) is written by the pipeline alone.
+    "editor": ("User", {"experiment": "READ", "registered_model": "READ"}),
     "admin": ("Admin", {"experiment": "MANAGE", "registered_model": "MANAGE"}),
 }
 ADMINISTRATORS = {"admin"}  # created by `make up`, with the passwords in .env
+PROGRAMS = re.compile("pipeline-.*")  # MLflow's users of the pipeline (images/mlflow/programs.py)
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,8 @@ def make_user(name: str, role: str, env: Mapping[str, str]) -> str:
         raise DeployError(f"ROLE={role!r} is unknown; choose one of {', '.join(ROLES)}", USAGE)
     if name in ADMINISTRATORS | {env["MLFLOW_TRACKING_USERNAME"]}:
         raise DeployError(f"NAME={name!r} is the administrator, whose passwords are in .env; choose another", USAGE)
+    if PROGRAMS.fullmatch(name):
+        raise DeployError(f"NAME={name!r}: names with pipeline- in front are those of programs; choose another", USAGE)
     password = secrets.token_urlsafe(18)
     in_airflow, in_mlflow = ROLES[role]
     make_airflow_user(airflow(env), name, in_airflow, password)

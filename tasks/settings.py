@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +21,8 @@ from tasks.errors import SettingsError
 
 PLACEHOLDER = re.compile(r"^(change[-_ ]?me.*|<.*>|todo|xxx+|password|secret)$", re.IGNORECASE)
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+# MLflow's users, which its server makes at its start (images/mlflow/programs.py).
+MLFLOW_STAGES_USER, MLFLOW_REGISTRY_USER = "pipeline-stages", "pipeline-registry"
 RAY_HEAD = "ray-head:6379"  # of the profile ray
 ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 WEB_URL = re.compile(r"https?://[^/\s]+/\S*$")
@@ -32,6 +35,15 @@ class Runtime(StrEnum):
     LOCAL = "local"
     DOCKER = "docker"
     KUBERNETES = "kubernetes"
+
+
+@dataclass(frozen=True)
+class MlflowLogin:
+    """A user of MLflow, and the variable that its password is in."""
+
+    variable: str
+    user: str | None
+    password: SecretStr | None
 
 
 class Settings(BaseSettings):
@@ -52,6 +64,12 @@ class Settings(BaseSettings):
     )
     mlflow_tracking_username: str | None = Field(None, description="MLflow user, when the server asks for one.")
     mlflow_tracking_password: SecretStr | None = Field(None, description="Password of that user.")
+    mlflow_stages_password: SecretStr | None = Field(
+        None, description="Password of MLflow's user pipeline-stages: stages in containers that only log runs."
+    )
+    mlflow_registry_password: SecretStr | None = Field(
+        None, description="Password of MLflow's user pipeline-registry: register, deploy and rollback in containers."
+    )
     mlflow_public_url: str = Field(
         "http://127.0.0.1:5000", description="Address of the MLflow UI as a browser reaches it; used in links."
     )
@@ -194,12 +212,28 @@ class Settings(BaseSettings):
                 f"MLFLOW_TRACKING_URI={self.mlflow_tracking_uri!r} cannot be reached from a container; "
                 "set it to the http(s) address of an MLflow server"
             )
-        password = self.mlflow_tracking_password
-        if password is None:
-            raise ValueError("MLFLOW_TRACKING_PASSWORD is missing; run `make setup` and use the value in .env")
-        if PLACEHOLDER.match(password.get_secret_value()):
-            raise ValueError("MLFLOW_TRACKING_PASSWORD is still a placeholder; run `make setup` for a random one")
+        if (self.mlflow_stages_password is None) != (self.mlflow_registry_password is None):
+            raise ValueError("set MLFLOW_STAGES_PASSWORD and MLFLOW_REGISTRY_PASSWORD together, or neither")
+        for login in (self.mlflow_login(changes_registry=changes) for changes in (False, True)):
+            if login.password is None:
+                raise ValueError(f"{login.variable} is missing; run `make setup` and use the value in .env")
+            if PLACEHOLDER.match(login.password.get_secret_value()):
+                raise ValueError(f"{login.variable} is still a placeholder; run `make setup` for a random one")
         return self
+
+    def mlflow_login(self, *, changes_registry: bool) -> MlflowLogin:
+        """Return the login of a stage in a container.
+
+        An MLflow that others run may have none of the stack's users; then it is this process's own.
+
+        Args:
+            changes_registry: the stage writes registered models or the ledger.
+        """
+        if self.mlflow_stages_password is None:
+            return MlflowLogin("MLFLOW_TRACKING_PASSWORD", self.mlflow_tracking_username, self.mlflow_tracking_password)
+        if changes_registry:
+            return MlflowLogin("MLFLOW_REGISTRY_PASSWORD", MLFLOW_REGISTRY_USER, self.mlflow_registry_password)
+        return MlflowLogin("MLFLOW_STAGES_PASSWORD", MLFLOW_STAGES_USER, self.mlflow_stages_password)
 
     @property
     def tracking_uri(self) -> str:

@@ -21,16 +21,24 @@ from deploy.kubernetes.cluster import ClusterError
 
 OVERLAYS = Path(__file__).resolve().parent / "overlays"
 
-LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+ADMINISTRATOR = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+OF_STAGE_USERS = ("MLFLOW_STAGES_PASSWORD", "MLFLOW_REGISTRY_PASSWORD")
+OF_USERS = (*OF_STAGE_USERS, "MLFLOW_SERVING_PASSWORD")
 STORE = ("S3_ACCESS_KEY", "S3_SECRET_KEY")
 # Each Secret, and the variables of .env that are its keys.
 REQUIRED: Mapping[str, tuple[str, ...]] = {
-    "mlflow": (*LOGIN, "MLFLOW_FLASK_SERVER_SECRET_KEY", "POSTGRES_MLFLOW_PASSWORD", "POSTGRES_MLFLOW_AUTH_PASSWORD"),
-    "serving": LOGIN,
-    "stages": (*LOGIN, "RAY_AUTH_TOKEN"),
+    "mlflow": (
+        *ADMINISTRATOR,
+        *OF_USERS,
+        "MLFLOW_FLASK_SERVER_SECRET_KEY",
+        "POSTGRES_MLFLOW_PASSWORD",
+        "POSTGRES_MLFLOW_AUTH_PASSWORD",
+    ),
+    "serving": ("MLFLOW_SERVING_PASSWORD",),
+    "stages": (*OF_STAGE_USERS, "RAY_AUTH_TOKEN"),
     "ray": ("RAY_AUTH_TOKEN",),
     "airflow": ("AIRFLOW_ADMIN_PASSWORD",),
-    "airflow-environment": (*LOGIN, "RAY_AUTH_TOKEN"),
+    "airflow-environment": (*OF_STAGE_USERS, "RAY_AUTH_TOKEN"),
 }
 # What a stage gets, Airflow has too: that is how its operator knows which of them exist.
 OF_STAGES = (

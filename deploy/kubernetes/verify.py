@@ -69,7 +69,7 @@ def champion(answer: Mapping[str, Any]) -> tuple[Line, str | None]:
     if answer["status"] == 404:
         return Line("mlflow", "accepts the login of .env; there is no champion yet", True), None
     if answer["status"] == 401:
-        fix = "refuses the login of .env; set the password to that of its first start"
+        fix = "refuses the login of .env; run make kubernetes-up, with which MLflow takes it over"
         return Line("mlflow", fix, False), None
     return Line("mlflow", f"answers with status {answer['status']}; see its log", False), None
 

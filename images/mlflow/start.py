@@ -1,4 +1,4 @@
-"""Starts the MLflow server: checks environment and passwords, creates tables, writes a config, runs the server.
+"""Starts the MLflow server: checks environment and passwords, makes tables and users, writes a config, runs the server.
 
 MLflow reads the address of its user database only from a file, so this program writes the file from the environment.
 Everything else `mlflow server` reads from its own variables.
@@ -12,8 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import psycopg2
@@ -23,6 +23,9 @@ REQUIRED = (
     "MLFLOW_AUTH_DATABASE_URI",
     "MLFLOW_AUTH_ADMIN_USERNAME",
     "MLFLOW_AUTH_ADMIN_PASSWORD",
+    "MLFLOW_STAGES_PASSWORD",
+    "MLFLOW_REGISTRY_PASSWORD",
+    "MLFLOW_SERVING_PASSWORD",
     "MLFLOW_FLASK_SERVER_SECRET_KEY",
     "MLFLOW_ARTIFACTS_DESTINATION",
     "MLFLOW_SERVER_ALLOWED_HOSTS",
@@ -59,19 +62,25 @@ def refusal(uri: str) -> str | None:
         time.sleep(1)
 
 
-def create_tables() -> None:
-    """Create the tables of a new database; of several servers that start, one does it, and the others wait for it.
+@contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Let only one of several servers that start do this; the others wait.
 
-    Left alone, each server creates those of MLflow and each of its workers those of the users, all at the same time,
+    Left alone, each server creates MLflow's tables and each of its workers those of the users, all at the same time,
     and all but one fail.
     """
     with closing(_connect(os.environ["MLFLOW_BACKEND_STORE_URI"])) as waiting, waiting.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_lock(%s)", (LOCK,))  # until the connection is closed
-        if all(_has_table(os.environ[name], table) for name, table in VERSION_TABLES.items()):
-            return
-        program = str(Path(__file__).with_name("create_tables.py"))
-        if subprocess.run([sys.executable, program]).returncode != 0:  # noqa: S603  # our own file
-            sys.exit(UNAVAILABLE)  # it has written why
+        yield
+
+
+def create_tables() -> None:
+    """Create the tables of a new database."""
+    if all(_has_table(os.environ[name], table) for name, table in VERSION_TABLES.items()):
+        return
+    program = str(Path(__file__).with_name("create_tables.py"))
+    if subprocess.run([sys.executable, program]).returncode != 0:  # noqa: S603  # our own file
+        sys.exit(UNAVAILABLE)  # it has written why
 
 
 def _has_table(uri: str, name: str) -> bool:
@@ -103,7 +112,7 @@ def write_auth_config(path: Path, database_uri: str) -> None:
 
 
 def main() -> None:
-    """Prepare, then replace this process with the server."""
+    """Prepare, then run the server in this process, which has imported most of it by then."""
     absent = missing(os.environ)
     if absent:
         print(f"mlflow: {', '.join(absent)} not set; run `make setup` and start it with docker-compose.yml", flush=True)
@@ -115,16 +124,22 @@ def main() -> None:
             hint = f"{password} must be the one that Postgres was first started with" if wrong else "start Postgres"
             print(f"mlflow: {words}; {hint}", flush=True)
             sys.exit(WRONG_SETTINGS if wrong else UNAVAILABLE)
-    create_tables()
     config = Path(tempfile.mkdtemp(prefix="mlflow-")) / "basic_auth.ini"
     write_auth_config(config, os.environ["MLFLOW_AUTH_DATABASE_URI"])
     os.environ["MLFLOW_AUTH_CONFIG_PATH"] = str(config)
     os.environ["MLFLOW_CREATE_MODEL_VERSION_SOURCE_VALIDATION_REGEX"] = LOGGED_MODEL
+    os.environ["MLFLOW_BASIC_AUTH_FAIL_CLOSED"] = "true"  # what no rule of MLflow's allows is refused
+    with one_at_a_time():
+        create_tables()
+        import programs  # it reads the configuration
+
+        programs.ensure()
     if os.environ.get("MLFLOW_EXPOSE_PROMETHEUS"):
         subprocess.Popen([sys.executable, str(Path(__file__).with_name("metrics.py"))])  # noqa: S603  # our own file
-    command = ["mlflow", "server", "--app-name", "basic-auth", "--host", "0.0.0.0", "--port", "5000"]  # noqa: S104
-    command += ["--serve-artifacts"]
-    os.execvp(command[0], command)  # noqa: S606
+    from mlflow.cli import cli
+
+    command = ["server", "--app-name", "vision-mlops", "--host", "0.0.0.0", "--port", "5000"]  # noqa: S104
+    cli.main([*command, "--serve-artifacts"], prog_name="mlflow")
 
 
 if __name__ == "__main__":

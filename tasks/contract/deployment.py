@@ -51,5 +51,6 @@ STAGES = (
         extra="client",
         resources=StageResources(cpus=1, memory="1g", cpu_request=0.1),
         calls_service=True,
+        changes_registry=True,
     ),
 )

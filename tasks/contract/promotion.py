@@ -142,7 +142,7 @@ STAGES = (
         inputs="tasks.records.inputs.evaluation:EvaluateInputs",
         depends_on="model, champion, policy and code",
     ),
-    Stage("register", RegisterRequest, RegisterResult, extra="client", resources=LIGHT),
+    Stage("register", RegisterRequest, RegisterResult, extra="client", resources=LIGHT, changes_registry=True),
     # With torch, to export a version of an earlier release to ONNX before it goes into service (decision 22).
     Stage(
         "rollback",
@@ -150,5 +150,6 @@ STAGES = (
         RollbackResult,
         extra="vision",
         resources=StageResources(cpus=1, memory="4g", cpu_request=0.1),
+        changes_registry=True,
     ),
 )

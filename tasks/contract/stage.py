@@ -31,6 +31,8 @@ class Stage:
     depends_on: str = ""  # the same in words, for the log and the run's note
     # Asks the service, so that it gets its address and its key.
     calls_service: bool = False
+    # Writes registered models or the ledger, so that it logs in to MLflow as the user that may.
+    changes_registry: bool = False
     # The parameter that says how. In a DAG that can do without the stage, the Param of the stage's own name takes its
     # place, and offers `none` too (see `pipeline.operator.params.stage_params`).
     choice: str = ""

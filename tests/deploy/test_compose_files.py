@@ -33,6 +33,12 @@ def test_every_secret_comes_from_the_environment_and_must_be_there(
 
 
 @over_services
+def test_only_mlflow_itself_has_its_administrators_password(file: str, name: str, service: dict[str, Any]) -> None:
+    given = json.dumps(service.get("environment", {}))
+    assert "MLFLOW_TRACKING_PASSWORD:?" not in given or name == "mlflow"
+
+
+@over_services
 def test_ports_are_published_to_this_machine_only(file: str, name: str, service: dict[str, Any]) -> None:
     assert all(re.match(r"127\.0\.0\.1:\$\{[A-Z0-9_]+_PORT:-\d+\}:\d+$", port) for port in service.get("ports", []))
 

@@ -25,6 +25,27 @@ def test_docker_takes_the_variables_of_env_and_those_of_the_shell_first(tmp_path
 
 
 @pytest.mark.parametrize(
+    ("given", "login"),
+    [
+        ({}, "pipeline-registry of-registry"),
+        ({"MLFLOW_TRACKING_USERNAME": "ann", "MLFLOW_TRACKING_PASSWORD": "of-ann"}, "ann of-ann"),
+    ],
+)
+def test_commands_log_in_to_the_stack_as_its_stages_do_and_never_as_administrator(
+    tmp_path: Path, given: dict[str, str], login: str
+) -> None:
+    (tmp_path / "deploy").mkdir()
+    shutil.copy(ROOT / "deploy/env.sh", tmp_path / "deploy")
+    values = "MLFLOW_TRACKING_USERNAME=admin\nMLFLOW_TRACKING_PASSWORD=of-admin\nMLFLOW_REGISTRY_PASSWORD=of-registry\n"
+    (tmp_path / ".env").write_text(values)
+    command = '. deploy/env.sh docker && echo "$MLFLOW_TRACKING_USERNAME $MLFLOW_TRACKING_PASSWORD"'
+    shell = ["bash", "-euo", "pipefail", "-c", command]
+    environment = {"PATH": "/usr/bin:/bin", **given}
+    done = subprocess.run(shell, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout == f"{login}\n", done.stderr
+
+
+@pytest.mark.parametrize(
     ("given", "address"),
     [({}, "sqlite:///{home}/mlflow.db"), ({"MLFLOW_TRACKING_URI": "http://mlflow:5000"}, "http://mlflow:5000")],
 )

@@ -55,6 +55,7 @@ def env_file(folder: Path, port: int) -> str:
         ("ann", "owner", "choose one of viewer, editor, admin"),
         ("admin", "viewer", "is the administrator"),
         ("boss", "viewer", "is the administrator"),
+        ("pipeline-stages", "admin", "those of programs"),
     ],
 )
 def test_a_name_or_role_that_will_not_do_is_one_line(

@@ -76,8 +76,13 @@ class Stack:
 
     @property
     def login(self) -> tuple[str, str]:
-        """MLflow's user and password."""
+        """MLflow's administrator and password."""
         return self.variables["MLFLOW_TRACKING_USERNAME"], self.variables["MLFLOW_TRACKING_PASSWORD"]
+
+    @property
+    def stage_passwords(self) -> dict[str, str]:
+        """Those with which Airflow gives each stage the user of MLflow that is for it."""
+        return {name: self.variables[name] for name in ("MLFLOW_STAGES_PASSWORD", "MLFLOW_REGISTRY_PASSWORD")}
 
     def compose(self, *arguments: str, file: str = "docker-compose.yml", override: Path | None = None) -> str:
         """Run `docker compose` on the stack and return what it printed."""
@@ -177,7 +182,8 @@ def airflow_beside(stack: Stack, folder: Path, name: str, dag: str) -> dict[str,
     (folder / "dags" / name).write_text(dag)
     kept = ("PATH", "HOME", "LANG", "DOCKER_HOST", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
     own = {name: os.environ[name] for name in kept if name in os.environ}
-    environment = own | {name: value for name, value in stack.variables.items() if value}
+    administrators = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+    environment = own | {name: value for name, value in stack.variables.items() if value and name not in administrators}
     environment |= {
         "PYTHONPATH": f"{ROOT}:{ROOT}/plugins",
         "AIRFLOW_HOME": str(folder),
@@ -205,7 +211,6 @@ def daily_run(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> str:
     """
     build_images(*STAGES, "serving")
     stack.compose("up", "--detach", "serving", file="docker-compose-mlops.yml")
-    user, password = stack.login
     kept = ("PATH", "HOME", "LANG", "DOCKER_HOST", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
     environment = {name: os.environ[name] for name in kept if name in os.environ} | {
         "PYTHONPATH": f"{ROOT}:{ROOT}/plugins",
@@ -217,8 +222,7 @@ def daily_run(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> str:
         "PIPELINE_IMAGE_TAG": TAG,
         "PIPELINE_DOCKER_NETWORK": stack.network,
         "MLFLOW_TRACKING_URI": stack.mlflow_url,
-        "MLFLOW_TRACKING_USERNAME": user,
-        "MLFLOW_TRACKING_PASSWORD": password,
+        **stack.stage_passwords,
         "SERVING_URL": stack.serving_url,
     }
     airflow = airflow_command()

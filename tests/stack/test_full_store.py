@@ -11,6 +11,7 @@ import pytest
 from mlflow import MlflowClient
 
 from tasks.errors import UnavailableError
+from tasks.settings import MLFLOW_STAGES_USER
 
 from .conftest import PROJECT, TAG, Stack, build_images
 
@@ -43,11 +44,10 @@ def full(stack: Stack) -> Iterator[None]:
 
 def prepare(stack: Stack) -> subprocess.CompletedProcess[str]:
     """The stage as its container, the same request each time."""
-    user, password = stack.login
     environment = {
         "MLFLOW_TRACKING_URI": "http://mlflow:5000",
-        "MLFLOW_TRACKING_USERNAME": user,
-        "MLFLOW_TRACKING_PASSWORD": password,
+        "MLFLOW_TRACKING_USERNAME": MLFLOW_STAGES_USER,
+        "MLFLOW_TRACKING_PASSWORD": stack.variables["MLFLOW_STAGES_PASSWORD"],
         "PIPELINE_EXPERIMENT": EXPERIMENT,
         "PIPELINE_RUNTIME": "docker",
     }

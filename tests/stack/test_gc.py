@@ -13,6 +13,8 @@ import boto3
 import pytest
 from mlflow import MlflowClient
 
+from tasks.settings import MLFLOW_REGISTRY_USER, MLFLOW_STAGES_USER
+
 from .conftest import PROJECT, ROOT, TAG, Stack, build_images
 
 pytestmark = pytest.mark.docker
@@ -67,11 +69,11 @@ def test_containers_are_listed_first_and_removed_when_asked(left: list[str]) -> 
 def test_artifacts_and_searches_are_removed_from_the_store(
     stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    user, password = stack.login
     store = f"http://127.0.0.1:{stack.variables['S3_PORT']}"
     login = {"MLFLOW_TRACKING_URI": stack.mlflow_url}
-    login |= {"MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": password}
-    for name, value in login.items():
+    password = stack.variables["MLFLOW_STAGES_PASSWORD"]
+    stages = {"MLFLOW_TRACKING_USERNAME": MLFLOW_STAGES_USER, "MLFLOW_TRACKING_PASSWORD": password}
+    for name, value in (login | stages).items():
         monkeypatch.setenv(name, value)
     client = MlflowClient(stack.mlflow_url)
     tags = {"pipeline.dag_id": "daily", "pipeline.dag_run_id": "gc"}
@@ -93,7 +95,9 @@ def test_artifacts_and_searches_are_removed_from_the_store(
         found = s3.list_objects_v2(Bucket=bucket).get("Contents", [])
         return sorted(one["Key"] for one in found if train in one["Key"] or "/try-000/checkpoint" in one["Key"])
 
-    variables = login | {name: value for name, value in stack.variables.items() if value}
+    variables = {name: value for name, value in stack.variables.items() if value} | login
+    variables["MLFLOW_TRACKING_USERNAME"] = MLFLOW_REGISTRY_USER  # as deploy/env.sh sets it
+    variables["MLFLOW_TRACKING_PASSWORD"] = stack.variables["MLFLOW_REGISTRY_PASSWORD"]
     variables |= {"S3_ENDPOINT_URL": store, "PIPELINE_EXPERIMENT": EXPERIMENT, "PIPELINE_RUNTIME": "docker"}
     variables["PIPELINE_HOME"] = str(tmp_path)
     assert len(kept()) == 3

@@ -52,7 +52,8 @@ NEW_DATABASE = """
 import os, start
 for name in start.VERSION_TABLES:
     os.environ[name] = os.environ["MLFLOW_BACKEND_STORE_URI"].rpartition("/")[0] + "/scratch"
-start.create_tables()
+with start.one_at_a_time():
+    start.create_tables()
 """
 
 
@@ -135,7 +136,13 @@ def test_a_stranger_with_an_account_reads_no_byte_of_others(stack: Stack, client
     login = ("reader", "a-long-password-1")
     user = {"username": login[0], "password": login[1]}
     assert ask("POST", "/api/2.0/mlflow/users/create", stack.login, json=user).ok
-    assert ask("POST", "/api/2.0/mlflow/registered-models/create", login, json={"name": "theirs"}).ok
+    assert ask("POST", "/api/2.0/mlflow/registered-models/create", stack.login, json={"name": "theirs"}).ok
+
+    def grant(kind: str, name: str) -> None:
+        body = {"username": login[0], "resource_type": kind, "resource_id": name, "permission": "MANAGE"}
+        assert ask("POST", "/api/3.0/mlflow/users/permissions/grant", stack.login, json=body).ok
+
+    grant("registered_model", "theirs")  # an administrator trusts them with this much
     bucket = stack.variables.get("S3_BUCKET") or "mlflow"
     for source in (
         f"s3://{bucket}/{place}",
@@ -150,7 +157,9 @@ def test_a_stranger_with_an_account_reads_no_byte_of_others(stack: Stack, client
         assert ask("POST", "/api/2.0/mlflow/model-versions/create", login, json=version).status_code == 400, source
 
     experiment = {"name": "theirs", "artifact_location": f"s3://{bucket}/{place}"}
-    made = ask("POST", "/api/2.0/mlflow/experiments/create", login, json=experiment).json()
+    assert ask("POST", "/api/2.0/mlflow/experiments/create", login, json=experiment).status_code == 403
+    made = ask("POST", "/api/2.0/mlflow/experiments/create", stack.login, json=experiment).json()
+    grant("experiment", made["experiment_id"])
     own = ask("POST", "/api/2.0/mlflow/runs/create", login, json=made).json()["run"]["info"]["run_id"]
     assert ask("GET", f"/api/2.0/mlflow/artifacts/list?run_id={own}", login).status_code == 403
     assert ask("GET", f"/get-artifact?run_id={own}&path=secret.txt", login).status_code == 403

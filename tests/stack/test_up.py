@@ -135,7 +135,6 @@ def test_a_store_outside_takes_the_place_of_the_stacks_own(
         ("S3_SECRET_KEY", [], "up: bucket: "),
         ("POSTGRES_MLFLOW_PASSWORD", [], 'up: mlflow: mlflow: connection to server at "postgres"'),
         ("POSTGRES_MLFLOW_AUTH_PASSWORD", [], 'up: mlflow: mlflow: connection to server at "postgres"'),
-        ("MLFLOW_TRACKING_PASSWORD", [], "up: mlflow: refuses MLFLOW_TRACKING_PASSWORD of .env"),
         ("POSTGRES_AIRFLOW_PASSWORD", ["airflow-api-server"], "up: airflow-init: airflow db migrate failed"),
     ],
 )

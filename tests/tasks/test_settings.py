@@ -47,6 +47,11 @@ def test_a_server_chooses_its_own_artifact_folder(monkeypatch: pytest.MonkeyPatc
         ({"MLFLOW_TRACKING_PASSWORD": "changeme"}, ["MLFLOW_TRACKING_PASSWORD", "placeholder"]),
         ({"MLFLOW_TRACKING_PASSWORD": ""}, ["MLFLOW_TRACKING_PASSWORD"]),
         ({"MLFLOW_TRACKING_PASSWORD": "", "MLFLOW_TRACKING_USERNAME": ""}, ["MLFLOW_TRACKING_PASSWORD", "missing"]),
+        ({"MLFLOW_STAGES_PASSWORD": "of-stages"}, ["MLFLOW_STAGES_PASSWORD", "MLFLOW_REGISTRY_PASSWORD", "together"]),
+        (
+            {"MLFLOW_STAGES_PASSWORD": "of-stages", "MLFLOW_REGISTRY_PASSWORD": "changeme"},
+            ["MLFLOW_REGISTRY_PASSWORD", "placeholder"],
+        ),
         ({"SERVING_POLL_SECONDS": "0"}, ["SERVING_POLL_SECONDS", "greater than 0"]),
         ({"SERVING_KEEP_ALIVE_SECONDS": "0"}, ["SERVING_KEEP_ALIVE_SECONDS", "greater than 0"]),
         ({"SERVING_KEEP_ALIVE_SECONDS": "3601"}, ["SERVING_KEEP_ALIVE_SECONDS", "less than or equal to 3600"]),
@@ -77,6 +82,14 @@ def test_unusable_values_are_named(
         load_settings()
     for word in words:
         assert word in str(caught.value)
+
+
+def test_airflow_needs_no_login_of_its_own_beside_those_of_the_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    docker(monkeypatch, MLFLOW_STAGES_PASSWORD="of-stages", MLFLOW_REGISTRY_PASSWORD="of-registry")
+    monkeypatch.delenv("MLFLOW_TRACKING_USERNAME")
+    monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD")
+    login = load_settings().mlflow_login(changes_registry=True)
+    assert (login.user, login.password and login.password.get_secret_value()) == ("pipeline-registry", "of-registry")
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,9 @@ def _environment(job: StageJob, settings: Settings) -> list[k8s.V1EnvVar]:
     return [k8s.V1EnvVar(name=name, value=clear[name]) for name in sorted(clear)] + [
         k8s.V1EnvVar(
             name=name,
-            value_from=k8s.V1EnvVarSource(secret_key_ref=k8s.V1SecretKeySelector(name=secret, key=name)),
+            value_from=k8s.V1EnvVarSource(
+                secret_key_ref=k8s.V1SecretKeySelector(name=secret, key=job.secret_keys.get(name, name))
+            ),
         )
         for name in sorted(job.private_environment)
     ]

@@ -25,6 +25,8 @@ class StageJob:
     private_environment: Mapping[str, str] = field(repr=False)
     resources: StageResources
     timeout: timedelta | None
+    # Of a private variable: the setting that its value is from, where that has another name.
+    secret_keys: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -67,7 +69,7 @@ def container_environment(stage: str, request: StageRequest, settings: Settings)
         "PIPELINE_EXPERIMENT": settings.pipeline_experiment,
         "PIPELINE_HOME": "/tmp/pipeline",  # noqa: S108  # the container's own volume; the rest is read-only
         "MLFLOW_TRACKING_URI": settings.pipeline_stage_mlflow_tracking_uri,
-        "MLFLOW_TRACKING_USERNAME": settings.mlflow_tracking_username,
+        "MLFLOW_TRACKING_USERNAME": settings.mlflow_login(changes_registry=STAGES[stage].changes_registry).user,
     }
     if STAGES[stage].calls_service:
         values["SERVING_URL"] = settings.pipeline_stage_serving_url
@@ -91,7 +93,8 @@ def container_secrets(stage: str, request: StageRequest, settings: Settings) -> 
     The key of the service: for a stage that calls it. Keys for AWS: where a request names an `s3://` address. Those of
     searches: for stages with Ray.
     """
-    values = {"MLFLOW_TRACKING_PASSWORD": settings.mlflow_tracking_password}
+    login = settings.mlflow_login(changes_registry=STAGES[stage].changes_registry)
+    values = {"MLFLOW_TRACKING_PASSWORD": login.password}
     users = {}
     if STAGES[stage].calls_service:
         values["SERVING_API_KEY"] = settings.serving_api_key
@@ -105,6 +108,12 @@ def container_secrets(stage: str, request: StageRequest, settings: Settings) -> 
         users["TUNE_STORAGE_ACCESS_KEY_ID"] = search.tune_storage_access_key_id
     secrets = {name: value.get_secret_value() for name, value in values.items() if value is not None}
     return secrets | {name: value for name, value in users.items() if value is not None}
+
+
+def secret_keys(stage: str, settings: Settings) -> dict[str, str]:
+    """Name the setting that a secret variable is filled from, where it has another name."""
+    login = settings.mlflow_login(changes_registry=STAGES[stage].changes_registry)
+    return {"MLFLOW_TRACKING_PASSWORD": login.variable}
 
 
 def _reads_s3(request: StageRequest) -> bool:

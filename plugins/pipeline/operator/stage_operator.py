@@ -10,7 +10,7 @@ from airflow.sdk import BaseOperator, XComArg
 from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
-from pipeline.operator.job import StageJob, container_environment, container_secrets, image_of
+from pipeline.operator.job import StageJob, container_environment, container_secrets, image_of, secret_keys
 from pipeline.operator.links import MlflowRunLink, ReusedFromLink, TunedByLink, run_url
 from pipeline.operator.outcome import StageOutcome, result_of
 from pipeline.operator.params import LEFT_OUT, asked_of, require_known
@@ -127,6 +127,7 @@ class StageOperator(BaseOperator):
             image=image_of(self.stage, settings),
             environment={**container_environment(self.stage, request, settings), **self.environment},
             private_environment=container_secrets(self.stage, request, settings),
+            secret_keys=secret_keys(self.stage, settings),
             resources=self.limits(context["params"]),
             timeout=self.execution_timeout,
         )

@@ -117,6 +117,13 @@ def test_each_program_has_the_passwords_of_its_own_databases_only(env: dict[str,
     assert set(secrets["ray"]) == {"RAY_AUTH_TOKEN", "S3_ACCESS_KEY", "S3_SECRET_KEY"}
 
 
+def test_only_mlflow_itself_has_its_administrators_password(env: dict[str, str]) -> None:
+    secrets = secrets_of(env, settings_of("local"))
+    holders = {name for name, content in secrets.items() if env["MLFLOW_TRACKING_PASSWORD"] in content.values()}
+    assert holders == {"mlflow"}
+    assert env["MLFLOW_REGISTRY_PASSWORD"] not in secrets["serving"].values()
+
+
 def test_searches_have_the_stacks_store_unless_another_is_named(env: dict[str, str]) -> None:
     stages = secrets_of(env, settings_of("local"))["stages"]
     assert stages["TUNE_STORAGE_SECRET_ACCESS_KEY"] == env["S3_SECRET_KEY"]

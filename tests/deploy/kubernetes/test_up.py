@@ -64,5 +64,6 @@ def test_it_exports_the_model_that_the_service_follows() -> None:
     assert job["image"] == "registry.example.org/vm/train:0.1.0"
     assert job["args"] == ["export-onnx"]
     serving = yaml.safe_load(up._one(rendered, "Deployment", "serving"))["spec"]["template"]["spec"]["containers"][0]
-    assert [one for one in job["env"] if one not in serving["env"]] == []
+    own = [one for one in job["env"] if one not in serving["env"]]
+    assert {one["name"] for one in own} == {"MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"}, "it writes"
     assert {one["name"] for one in serving["env"]} & {"SERVING_MODEL"} == set(), "or the Job needs it too"

@@ -33,7 +33,8 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Make:
             request=request,
             image="x/prepare:dev",
             environment={"A": "1"},
-            private_environment={"B": "hidden"},
+            private_environment={"B": "hidden", "C": "hidden too"},
+            secret_keys={"C": "OF_ANOTHER_NAME"},
             resources=StageResources.model_validate(resources),
             timeout=timeout,
         )
@@ -50,6 +51,7 @@ def test_no_secret_is_in_the_pod(make: Make) -> None:
     text = json.dumps(built(make()))
     assert "hidden" not in text
     assert '"secretKeyRef": {"key": "B", "name": "stages"}' in text
+    assert '{"name": "C", "valueFrom": {"secretKeyRef": {"key": "OF_ANOTHER_NAME", "name": "stages"}}}' in text
 
 
 def test_the_key_is_a_label_whatever_it_is_made_of(make: Make) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.operator.job import container_environment, container_secrets
+from pipeline.operator.job import container_environment, container_secrets, secret_keys
 from tasks.contract.stages import STAGES
 from tasks.settings import load_settings
 from tests.plugins.operator.stage_requests import request_of
@@ -33,6 +33,31 @@ def test_no_stage_has_keys_for_aws_unless_its_request_names_an_address_there(
 ) -> None:
     assert not told(monkeypatch, stage) & AWS
     assert "MLFLOW_TRACKING_PASSWORD" in told(monkeypatch, stage)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_logs_in_to_mlflow_as_the_user_that_may_do_its_part(
+    monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_STAGES_PASSWORD", "of-stages")
+    monkeypatch.setenv("MLFLOW_REGISTRY_PASSWORD", "of-registry")
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "of-the-administrator")
+    settings, request = load_settings(), request_of(stage)
+    part = "registry" if stage in {"register", "rollback", "deploy"} else "stages"
+    assert container_environment(stage, request, settings)["MLFLOW_TRACKING_USERNAME"] == f"pipeline-{part}"
+    assert container_secrets(stage, request, settings)["MLFLOW_TRACKING_PASSWORD"] == f"of-{part}"
+    assert secret_keys(stage, settings) == {"MLFLOW_TRACKING_PASSWORD": f"MLFLOW_{part.upper()}_PASSWORD"}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_without_the_stacks_users_it_logs_in_as_airflow_does(monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "team")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "of-the-team")
+    settings, request = load_settings(), request_of(stage)
+    assert container_environment(stage, request, settings)["MLFLOW_TRACKING_USERNAME"] == "team"
+    assert container_secrets(stage, request, settings)["MLFLOW_TRACKING_PASSWORD"] == "of-the-team"
+    assert secret_keys(stage, settings) == {"MLFLOW_TRACKING_PASSWORD": "MLFLOW_TRACKING_PASSWORD"}
 
 
 @pytest.mark.parametrize(

@@ -195,7 +195,8 @@ def test_the_program_behind_the_pages_does_not_hold_the_stages_secrets(airflow: 
         text=True,
         check=True,
     ).stdout
-    for name in ("MLFLOW_TRACKING_PASSWORD", "POSTGRES_PASSWORD", "AIRFLOW_ADMIN_PASSWORD"):
+    administrators = ("MLFLOW_TRACKING_PASSWORD", "POSTGRES_PASSWORD", "AIRFLOW_ADMIN_PASSWORD")
+    for name in (*administrators, *airflow.stage_passwords):
         assert airflow.variables[name] not in inspected, name
 
 

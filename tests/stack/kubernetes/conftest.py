@@ -193,8 +193,8 @@ CONF = {
 
 def pipeline_settings(state: State) -> dict[str, str]:
     """Variables of an Airflow whose stages are pods beside that state."""
-    login = {name: state.variables[name] for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")}
-    return login | {
+    return {
+        **{name: state.variables[name] for name in ("MLFLOW_STAGES_PASSWORD", "MLFLOW_REGISTRY_PASSWORD")},
         "PIPELINE_RUNTIME": "kubernetes",
         "PIPELINE_KUBERNETES_NAMESPACE": state.name,
         "PIPELINE_IMAGE_TAG": TAG,

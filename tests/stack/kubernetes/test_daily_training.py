@@ -63,7 +63,7 @@ def test_the_champion_is_in_every_pod_of_the_service(found: dict[str, Any], pipe
 def test_the_log_shows_the_stages_as_they_ran_and_no_secret(daily_run: str, pipeline_state: State) -> None:
     assert re.search(r"epoch +3", daily_run)
     assert daily_run.count("runs on node") == len(STAGES)
-    for name in ("MLFLOW_TRACKING_PASSWORD", "S3_SECRET_KEY"):
+    for name in ("MLFLOW_STAGES_PASSWORD", "MLFLOW_REGISTRY_PASSWORD", "S3_SECRET_KEY"):
         assert pipeline_state.variables[name] not in daily_run
 
 
