@@ -6,7 +6,7 @@ PYTHON ?= python3
 RUNTIME ?= local
 SOURCE ?= ../shared/data/cifar10.tar.gz
 # The shell reads these from the environment, so that their values may hold any quotes and blanks.
-export CHART CONF DAG DAYS FILE GIT_REF GIT_REPOSITORY KUBECONFIG LAYOUT LICENCE MODEL NAME NAMESPACE OUT OVERLAY REASON ROLE RUNS SOURCE TRIALS VERSION
+export CHART CONF DAG DAYS FILE GIT_REF GIT_REPOSITORY KEEP KUBECONFIG LAYOUT LICENCE MODEL NAME NAMESPACE OUT OVERLAY REASON ROLE RUNS SOURCE TRIALS VERSION
 
 ENV = . deploy/env.sh $(RUNTIME)
 LOCAL = . deploy/env.sh local
@@ -61,6 +61,7 @@ down: setup ## stop the stack; data are kept in its volumes
 status: ## show the services, their health and their addresses
 logs: WITH = $(S) ## follow the logs of a service: S=airflow-scheduler (without S: of all); Ctrl-C ends it
 user: WITH = "$$NAME" "$$ROLE" ## create a user in Airflow and MLflow: NAME=ann ROLE=viewer, editor or admin
+rotate: WITH = $(call option,keep,KEEP) ## replace every secret in .env and in the running stack by a new one (KEEP="SERVING_API_KEY": not these)
 doctor: ## find what keeps the stack from working: Docker, ports, disk, memory, .env, images, clock, servers
 backup: WITH = $(FILE_OPTIONS) ## save databases and bucket to one file while the stack runs (FILE=; default: backups/NAME.tar)
 restore: WITH = $(FILE_OPTIONS) ## restore the running stack from FILE= (FORCE=1: even if it holds work)
@@ -72,7 +73,7 @@ kubernetes-verify: private WITH = $(IN) ## check the workloads, MLflow's login a
 kubernetes-backup: WITH = $(IN) $(FILE_OPTIONS) ## save databases and bucket of OVERLAY=local to one file while everything runs (FILE=)
 kubernetes-restore: WITH = $(IN) $(FILE_OPTIONS) ## restore the cluster from FILE= (FORCE=1: even if it holds work)
 kubernetes-up kubernetes-airflow kubernetes-verify: setup
-setup down status logs user doctor backup restore kubernetes-up kubernetes-airflow kubernetes-verify kubernetes-backup kubernetes-restore:
+setup down status logs user rotate doctor backup restore kubernetes-up kubernetes-airflow kubernetes-verify kubernetes-backup kubernetes-restore:
 	@$(PYTHON) -m deploy $@ $(WITH)
 
 ## Development. ARGS=... is passed on to the program
@@ -87,8 +88,7 @@ chaos: WITH = chaos --jobs 2 ## kill every stage at every external write; its re
 outages: WITH = chaos.outages ## stop MLflow, Postgres or S3 for 20 s at random times; needs Docker (ARGS="--times 3 --service s3")
 upgrade-check: WITH = upgrade ## compare results with another release, and use the state it left (ARGS="same-results --base v0.1.0", "state ...")
 soak: WITH = soak $(call option,runs,RUNS) ## run RUNS=100 daily runs in a row, kill a stage in one of ten, and look for growth; needs Docker (ARGS="--seed 1")
-chaos outages upgrade-check soak: install
-	@$(LOCAL) && python -m tests.$(WITH) $(ARGS)
+chaos outages upgrade-check soak: install; @$(LOCAL) && python -m tests.$(WITH) $(ARGS)
 pictures: install ## take the screenshots in docs/images again; needs Docker and Chromium
 	@$(LOCAL) && TEST_LONG=1 PICTURES=docs/images REQUIRE_DOCKER=1 pytest tests/stack/airflow_stack/test_browser.py
 check: install ## lint, check format, import directions, types and security

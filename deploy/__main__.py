@@ -68,6 +68,8 @@ def _add_compose(add: Add) -> None:
     one = add("user", commands.run_user, "create a user in Airflow and MLflow, or reset role and password", env)
     one.add_argument("user", metavar="NAME")
     one.add_argument("role", metavar="ROLE", help="viewer, editor or admin")
+    one = add("rotate", commands.run_rotate, "replace every secret in .env and in the running stack by a new one", env)
+    one.add_argument("--keep", default="", metavar="NAMES", help="secrets to leave as they are, separated by blanks")
     one = add("doctor", commands.run_doctor, "find what keeps the stack from working")
     one.add_argument("folder", nargs="?", type=Path, default=ROOT, help="default: the repository")
     add("backup", commands.run_backup, "save databases and bucket to a file", env, file)

@@ -15,6 +15,7 @@ from deploy import (
     leftover_containers,
     leftover_stages,
     logs,
+    rotate,
     setup_env,
     status,
     ui,
@@ -60,6 +61,14 @@ def run_user(given: Namespace) -> None:
     """Create a user and print the password."""
     password = user.make_user(given.user, given.role, read_as_compose(given.env_file))
     print(f"{given.user} ({given.role}), in Airflow and MLflow; the password is shown only once: {password}")
+
+
+def run_rotate(given: Namespace) -> None:
+    """Replace every secret by a new one."""
+    changed = rotate.rotate(given.env_file, given.keep.split())
+    print(f"new in {given.env_file}: {', '.join(changed)}")
+    if rotate.API_KEY in changed:
+        print(f"clients of the service need the new {rotate.API_KEY}")
 
 
 def run_doctor(given: Namespace) -> int:

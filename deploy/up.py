@@ -108,24 +108,25 @@ def after(env_file: Path) -> list[str]:
     return [f"mlflow: {finding.text}" for finding in found if finding.level == "fail"]
 
 
-def start(folder: Path, env_file: Path, services: Sequence[str]) -> None:
-    """Start both compose files, one after the other.
+def start(folder: Path, env_file: Path, services: Sequence[str] | None) -> None:
+    """Start the compose files, one after the other.
 
     Args:
         folder: the repository.
         env_file: `.env` of the stack.
-        services: those of docker-compose-mlops.yml to start; none means all.
+        services: those of docker-compose-mlops.yml to start; an empty list means all, None leaves that file out.
 
     Raises:
         DeployError: what is wrong, one line each.
     """
     if wrong := before(folder, env_file):
         raise DeployError("\n".join(wrong), CONFIG)
-    for file, wanted in ((engine.STATE, ()), (engine.WORK, services)):
+    work = [] if services is None else [(engine.WORK, services)]
+    for file, wanted in [(engine.STATE, ()), *work]:
         Project(file, env_file).up(wanted)
         if wrong := after(env_file):
             raise DeployError("\n".join(wrong), FAILED)
-    if not services or FOR_STAGES in services:
+    if services is not None and (not services or FOR_STAGES in services):
         start_export(env_file)
 
 

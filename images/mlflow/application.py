@@ -6,7 +6,7 @@ Administrators are bound by none of them.
   registered models create one.
 - An experiment's artifacts are where the server puts them. An address of the user's choice could be a folder of another
   experiment.
-- The programs' users change no permissions, and neither rename nor delete an experiment, although one of them owns the
+- The programs' users change no permissions, and neither rename nor delete an experiment, although they own the
   pipeline's.
 - Who may read all runs, or all registered models, is told that one does not exist (404). MLflow says 403 to all but
   administrators, so that strangers learn nothing; a stage could not tell a wrong permission from a first model.

@@ -2,12 +2,13 @@
 
     user                pipeline's experiments   promotions   other experiments   registered models
     pipeline-stages     MANAGE                   READ         READ                READ
-    pipeline-registry   EDIT                     EDIT         READ                MANAGE
+    pipeline-registry   MANAGE                   EDIT         READ                MANAGE
     pipeline-serving    READ                     READ         READ                READ
 
-`prepare`, `tune`, `train`, `compress` and `evaluate` are `pipeline-stages`. It deletes the runs of trials that are
-repeated, and MLflow lets only the owner of an experiment do so. `register`, `deploy` and `rollback` are
-`pipeline-registry`, and `promotions` is their ledger. The service, which strangers reach, is `pipeline-serving`.
+`prepare`, `tune`, `train`, `compress` and `evaluate` are `pipeline-stages`. `register`, `deploy`, `rollback` and commands
+such as `make gc` are `pipeline-registry`, and `promotions` is their ledger. Both delete: a search the runs of trials that
+it repeats, `make gc` files. MLflow lets only the owner of an experiment do so. The service, which strangers reach, is
+`pipeline-serving`.
 
 `ensure` runs at every start of the server, before it answers: the passwords are then those of the environment, also the
 administrator's, and nobody can take the experiments' names first.
@@ -39,7 +40,7 @@ DEFAULT_EXPERIMENT = "vision-mlops"
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 OF_THE_PIPELINE = "tags.`pipeline.stage` LIKE '%'"  # its runs
 BY_THE_PIPELINE = "tags.`pipeline.model_sha256` LIKE '%'"  # its model versions
-ON_ITS_EXPERIMENTS = {STAGES: "MANAGE", REGISTRY: "EDIT"}
+OWNERS = (STAGES, REGISTRY)  # of the pipeline's experiments
 ROOT = "mlflow-artifacts:/"  # where the server keeps artifacts, as its clients name it
 
 Grants = dict[tuple[str, str], str]  # permission, by type and name of the resource
@@ -70,8 +71,8 @@ def ensure(environment: Mapping[str, str] = os.environ) -> None:
 
 def share_experiment(experiment_id: str) -> None:
     """Give the programs their permissions on an experiment that one of them has just created."""
-    for name, permission in ON_ITS_EXPERIMENTS.items():
-        auth.store.grant_user_permission(name, EXPERIMENT, experiment_id, permission)
+    for name in OWNERS:
+        auth.store.grant_user_permission(name, EXPERIMENT, experiment_id, "MANAGE")
 
 
 def _experiment(tracking: Any, name: str) -> str:
@@ -105,8 +106,8 @@ def _ensure_user(name: str, password: str, *, is_admin: bool) -> None:
 
 def _grants(name: str, own: Iterable[str], ledger: str) -> Grants:
     wanted = {(EXPERIMENT, ALL): "READ", (REGISTERED_MODEL, ALL): "MANAGE" if name == REGISTRY else "READ"}
-    if name in ON_ITS_EXPERIMENTS:
-        wanted |= {(EXPERIMENT, one): ON_ITS_EXPERIMENTS[name] for one in own}
+    if name in OWNERS:
+        wanted |= {(EXPERIMENT, one): "MANAGE" for one in own}
     if name == REGISTRY:
         wanted[EXPERIMENT, ledger] = "EDIT"
     return wanted

@@ -38,7 +38,7 @@ mlflow: ann may read every experiment and edit none, as the role editor says
 mlflow: ann owned experiment 1, which is the pipeline's; the permission was removed
 boss True
 ann False experiment:*=READ
-pipeline-registry False experiment:*=READ experiment:1=EDIT experiment:2=EDIT registered_model:*=MANAGE
+pipeline-registry False experiment:*=READ experiment:1=MANAGE experiment:2=EDIT registered_model:*=MANAGE
 pipeline-serving False experiment:*=READ registered_model:*=READ
 pipeline-stages False experiment:*=READ experiment:1=MANAGE registered_model:*=READ
 root False experiment:*=MANAGE
