@@ -69,11 +69,12 @@ restore: WITH = $(FILE_OPTIONS) ## restore the running stack from FILE= (FORCE=1
 ## Stack on Kubernetes, in the current kubectl context (NAMESPACE=vision-mlops)
 kubernetes-up: private WITH = $(PLACE) ## apply an overlay and wait until it is healthy: OVERLAY=local, local-ray, eks or eks-gpu
 kubernetes-airflow: private WITH = $(PLACE) $(call option,repository,GIT_REPOSITORY) $(call option,ref,GIT_REF) $(call option,chart,CHART) ## install Airflow by its Helm chart: OVERLAY= GIT_REPOSITORY=https://... GIT_REF=v0.1.0 (CHART=)
+kubernetes-rotate: private WITH = $(PLACE) $(call option,keep,KEEP) ## replace every secret in .env and in the cluster by a new one (KEEP=)
 kubernetes-verify: private WITH = $(IN) ## check the workloads, MLflow's login and the model of every serving pod; changes nothing
 kubernetes-backup: WITH = $(IN) $(FILE_OPTIONS) ## save databases and bucket of OVERLAY=local to one file while everything runs (FILE=)
 kubernetes-restore: WITH = $(IN) $(FILE_OPTIONS) ## restore the cluster from FILE= (FORCE=1: even if it holds work)
-kubernetes-up kubernetes-airflow kubernetes-verify: setup
-setup down status logs user rotate doctor backup restore kubernetes-up kubernetes-airflow kubernetes-verify kubernetes-backup kubernetes-restore:
+kubernetes-up kubernetes-airflow kubernetes-rotate kubernetes-verify: setup
+setup down status logs user rotate doctor backup restore kubernetes-up kubernetes-airflow kubernetes-rotate kubernetes-verify kubernetes-backup kubernetes-restore:
 	@$(PYTHON) -m deploy $@ $(WITH)
 
 ## Development. ARGS=... is passed on to the program
@@ -109,8 +110,7 @@ bench-history: WITH = history ## compare an installation of three years with a f
 bench-gate: WITH = false_promotions ## simulate how often the gate promotes a model that is no better
 bench bench-serving bench-inference bench-tuning bench-transfer bench-gate bench-history: install
 	@$(LOCAL) && python -m benchmarks.$(WITH) $(ARGS)
-bench-runtimes: ready-database ## measure the seconds per stage in each runtime that is up: RUNTIMES="local docker kubernetes" (NAMESPACE=)
-	@$(LOCAL) && env -u PIPELINE_RUNTIME python -m benchmarks.runtimes $(if $(RUNTIMES),--runtimes $(RUNTIMES)) $(ARGS)
+bench-runtimes: ready-database; @$(LOCAL) && env -u PIPELINE_RUNTIME python -m benchmarks.runtimes $(if $(RUNTIMES),--runtimes $(RUNTIMES)) $(ARGS) ## measure the seconds per stage in each runtime that is up: RUNTIMES="local docker kubernetes" (NAMESPACE=)
 
 ## Preparation, which the targets above do by themselves
 install: .venv/.installed ## make .venv from the pinned, hashed requirements

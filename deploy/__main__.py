@@ -18,6 +18,7 @@ from deploy.kubernetes.cluster import NAMESPACE
 from deploy.leftover_stages import DAYS
 
 INTERRUPTED = 130
+ROTATE = "replace every secret by a new one, in .env and in the"
 
 Add = Callable[..., argparse.ArgumentParser]
 
@@ -68,13 +69,16 @@ def _add_compose(add: Add) -> None:
     one = add("user", commands.run_user, "create a user in Airflow and MLflow, or reset role and password", env)
     one.add_argument("user", metavar="NAME")
     one.add_argument("role", metavar="ROLE", help="viewer, editor or admin")
-    one = add("rotate", commands.run_rotate, "replace every secret in .env and in the running stack by a new one", env)
-    one.add_argument("--keep", default="", metavar="NAMES", help="secrets to leave as they are, separated by blanks")
+    _keep(add("rotate", commands.run_rotate, f"{ROTATE} running stack", env))
     one = add("doctor", commands.run_doctor, "find what keeps the stack from working")
     one.add_argument("folder", nargs="?", type=Path, default=ROOT, help="default: the repository")
     add("backup", commands.run_backup, "save databases and bucket to a file", env, file)
     add("restore", commands.run_restore, "restore databases and bucket from a file", env, file, _force())
     add("leftover-containers", commands.run_leftover_containers, "list stage containers left behind", days)
+
+
+def _keep(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--keep", default="", metavar="NAMES", help="secrets to leave as they are, between blanks")
 
 
 def _add_local(add: Add) -> None:
@@ -92,6 +96,7 @@ def _add_kubernetes(add: Add) -> None:
     one.add_argument("--repository", default="", help="Git address of the DAG files")
     one.add_argument("--ref", default="", help="its branch, tag or commit")
     one.add_argument("--chart", default="apache-airflow/airflow", help="name or file (default: %(default)s)")
+    _keep(add("kubernetes-rotate", commands.run_kubernetes_rotate, f"{ROTATE} cluster", overlay, *cluster))
     add("kubernetes-verify", commands.run_kubernetes_verify, "check what runs in the cluster", *cluster)
     add(
         "kubernetes-secrets",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from argparse import Namespace
+from pathlib import Path
 
 from deploy import (
     backup,
@@ -28,6 +29,7 @@ from deploy.kubernetes import airflow, forward, leftover_pods, verify
 from deploy.kubernetes import up as cluster_up
 from deploy.kubernetes.backup import ClusterStack
 from deploy.kubernetes.cluster import NAMESPACE, Cluster
+from deploy.kubernetes.rotate import InCluster
 from deploy.kubernetes.secret_manifests import manifest, secrets_of, settings_of
 
 
@@ -65,10 +67,7 @@ def run_user(given: Namespace) -> None:
 
 def run_rotate(given: Namespace) -> None:
     """Replace every secret by a new one."""
-    changed = rotate.rotate(given.env_file, given.keep.split())
-    print(f"new in {given.env_file}: {', '.join(changed)}")
-    if rotate.API_KEY in changed:
-        print(f"clients of the service need the new {rotate.API_KEY}")
+    _say_rotated(given.env_file, rotate.rotate(rotate.Compose(given.env_file), given.env_file, given.keep.split()))
 
 
 def run_doctor(given: Namespace) -> int:
@@ -120,6 +119,19 @@ def run_kubernetes_airflow(given: Namespace) -> int:
     values, settings = read(given.env_file), settings_of(given.overlay)
     source = {"repository": given.repository, "ref": given.ref, "chart": given.chart}
     return airflow.install(airflow.helm(values, settings, namespace=given.namespace, **source))
+
+
+def run_kubernetes_rotate(given: Namespace) -> None:
+    """Replace every secret by a new one."""
+    place = InCluster(Cluster(given.namespace), given.overlay)
+    _say_rotated(given.env_file, rotate.rotate(place, given.env_file, given.keep.split()))
+    print("Airflow, where it runs in the cluster, needs them too: make kubernetes-airflow")
+
+
+def _say_rotated(env_file: Path, changed: list[str]) -> None:
+    print(f"new in {env_file}: {', '.join(changed)}")
+    if rotate.API_KEY in changed:
+        print(f"clients of the service need the new {rotate.API_KEY}")
 
 
 def run_kubernetes_verify(given: Namespace) -> int:

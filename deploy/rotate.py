@@ -1,8 +1,8 @@
-"""Replace every secret of the stack by a new one, while it runs.
+"""Replace every secret of the stack by a new one, while it runs; on Kubernetes: kubernetes/rotate.py.
 
 The new values are first written to `.env.next`. Called again after an interruption, the command goes on with these:
 
-1. Postgres gives its users their new passwords, all or none. Sessions stay.
+1. Each user of Postgres changes its own password. Sessions stay.
 2. Airflow encrypts its connections and variables again, with the new Fernet key.
 3. `.env.next` becomes `.env`, and what reads a changed value starts again. MLflow and Airflow's administrator take over
    their passwords then, and the store its keys.
@@ -12,13 +12,15 @@ Standard library only.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from deploy import engine, up
-from deploy.backup_stack import ComposeStack, last_line
+from deploy.backup_stack import last_line
 from deploy.env_file import ROOT, read
 from deploy.errors import USAGE, DeployError
 from deploy.setup_env import SECRETS
@@ -27,15 +29,80 @@ from tasks.files import replacing
 API_KEY = "SERVING_API_KEY"  # of clients; rotated where one is set
 OF_THE_STORE = ("S3_ACCESS_KEY", "S3_SECRET_KEY")
 FERNET = "AIRFLOW_FERNET_KEY"
-# Postgres' users, and the variables of their passwords. `monitoring` gets its own from its own program, at every start.
+# Postgres' users with their databases, and the variables of their passwords. `monitoring` gets its own from its own
+# program, at every start.
 DATABASE_USERS = {
-    "postgres": "POSTGRES_PASSWORD",
-    "mlflow": "POSTGRES_MLFLOW_PASSWORD",
-    "mlflow_auth": "POSTGRES_MLFLOW_AUTH_PASSWORD",
-    "airflow": "POSTGRES_AIRFLOW_PASSWORD",
+    ("postgres", "postgres"): "POSTGRES_PASSWORD",
+    ("mlflow", "mlflow"): "POSTGRES_MLFLOW_PASSWORD",
+    ("mlflow_auth", "mlflow_auth"): "POSTGRES_MLFLOW_AUTH_PASSWORD",
+    ("airflow", "airflow"): "POSTGRES_AIRFLOW_PASSWORD",
 }
 KEPT = {"GRAFANA_ADMIN_PASSWORD"}  # Grafana reads it at its first start only (docs/how-to/monitoring.md)
-HAS_AIRFLOW = "SELECT to_regclass('public.connection') IS NOT NULL"
+CHANGE_PASSWORDS = Path(__file__).resolve().with_name("change_passwords.py")
+
+
+class Place(ABC):
+    """Where the stack runs."""
+
+    postgres: str = "postgres"  # its host, as MLflow's container reaches it
+    kept: frozenset[str] = frozenset()  # secrets that are not changed here
+
+    @abstractmethod
+    def require_read(self, names: Sequence[str]) -> None:
+        """Require that these variables are read from `.env` and nowhere else.
+
+        Raises:
+            DeployError: one is not.
+        """
+
+    @abstractmethod
+    def in_mlflow(self, program: str, text: str) -> str:
+        """Run a Python program in MLflow's container and return what it printed; `text` is its input."""
+
+    @abstractmethod
+    def encrypt_again(self, following: Path, keys: str) -> None:
+        """Let Airflow encrypt with the first of these keys, separated by a comma, what any of them decrypts."""
+
+    @abstractmethod
+    def start(self, env_file: Path) -> None:
+        """Start again what reads a changed value, and wait until it is healthy."""
+
+
+class Compose(Place):
+    """The stack on Docker."""
+
+    def __init__(self, env_file: Path) -> None:
+        """Note which services run, since they are to run afterwards.
+
+        Raises:
+            DeployError: no engine answers.
+        """
+        self._env_file = env_file
+        try:
+            self._running = engine.services_running(read(env_file)) - {up.EXPORT}
+        except OSError as error:
+            raise DeployError(f"{error}; start Docker Engine and the stack (make up)") from None
+
+    def require_read(self, names: Sequence[str]) -> None:
+        """See Place; Compose prefers the environment."""
+        if hidden := sorted(set(names) & set(os.environ)):
+            raise DeployError(f"the environment sets {', '.join(hidden)}, which overrides .env; unset it", USAGE)
+
+    def in_mlflow(self, program: str, text: str) -> str:
+        """See Place."""
+        command = ("exec", "--no-TTY", "mlflow", "python", "-c", program)
+        return _output(engine.compose(engine.STATE, *command, env_file=self._env_file), "MLflow", text=text)
+
+    def encrypt_again(self, following: Path, keys: str) -> None:
+        """See Place; in a container of its own, because those that run have the old password of Postgres."""
+        variable = "AIRFLOW__CORE__FERNET_KEY"
+        options = ["--rm", "--no-deps", "--no-TTY", "--env", variable]  # its value: from the environment of the command
+        command = ["run", *options, "airflow-scheduler", "airflow", "rotate-fernet-key"]
+        _output(engine.compose(engine.WORK, *command, env_file=following), "Airflow", environment={variable: keys})
+
+    def start(self, env_file: Path) -> None:
+        """See Place."""
+        up.start(ROOT, env_file, sorted(self._running) or None)
 
 
 def rotated(values: Mapping[str, str], keep: Sequence[str] = ()) -> dict[str, str]:
@@ -44,16 +111,23 @@ def rotated(values: Mapping[str, str], keep: Sequence[str] = ()) -> dict[str, st
     Raises:
         DeployError: `keep` names what is no secret of the stack.
     """
-    secrets = [name for name in (*SECRETS, API_KEY) if name not in KEPT and values.get(name)]
     if unknown := sorted(set(keep) - {*SECRETS, API_KEY}):
         raise DeployError(f"KEEP={' '.join(keep)}: {unknown[0]} is no secret of the stack", USAGE)
-    if values.get("S3_ENDPOINT_URL"):
-        keep = (*keep, *OF_THE_STORE)  # a store outside the stack: its keys are made there
-    return {name: SECRETS.get(name, SECRETS["RAY_AUTH_TOKEN"])() for name in secrets if name not in keep}
+    outside = (
+        OF_THE_STORE if values.get("S3_ENDPOINT_URL") else ()
+    )  # a store outside the stack: its keys are made there
+    kept = {*KEPT, *keep, *outside}
+    names = [name for name in (*SECRETS, API_KEY) if values.get(name) and name not in kept]
+    return {name: SECRETS.get(name, SECRETS["RAY_AUTH_TOKEN"])() for name in names}
 
 
-def prepare(env_file: Path, keep: Sequence[str] = ()) -> Path:
+def prepare(env_file: Path, keep: Sequence[str] = (), also: Iterable[str] = ()) -> Path:
     """Write `.env.next`, unless an interrupted rotation left one; return its path.
+
+    Args:
+        env_file: `.env` of the stack.
+        keep: secrets that the caller wants to keep.
+        also: those that are not changed where the stack runs.
 
     Raises:
         DeployError: `keep` is given to a rotation that has chosen its secrets already.
@@ -63,45 +137,36 @@ def prepare(env_file: Path, keep: Sequence[str] = ()) -> Path:
         if keep:
             raise DeployError(f"{following} is of a rotation that did not end; end it without KEEP first", USAGE)
         return following
-    values = rotated(read(env_file), keep)
+    values = rotated(read(env_file), [*keep, *also])
     lines = [_with(line, values) for line in env_file.read_text(encoding="utf-8").splitlines()]
     with replacing(following) as file:
         file.write(("\n".join(lines) + "\n").encode())
     return following
 
 
-def rotate(env_file: Path, keep: Sequence[str] = ()) -> list[str]:
+def rotate(place: Place, env_file: Path, keep: Sequence[str] = ()) -> list[str]:
     """Rotate the secrets and return the names of those that are new.
 
     Raises:
-        DeployError: Postgres does not run, or a step failed; call again to go on.
+        DeployError: MLflow or Postgres does not run, or a step failed; call again to go on.
     """
     old = read(env_file)
-    following = prepare(env_file, keep)
+    following = prepare(env_file, keep, place.kept)
     new = read(following)
     changed = sorted(name for name in new if new[name] != old.get(name))
-    if overridden := sorted(name for name in changed if os.environ.get(name, new[name]) != new[name]):
-        raise DeployError(f"the environment sets {', '.join(overridden)}, which overrides .env; unset it", USAGE)
-    running = _running(old)
-    stack = ComposeStack(env_file)
-    stack.require_running()
-    stack.sql("".join(["BEGIN;\n", *_alterations(old, new), "COMMIT;\n"]))
-    if new[FERNET] != old[FERNET] and stack.sql(HAS_AIRFLOW, "airflow") == "t":
-        _encrypt_again(following, new[FERNET], old[FERNET])
+    place.require_read(changed)
+    users = [(*user, old[name], new[name]) for user, name in DATABASE_USERS.items() if name in changed]
+    given = json.dumps({"host": place.postgres, "users": users, "airflow": new["POSTGRES_AIRFLOW_PASSWORD"]})
+    has_airflow = place.in_mlflow(CHANGE_PASSWORDS.read_text(encoding="utf-8"), given).strip() == "True"
+    if FERNET in changed and has_airflow:
+        place.encrypt_again(following, f"{new[FERNET]},{old[FERNET]}")
     following.replace(env_file)
     try:
-        up.start(ROOT, env_file, sorted(running) or None)
+        place.start(env_file)
     except DeployError as error:
-        fix = f"{env_file} has the new secrets; correct this, then run make up"
+        fix = f"{env_file} has the new secrets; correct this, then run make up or make kubernetes-up"
         raise DeployError(f"{error}\n{fix}", error.code) from None
     return changed
-
-
-def _running(values: Mapping[str, str]) -> set[str]:
-    try:
-        return engine.services_running(values) - {up.EXPORT}
-    except OSError as error:
-        raise DeployError(f"{error}; start Docker Engine and the stack (make up)") from None
 
 
 def _with(line: str, values: Mapping[str, str]) -> str:
@@ -109,21 +174,11 @@ def _with(line: str, values: Mapping[str, str]) -> str:
     return f"{name}={values[name.strip()]}" if equals and name.strip() in values else line
 
 
-def _alterations(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
-    """Return the statements that set new passwords; they hold no quotes (`setup_env.SECRETS`)."""
-    changed = {user: new[name] for user, name in DATABASE_USERS.items() if new[name] != old.get(name)}
-    return [f"ALTER ROLE {user} PASSWORD '{password}';\n" for user, password in changed.items()]
-
-
-def _encrypt_again(env_file: Path, new: str, old: str) -> None:
-    """Let Airflow encrypt with the new key what the old one, or an interrupted rotation's, can decrypt."""
-    variable = "AIRFLOW__CORE__FERNET_KEY"
-    options = ["--rm", "--no-deps", "--no-TTY", "--env", variable]  # its value: from the environment of the command
-    command = engine.compose(
-        engine.WORK, "run", *options, "airflow-scheduler", "airflow", "rotate-fernet-key", env_file=env_file
+def _output(command: Sequence[str], what: str, *, text: str = "", environment: Mapping[str, str] | None = None) -> str:
+    done = subprocess.run(  # noqa: S603  # compose, arguments of ours
+        command, input=text, env={**os.environ, **(environment or {})}, capture_output=True, text=True
     )
-    environment = os.environ | {variable: f"{new},{old}"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)  # noqa: S603  # compose
     if done.returncode != 0:
         said = last_line((done.stdout + done.stderr).encode())
-        raise DeployError(f"Airflow: {said}; correct this, then run make rotate again, which goes on")
+        raise DeployError(f"{what}: {said}; correct this, then run make rotate again, which goes on")
+    return done.stdout

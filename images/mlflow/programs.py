@@ -5,10 +5,10 @@
     pipeline-registry   MANAGE                   EDIT         READ                MANAGE
     pipeline-serving    READ                     READ         READ                READ
 
-`prepare`, `tune`, `train`, `compress` and `evaluate` are `pipeline-stages`. `register`, `deploy`, `rollback` and commands
-such as `make gc` are `pipeline-registry`, and `promotions` is their ledger. Both delete: a search the runs of trials that
-it repeats, `make gc` files. MLflow lets only the owner of an experiment do so. The service, which strangers reach, is
-`pipeline-serving`.
+`prepare`, `tune`, `train`, `compress` and `evaluate` are `pipeline-stages`; `register`, `deploy`, `rollback` and
+commands such as `make gc` are `pipeline-registry`, and `promotions` is their ledger. Both have to delete, which MLflow
+allows only to owners: a search deletes the runs of trials that it repeats, `make gc` files. The service, which
+strangers reach, is `pipeline-serving`.
 
 `ensure` runs at every start of the server, before it answers: the passwords are then those of the environment, also the
 administrator's, and nobody can take the experiments' names first.

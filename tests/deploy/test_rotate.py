@@ -60,7 +60,7 @@ def test_a_value_in_the_environment_would_hide_the_new_one(env_file: Path, monke
     before = env_file.read_text()
     monkeypatch.setenv("RAY_AUTH_TOKEN", "of-the-shell")
     with pytest.raises(DeployError, match="the environment sets RAY_AUTH_TOKEN, which"):
-        rotate.rotate(env_file)
+        rotate.rotate(rotate.Compose(env_file), env_file)
     assert env_file.read_text() == before
 
 

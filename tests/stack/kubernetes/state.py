@@ -76,9 +76,13 @@ class State:
             capture_output=True, text=True, cwd=ROOT, env=self.environment(), timeout=3000,
         )  # fmt: skip
 
+    @property
+    def overlay(self) -> Path:
+        """The overlay `local`, as this cluster can run it."""
+        return HERE / ("current-cluster" if minor_version() >= 23 else "old-cluster")
+
     def up(self, env_file: Path | None = None) -> subprocess.CompletedProcess[str]:
-        overlay = HERE / ("current-cluster" if minor_version() >= 23 else "old-cluster")
-        return self.deploy("kubernetes-up", "--overlay", overlay, "--env-file", env_file or self.env_file)
+        return self.deploy("kubernetes-up", "--overlay", self.overlay, "--env-file", env_file or self.env_file)
 
     def verify(self, env_file: Path | None = None) -> subprocess.CompletedProcess[str]:
         return self.deploy("kubernetes-verify", "--env-file", env_file or self.env_file)
