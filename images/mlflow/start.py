@@ -34,8 +34,6 @@ PASSWORDS = {
     "MLFLOW_BACKEND_STORE_URI": "POSTGRES_MLFLOW_PASSWORD",
     "MLFLOW_AUTH_DATABASE_URI": "POSTGRES_MLFLOW_AUTH_PASSWORD",
 }
-# What each database has once its tables were created: where its schema's version is stored, in the same transaction.
-VERSION_TABLES = {"MLFLOW_BACKEND_STORE_URI": "alembic_version", "MLFLOW_AUTH_DATABASE_URI": "alembic_version_auth"}
 # Of a model version: the logged model that it is. Any other address would be read with the server's key to the store.
 LOGGED_MODEL = r"^(models:/m-[0-9a-f]{32}|mlflow-artifacts:/[0-9]+/models/m-[0-9a-f]{32}/artifacts)/?$"
 LOCK = 7_310_571  # any number that nothing else in the database locks
@@ -74,19 +72,30 @@ def one_at_a_time() -> Iterator[None]:
         yield
 
 
-def create_tables() -> None:
-    """Create the tables of a new database."""
-    if all(_has_table(os.environ[name], table) for name, table in VERSION_TABLES.items()):
+def migrate(uri: str) -> None:
+    """Create MLflow's tables in a new database, or bring those of an earlier release to this one's schema.
+
+    Those of its users, MLflow migrates by itself.
+    """
+    from alembic.util import CommandError
+    from mlflow.db import upgrade
+    from mlflow.store.db import utils
+
+    engine = utils.create_sqlalchemy_engine_with_retry(uri)
+    found, latest = utils._get_schema_version(engine), utils._get_latest_schema_revision()
+    engine.dispose()
+    if found == latest:
         return
-    program = str(Path(__file__).with_name("create_tables.py"))
-    if subprocess.run([sys.executable, program]).returncode != 0:  # noqa: S603  # our own file
-        sys.exit(UNAVAILABLE)  # it has written why
-
-
-def _has_table(uri: str, name: str) -> bool:
-    with closing(_connect(uri)) as database, database.cursor() as cursor:
-        cursor.execute("SELECT to_regclass(%s) IS NOT NULL", (name,))
-        return bool(cursor.fetchone()[0])
+    if found is not None:
+        print(f"mlflow: migrating the database from schema {found} to {latest}", flush=True)
+    try:
+        upgrade.main([uri], standalone_mode=False)
+    except CommandError as error:  # it does not know the schema
+        print(
+            f"mlflow: a newer MLflow wrote the database ({error}); start the release that did, or restore a backup",
+            flush=True,
+        )
+        sys.exit(UNAVAILABLE)
 
 
 def _connect(uri: str) -> psycopg2.extensions.connection:
@@ -130,7 +139,7 @@ def main() -> None:
     os.environ["MLFLOW_CREATE_MODEL_VERSION_SOURCE_VALIDATION_REGEX"] = LOGGED_MODEL
     os.environ["MLFLOW_BASIC_AUTH_FAIL_CLOSED"] = "true"  # what no rule of MLflow's allows is refused
     with one_at_a_time():
-        create_tables()
+        migrate(os.environ["MLFLOW_BACKEND_STORE_URI"])
         import programs  # it reads the configuration
 
         programs.ensure()

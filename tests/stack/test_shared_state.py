@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,29 +49,80 @@ def test_every_service_is_healthy_and_the_bucket_job_is_done(stack: Stack) -> No
     assert stack.states() == {"postgres": "healthy", "s3": "healthy", "mlflow": "healthy", "bucket": "exited"}
 
 
-NEW_DATABASE = """
+SCRATCH = """
 import os, start
-for name in start.VERSION_TABLES:
-    os.environ[name] = os.environ["MLFLOW_BACKEND_STORE_URI"].rpartition("/")[0] + "/scratch"
+from mlflow.store.db import utils
+uri = os.environ["MLFLOW_BACKEND_STORE_URI"].rpartition("/")[0] + "/scratch"
+"""
+MIGRATE = """
 with start.one_at_a_time():
-    start.create_tables()
+    start.migrate(uri)
+engine = utils.create_sqlalchemy_engine_with_retry(uri)
+print("schema", utils._get_schema_version(engine) == utils._get_latest_schema_revision())
+"""
+# The schema of ten revisions ago, with an experiment.
+EARLIER = """
+from alembic import command
+from alembic.script import ScriptDirectory
+from mlflow.store.db.base_sql_model import Base
+from mlflow.store.tracking.dbmodels.initial_models import Base as Initial
+from sqlalchemy import text
+engine = utils.create_sqlalchemy_engine_with_retry(uri)
+config = utils._get_alembic_config(uri)
+revision = [one.revision for one in ScriptDirectory.from_config(config).walk_revisions()][10]
+Initial.metadata.create_all(engine)
+with engine.begin() as connection:
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
+    values = "(7, 'kept', 'active')"
+    connection.execute(text(f"INSERT INTO experiments (experiment_id, name, lifecycle_stage) VALUES {values}"))
+"""
+LATER = """
+from sqlalchemy import text
+engine = utils.create_sqlalchemy_engine_with_retry(uri)
+with engine.begin() as connection:
+    connection.execute(text("UPDATE alembic_version SET version_num = 'of-the-future'"))
 """
 
 
-def test_servers_that_start_at_once_create_the_tables_of_a_new_database_once(stack: Stack) -> None:
+@pytest.fixture
+def scratch(stack: Stack) -> Iterator[list[str]]:
+    """A new database of MLflow's; the command that runs a Python program in MLflow's container."""
     postgres, mlflow = (f"{stack.variables['STACK_NAME']}-{service}-1" for service in ("postgres", "mlflow"))
     admin = ["docker", "exec", postgres, "psql", "--username", "postgres", "--command"]
     subprocess.run([*admin, "CREATE DATABASE scratch OWNER mlflow"], check=True)
-    command = ["docker", "exec", mlflow, "python", "-c", NEW_DATABASE]
     try:
-        servers = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
-        said = [server.communicate(timeout=1800)[1] for server in servers]
-        assert [server.returncode for server in servers] == [0, 0, 0], said
-        assert [text.count("Creating initial MLflow database tables") for text in sorted(said, key=len)] == [0, 0, 1]
-        versions = "SELECT count(*) FROM alembic_version, alembic_version_auth"
-        assert stack.psql("mlflow", "scratch", versions).stdout.strip() == "1"
+        yield ["docker", "exec", mlflow, "python", "-c"]
     finally:
         subprocess.run([*admin, "DROP DATABASE scratch WITH (FORCE)"], check=True)
+
+
+def test_servers_that_start_at_once_create_the_tables_of_a_new_database_once(scratch: list[str]) -> None:
+    command = [*scratch, SCRATCH + MIGRATE]
+    servers = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    said = [server.communicate(timeout=1800) for server in servers]
+    assert [server.returncode for server in servers] == [0, 0, 0], said
+    created = [err.count("Creating initial MLflow database tables") for _, err in said]
+    assert sorted(created) == [0, 0, 1]
+    assert all(out.endswith("schema True\n") for out, _ in said), said
+
+
+def test_a_server_migrates_the_tables_of_an_earlier_release_and_refuses_those_of_a_later_one(
+    stack: Stack, scratch: list[str]
+) -> None:
+    subprocess.run([*scratch, SCRATCH + EARLIER], check=True, capture_output=True)
+    migrated = subprocess.run([*scratch, SCRATCH + MIGRATE], capture_output=True, text=True)
+    assert migrated.returncode == 0, migrated.stderr
+    assert migrated.stdout.startswith("mlflow: migrating the database from schema ")
+    assert migrated.stdout.endswith("schema True\n")
+    kept = stack.psql("mlflow", "scratch", "SELECT name FROM experiments WHERE experiment_id = 7")
+    assert kept.stdout == "kept\n"
+    again = subprocess.run([*scratch, SCRATCH + MIGRATE], capture_output=True, text=True)
+    assert again.stdout == "schema True\n"
+    subprocess.run([*scratch, SCRATCH + LATER], check=True, capture_output=True)
+    refused = subprocess.run([*scratch, SCRATCH + MIGRATE], capture_output=True, text=True)
+    assert refused.returncode == 69
+    assert "a newer MLflow wrote the database" in refused.stdout
 
 
 @pytest.mark.parametrize(
