@@ -149,7 +149,10 @@ def watched(
     """The profile's services beside the running stack, a run that ended well, and predictions."""
     subprocess.run([ROOT / "tests/stack/stand_ins.sh", *SERVICES], check=True)
     folder = tmp_path_factory.mktemp("watching")
-    variables = airflow.variables | {"NOTIFY_SLACK_WEBHOOK_URL": receiver[0]}
+    variables = airflow.variables | {
+        "NOTIFY_SLACK_WEBHOOK_URL": receiver[0],
+        "NOTIFY_HEARTBEAT_URL": receiver[0] + "/heartbeat",
+    }
     env_file = folder / ".env"
     env_file.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
     stack = Stack(env_file, variables)
@@ -289,6 +292,15 @@ def test_the_model_in_service_is_the_one_the_service_names(watched: Watched) -> 
 def test_the_exporters_user_reads_what_it_needs_and_no_more(watched: Watched, query: str, answer: str) -> None:
     done = watched.stack.psql("monitoring", "airflow", query)
     assert answer in done.stdout + done.stderr
+
+
+def test_the_heartbeat_is_heard_elsewhere_and_the_team_is_left_alone(watched: Watched) -> None:
+    def heard() -> list[dict[str, Any]]:
+        return [message for message in watched.messages if message["path"].endswith("/heartbeat")]
+
+    wait_for(heard, "nobody heard the heartbeat")
+    assert {alert["labels"]["alertname"] for message in heard() for alert in message["alerts"]} == {"Heartbeat"}
+    assert "Heartbeat" not in json.dumps([message for message in watched.messages if message not in heard()])
 
 
 def test_an_alert_reaches_the_team_and_names_what_is_down(watched: Watched) -> None:
