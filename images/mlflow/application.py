@@ -6,8 +6,8 @@ Administrators are bound by none of them.
   registered models create one.
 - An experiment's artifacts are where the server puts them. An address of the user's choice could be a folder of another
   experiment.
-- The programs' users change no permissions, and neither rename nor delete an experiment, although they own the
-  pipeline's.
+- The programs' users change no permission and no password, and neither rename nor delete an experiment, although they
+  own the pipeline's.
 - Who may read all runs, or all registered models, is told that one does not exist (404). MLflow says 403 to all but
   administrators, so that strangers learn nothing; a stage could not tell a wrong permission from a first model.
 
@@ -31,7 +31,8 @@ from mlflow.utils.workspace_utils import DEFAULT_WORKSPACE_NAME
 CREATE_MODEL = "/mlflow/registered-models/create"
 CREATE_EXPERIMENT = "/mlflow/experiments/create"
 ADMINISTRATION = ("/mlflow/experiments/delete", "/mlflow/experiments/update", "/mlflow/experiments/restore")
-PERMISSIONS = ("/permissions/", "/mlflow/roles/")
+USERS = ("/mlflow/users/", "/mlflow/roles/", "/permissions/")
+REGISTRY = ("/mlflow/registered-models/", "/mlflow/model-versions/")
 
 
 def create_app() -> Any:
@@ -52,7 +53,7 @@ def refusal() -> Response | None:
         return _forbidden("registered models are created by the pipeline (register) and by administrators")
     if rule.endswith(CREATE_EXPERIMENT) and _get_request_message(CreateExperiment()).artifact_location:
         return _forbidden("leave artifact_location out: this server chooses where an experiment's artifacts are")
-    if user in programs.PASSWORDS and (rule.endswith(ADMINISTRATION) or any(part in rule for part in PERMISSIONS)):
+    if user in programs.PASSWORDS and (rule.endswith(ADMINISTRATION) or any(part in rule for part in USERS)):
         return _forbidden(f"{user} is a program of the pipeline; log in as an administrator")
     return None
 
@@ -70,18 +71,15 @@ def tell_of_missing(response: Response) -> Response:
     user = getattr(g, "mlflow_authenticated_user", None)
     if response.status_code != 403 or user is None or "refused" in g:
         return response
-    for parameter, kind, find in (
-        ("run_id", programs.EXPERIMENT, lambda name: _get_tracking_store().get_run(name)),
-        ("model_id", programs.EXPERIMENT, lambda name: _get_tracking_store().get_logged_model(name)),
-        ("name", programs.REGISTERED_MODEL, lambda name: _get_model_registry_store().get_registered_model(name)),
-    ):
-        name = _parameter(parameter)
-        if name is None or not _permission_on_all(user, kind).can_read:
-            continue
-        try:
-            find(name)
-        except MlflowException as error:
-            return Response(error.serialize_as_json(), error.get_http_status_code(), mimetype="application/json")
+    run, model = _parameter("run_id"), _parameter("model_id")
+    registered = _parameter("name") if any(part in _rule() for part in REGISTRY) else None
+    try:
+        if (run or model) and _permission_on_all(user, programs.EXPERIMENT).can_read:
+            _get_tracking_store().get_run(run) if run else _get_tracking_store().get_logged_model(model)
+        if registered and _permission_on_all(user, programs.REGISTERED_MODEL).can_read:
+            _get_model_registry_store().get_registered_model(registered)
+    except MlflowException as error:
+        return Response(error.serialize_as_json(), error.get_http_status_code(), mimetype="application/json")
     return response
 
 

@@ -241,6 +241,18 @@ def _grant(world: World, user: str) -> requests.Response:
     return answer
 
 
+@action("change its own password")
+def _change_password(world: World, user: str) -> requests.Response:
+    name, password = world.logins[user] or ("a-stranger", PASSWORD)
+    path, other = f"{API}/users/update-password", f"{password}-new"
+    body = {"username": name, "password": other, "current_password": password}
+    answer = world.ask(user, "PATCH", path, json=body)
+    if answer.ok:
+        back = {"username": name, "password": password, "current_password": other}
+        requests.patch(world.stack.mlflow_url + path, json=back, auth=(name, other), timeout=120).raise_for_status()
+    return answer
+
+
 @action("create a user")
 def _create_user(world: World, user: str) -> requests.Response:
     body = {"username": f"new-{next(NUMBERS)}", "password": PASSWORD}
