@@ -51,19 +51,25 @@ def ensure(environment: Mapping[str, str] = os.environ) -> None:
     auth.store.init_db(environment["MLFLOW_AUTH_DATABASE_URI"])
     tracking = Tracking(environment["MLFLOW_BACKEND_STORE_URI"], ROOT)
     registry = Registry(environment["MLFLOW_BACKEND_STORE_URI"])
-    own = {_experiment(tracking, environment.get("PIPELINE_EXPERIMENT") or DEFAULT_EXPERIMENT), *_used(tracking)}
+    people = [user for user in auth.store.list_users() if not user.is_admin and user.username not in PASSWORDS]
+    owned = {
+        pattern
+        for user in people
+        for (kind, pattern), permission in _found(user.id).items()
+        if (kind, permission) == (EXPERIMENT, "MANAGE")
+    }
+    configured = _experiment(tracking, environment.get("PIPELINE_EXPERIMENT") or DEFAULT_EXPERIMENT)
     ledger = _experiment(tracking, LEDGER)
-    own.discard(ledger)
+    own = ({configured} | (set(_used(tracking)) - owned)) - {ledger}
 
     administrator = environment["MLFLOW_AUTH_ADMIN_USERNAME"]
     _ensure_user(administrator, environment["MLFLOW_AUTH_ADMIN_PASSWORD"], is_admin=True)
     for name, variable in PASSWORDS.items():
         _ensure_user(name, environment[variable], is_admin=False)
         _set_grants(name, _grants(name, own, ledger))
-    for user in auth.store.list_users():
-        if not user.is_admin and user.username not in PASSWORDS:
-            for line in _restrict(user, {*own, ledger}, registry):
-                print(f"mlflow: {line}", flush=True)
+    for user in people:
+        for line in _restrict(user, {configured, ledger}, registry):
+            print(f"mlflow: {line}", flush=True)
     tracking.engine.dispose()
     registry.engine.dispose()
     auth.store.engine.dispose()
@@ -85,7 +91,7 @@ def _experiment(tracking: Any, name: str) -> str:
 
 
 def _used(tracking: Any) -> Iterator[str]:
-    """Yield the experiments that have runs of the pipeline, which an earlier release or setting made."""
+    """Yield the experiments that have runs of the pipeline, also under another PIPELINE_EXPERIMENT than today's."""
     token = None
     while True:
         page = tracking.search_experiments(max_results=1000, page_token=token)

@@ -15,13 +15,20 @@ from tasks.settings import MLFLOW_REGISTRY_USER, MLFLOW_STAGES_USER, Settings
 ROOT = Path(__file__).resolve().parents[2]
 # Start twice on the same databases; between the starts a person has what an earlier release gave.
 STARTS = """
+import os
 import programs
+from mlflow.entities import RunTag
 from mlflow.server.auth import store
 
 programs.ensure()
 store.create_user("ann", "a-long-password-1")
 store.grant_user_permission("ann", "experiment", "*", "EDIT")
 store.grant_user_permission("ann", "experiment", "1", "MANAGE")
+tracking = programs.Tracking(os.environ["MLFLOW_BACKEND_STORE_URI"], programs.ROOT)
+for name in ("of ann", "of another PIPELINE_EXPERIMENT"):
+    experiment = tracking.create_experiment(name)
+    tracking.create_run(experiment, "", 0, [RunTag("pipeline.stage", "train")], "")
+store.grant_user_permission("ann", "experiment", "3", "MANAGE")
 store.create_user("root", "a-long-password-1")
 store.grant_user_permission("root", "experiment", "*", "MANAGE")
 before = {user.username: user.password_hash for user in store.list_users()}
@@ -30,17 +37,18 @@ after = {user.username: user.password_hash for user in store.list_users()}
 assert before == after, "a password that is right is not set again"
 for name in sorted(after):
     rows = sorted(programs._found(store.get_user(name).id).items())
-    print(name, store.get_user(name).is_admin, *(f"{kind}:{which}={permission}" for (kind, which), permission in rows))
+    grants = [f"{kind[:10]}:{which}={permission}" for (kind, which), permission in rows]
+    print(name, store.get_user(name).is_admin, *grants)
 print(programs.LEDGER, programs.DEFAULT_EXPERIMENT, programs.EXPERIMENT_TAGS)
 """
 SAID = """\
 mlflow: ann may read every experiment and edit none, as the role editor says
 mlflow: ann owned experiment 1, which is the pipeline's; the permission was removed
 boss True
-ann False experiment:*=READ
-pipeline-registry False experiment:*=READ experiment:1=MANAGE experiment:2=EDIT registered_model:*=MANAGE
-pipeline-serving False experiment:*=READ registered_model:*=READ
-pipeline-stages False experiment:*=READ experiment:1=MANAGE registered_model:*=READ
+ann False experiment:*=READ experiment:3=MANAGE
+pipeline-registry False experiment:*=READ experiment:1=MANAGE experiment:2=EDIT experiment:4=MANAGE registered:*=MANAGE
+pipeline-serving False experiment:*=READ registered:*=READ
+pipeline-stages False experiment:*=READ experiment:1=MANAGE experiment:4=MANAGE registered:*=READ
 root False experiment:*=MANAGE
 """
 
