@@ -94,8 +94,9 @@ def _used(tracking: Any) -> Iterator[str]:
     """Yield the experiments that have runs of the pipeline, also under another PIPELINE_EXPERIMENT than today's."""
     token = None
     while True:
-        page = tracking.search_experiments(max_results=1000, page_token=token)
+        page = tracking.search_experiments(max_results=1000, page_token=token)  # limit: page by page, to the last one
         for found in page:
+            # limit: one run is the answer
             if tracking.search_runs([found.experiment_id], OF_THE_PIPELINE, 1, max_results=1):
                 yield str(found.experiment_id)
         token = page.token
@@ -158,5 +159,6 @@ def _restrict(user: Any, experiments: set[str], registry: Any) -> Iterator[str]:
 
 def _is_ours(registry: Any, model: str) -> bool:
     """Tell whether the pipeline registered a version of this model."""
+    # limit: one version is the answer
     found = registry.search_model_versions(f"name = '{model}' AND {BY_THE_PIPELINE}", max_results=1)
     return bool(found)
