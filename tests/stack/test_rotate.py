@@ -24,7 +24,7 @@ from .conftest import FIRST_PORT, PROJECT, ROOT, TAG, Stack, _bare_environment, 
 pytestmark = pytest.mark.docker
 WORK = "docker-compose-mlops.yml"
 NAME = f"{PROJECT}-rotated"
-MLFLOW, SERVING, AIRFLOW = (f"http://127.0.0.1:{FIRST_PORT + port}" for port in (20, 22, 23))
+MLFLOW, SERVING, AIRFLOW = (f"http://127.0.0.1:{FIRST_PORT + port}" for port in (50, 52, 53))
 SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
 # Fails as an engine does that cannot start another container, where a file `broken` lies beside it.
 DOCKER = """#!/bin/sh
@@ -84,7 +84,7 @@ def rotation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rotation]:
     text, _ = complete("", (ROOT / ".env.example").read_text())
     own = {"STACK_NAME": NAME, "PIPELINE_DOCKER_NETWORK": NAME, "PIPELINE_IMAGE_TAG": TAG, "MLFLOW_WORKERS": "1"}
     ports = ("MLFLOW_PORT", "S3_PORT", "SERVING_PORT", "AIRFLOW_PORT")
-    own |= {name: str(FIRST_PORT + 20 + number) for number, name in enumerate(ports)}
+    own |= {name: str(FIRST_PORT + 50 + number) for number, name in enumerate(ports)}
     variables = parse(text) | own | {"SERVING_API_KEY": "given-to-clients"}
     env_file = folder / ".env"
     env_file.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
