@@ -36,7 +36,7 @@ class ConnectionCounts:
         self._index, self._processes = index, processes
         with file.open("r+b") as opened:
             self._memory = mmap.mmap(opened.fileno(), processes * SLOT.size)
-        self.add(-self._read(index))  # an earlier process of this index may have been killed
+        self.add(-self.own())  # an earlier process of this index may have been killed
 
     @staticmethod
     def create(file: Path, processes: int) -> None:
@@ -45,11 +45,15 @@ class ConnectionCounts:
 
     def add(self, change: int) -> None:
         """Change this process's number."""
-        SLOT.pack_into(self._memory, self._index * SLOT.size, self._read(self._index) + change)
+        SLOT.pack_into(self._memory, self._index * SLOT.size, self.own() + change)
+
+    def own(self) -> int:
+        """This process's number."""
+        return self._read(self._index)
 
     def others_have_fewer(self) -> bool:
         """Whether another process has fewer connections than this one."""
-        own = self._read(self._index)
+        own = self.own()
         return any(self._read(other) < own for other in range(self._processes))
 
     def _read(self, index: int) -> int:
@@ -132,7 +136,7 @@ class SharingServer(DrainingServer):
         connection.setblocking(False)
         if connection.family in (socket.AF_INET, socket.AF_INET6):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if len(self.server_state.connections) + len(self._opening) >= self._most and not self._end_idle():
+        if self._counts.own() >= self._most and not self._end_idle():
             log.warning("all %d connections are busy; one more was refused", self._most)
             refuse(connection)
             return
@@ -155,9 +159,9 @@ class SharingServer(DrainingServer):
 
     def _end_idle(self) -> bool:
         """End the connection that has been idle for longest; whether there was one."""
-        idle = [one for one in self.server_state.connections if isinstance(one, Connection) and one.idle_since]
+        idle = [one for one in self.server_state.connections if isinstance(one, Connection) and one.became_idle]
         if idle:
-            min(idle, key=lambda one: one.idle_since or 0.0).end_idle()
+            min(idle, key=lambda one: one.became_idle).end_idle()
         return bool(idle)
 
     def _rest(self, seconds: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import socket
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from uvicorn.server import ServerState
 
 HEAD_LIMIT = 64 * 1024  # bytes of a request line and its headers; proxies allow 8 to 32 KiB
 PIPELINE_LIMIT = 100  # requests that wait for their turn on one connection; each takes some KB, and 18 bytes to send
+IDLE_NUMBERS = itertools.count(1)
 UPGRADE = frozenset({b"upgrade", b"http2-settings"})
 
 
@@ -66,13 +68,16 @@ class Connection(HttpToolsProtocol):
         self._refused = False
         self._last_words: bytes | None = None  # a refusal that waits for the answers before it
         self.on_lost: Callable[[], None] = lambda: None
-        self.idle_since: float | None = None
-        """By the event loop's clock; None while a request is received or answered."""
+        self.became_idle = 0
+        """Grows from one connection that becomes idle to the next; 0 while a request is received or answered.
+
+        No time: uvloop's clock counts milliseconds, and several connections may become idle in one.
+        """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the time for the first head."""
         super().connection_made(transport)
-        self.idle_since = self.loop.time()
+        self.became_idle = next(IDLE_NUMBERS)
         self._end_after(self.head_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -94,7 +99,7 @@ class Connection(HttpToolsProtocol):
 
     def end_idle(self) -> None:
         """End the connection, on which nothing is going on, for the sake of another."""
-        self.idle_since = None
+        self.became_idle = 0
         self.transport.close()
 
     def drain(self, seconds: float) -> None:
@@ -117,7 +122,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Note the first byte of a request."""
         super().on_message_begin()
-        self.idle_since = None
+        self.became_idle = 0
         self._place = Place.HEAD
         self._moved = True
 
@@ -146,7 +151,7 @@ class Connection(HttpToolsProtocol):
         self._place = Place.BETWEEN
         self._moved = True
         if self.cycle.response_complete:
-            self.idle_since = self.loop.time()
+            self.became_idle = next(IDLE_NUMBERS)
             self._end_after(self.timeout_keep_alive)
 
     # What the application's answer leads to
@@ -156,7 +161,7 @@ class Connection(HttpToolsProtocol):
         if self.timeout_keep_alive_task is None or self.transport.is_closing():
             return  # the next request is in progress already, or there will be none
         if self._place is Place.BETWEEN and self.cycle.response_complete:
-            self.idle_since = self.loop.time()
+            self.became_idle = next(IDLE_NUMBERS)
         if self._last_words is not None:
             self._end_with(self._last_words)
         elif self._place is Place.HEAD:
