@@ -61,6 +61,7 @@ down: setup ## stop the stack; data are kept in its volumes
 status: ## show the services, their health and their addresses
 logs: WITH = $(S) ## follow the logs of a service: S=airflow-scheduler (without S: of all); Ctrl-C ends it
 user: WITH = "$$NAME" "$$ROLE" ## create a user in Airflow and MLflow: NAME=ann ROLE=viewer, editor or admin
+upgrade: WITH = $(call flag,force,FORCE) ## replace the release that runs by the one in this folder; goes back to it if that fails (FORCE=1: during DAG runs)
 rotate: WITH = $(call option,keep,KEEP) ## replace every secret in .env and in the running stack by a new one (KEEP="SERVING_API_KEY": not these)
 doctor: ## find what keeps the stack from working: Docker, ports, disk, memory, .env, images, clock, servers
 backup: WITH = $(FILE_OPTIONS) ## save databases and bucket to one file while the stack runs (FILE=; default: backups/NAME.tar)
@@ -74,7 +75,7 @@ kubernetes-verify: private WITH = $(IN) ## check the workloads, MLflow's login a
 kubernetes-backup: WITH = $(IN) $(FILE_OPTIONS) ## save databases and bucket of OVERLAY=local to one file while everything runs (FILE=)
 kubernetes-restore: WITH = $(IN) $(FILE_OPTIONS) ## restore the cluster from FILE= (FORCE=1: even if it holds work)
 kubernetes-up kubernetes-airflow kubernetes-rotate kubernetes-verify: setup
-setup down status logs user rotate doctor backup restore kubernetes-up kubernetes-airflow kubernetes-rotate kubernetes-verify kubernetes-backup kubernetes-restore:
+setup down status logs user upgrade rotate doctor backup restore kubernetes-up kubernetes-airflow kubernetes-rotate kubernetes-verify kubernetes-backup kubernetes-restore:
 	@$(PYTHON) -m deploy $@ $(WITH)
 
 ## Development. ARGS=... is passed on to the program
@@ -99,8 +100,7 @@ audit: install ## look up every pinned package in the advisory database
 	@$(LOCAL) && for f in requirements/*.txt; do pip-audit --strict --disable-pip --require-hashes -r $$f; done
 lock: install ## pin the extras of pyproject.toml in requirements/
 lock-check: install ## fail if requirements/ does not match pyproject.toml
-lock lock-check:
-	@$(LOCAL) && requirements/lock.sh $(if $(filter lock-check,$@),--check)
+lock lock-check: ; @$(LOCAL) && requirements/lock.sh $(if $(filter lock-check,$@),--check)
 bench: WITH = training_throughput --source "$$SOURCE" ## compare images per second in training with a plain PyTorch loop (SOURCE=folder or archive of CIFAR-10)
 bench-serving: WITH = serving ## compare latency and throughput of the service with `mlflow models serve`
 bench-inference: WITH = inference ## compare torch, ONNX Runtime and OpenVINO on the same weights (OpenVINO: see benchmarks/inference.py)

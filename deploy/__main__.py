@@ -70,6 +70,9 @@ def _add_compose(add: Add) -> None:
     one.add_argument("user", metavar="NAME")
     one.add_argument("role", metavar="ROLE", help="viewer, editor or admin")
     _keep(add("rotate", commands.run_rotate, f"{ROTATE} running stack", env))
+    text = "replace the release that runs by the one in this folder, or go back to it if that fails"
+    one = add("upgrade", commands.run_upgrade, text, env)
+    one.add_argument("--force", action="store_true", help="even if DAG runs are in progress")
     one = add("doctor", commands.run_doctor, "find what keeps the stack from working")
     one.add_argument("folder", nargs="?", type=Path, default=ROOT, help="default: the repository")
     add("backup", commands.run_backup, "save databases and bucket to a file", env, file)

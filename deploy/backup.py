@@ -32,8 +32,13 @@ WORK_DONE = {"mlflow": ("runs", "registered_models"), "airflow": ("dag_run",)}
 END = b"end of the dump"  # written after each dump: a stream that was cut off has none
 
 
-def save(stack: Stack, path: Path) -> str:
+def save(stack: Stack, path: Path, *, objects: bool = True) -> str:
     """Write the backup file and return a summary line.
+
+    Args:
+        stack: the stack.
+        path: the new file.
+        objects: save the bucket, too; without it the file restores the databases only.
 
     Raises:
         BackupError: the stack is not up, or a program failed; no file is left.
@@ -43,15 +48,16 @@ def save(stack: Stack, path: Path) -> str:
         with backup_file.create(path) as writer:
             for database in DATABASES:
                 _save_database(stack, database, path.parent, writer)
-            _save_bucket(stack, writer)
+            if objects:
+                _save_bucket(stack, writer)
     except FileExistsError:
         raise BackupError(f"{path} exists already; name another FILE", CANNOT_CREATE) from None
     except OSError as error:
         raise BackupError(
             f"{path}: {error.strerror or error}; free space or name another FILE", CANNOT_CREATE
         ) from None
-    objects = len(writer.members) - len(DATABASES)
-    return f"{path}: {len(DATABASES)} databases, {objects} objects, {path.stat().st_size / 1e6:.1f} MB"
+    count = len(writer.members) - len(DATABASES)
+    return f"{path}: {len(DATABASES)} databases, {count} objects, {path.stat().st_size / 1e6:.1f} MB"
 
 
 def restore(stack: Stack, path: Path, *, force: bool) -> str:
@@ -69,8 +75,7 @@ def restore(stack: Stack, path: Path, *, force: bool) -> str:
             f"{path}: {error.strerror}; give FILE=, a file that `{stack.save_target}` wrote", NO_INPUT
         ) from None
     stack.require_running()
-    work = _work_done(stack)
-    if work and not force:
+    if not force and (work := _work_done(stack)):
         raise BackupError(f"the stack holds {work}; FORCE=1 replaces it with the file's state", CANNOT_CREATE)
 
     try:
@@ -79,7 +84,8 @@ def restore(stack: Stack, path: Path, *, force: bool) -> str:
             stack.sql(f"CREATE DATABASE {database}_restored OWNER {database} TEMPLATE template0")
             stack.sql(f"REVOKE ALL ON DATABASE {database}_restored FROM PUBLIC")
             _load_database(stack, path, database)
-        _load_bucket(stack, path)
+        if any(name.startswith("bucket/") for name in members):
+            _load_bucket(stack, path)
     except BaseException:
         for database in DATABASES:
             stack.sql(f"DROP DATABASE IF EXISTS {database}_restored")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from deploy import engine
+from deploy.env_file import ROOT
 from deploy.errors import DeployError
 
 BUCKET_CLIENT = Path(__file__).resolve().with_name("bucket.py")
@@ -68,13 +69,19 @@ class ComposeStack(Stack):
 
     save_target, restore_target = "make backup", "make restore"
 
-    def __init__(self, env_file: Path) -> None:
-        self._env_file = env_file
+    def __init__(self, env_file: Path, folder: Path = ROOT) -> None:
+        """Name the stack.
+
+        Args:
+            env_file: its `.env`.
+            folder: where its compose files are.
+        """
+        self.env_file, self.folder = env_file, folder
 
     def require_running(self) -> None:
         """See Stack."""
         services = set(self._run("config", "--services").split())  # without s3 where the store is outside
-        missing = ({"postgres", "s3", "mlflow"} & services) - self._running()
+        missing = ({"postgres", "s3", "mlflow"} & services) - self.running()
         if missing:
             raise BackupError(f"{', '.join(sorted(missing))} not running; start the stack with make up")
 
@@ -91,7 +98,7 @@ class ComposeStack(Stack):
     @contextmanager
     def stopped(self) -> Iterator[None]:
         """See Stack."""
-        workers = sorted(self._running(work=True))
+        workers = sorted(self.running(work=True))
         if workers:
             self._run("stop", *workers, work=True)
         self._run("stop", "mlflow")
@@ -102,12 +109,13 @@ class ComposeStack(Stack):
             if workers:
                 self._run("up", "--detach", "--no-recreate", *workers, work=True)
 
-    def _running(self, *, work: bool = False) -> set[str]:
+    def running(self, *, work: bool = False) -> set[str]:
         """Return the names of the services that run."""
         return set(self._run("ps", "--services", "--status", "running", work=work).split())
 
     def _compose(self, *arguments: str, work: bool = False) -> list[str]:
-        return engine.compose(engine.WORK if work else engine.STATE, *arguments, env_file=self._env_file)
+        file = self.folder / (engine.WORK if work else engine.STATE)
+        return engine.compose(str(file), *arguments, env_file=self.env_file)
 
     def _run(
         self, *arguments: str, work: bool = False, stdin: IO[bytes] | None = None, stdout: IO[bytes] | None = None

@@ -21,6 +21,7 @@ from deploy import (
     status,
     ui,
     up,
+    upgrade,
     user,
 )
 from deploy.backup_stack import ComposeStack
@@ -68,6 +69,11 @@ def run_user(given: Namespace) -> None:
 def run_rotate(given: Namespace) -> None:
     """Replace every secret by a new one."""
     _say_rotated(given.env_file, rotate.rotate(rotate.Compose(given.env_file), given.env_file, given.keep.split()))
+
+
+def run_upgrade(given: Namespace) -> None:
+    """Replace the release that runs by the one in this folder."""
+    print(upgrade.upgrade(given.env_file, force=given.force))
 
 
 def run_doctor(given: Namespace) -> int:

@@ -35,15 +35,29 @@ def stack_name(values: Mapping[str, str]) -> str:
     return values.get("STACK_NAME") or "vision-mlops"
 
 
+def projects(values: Mapping[str, str]) -> tuple[str, str]:
+    """Return the Compose projects of the shared state and of what works on it."""
+    return stack_name(values), f"{stack_name(values)}-work"
+
+
+def containers(project: str, template: str) -> list[str]:
+    """Return what a template of `docker inspect` makes of each container of a project that runs.
+
+    Raises:
+        OSError: no engine answers.
+    """
+    found = output(["docker", "ps", "--quiet", "--filter", f"label=com.docker.compose.project={project}"]).split()
+    return output(["docker", "inspect", "--format", template, *found]).splitlines() if found else []
+
+
 def ports_of_the_stack(values: Mapping[str, str]) -> set[int]:
     """Return the ports that the stack's containers publish, also of those that wait to be restarted.
 
     Raises:
         OSError: no engine answers.
     """
-    stack = stack_name(values)
     rows = output(["docker", "ps", "--format", f"{ID} {PROJECT}"]).splitlines()
-    ours = [row.split(" ")[0] for row in rows if row.split(" ")[1:] in ([stack], [f"{stack}-work"])]
+    ours = [row.split(" ")[0] for row in rows if row.split(" ")[1:] in [[project] for project in projects(values)]]
     # `docker ps` lists no ports between two restarts, and a container may bind its port again a moment later.
     bindings = "{{range .HostConfig.PortBindings}}{{range .}}{{.HostPort}} {{end}}{{end}}"
     command = ["docker", "inspect", "--format", bindings, *ours]  # fails for a container that is just gone, or for none
@@ -58,7 +72,7 @@ def images_here() -> set[str]:
 
 def services_running(values: Mapping[str, str]) -> set[str]:
     """Return the services of docker-compose-mlops.yml that run; none when it is not up."""
-    project = f"label=com.docker.compose.project={stack_name(values)}-work"
+    project = f"label=com.docker.compose.project={projects(values)[1]}"
     return set(output(["docker", "ps", "--filter", project, "--format", SERVICE]).split())
 
 

@@ -80,10 +80,14 @@ def setup(folder: Path) -> None:
     Raises:
         DeployError: a line of the existing `.env` is not NAME=value; the file is left as it is.
     """
-    env = folder / ".env"
+    write(folder / ".env", folder / ".env.example")
+
+
+def write(env: Path, example: Path) -> None:
+    """As `setup`, for files anywhere."""
     existing = env.read_text(encoding="utf-8") if env.exists() else ""
     try:
-        text, written = complete(existing, (folder / ".env.example").read_text(encoding="utf-8"))
+        text, written = complete(existing, example.read_text(encoding="utf-8"))
     except ValueError as error:
         fix = "correct the line, or move the file away and run `make setup` again"
         raise DeployError(f"{env}: {error}; {fix}", CONFIG) from None

@@ -56,6 +56,17 @@ class Project:
             why = unwell or [f"docker compose failed with exit code {process.returncode}; see its output above"]
             raise DeployError("\n".join(why), FAILED)
 
+    def stop(self, services: Sequence[str]) -> None:
+        """Stop services.
+
+        Raises:
+            DeployError: Compose could not; its own output is on the terminal.
+        """
+        if code := self.run("stop", *services):
+            raise DeployError(
+                f"docker compose stop {' '.join(services)} failed with exit code {code}; see above", FAILED
+            )
+
     def run(self, *arguments: str) -> int:
         """Run another command of Compose and return its exit code."""
         return subprocess.run([*self._command, *arguments]).returncode  # noqa: S603  # compose, arguments of ours
