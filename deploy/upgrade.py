@@ -84,6 +84,7 @@ def upgrade(env_file: Path, *, force: bool) -> str:
     saved = kept.parent / f"{datetime.now(UTC):before-upgrade-%Y%m%dT%H%M%SZ}.tar"
     (kept / DATABASES).replace(saved)
     shutil.rmtree(kept)
+    shutil.rmtree(_files(old_release, env_file))
     return f"{new[:12]} runs after {time.monotonic() - began:.0f} s; the databases as {old} left them: {saved}"
 
 

@@ -165,3 +165,4 @@ def test_an_upgrade_keeps_everything(clone: Clone) -> None:
     assert (clone.running(), clone.holds()) == (new, held)
     assert parse(clone.env_file.read_text())["NEW_SETTING"] == "of-the-new-release"
     assert [file.suffix for file in (clone.root / "backups").iterdir()] == [".tar"]
+    assert not list((clone.root / ".local" / "releases").iterdir())
