@@ -11,6 +11,9 @@ Administrators are bound by none of them.
 - Who may read all runs, or all registered models, is told that one does not exist (404). MLflow says 403 to all but
   administrators, so that strangers learn nothing; a stage could not tell a wrong permission from a first model.
 
+And one for all: a request that waited in vain for a connection to the database is answered 503, after which clients try
+again. MLflow says 400, as if the request were wrong.
+
 MLflow finds it by its name, `vision-mlops`, through the entry points beside this file.
 """
 
@@ -22,6 +25,7 @@ from typing import Any
 import programs
 from flask import Response, g, request
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from mlflow.protos.service_pb2 import CreateExperiment
 from mlflow.server import app, auth
 from mlflow.server.auth.permissions import NO_PERMISSIONS, GrantLoadKey, Permission
@@ -33,6 +37,7 @@ CREATE_EXPERIMENT = "/mlflow/experiments/create"
 ADMINISTRATION = ("/mlflow/experiments/delete", "/mlflow/experiments/update", "/mlflow/experiments/restore")
 USERS = ("/mlflow/users/", "/mlflow/roles/", "/permissions/")
 REGISTRY = ("/mlflow/registered-models/", "/mlflow/model-versions/")
+NO_CONNECTION = "QueuePool limit of size"
 
 
 def create_app() -> Any:
@@ -41,6 +46,7 @@ def create_app() -> Any:
     app.before_request(refusal)
     app.after_request(share)
     app.after_request(tell_of_missing)
+    app.after_request(tell_of_load)
     return application
 
 
@@ -80,6 +86,14 @@ def tell_of_missing(response: Response) -> Response:
             _get_model_registry_store().get_registered_model(registered)
     except MlflowException as error:
         return Response(error.serialize_as_json(), error.get_http_status_code(), mimetype="application/json")
+    return response
+
+
+def tell_of_load(response: Response) -> Response:
+    """Turn MLflow's 400 for SQLAlchemy's timeout, which no request is to blame for, into 503."""
+    if response.status_code == 400 and response.is_json and NO_CONNECTION in response.get_data(as_text=True):
+        error = MlflowException("every connection to the database is in use; try again", TEMPORARILY_UNAVAILABLE)
+        return Response(error.serialize_as_json(), 503, {"Retry-After": "1"}, mimetype="application/json")
     return response
 
 

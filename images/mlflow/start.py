@@ -36,6 +36,9 @@ PASSWORDS = {
 }
 # Of a model version: the logged model that it is. Any other address would be read with the server's key to the store.
 LOGGED_MODEL = r"^(models:/m-[0-9a-f]{32}|mlflow-artifacts:/[0-9]+/models/m-[0-9a-f]{32}/artifacts)/?$"
+# Connections of each worker for tracking, the registry (both: mlflow) and users (mlflow_auth), each. With 5 and 10,
+# which SQLAlchemy has, a few workers take all that Postgres allows, and requests fail (docs/stack.md).
+POOL = {"MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "3", "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "2"}
 LOCK = 7_310_571  # any number that nothing else in the database locks
 PATIENCE = 120.0  # seconds for a database that is starting
 UNAVAILABLE, WRONG_SETTINGS = 69, 78  # as in tasks/errors.py
@@ -138,6 +141,8 @@ def main() -> None:
     os.environ["MLFLOW_AUTH_CONFIG_PATH"] = str(config)
     os.environ["MLFLOW_CREATE_MODEL_VERSION_SOURCE_VALIDATION_REGEX"] = LOGGED_MODEL
     os.environ["MLFLOW_BASIC_AUTH_FAIL_CLOSED"] = "true"  # what no rule of MLflow's allows is refused
+    for name, number in POOL.items():
+        os.environ.setdefault(name, number)
     with one_at_a_time():
         migrate(os.environ["MLFLOW_BACKEND_STORE_URI"])
         import programs  # it reads the configuration
@@ -148,6 +153,8 @@ def main() -> None:
     from mlflow.cli import cli
 
     command = ["server", "--app-name", "vision-mlops", "--host", "0.0.0.0", "--port", "5000"]  # noqa: S104
+    # uvicorn kills a worker that is silent for so many seconds, by default 5: on a busy machine, one that works.
+    command += ["--uvicorn-opts", "--timeout-worker-healthcheck 120"]
     cli.main([*command, "--serve-artifacts"], prog_name="mlflow")
 
 
