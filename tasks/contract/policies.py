@@ -28,7 +28,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Approval(_Part):
+class ApprovalRule(_Part):
     """Whether a person has to approve a promotion, and who may. Never the one who started the run."""
 
     required: bool = Field(True, description="Whether every promotion needs it, whatever the run asks for.")
@@ -60,7 +60,7 @@ class ModelRules(_Part):
     """The rules for the registered models of one pattern. Of `gate`, the fields that were given are floors."""
 
     gate: GatePolicy = GatePolicy()
-    approval: Approval | None = None
+    approval: ApprovalRule | None = None
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
@@ -76,7 +76,7 @@ class Rules:
     registered_model: str
     source: str  # where they are from, for messages
     floors: Mapping[str, Any]  # fields of GatePolicy
-    approval: Approval | None
+    approval: ApprovalRule | None
 
     def require(self, asked: GatePolicy) -> None:
         """Refuse limits that were set to ask for less than a floor; one at its default is no wish.
@@ -155,14 +155,14 @@ def _given(gate: GatePolicy) -> Iterator[tuple[str, Any]]:
     return ((name, getattr(gate, name)) for name in GatePolicy.model_fields if name in gate.model_fields_set)
 
 
-def _together(approvals: list[Approval], source: str) -> Approval | None:
+def _together(approvals: list[ApprovalRule], source: str) -> ApprovalRule | None:
     if not approvals:
         return None
     lists = [approval.by for approval in approvals if approval.by is not None]
     by = tuple(name for name in lists[0] if all(name in names for names in lists)) if lists else None
     if by == ():
         raise SettingsError(f"{source}: no user is in the list `by` of every rule, so nobody may approve")
-    return Approval(required=any(approval.required for approval in approvals), by=by)
+    return ApprovalRule(required=any(approval.required for approval in approvals), by=by)
 
 
 def _listed(names: tuple[str, ...]) -> str:

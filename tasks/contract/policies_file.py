@@ -17,13 +17,15 @@ from pydantic import BaseModel, ValidationError
 
 from tasks.contract.ceilings import Ceilings
 from tasks.contract.gate_policy import GatePolicy
-from tasks.contract.policies import Approval, ModelRules, Policies, Rules
+from tasks.contract.policies import ApprovalRule, ModelRules, Policies, Rules
 from tasks.errors import SettingsError
 from tasks.settings import Settings
 
 VARIABLE = "PIPELINE_POLICIES"
 LIMIT = 64 * 1024  # bytes: the rules of a stage in a container are one variable of its environment
-KEYS = sorted({name for model in (Policies, ModelRules, Approval, GatePolicy, Ceilings) for name in model.model_fields})
+KEYS = sorted(
+    {name for model in (Policies, ModelRules, ApprovalRule, GatePolicy, Ceilings) for name in model.model_fields}
+)
 
 
 class _Loader(yaml.SafeLoader):

@@ -5,6 +5,8 @@ Both lie in the bucket, and neither is believed: their digests are tags, and reg
 
 from __future__ import annotations
 
+import hashlib
+
 import mlflow
 from mlflow import MlflowClient
 from pydantic import ValidationError
@@ -77,6 +79,16 @@ def read_verdict(evaluate_run_id: str, rules: Rules | None = None) -> Verdict:
     if rules is not None and (floored := rules.applied(policy)) != policy:
         return decide_by(evidence, floored)
     return verdict
+
+
+def table_sha256(evaluate_run_id: str) -> str:
+    """SHA-256 of the table that an approver of this evaluate run's model was shown.
+
+    Raises:
+        ChangedError: the verdict is not what evaluate logged.
+    """
+    logged = Verdict.model_validate_json(verified_artifacts.read_text(evaluate_run_id, VERDICT, FIX))
+    return hashlib.sha256(logged.markdown().encode()).hexdigest()
 
 
 def _decision(verdict: Verdict) -> tuple[object, ...]:

@@ -6,7 +6,7 @@ import logging
 
 import mlflow
 
-from tasks.contract.policies import Rules
+from tasks.contract.policies import ApprovalRule, Rules
 from tasks.contract.policies_file import rules_for
 from tasks.contract.promotion import RegisterRequest, RegisterResult
 from tasks.errors import ModelError, RequestError
@@ -50,6 +50,8 @@ def run(request: RegisterRequest, run: StageRun, settings: Settings) -> Register
             f"{verdict.champion_version}; clear the evaluate task, so that it compares with the current champion"
         )
     promote, reason = conclusion(request, verdict, rules)
+    if promote and rules and rules.approval and request.approval.approved:
+        _require_valid(request, rules, rules.approval)
 
     if known is None:
         tags = {
@@ -114,7 +116,7 @@ def conclusion(request: RegisterRequest, verdict: Verdict, rules: Rules | None =
     """Combine verdict, approval and the administrators' rules: whether to promote, and why or why not.
 
     Raises:
-        RequestError: approval is required and none was given, or the rules do not let that person approve this run.
+        RequestError: approval is required and none was given.
     """
     approval = request.approval
     judged = f"{verdict.reason}; rules of {rules.text}" if rules else verdict.reason
@@ -129,6 +131,13 @@ def conclusion(request: RegisterRequest, verdict: Verdict, rules: Rules | None =
     word = f" ({approval.comment.strip()})" if approval.comment.strip() else ""
     if not approval.approved:
         return False, f"refused by {approval.by}{word}, though the gate says {judged}"
-    if rules and rules.approval and (objection := rules.approval.objection(str(approval.by), request.task.user)):
-        raise RequestError(f"{rules.source}: {objection}; clear the approval task and this one")
     return True, f"{judged}; approved by {approval.by}{word}"
+
+
+def _require_valid(request: RegisterRequest, rules: Rules, rule: ApprovalRule) -> None:
+    """Refuse an approval by somebody who may not give it, or of other evidence than that of this run."""
+    objection = rule.objection(str(request.approval.by), request.task.user)
+    if not objection and request.approval.evidence != verdict_log.table_sha256(request.evaluate_run_id):
+        objection = f"{request.approval.by} approved other evidence than evaluate has logged by now"
+    if objection:
+        raise RequestError(f"{rules.source}: {objection}; clear the approval task and this one")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -81,6 +82,7 @@ def test_who_started_a_run_and_who_may_not_approve_it_are_asked_in_vain(runs: di
     assert {name: register["approval"][name] for name in ("approved", "by", "comment")} == {
         "approved": True, "by": "bob", "comment": "seen"
     }  # fmt: skip
+    assert register["approval"]["evidence"] == hashlib.sha256(b"| check |").hexdigest()
     assert register["task"]["user"] == "dag_test"
 
 

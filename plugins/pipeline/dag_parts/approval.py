@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import Param
 from airflow.sdk.definitions.param import ParamsDict
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, TaskAwaitingInput
 
 from pipeline.dag_parts.notifications import question
 from tasks.contract.policies import Rules
@@ -67,10 +68,16 @@ class PromotionApproval(HITLOperator):
             self.log.info("the gate refused the model: no approval needed")
             return {}
         self.body = f"{self.table}\n\n{rules.text}" if rules else self.table
-        return super().execute(context)
+        return self._ask(context, hashlib.sha256(self.table.encode()).hexdigest())
 
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Turn the answer into the `approval` of register's request, or ask again where it does not count."""
+    def execute_complete(self, context: Context, event: dict[str, Any], shown: str | None = None) -> dict[str, Any]:
+        """Turn the answer into the `approval` of register's request, or ask again where it does not count.
+
+        Args:
+            context: of the task.
+            event: the answer.
+            shown: SHA-256 of the evidence that was on the page; None where an earlier release asked.
+        """
         answer = super().execute_complete(context, event)
         user = answer["responded_by_user"]
         by = (user["name"] or user["id"]) if user else NOBODY
@@ -80,14 +87,24 @@ class PromotionApproval(HITLOperator):
             started_by = getattr(context["dag_run"], "triggering_user_name", None)
             if objection := rules.approval.objection(by, started_by):
                 self.log.warning("this approval does not count, the question stays open: %s", objection)
-                # Airflow warns where an operator calls `execute`, even its own; this asks as the first time.
-                inspect.unwrap(HITLOperator.execute)(self, context)
+                return self._ask(context, shown)  # Airflow keeps the page as it is
         return {
             "approved": approved,
             "by": by,
             "at": answer["responded_at"].isoformat(),
             "comment": answer["params_input"].get("comment") or "",
+            "evidence": shown,
         }
+
+    def _ask(self, context: Context, shown: str | None) -> Any:
+        """Wait for an answer; `shown` goes on to `execute_complete`."""
+        try:
+            # Unwrapped: Airflow warns of an `execute` that an operator calls itself.
+            return inspect.unwrap(HITLOperator.execute)(self, context)
+        except TaskAwaitingInput as waits:
+            raise TaskAwaitingInput(
+                method_name=waits.method_name, kwargs={"shown": shown}, timeout=waits.timeout
+            ) from None
 
 
 def _rules(params: Mapping[str, Any]) -> Rules | None:

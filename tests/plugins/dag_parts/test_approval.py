@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 from datetime import UTC, datetime
@@ -82,15 +83,16 @@ def answer(task: Any, by: str | None, chosen: str, started_by: str | None = "ann
         "responded_at": datetime(2026, 1, 1, tzinfo=UTC),
         "responded_by_user": {"id": "7", "name": by} if by else None,
     }
-    return dict(task.execute_complete(context_of(started_by), event))
+    return dict(task.execute_complete(context_of(started_by), event, shown="of the page"))
 
 
 def test_the_rules_ask_though_the_run_does_not_and_the_page_shows_them(
     ask: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     under(monkeypatch, gate={"min_accuracy": 0.9}, approval={"by": ["bob"]})
-    with pytest.raises(TaskAwaitingInput):
+    with pytest.raises(TaskAwaitingInput) as waits:
         inspect.unwrap(PromotionApproval.execute)(ask, context_of("ann"))
+    assert waits.value.kwargs == {"shown": hashlib.sha256(b"| check |").hexdigest()}
     assert ask.questions == ["| check |\n\npolicies.yaml (pets): min_accuracy 0.9, approval by bob"]
     assert inspect.unwrap(PromotionApproval.execute)(ask, context_of("ann", model="dogs")) == {}
 
@@ -108,9 +110,10 @@ def test_an_approval_that_does_not_count_leaves_the_question_open(
     ask: Any, monkeypatch: pytest.MonkeyPatch, rule: dict[str, Any], by: str, started_by: str | None
 ) -> None:
     under(monkeypatch, approval=rule)
-    with pytest.raises(TaskAwaitingInput):
+    with pytest.raises(TaskAwaitingInput) as waits:
         answer(ask, by, "Approve", started_by)
     assert len(ask.questions) == 1
+    assert waits.value.kwargs == {"shown": "of the page"}
 
 
 @pytest.mark.parametrize(
@@ -123,7 +126,7 @@ def test_other_answers_count(
     under(monkeypatch, approval={"by": ["bob"]})
     given = answer(ask, by, chosen, started_by)
     assert given["approved"] is (chosen == "Approve")
-    assert given["by"] == (by or "nobody (no answer in time)")
+    assert (given["by"], given["evidence"]) == (by or "nobody (no answer in time)", "of the page")
     assert ask.questions == []
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tasks.contract.gate_policy import GatePolicy
-from tasks.contract.policies import Approval, Policies, Rules
+from tasks.contract.policies import ApprovalRule, Policies, Rules
 from tasks.errors import RequestError, SettingsError
 
 
@@ -117,7 +117,7 @@ def test_only_what_the_file_gives_is_a_floor() -> None:
     ],
 )
 def test_who_may_approve(by: Any, approver: str, started_by: str | None, objection: str) -> None:
-    said = Approval(by=by).objection(approver, started_by)
+    said = ApprovalRule(by=by).objection(approver, started_by)
     assert said.startswith(objection)
     assert bool(said) is bool(objection)
 
@@ -127,7 +127,7 @@ def test_approvals_of_several_rules_hold_together() -> None:
         "*": {"approval": {"required": False, "by": ["ann", "bob", "carl"]}},
         "pets": {"approval": {"by": ["carl", "ann", "dora"]}},
     }
-    assert rules(**models).approval == Approval(required=True, by=("ann", "carl"))
+    assert rules(**models).approval == ApprovalRule(required=True, by=("ann", "carl"))
     assert rules(name="dogs", **models).approval_required is False
 
 
@@ -135,5 +135,5 @@ def test_the_rules_in_words() -> None:
     gate = {"min_accuracy": 0.9, "proof": "better"}
     found = rules(pets={"gate": gate, "approval": {"by": ["ann", "bob"]}})
     assert found.text == "policies.yaml (pets): min_accuracy 0.9, proof better, approval by ann or bob"
-    many = Approval(required=False, by=tuple("abcdefg"))
+    many = ApprovalRule(required=False, by=tuple("abcdefg"))
     assert many.text == "if asked, approval by a or b or c or d or e or 2 others"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ from mlflow import MlflowClient
 from tasks.contract.messages import TaskIdentity
 from tasks.contract.promotion import EvaluateRequest, RegisterRequest, RegisterResult
 from tasks.errors import RequestError, SettingsError
-from tasks.records import ledger, registry, tracking
+from tasks.records import ledger, registry, tracking, verdict_log
 from tasks.records.inputs.evaluation import EvaluateInputs
 from tasks.settings import Settings
 from tasks.stages import evaluate, register
@@ -39,6 +40,7 @@ def evaluation(
         )
         with tracking.stage_run(request, "evaluate", settings) as run:
             judged = evaluate.run(request, EvaluateInputs.resolve(request, run), run, settings)
+            tracking.record_result(run, judged)
         assert judged.promote
         return judged.run_id
 
@@ -51,9 +53,10 @@ def run_register(settings: Settings, identity: Callable[[str], TaskIdentity]) ->
         evaluate_run_id: str, models: Any, approval: Any = None, *, started_by: str | None = "ann", **fields: Any
     ) -> RegisterResult:
         task = identity("register").model_copy(update={"user": started_by})
+        seen = {"evidence": verdict_log.table_sha256(evaluate_run_id)} if approval else {}
         request = RegisterRequest.model_validate(
             {"task": task, "evaluate_run_id": evaluate_run_id, "registered_model": "pets"}
-            | {"approval": approval or {}, **fields}
+            | {"approval": seen | (approval or {}), **fields}
         )
         rules = json.dumps({"source": "policies.yaml", "models": models})
         with tracking.stage_run(request, "register", settings) as run:
@@ -129,6 +132,24 @@ def test_an_approval_by_who_may_give_it_promotes(
     assert result.reason.endswith("; rules of policies.yaml (pets): approval by bob; approved by bob (fine)")
     (record,) = ledger.history("pets")
     assert record.entry.by == "bob"
+
+
+@pytest.mark.parametrize("evidence", [None, "0" * 64])
+def test_an_approval_of_other_evidence_promotes_nothing(
+    evaluation: str, run_register: Register, evidence: str | None
+) -> None:
+    """As when somebody clears train and evaluate once the model is approved."""
+    with pytest.raises(RequestError, match="bob approved other evidence than evaluate has logged by now; clear the"):
+        run_register(evaluation, {"pets": {"approval": {}}}, BY_BOB | {"evidence": evidence})
+    assert nothing_is_registered()
+
+
+def test_the_evidence_of_an_approval_is_the_table_that_the_approver_saw(
+    evaluation: str, run_register: Register
+) -> None:
+    table = json.loads(tracking.tag_of(evaluation, tracking.RESULT_TAG))["table"]
+    seen = {"evidence": hashlib.sha256(table.encode()).hexdigest()}
+    assert run_register(evaluation, {"pets": {"approval": {}}}, BY_BOB | seen).promoted
 
 
 def test_anybody_may_reject(evaluation: str, run_register: Register) -> None:
