@@ -28,7 +28,7 @@ KEYS = sorted(
 )
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
     """YAML without tags. A key that is there twice would count once, and one without a value would set no limit."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
@@ -40,7 +40,8 @@ class _Loader(yaml.SafeLoader):
             if value.tag == "tag:yaml.org,2002:null":
                 raise yaml.YAMLError(f"line {line}: {name!r} has no value; give it one, or remove it")
             lines[name] = line
-        return super().construct_mapping(node, deep)
+        made: dict[Hashable, Any] = super().construct_mapping(node, deep)
+        return made
 
 
 def load_policies(settings: Settings) -> Policies | None:
@@ -90,8 +91,9 @@ def parse_policies(text: str, source: str) -> Policies:
     if len(text.encode()) > LIMIT:
         raise SettingsError(f"{source}: {len(text.encode())} bytes; the limit is {LIMIT}")
     try:
-        tree = yaml.compose(text, _Loader)
-        given = yaml.load(text, _Loader)  # noqa: S506  # a SafeLoader
+        loader = _Loader(text)
+        tree = loader.get_single_node()
+        given = loader.construct_document(tree) if tree else None
     except yaml.MarkedYAMLError as error:
         where = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise SettingsError(f"{source}, {where}not YAML: {error.problem}") from error

@@ -123,7 +123,7 @@ def conclusion(request: RegisterRequest, verdict: Verdict, rules: Rules | None =
     if not verdict.promote:
         return False, judged
     if approval.approved is None:
-        if rules and rules.approval_required:
+        if rules and rules.approval and rules.approval.required:
             raise RequestError(f"{rules.source}: {rules.approval.text}, but {ASK}")
         if request.require_approval:
             raise RequestError(f"require_approval=True, but {ASK}")

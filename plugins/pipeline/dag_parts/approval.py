@@ -96,11 +96,12 @@ class PromotionApproval(HITLOperator):
             "evidence": shown,
         }
 
-    def _ask(self, context: Context, shown: str | None) -> Any:
+    def _ask(self, context: Context, shown: str | None) -> dict[str, Any]:
         """Wait for an answer; `shown` goes on to `execute_complete`."""
         try:
             # Unwrapped: Airflow warns of an `execute` that an operator calls itself.
-            return inspect.unwrap(HITLOperator.execute)(self, context)
+            asked: dict[str, Any] = inspect.unwrap(HITLOperator.execute)(self, context)
+            return asked
         except TaskAwaitingInput as waits:
             raise TaskAwaitingInput(
                 method_name=waits.method_name, kwargs={"shown": shown}, timeout=waits.timeout
