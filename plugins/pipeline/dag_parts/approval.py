@@ -67,7 +67,7 @@ class PromotionApproval(HITLOperator):
         if not self.promote:
             self.log.info("the gate refused the model: no approval needed")
             return {}
-        self.body = f"{self.table}\n\n{rules.text}" if rules else self.table
+        self.body = f"{self.table}\n\nRules: `{rules.text}`" if rules else self.table
         return self._ask(context, hashlib.sha256(self.table.encode()).hexdigest())
 
     def execute_complete(self, context: Context, event: dict[str, Any], shown: str | None = None) -> dict[str, Any]:

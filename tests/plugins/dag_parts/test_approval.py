@@ -93,7 +93,7 @@ def test_the_rules_ask_though_the_run_does_not_and_the_page_shows_them(
     with pytest.raises(TaskAwaitingInput) as waits:
         inspect.unwrap(PromotionApproval.execute)(ask, context_of("ann"))
     assert waits.value.kwargs == {"shown": hashlib.sha256(b"| check |").hexdigest()}
-    assert ask.questions == ["| check |\n\npolicies.yaml (pets): min_accuracy 0.9, approval by bob"]
+    assert ask.questions == ["| check |\n\nRules: `policies.yaml (pets): min_accuracy 0.9, approval by bob`"]
     assert inspect.unwrap(PromotionApproval.execute)(ask, context_of("ann", model="dogs")) == {}
 
 
