@@ -34,6 +34,7 @@ else  # the stages' own default; MLflow's command line would make a database in 
   export MLFLOW_TRACKING_URI="${MLFLOW_TRACKING_URI:-sqlite:///$PIPELINE_HOME/mlflow.db}"
 fi
 
+[[ ${PIPELINE_POLICIES:-/} = [/{]* ]] || export PIPELINE_POLICIES="$root/$PIPELINE_POLICIES"  # as Compose reads it
 PIPELINE_GIT_COMMIT=${PIPELINE_GIT_COMMIT:-$(git -C "$root" rev-parse HEAD 2>/dev/null || true)}
 export PIPELINE_GIT_COMMIT MLFLOW_DISABLE_TELEMETRY=true ORT_DISABLE_TELEMETRY=1 DO_NOT_TRACK=1
 

@@ -104,6 +104,10 @@ class Settings(BaseSettings):
         validate_default=False,
         description='Limits per stage, as JSON: {"train": {"cpus": 4, "memory": "8g", "shm_size": "1g", "gpus": 1}}.',
     )
+    pipeline_policies: str | None = Field(
+        None,
+        description="The administrators' rules (docs/how-to/policies.md): a file, or its JSON; default: none.",
+    )
     pipeline_stage_mlflow_tracking_uri: str = Field(
         "http://mlflow:5000", description="MLflow as stage containers reach it."
     )

@@ -119,7 +119,20 @@ def weights(model: str, file: Path | None, licence: str | None) -> None:
     weights.keep(model, file, licence)
 
 
+@click.command()
+@click.argument("file")
+def policies(file: str) -> None:
+    """Check the administrators' rules in FILE, and print them as one line of JSON, for the settings of a cluster."""
+    from tasks.contract.policies_file import for_stage, load_policies
+    from tasks.settings import Settings
+
+    if (found := load_policies(Settings(pipeline_policies=file))) is not None:
+        print(for_stage(found))
+
+
 COMMANDS = {
     command.name or "": command
-    for command in (history, rollback_champion, collect_leftovers, tune_results, inspect, summary, sample, weights)
+    for command in (
+        *(history, rollback_champion, collect_leftovers, tune_results, inspect, summary, sample, weights, policies),
+    )
 }

@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 CLASS = "class"
 """Column of the slices by true class; no metadata column may have this name."""
+
+STRICTER: Mapping[str, tuple[str, ...]] = {
+    "min_accuracy": ("higher",),
+    "min_macro_f1": ("higher",),
+    "max_calibration_error": ("lower",),
+    "proof": ("not_worse", "better"),
+    "false_promotion_rate": ("lower",),
+    "rate_holds_for": ("gate", "champion"),
+    "non_inferiority_margin": ("lower",),
+    "min_gain": ("higher",),
+    "min_class_recall": ("higher",),
+    "min_slice_accuracy": ("higher",),
+    "slice_columns": ("more",),
+    "max_latency_ms": ("lower",),
+    "max_slowdown": ("lower",),
+    "max_model_mb": ("lower",),
+    "max_growth": ("lower",),
+    "max_memory_mb": ("lower",),
+    "max_memory_growth": ("lower",),
+    "compression_gain": ("fixed",),
+    "min_compression_gain": ("higher",),
+}
+"""Which value of a limit asks more of a candidate: a number's direction, `more` names, or the choices, strictest last.
+`fixed`: none of its values does."""
 
 
 class GatePolicy(BaseModel):
@@ -88,4 +113,27 @@ class GatePolicy(BaseModel):
     @property
     def required_columns(self) -> tuple[str, ...]:
         """Names in `slice_columns`."""
-        return tuple(name.strip() for name in (self.slice_columns or "").split(",") if name.strip())
+        return _names(self.slice_columns or "")
+
+
+def strictest(name: str, asked: Any, floor: Any) -> Any:
+    """Return the value of the limit `name` that asks for all that `asked` and `floor` do; None asks for nothing."""
+    if asked is None or floor is None:
+        return floor if asked is None else asked
+    match STRICTER[name]:
+        case ("higher",):
+            return max(asked, floor)
+        case ("lower",):
+            return min(asked, floor)
+        case ("more",):
+            names = _names(asked)
+            missing = [column for column in _names(floor) if column not in names]
+            return ",".join([*names, *missing]) if missing else asked
+        case ("fixed",):
+            return floor
+        case choices:
+            return max(asked, floor, key=choices.index)
+
+
+def _names(columns: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in columns.split(",") if name.strip())

@@ -64,6 +64,7 @@ class Approval(Message):
     by: str | None = None
     at: datetime | None = None
     comment: str = ""
+    evidence: str | None = Field(None, description="SHA-256 of the table of evidence that the person saw.")
 
     @model_validator(mode="after")
     def _says_who(self) -> Self:

@@ -168,6 +168,12 @@ def evidence_of(registered_model: str, version: int) -> str | None:
     return _record(found).entry.evidence_run_id if found else None
 
 
+def was_champion(registered_model: str, version: int) -> bool:
+    """Tell whether a move made this version champion, or took it out of service."""
+    known = {"registered_model": registered_model, "moves": MOVED}
+    return any(_newest(**known, **{of: version}) for of in ("to_version", "from_version"))
+
+
 def champion_before(registered_model: str, version: int) -> int | None:
     """Return the version that was champion when `version` became it; None when there was none, or it never did."""
     records = map(_record, _all(registered_model=registered_model, moves=MOVED, to_version=version))

@@ -5,15 +5,19 @@ Both lie in the bucket, and neither is believed: their digests are tags, and reg
 
 from __future__ import annotations
 
+import hashlib
+
 import mlflow
 from mlflow import MlflowClient
 from pydantic import ValidationError
 
 from tasks.contract.gate_policy import GatePolicy
+from tasks.contract.policies import Rules
 from tasks.contract.promotion import EvaluateRequest, EvaluateResult
 from tasks.errors import ChangedError
 from tasks.gate.decision import decide
 from tasks.gate.evidence import Champion, Evidence
+from tasks.gate.floors import decide_by
 from tasks.gate.verdict import Verdict
 from tasks.records import verified_artifacts
 from tasks.records.metric_log import log_values
@@ -44,8 +48,12 @@ def read_evidence(evaluate_run_id: str) -> Evidence:
     return Evidence.model_validate_json(verified_artifacts.read_text(evaluate_run_id, EVIDENCE, FIX))
 
 
-def read_verdict(evaluate_run_id: str) -> Verdict:
+def read_verdict(evaluate_run_id: str, rules: Rules | None = None) -> Verdict:
     """Judge the evidence of an evaluate run again, by the policy of its request, and require the verdict it logged.
+
+    Args:
+        evaluate_run_id: of the evaluate run.
+        rules: the administrators'; where that policy asked for less, the verdict returned is by their floors.
 
     Raises:
         DataError: the run does not exist or did not end with a verdict.
@@ -68,7 +76,19 @@ def read_verdict(evaluate_run_id: str) -> Verdict:
             f"{VERDICT} of run {evaluate_run_id} says {logged.reason!r}, but its evidence and policy give "
             f"{verdict.reason!r}: it was changed, or judged by another release; {FIX}"
         )
+    if rules is not None and (floored := rules.applied(policy)) != policy:
+        return decide_by(evidence, floored)
     return verdict
+
+
+def table_sha256(evaluate_run_id: str) -> str:
+    """SHA-256 of the table that an approver of this evaluate run's model was shown.
+
+    Raises:
+        ChangedError: the verdict is not what evaluate logged.
+    """
+    logged = Verdict.model_validate_json(verified_artifacts.read_text(evaluate_run_id, VERDICT, FIX))
+    return hashlib.sha256(logged.markdown().encode()).hexdigest()
 
 
 def _decision(verdict: Verdict) -> tuple[object, ...]:

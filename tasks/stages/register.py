@@ -6,6 +6,8 @@ import logging
 
 import mlflow
 
+from tasks.contract.policies import ApprovalRule, Rules
+from tasks.contract.policies_file import rules_for
 from tasks.contract.promotion import RegisterRequest, RegisterResult
 from tasks.errors import ModelError, RequestError
 from tasks.gate.verdict import Verdict
@@ -13,22 +15,28 @@ from tasks.records import artifact_digest, compressed_models, ledger, model_card
 from tasks.records.tracking import StageRun, tag_of
 from tasks.settings import Settings
 
+ASK = "nobody was asked; clear the approval task and this one"
+
 log = logging.getLogger("tasks.register")
 
 
 def run(request: RegisterRequest, run: StageRun, settings: Settings) -> RegisterResult:
     """Register the model of `request.evaluate_run_id` once, as `challenger`, and as `champion` if it was promoted.
 
-    The same weights stay the same version: a retry, or a training that gives the same model again, adds none.
+    The same weights stay the same version: a retry, or a training that gives the same model again, adds none. The
+    administrators' rules come from this process's environment, so that no request can leave them out.
 
     Raises:
+        RequestError: an approval is missing, or the one that was given does not count.
+        SettingsError: the administrators' rules cannot be read.
         DataError: the evaluate run is missing or has no verdict.
         ChangedError: the verdict is not what evaluate logged, or does not follow from the evidence.
         ModelError: the champion changed since the verdict, or has other classes.
     """
     name = request.registered_model
     train_run_id = tag_of(request.evaluate_run_id, "pipeline.train_run_id")
-    verdict = verdict_log.read_verdict(request.evaluate_run_id)
+    rules = rules_for(name, settings)
+    verdict = verdict_log.read_verdict(request.evaluate_run_id, rules)
     registry.require_same_classes(name, registry.classes_of_run(train_run_id))
 
     model_sha256 = tag_of(train_run_id, registry.SHA256)
@@ -41,6 +49,9 @@ def run(request: RegisterRequest, run: StageRun, settings: Settings) -> Register
             f"champion of {name!r} is version {champion_version} now, but the candidate was compared with version "
             f"{verdict.champion_version}; clear the evaluate task, so that it compares with the current champion"
         )
+    promote, reason = conclusion(request, verdict, rules)
+    if promote and rules and rules.approval and request.approval.approved:
+        _require_valid(request, rules, rules.approval)
 
     if known is None:
         tags = {
@@ -63,7 +74,6 @@ def run(request: RegisterRequest, run: StageRun, settings: Settings) -> Register
     log.info("%s version %d %s", name, number, "exists already" if known else "created")
 
     registry.set_alias(name, registry.CHALLENGER, number)
-    promote, reason = conclusion(request, verdict)
     log.info("%s version %d: %s", name, number, reason)
     entry = ledger.Entry(
         key=request.task.key,
@@ -102,20 +112,32 @@ def run(request: RegisterRequest, run: StageRun, settings: Settings) -> Register
     )
 
 
-def conclusion(request: RegisterRequest, verdict: Verdict) -> tuple[bool, str]:
-    """Combine the gate's verdict and the approver's decision: whether to promote, and why or why not.
+def conclusion(request: RegisterRequest, verdict: Verdict, rules: Rules | None = None) -> tuple[bool, str]:
+    """Combine verdict, approval and the administrators' rules: whether to promote, and why or why not.
 
     Raises:
         RequestError: approval is required and none was given.
     """
     approval = request.approval
+    judged = f"{verdict.reason}; rules of {rules.text}" if rules else verdict.reason
     if not verdict.promote:
-        return False, verdict.reason
+        return False, judged
     if approval.approved is None:
+        if rules and rules.approval and rules.approval.required:
+            raise RequestError(f"{rules.source}: {rules.approval.text}, but {ASK}")
         if request.require_approval:
-            raise RequestError("require_approval=True, but nobody was asked; clear the approval task and this one")
-        return True, verdict.reason
+            raise RequestError(f"require_approval=True, but {ASK}")
+        return True, judged
     word = f" ({approval.comment.strip()})" if approval.comment.strip() else ""
     if not approval.approved:
-        return False, f"refused by {approval.by}{word}, though the gate says {verdict.reason}"
-    return True, f"{verdict.reason}; approved by {approval.by}{word}"
+        return False, f"refused by {approval.by}{word}, though the gate says {judged}"
+    return True, f"{judged}; approved by {approval.by}{word}"
+
+
+def _require_valid(request: RegisterRequest, rules: Rules, rule: ApprovalRule) -> None:
+    """Refuse an approval by somebody who may not give it, or of other evidence than that of this run."""
+    objection = rule.objection(str(request.approval.by), request.task.user)
+    if not objection and request.approval.evidence != verdict_log.table_sha256(request.evaluate_run_id):
+        objection = f"{request.approval.by} approved other evidence than evaluate has logged by now"
+    if objection:
+        raise RequestError(f"{rules.source}: {objection}; clear the approval task and this one")

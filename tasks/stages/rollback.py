@@ -6,6 +6,7 @@ import logging
 
 import mlflow
 
+from tasks.contract.policies_file import rules_for
 from tasks.contract.promotion import RollbackRequest, RollbackResult
 from tasks.errors import ModelError
 from tasks.records import ledger, registry
@@ -24,13 +25,23 @@ def run(request: RollbackRequest, run: StageRun, settings: Settings) -> Rollback
 
     A retry finishes an unfinished rollback and moves nothing twice: the version is chosen once and stored in the run.
 
+    A rollback is the emergency exit: the administrators' floors and approval do not apply to it. But where there are
+    rules for the registered model, it leads only to what was champion before, or anybody could promote by it.
+
     Raises:
         ModelError: there is no champion, no such version, no earlier champion, or it is the champion already; or the
-            version cannot be served.
+            version cannot be served, or never was champion although there are rules.
+        SettingsError: the administrators' rules cannot be read.
         DataError: the version would have to be exported, and has no reference predictions.
     """
     name = request.registered_model
     move = _begun(run, name) or _plan(name, request.version)
+    rules = rules_for(name, settings)
+    if rules and not _was_champion(name, move[1]):
+        raise ModelError(
+            f"version {move[1]} of {name!r} never was champion, and {rules.source} has rules for what becomes it; "
+            "choose a version that was, or promote this one"
+        )
     mlflow.set_tags({"pipeline.from_version": str(move[0]), "pipeline.version": str(move[1])})
     former, target = (registry.by_number(name, version) for version in move)
     log.info("%s", onnx_export.ensure(target))
@@ -51,6 +62,12 @@ def run(request: RollbackRequest, run: StageRun, settings: Settings) -> Rollback
     )
     log.info("champion of %s: version %d, was %d (%s: %s)", name, move[1], move[0], request.task.by, request.reason)
     return RollbackResult(**run.result_fields, registered_model=name, version=move[1], previous_version=move[0])
+
+
+def _was_champion(name: str, version: int) -> bool:
+    """Tell whether a version is champion now, as by somebody's hand, or was by the ledger."""
+    now = registry.by_alias(name)
+    return (now is not None and int(now.version) == version) or ledger.was_champion(name, version)
 
 
 def _plan(name: str, asked: int | None) -> tuple[int, int]:

@@ -1,8 +1,8 @@
 """Runs DAGs for real with a stub for the stages; prints one JSON line. `main` runs in a `forked.Forked`.
 
-Its argument is JSON: a list of {"dag": ..., "conf": ..., "stub": {variables of the stub},
-"variables": environment variables from then on}. It has a process of its own, because Airflow reads its configuration
-once and sets the signal handlers of the process it runs in.
+Its argument is JSON: a list of {"dag": ..., "conf": ..., "stub": {variables of the stub}, "variables": environment
+variables from then on, "answers": [[user, option], ...] to the task approve}. It has a process of its own, because
+Airflow reads its configuration once and sets the signal handlers of the process it runs in.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import json
 import os
 import sys
 import tempfile
+import threading
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,8 @@ def run(dag: Any, scenario: dict[str, Any], folder: Path) -> dict[str, Any]:
 
     calls = Path(tempfile.mkstemp(dir=folder)[1])
     os.environ["STUB"], os.environ["STUB_CALLS"] = json.dumps(scenario["stub"]), str(calls)
+    if scenario.get("answers"):
+        threading.Thread(target=give_answers, args=(dag.dag_id, scenario["answers"]), daemon=True).start()
     result = dag.test(run_conf=scenario.get("conf"))
     with create_session() as session:
         tasks = {ti.task_id: [ti.state, ti.try_number] for ti in result.get_task_instances(session=session)}
@@ -80,6 +84,27 @@ def run(dag: Any, scenario: dict[str, Any], folder: Path) -> dict[str, Any]:
         "results": results,
         "calls": [json.loads(line) for line in calls.read_text().splitlines()],
     }
+
+
+def give_answers(dag_id: str, answers: list[list[str]]) -> None:
+    """Answer the task `approve` of the newest run, each time that it waits, by the function of Airflow's API."""
+    from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
+    from airflow.api_fastapi.core_api.datamodels.hitl import UpdateHITLDetailPayload
+    from airflow.api_fastapi.core_api.routes.public.hitl import update_hitl_detail
+    from airflow.models.taskinstance import TaskInstance
+
+    for name, option in answers:
+        deadline = time.monotonic() + 300
+        while True:
+            with create_session() as session:
+                waits = {"dag_id": dag_id, "task_id": "approve", "state": "awaiting_input"}
+                if (waiting := session.query(TaskInstance).filter_by(**waits).first()) is not None:
+                    payload = UpdateHITLDetailPayload(chosen_options=[option], params_input={"comment": "seen"})
+                    user = SimpleAuthManagerUser(username=name, role="admin")
+                    update_hitl_detail(dag_id, waiting.run_id, "approve", payload, user, session)
+                    break
+            assert time.monotonic() < deadline, f"{name} was not asked"
+            time.sleep(0.2)
 
 
 def quicker() -> None:

@@ -91,3 +91,18 @@ def test_every_stand_in_has_an_image_that_a_compose_file_names() -> None:
     assert "redis" in folders
     for name in folders:
         assert f"${{{name.upper().replace('-', '_')}_IMAGE:-" in text, name
+
+
+def test_who_is_told_of_the_administrators_rules_has_their_file_and_cannot_write_it() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose-mlops.yml").read_text())["services"]
+    told = {name for name, service in services.items() if "PIPELINE_POLICIES" in service.get("environment", {})}
+    assert told == {"airflow-scheduler", "airflow-dag-processor", "airflow-worker"}
+    for name in told:
+        path = services[name]["environment"]["PIPELINE_POLICIES"]
+        (mount,) = (volume for volume in services[name]["volumes"] if isinstance(volume, dict))
+        assert (path, mount["source"]) == (
+            f"${{PIPELINE_POLICIES:+{mount['target']}}}",
+            "${PIPELINE_POLICIES:-/dev/null}",
+        )
+        assert mount["read_only"]
+        assert mount["bind"] == {"create_host_path": False}  # else a folder would take the place of a missing file

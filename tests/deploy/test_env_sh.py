@@ -46,6 +46,25 @@ def test_commands_log_in_to_the_stack_as_its_stages_do_and_never_as_administrato
 
 
 @pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("rules/policies.yaml", "{root}/rules/policies.yaml"),  # as Compose reads it
+        ("/etc/policies.yaml", "/etc/policies.yaml"),
+        ('{"models": {}}', '{"models": {}}'),
+        ("", ""),
+    ],
+)
+def test_the_file_of_rules_is_found_from_every_folder(tmp_path: Path, given: str, read: str) -> None:
+    (tmp_path / "deploy").mkdir()
+    shutil.copy(ROOT / "deploy/env.sh", tmp_path / "deploy")
+    shell = ["bash", "-euo", "pipefail", "-c", '. ../deploy/env.sh && echo "$PIPELINE_POLICIES"']
+    environment = {"PATH": "/usr/bin:/bin", "PIPELINE_POLICIES": given}
+    (tmp_path / "elsewhere").mkdir()
+    done = subprocess.run(shell, cwd=tmp_path / "elsewhere", env=environment, capture_output=True, text=True)
+    assert done.stdout == read.replace("{root}", str(tmp_path)) + "\n", done.stderr
+
+
+@pytest.mark.parametrize(
     ("given", "address"),
     [({}, "sqlite:///{home}/mlflow.db"), ({"MLFLOW_TRACKING_URI": "http://mlflow:5000"}, "http://mlflow:5000")],
 )

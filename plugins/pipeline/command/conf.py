@@ -13,7 +13,9 @@ from jsonschema import Draft202012Validator
 
 from pipeline.operator.params import require_known
 from pipeline.operator.stage_operator import check_stages
+from tasks.contract.policies_file import rules_for
 from tasks.errors import RequestError
+from tasks.settings import load_settings
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG
@@ -40,13 +42,22 @@ def check_conf(dag: DAG, conf: Mapping[str, Any]) -> None:
     """Check a DAG run's configuration against the DAG's Params and the requests of all its stages.
 
     Raises:
-        RequestError: one line with the key, its value and the allowed values.
+        RequestError: one line with the key, its value and the allowed values; or a rule asks for an approval, which
+            needs a run that Airflow has started for a person.
     """
     require_known(conf, dag.params)
     for name, value in conf.items():
         for problem in Draft202012Validator(dag.params.get_param(name).schema).iter_errors(value):
             raise RequestError(f"{name}={value!r}: {problem.message}")
-    check_stages(dag, {**dag.params.dump(), **conf})
+    params = {**dag.params.dump(), **conf}
+    check_stages(dag, params)
+    if "require_approval" in params:
+        rules = rules_for(params["registered_model"], load_settings())
+        if rules and rules.approval_required:
+            raise RequestError(
+                f"registered_model={params['registered_model']!r} needs an approval ({rules.source}), and Airflow does "
+                "not know who runs this command; trigger the DAG in Airflow: make ui, or the stack"
+            )
 
 
 def _pair(text: str) -> tuple[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from tasks.contract.messages import StageRequest
+from tasks.contract.policies_file import VARIABLE, for_stage, load_policies
 from tasks.contract.resources import StageResources
 from tasks.contract.stages import STAGES
 from tasks.settings import Settings
@@ -73,6 +74,8 @@ def container_environment(stage: str, request: StageRequest, settings: Settings)
     }
     if STAGES[stage].calls_service:
         values["SERVING_URL"] = settings.pipeline_stage_serving_url
+    if STAGES[stage].changes_registry and (policies := load_policies(settings)) is not None:
+        values[VARIABLE] = for_stage(policies)
     if _reads_s3(request):
         values["AWS_ENDPOINT_URL"] = settings.pipeline_stage_aws_endpoint_url or settings.aws_endpoint_url
         values["AWS_REGION"] = settings.aws_region

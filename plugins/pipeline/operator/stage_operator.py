@@ -15,7 +15,9 @@ from pipeline.operator.links import MlflowRunLink, ReusedFromLink, TunedByLink, 
 from pipeline.operator.outcome import StageOutcome, result_of
 from pipeline.operator.params import LEFT_OUT, asked_of, require_known
 from pipeline.operator.resources import resources_for
+from pipeline.operator.rules import under_rules
 from tasks.contract.messages import StageRequest, StageResult, TaskIdentity
+from tasks.contract.policies_file import VARIABLE
 from tasks.contract.resources import StageResources
 from tasks.contract.stages import STAGES, parse_request
 from tasks.errors import PermanentError, PipelineError, RequestError
@@ -48,8 +50,9 @@ class StageOperator(BaseOperator):
     ) -> None:
         fields = dict(request_fields or {})
         require_fields(stage, fields)
-        settings = load_settings()
-        resources_for(stage, settings, resources)
+        if VARIABLE in (environment or {}):
+            raise RequestError(f"environment: {VARIABLE} is the administrators' own; set it where Airflow runs")
+        resources_for(stage, load_settings(), resources)
         super().__init__(multiple_outputs=True, **kwargs)
         self.stage = stage
         self.request_fields = fields
@@ -138,24 +141,29 @@ class StageOperator(BaseOperator):
         """Build the checked request: fields given in the DAG, then the DAG run's Params, then the defaults.
 
         Raises:
-            RequestError: a value is invalid.
+            RequestError: a value is invalid, or asks for less than the administrators' rules.
+            SettingsError: these rules cannot be read.
         """
         task = TaskIdentity(
             dag_id=self.dag_id, dag_run_id=dag_run_id, task_id=self.task_id, map_index=map_index, user=user
         )
-        return parse_request(self.stage, {**asked_of(self.stage, params), **self.request_fields, "task": task})
+        asked = {**asked_of(self.stage, params), **self.request_fields, "task": task}
+        return under_rules(parse_request(self.stage, asked), load_settings())
 
     def check(self, params: Mapping[str, Any]) -> None:
         """Check what is known of the request before the DAG run; examples stand in for the outputs of earlier tasks.
 
         Raises:
-            RequestError: a parameter is invalid, alone or together with the others.
+            RequestError: a parameter is invalid, alone or together with the others, or asks for less than the
+                administrators' rules.
+            SettingsError: a resource cannot be used or is over its ceiling, or the rules cannot be read.
         """
         given = {name: value for name, value in self.request_fields.items() if not _comes_later(value)}
         task = TaskIdentity(dag_id=self.dag_id, dag_run_id="check", task_id=self.task_id)
         asked = asked_of(self.stage, params)
         asked = {name: value for name, value in asked.items() if name not in self.request_fields}
-        parse_request(self.stage, {**STAGES[self.stage].upstream_examples, **asked, **given, "task": task})
+        request = parse_request(self.stage, {**STAGES[self.stage].upstream_examples, **asked, **given, "task": task})
+        under_rules(request, load_settings())
         self.limits(params)
 
     def limits(self, params: Mapping[str, Any]) -> StageResources:

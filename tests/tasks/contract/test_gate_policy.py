@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import itertools
+from typing import Any, get_args
+
 import pytest
 from pydantic import ValidationError
 
-from tasks.contract.gate_policy import GatePolicy
+from tasks.contract.gate_policy import STRICTER, GatePolicy, strictest
 from tasks.contract.promotion import EvaluateRequest
 from tasks.contract.stages import parameters
 
@@ -52,3 +55,35 @@ def test_columns_are_read_from_one_line() -> None:
 
 def test_every_limit_is_a_param_of_the_form() -> None:
     assert set(GatePolicy.model_fields) <= set(parameters(EvaluateRequest))
+
+
+def test_every_limit_says_which_of_its_values_is_stricter() -> None:
+    assert set(STRICTER) == set(GatePolicy.model_fields)
+    for name, field in GatePolicy.model_fields.items():
+        if len(STRICTER[name]) > 1:
+            assert set(STRICTER[name]) == set(get_args(field.annotation))
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "strict"),
+    [
+        ("min_accuracy", (0.3, 0.9), 0.9),
+        ("max_calibration_error", (0.25, 0.1), 0.1),
+        ("max_latency_ms", (None, 20.0), 20.0),
+        ("max_latency_ms", (10.0, 20.0), 10.0),
+        ("proof", ("not_worse", "better"), "better"),
+        ("rate_holds_for", ("gate", "champion"), "champion"),
+        ("slice_columns", (None, "camera"), "camera"),
+        ("max_latency_ms", (None, None), None),
+    ],
+)
+def test_the_stricter_of_two_limits_is_the_same_in_either_order(
+    name: str, values: tuple[Any, Any], strict: object
+) -> None:
+    assert {strictest(name, *pair) for pair in itertools.permutations(values)} == {strict}
+
+
+def test_columns_of_both_are_asked_for_and_a_pinned_choice_is_the_floors() -> None:
+    assert strictest("slice_columns", " camera, light", "light,site") == "camera,light,site"
+    assert strictest("slice_columns", "camera ,light", "light") == "camera ,light"
+    assert strictest("compression_gain", "latency", "size") == "size"

@@ -25,12 +25,12 @@ Rollback = Callable[..., RollbackResult]
 
 @pytest.fixture
 def run_rollback(settings: Settings) -> Rollback:
-    def call(day: str = "mon", **fields: object) -> RollbackResult:
+    def call(day: str = "mon", *, policies: str | None = None, **fields: object) -> RollbackResult:
         task = TaskIdentity(dag_id="rollback_champion", dag_run_id=day, task_id="rollback", user="ann")
         asked = {"task": task, "registered_model": NAME, "reason": "sees cats everywhere", **fields}
         request = RollbackRequest.model_validate(asked)
         with tracking.stage_run(request, "rollback", settings) as run:
-            return rollback.run(request, run, settings)
+            return rollback.run(request, run, settings.model_copy(update={"pipeline_policies": policies}))
 
     return call
 
@@ -164,6 +164,36 @@ def test_a_version_that_cannot_be_served_is_no_champion(three_champions: None, r
         run_rollback(version=1)
     assert champion() == 3
     assert len(list(ledger.history(NAME))) == 3
+
+
+RULES = '{"models": {"pets": {"gate": {"min_accuracy": 1.0}, "approval": {"by": ["bob"]}}}}'
+
+
+def test_under_rules_it_leads_back_to_any_champion_without_asking(
+    three_champions: None, run_rollback: Rollback
+) -> None:
+    for day, version in (("mon", 1), ("tue", 3), ("wed", None)):
+        run_rollback(day, policies=RULES, version=version)
+    assert champion() == 1
+
+
+def test_under_rules_it_does_not_lead_to_what_the_gate_never_promoted(
+    three_champions: None, settings: Settings, run_rollback: Rollback
+) -> None:
+    _register(tracking.connect(settings), 4)
+    with pytest.raises(ModelError, match=r"version 4 of 'pets' never was champion, and PIPELINE_POLICIES \(pets\)"):
+        run_rollback(policies=RULES, version=4)
+    assert (champion(), len(list(ledger.history(NAME)))) == (3, 3)
+    assert run_rollback("tue", policies=RULES.replace("pets", "dogs"), version=4).version == 4
+
+
+def test_under_rules_a_champion_that_was_made_by_hand_gets_its_record(
+    settings: Settings, run_rollback: Rollback
+) -> None:
+    _register(tracking.connect(settings), 1)
+    registry.set_alias(NAME, registry.CHAMPION, 1)
+    assert run_rollback(policies=RULES, version=1).version == 1
+    assert ledger.is_recorded(NAME, 1)
 
 
 def test_torch_is_not_imported_for_a_version_that_has_an_onnx_form(three_champions: None, settings: Settings) -> None:
