@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import platform
 import site
 import sys
 from importlib.metadata import Distribution, distributions
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 STATUS = Path("/var/lib/dpkg/status")
 OS_RELEASE = Path("/etc/os-release")
@@ -20,9 +21,8 @@ def debian_packages(status: str) -> list[dict[str, str]]:
     """Packages that dpkg's status file says are installed, with their source packages."""
     found = []
     for paragraph in status.split("\n\n"):
-        fields = dict(
-            line.split(": ", 1) for line in paragraph.splitlines() if not line.startswith(" ") and ": " in line
-        )
+        lines = [line for line in paragraph.splitlines() if not line.startswith(" ") and ": " in line]
+        fields = dict(line.split(": ", 1) for line in lines)
         if not fields.get("Status", "").endswith(" installed"):
             continue
         source, _, version = fields.get("Source", fields["Package"]).rstrip(")").partition(" (")
@@ -50,9 +50,10 @@ def python_packages(folders: list[str]) -> list[dict[str, str]]:
 
 def is_there(package: Distribution) -> bool:
     """Whether any module or library that the package installed is left, if it installed any."""
-    installed = [
-        file for file in package.files or () if not file.parts[0].endswith(".dist-info") and ".." not in file.parts
-    ]
+    # Not `package.files`: from Python 3.12 on, it leaves out what was removed.
+    rows = csv.reader((package.read_text("RECORD") or "").splitlines())
+    files = [PurePosixPath(row[0]) for row in rows if row]
+    installed = [file for file in files if not file.parts[0].endswith(".dist-info") and ".." not in file.parts]
     return not installed or any(Path(str(package.locate_file(file))).exists() for file in installed)
 
 
