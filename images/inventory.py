@@ -43,8 +43,9 @@ def python_packages(folders: list[str]) -> list[dict[str, str]]:
     found = {}
     for package in distributions(path=folders):
         if is_there(package):
-            licence = package.metadata.get("License-Expression") or ""
-            found[package.metadata["Name"], package.version] = licence
+            told = package.metadata
+            licence = told["License-Expression"] if "License-Expression" in told else ""  # noqa: SIM401  # no dict
+            found[told["Name"], package.version] = licence
     return [{"name": name, "version": version, "licence": of} for (name, version), of in sorted(found.items())]
 
 

@@ -117,7 +117,5 @@ def _debian(package: dict[str, str], system: dict[str, str]) -> dict[str, Any]:
 def _python(package: dict[str, str]) -> dict[str, Any]:
     name = re.sub(r"[-_.]+", "-", package["name"]).lower()
     purl = f"pkg:pypi/{name}@{quote(package['version'], safe='')}"
-    component = {"type": "library", "name": package["name"], "version": package["version"], "purl": purl}
-    if package["licence"]:
-        component["licenses"] = [{"expression": package["licence"]}]
-    return component
+    licences = {"licenses": [{"expression": package["licence"]}]} if package["licence"] else {}
+    return {"type": "library", "name": package["name"], "version": package["version"], "purl": purl, **licences}

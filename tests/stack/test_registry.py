@@ -14,7 +14,7 @@ import pytest
 
 from images import registry
 from images.declared import images
-from images.third_party import FetchError, ThirdParty, fetch, fetch_all
+from images.third_party import LIST, FetchError, ThirdParty, fetch, fetch_all
 from tests.waiting import until
 
 from .conftest import ROOT
@@ -131,7 +131,7 @@ def test_only_what_the_list_names_is_fetched(other: ThirdParty) -> None:
 
 
 def listed(folder: Path, image: ThirdParty) -> Path:
-    file = folder / registry.LIST
+    file = folder / LIST
     file.parent.mkdir(exist_ok=True)
     file.write_text(f'[[image]]\nname = "{image.name}"\nvariable = "{image.variable}"\ndigest = "{image.digest}"\n')
     return file
