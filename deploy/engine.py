@@ -66,8 +66,9 @@ def ports_of_the_stack(values: Mapping[str, str]) -> set[int]:
 
 
 def images_here() -> set[str]:
-    """Return every image of the engine, as NAME:TAG."""
-    return set(output(["docker", "images", "--format", "{{.Repository}}:{{.Tag}}"]).split())
+    """Return every image of the engine, as NAME:TAG and, if it came from a registry, as NAME@DIGEST."""
+    shown = "{{.Repository}}:{{.Tag}} {{.Repository}}@{{.Digest}}"
+    return set(output(["docker", "images", "--digests", "--format", shown]).split())
 
 
 def services_running(values: Mapping[str, str]) -> set[str]:

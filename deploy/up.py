@@ -17,11 +17,12 @@ from typing import Any
 
 from deploy import doctor, engine
 from deploy.env_file import has_profile, read_as_compose
-from deploy.errors import CONFIG, DeployError
+from deploy.errors import CONFIG, UNAVAILABLE, DeployError
 from deploy.stack_files import published, required
+from images.third_party import FetchError, fetch_all
 
 RESTARTS = 2  # a service that restarted this often while we waited is failing, not starting
-TIMEOUT = 600.0  # seconds for the services of one file to become healthy; pulling images takes longest
+TIMEOUT = 600.0  # seconds for the services of one file to become healthy
 FAILED = 1
 FOR_STAGES = "serving"  # the one service of docker-compose-mlops.yml that stages started from this machine need
 EXPORT = "export-onnx"  # runs once beside it
@@ -40,6 +41,7 @@ class Project:
         Raises:
             DeployError: with the last line of each service that failed; Compose's own output is on the terminal.
         """
+        self.fetch(services)
         before = {c["Id"]: c["RestartCount"] for c in self._containers()}
         deadline = time.monotonic() + TIMEOUT
         command = [*self._command, "up", "--detach", "--wait", "--quiet-pull", *services]
@@ -66,6 +68,19 @@ class Project:
             raise DeployError(
                 f"docker compose stop {' '.join(services)} failed with exit code {code}; see above", FAILED
             )
+
+    def fetch(self, services: Sequence[str]) -> None:
+        """Have the images of others that services need on this engine, by their digests; Compose then finds their tags.
+
+        Raises:
+            DeployError: one is not here and cannot be pulled.
+        """
+        command = [*self._command, "config", "--images", *services]
+        asked = subprocess.run(command, capture_output=True, text=True)  # noqa: S603  # compose, arguments of ours
+        try:
+            fetch_all(asked.stdout.split())  # nothing if Compose refuses its files: `up` says why
+        except FetchError as error:
+            raise DeployError(str(error), UNAVAILABLE) from None
 
     def run(self, *arguments: str) -> int:
         """Run another command of Compose and return its exit code."""

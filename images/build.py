@@ -9,8 +9,12 @@ import time
 from collections.abc import Sequence
 
 from images.declared import ROOT, images, setting, tagged
+from images.third_party import FetchError, default, fetch
 
 UNKNOWN = 64  # exit code for a name that no image has
+UNAVAILABLE = 69  # exit code when the base image cannot be had
+STALE = 78  # exit code when the images that are given are not those of this commit
+GIVEN = "PIPELINE_IMAGES_GIVEN"  # 1: the images were built elsewhere, and tests must run with these very ones
 
 
 def build(names: Sequence[str]) -> int:
@@ -19,9 +23,14 @@ def build(names: Sequence[str]) -> int:
     if unknown := [name for name in names if name not in known]:
         print(f"image {unknown[0]!r} is unknown; choose from: {' '.join(known)}", file=sys.stderr)
         return UNKNOWN
-    arguments = [f"--build-arg=GIT_COMMIT={_commit()}"]
-    if base := setting("PYTHON_IMAGE"):
-        arguments.append(f"--build-arg=PYTHON_IMAGE={base}")
+    try:
+        base = setting("PYTHON_IMAGE") or fetch(default("PYTHON_IMAGE"))
+    except FetchError as error:
+        print(f"{error}; PYTHON_IMAGE names another base image", file=sys.stderr)
+        return UNAVAILABLE
+    if os.environ.get(GIVEN) == "1":  # after the base, with which tests compare sizes
+        return check_given(names or list(known))
+    arguments = [f"--build-arg=GIT_COMMIT={_commit()}", f"--build-arg=PYTHON_IMAGE={base}"]
     for name in names or known:
         started, tag = time.monotonic(), tagged(name)
         command = ["docker", "build", "--quiet", *known[name].build_arguments, *arguments, "--tag", tag, "."]
@@ -33,6 +42,19 @@ def build(names: Sequence[str]) -> int:
         size = subprocess.check_output(["docker", "image", "inspect", "--format", "{{.Size}}", tag])  # noqa: S603, S607
         seconds = time.monotonic() - started
         print(f"{name:9} {int(size) // 1_000_000:5d} MB {seconds:4.0f} s  {tag}", flush=True)
+    return 0
+
+
+def check_given(names: Sequence[str]) -> int:
+    """Build nothing: check that the named images are on this engine and of this commit; return an exit code."""
+    label = '{{index .Config.Labels "org.opencontainers.image.revision"}}'
+    for name in names:
+        command = ["docker", "image", "inspect", "--format", label, tagged(name)]
+        found = subprocess.run(command, capture_output=True, text=True)  # noqa: S603
+        if found.returncode != 0 or found.stdout.strip() != _commit():
+            there = f"is of commit {found.stdout.strip()}" if found.returncode == 0 else "is not on this engine"
+            print(f"{GIVEN}=1, but {tagged(name)} {there}; it must be of {_commit()}", file=sys.stderr)
+            return STALE
     return 0
 
 

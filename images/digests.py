@@ -1,4 +1,4 @@
-"""Prints PIPELINE_IMAGE_DIGESTS for `.env`: the digests of the stage images in their registry."""
+"""Prints PIPELINE_IMAGE_DIGESTS for `.env`: the digests of the images in their registry."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ MISSING = 78  # exit code when an image has no digest
 def print_digests() -> int:
     """Print the line; return an exit code."""
     digests = {}
-    for image in images().values():
-        if not image.is_stage:
-            continue
-        tag = tagged(image.name)
+    for name in images():
+        tag = tagged(name)
         command = ["docker", "image", "inspect", "--format", "{{json .RepoDigests}}", tag]
         shown = subprocess.run(command, stdout=subprocess.PIPE, text=True)  # noqa: S603
         if shown.returncode != 0:
@@ -27,6 +25,6 @@ def print_digests() -> int:
         if not pushed:
             print(f"{tag} has no digest: push it first (docker push {tag})", file=sys.stderr)
             return MISSING
-        digests[image.name] = pushed[0]
+        digests[name] = pushed[0]
     print(f"PIPELINE_IMAGE_DIGESTS={json.dumps(digests)}")
     return 0

@@ -121,7 +121,8 @@ def test_room_is_judged_by_two_limits(gib: int, level: str) -> None:
 
 
 def test_images_that_are_missing_or_move_are_named() -> None:
-    findings = doctor.check_images(["a/b:1", "a/c:1", "a/d:latest", "a/e"], {"a/b:1"})
+    here = {"a/b:1", "h:1/a/f@sha256:00"}
+    findings = doctor.check_images(["a/b:1", "a/c:1", "a/d:latest", "a/e", "h:1/a/f:1@sha256:00"], here)
     assert [line.split()[0] for line in lines(findings, "warn")] == ["a/c:1"]
     assert [line.split()[0] for line in lines(findings)] == ["a/d:latest", "a/e"]
 

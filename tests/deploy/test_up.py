@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from deploy import engine, up
+from deploy.errors import DeployError
 from deploy.up import EXPORT, FOR_STAGES, start, start_export
+from images.third_party import third_party
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -51,3 +53,30 @@ def test_it_belongs_to_the_service(
     started = [line for line in (docker / "asked").read_text().splitlines() if " up " in line]
     assert [engine.STATE in line for line in started] == [True, False, *([False] if exports else [])]
     assert (EXPORT in started[-1]) is exports
+
+
+def test_images_of_others_are_fetched_by_digest_before_compose_starts_anything(docker: Path) -> None:
+    [postgres] = [image for image in third_party().values() if image.variable == "POSTGRES_IMAGE"]
+    (docker / "docker").write_text(
+        f'#!/bin/sh\necho "$*" >>{docker}/asked\ncase "$*" in *"config --images postgres") '
+        f"echo vision-mlops/mlflow:dev {postgres.name} ;; *inspect*) exit 1 ;; esac\n"
+    )
+    up.Project(engine.STATE, docker / ".env").up(["postgres"])
+    asked = [line for line in (docker / "asked").read_text().splitlines() if " ps " not in line]
+    assert asked[1:4] == [
+        f"image inspect --format {{{{json .RepoDigests}}}} {postgres.name}",
+        f"pull --quiet {postgres.name}@{postgres.digest}",
+        f"tag {postgres.name}@{postgres.digest} {postgres.name}",
+    ]
+    assert [" up " in line for line in asked[4:]] == [True]
+
+
+def test_an_image_that_cannot_be_fetched_stops_the_start(docker: Path) -> None:
+    name = next(image.name for image in third_party().values() if image.digest)
+    (docker / "docker").write_text(
+        f'#!/bin/sh\necho "$*" >>{docker}/asked\ncase "$*" in *"config --images") echo {name} ;; '
+        "*inspect*) exit 1 ;; pull*) echo 'no such host' >&2; exit 1 ;; esac\n"
+    )
+    with pytest.raises(DeployError, match=rf"^{name}@sha256:\w+: no such host$"):
+        up.Project(engine.STATE, docker / ".env").up([])
+    assert " up " not in (docker / "asked").read_text()

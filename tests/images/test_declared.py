@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from images.build import UNKNOWN, build
+from images.build import GIVEN, STALE, UNKNOWN, build
 from images.copy_code import copy_code
 from images.declared import images, stages
 from images.digests import MISSING, print_digests
@@ -25,10 +25,11 @@ def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program = tmp_path / "docker"
     program.write_text(
         f'#!/bin/sh\necho "$*" >>{tmp_path}/asked\n'
-        'case "$*" in *RepoDigests*) echo "${DIGESTS:-[]}" ;; *Size*) echo 12345678 ;; esac\n'
+        'case "$*" in *RepoDigests*) echo "${DIGESTS:-[]}" ;; *Size*) echo 12345678 ;;\n'
+        '*revision*) echo "$REVISION" ;; esac\n'
     )
     program.chmod(0o755)
-    for name in ("PIPELINE_IMAGE_PREFIX", "PIPELINE_IMAGE_TAG", "PYTHON_IMAGE"):
+    for name in ("PIPELINE_IMAGE_PREFIX", "PIPELINE_IMAGE_TAG", "PYTHON_IMAGE", GIVEN):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("images.declared.ROOT", tmp_path)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
@@ -71,11 +72,13 @@ def test_it_needs_nothing_but_python() -> None:
 
 def test_a_build_names_layer_code_and_tag(docker: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert build(["train", "mlflow"]) == 0
-    train, _, mlflow, _ = docker.read_text().splitlines()
+    base, train, _, mlflow, _ = docker.read_text().splitlines()
+    assert base.endswith(" python:3.11-slim-bookworm")
     assert "--file images/Dockerfile --target stage --build-arg=EXTRA=vision --build-arg=NAME=train" in train
     assert "--build-arg=MODULES=tasks.__main__ tasks.stages.train" in train
     assert train.endswith("--tag vision-mlops/train:dev .")
     assert "--file images/mlflow/Dockerfile --build-arg=GIT_COMMIT=" in mlflow
+    assert "--build-arg=PYTHON_IMAGE=python:3.11-slim-bookworm --tag" in mlflow
     assert capsys.readouterr().out.splitlines()[0] == "train        12 MB    0 s  vision-mlops/train:dev"
 
 
@@ -92,15 +95,28 @@ def test_an_unknown_name_is_named_before_anything_is_built(docker: Path, capsys:
     assert not docker.exists()
 
 
+@pytest.mark.parametrize(("revision", "code"), [("c0ffee", 0), ("0ther", STALE)])
+def test_images_that_are_given_are_not_built_and_must_be_of_the_commit(
+    docker: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], revision: str, code: int
+) -> None:
+    for name, value in ((GIVEN, "1"), ("PIPELINE_GIT_COMMIT", "c0ffee"), ("REVISION", revision)):
+        monkeypatch.setenv(name, value)
+    assert build([]) == code
+    assert "build" not in docker.read_text()
+    expected = f"{GIVEN}=1, but vision-mlops/mlflow:dev is of commit 0ther; it must be of c0ffee\n" if code else ""
+    assert capsys.readouterr().err == expected
+
+
 def test_digests_are_those_of_the_registry(
     docker: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pushed = ", ".join(f'"{place}/{name}@sha256:{name}"' for name in STAGES for place in ("other", "vision-mlops"))
+    pushed = ", ".join(f'"{place}/{name}@sha256:{name}"' for name in images() for place in ("other", "vision-mlops"))
     monkeypatch.setenv("DIGESTS", f"[{pushed}]")
     assert print_digests() == 0
     line = capsys.readouterr().out
     assert line.startswith("PIPELINE_IMAGE_DIGESTS={")
     assert '"train": "sha256:train"' in line
+    assert '"mlflow": "sha256:mlflow"' in line
 
 
 def test_an_image_that_was_not_pushed_is_named(docker: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import json
+import os
 import re
 import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 
 from tasks.contract import stages
 
-from .conftest import TAG, build_images
+from .conftest import ROOT, TAG, build_images
 
 pytestmark = pytest.mark.docker
 LIGHT = [name for name, stage in stages.STAGES.items() if stage.extra == "client"]
@@ -127,6 +133,28 @@ def test_the_service_holds_no_torch_and_sends_no_telemetry() -> None:
     absent = "torch,triton,nvidia,pandas,onnx,boto3,cryptography,pip"
     done = run("serving", "-c", program, absent, options=("--entrypoint", "python"))
     assert done.stdout == "[] 1\n", done.stderr
+
+
+def test_the_list_of_what_the_service_holds_is_what_it_holds(tmp_path: Path) -> None:
+    """Debian's packages and Python's, in CycloneDX, without what was removed; the same image gives the same list."""
+    for folder in ("one", "two"):
+        command = [sys.executable, "-m", "images", "sbom", "--out", str(tmp_path / folder), "serving"]
+        subprocess.run(command, cwd=ROOT, check=True, env=os.environ | {"PIPELINE_IMAGE_TAG": TAG})
+    one, two = ((tmp_path / folder / "serving.cdx.json").read_text() for folder in ("one", "two"))
+    assert one == two
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(one) is None
+    held = {(found["name"].lower(), found["version"]) for found in json.loads(one)["components"]}
+    program = (
+        "from importlib.metadata import version; import sys; "
+        "print([(name, version(name)) for name in ('bentoml', 'onnxruntime', 'numpy')], sys.version.split()[0])"
+    )
+    installed, _, python = run("serving", "-c", program, options=("--entrypoint", "python")).stdout.rpartition(" ")
+    assert {*ast.literal_eval(installed), ("python", python.strip())} <= held
+    dpkg = run("serving", "-W", "-f", "${Package} ${Version}\\n", options=("--entrypoint", "dpkg-query")).stdout
+    debian = {tuple(line.split()) for line in dpkg.splitlines()}
+    assert len(debian) > 50
+    assert debian <= held
+    assert "cryptography" not in {name for name, _ in held}, "images/trim_packages.py removed it"
 
 
 def test_what_the_service_imports_is_compiled() -> None:

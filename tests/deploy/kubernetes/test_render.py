@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import yaml
 
@@ -21,6 +23,23 @@ def test_our_images_follow_env_and_others_stay() -> None:
     assert ours < images
     assert {name.split(":")[0] for name in others} == {"postgres", "quay.io/minio/minio"}
     assert all(f":-{name}}}" in compose for name in others), "the images that Compose runs"
+
+
+def test_images_with_a_digest_go_by_it_and_airflow_is_told() -> None:
+    digests = {"serving": f"sha256:{'1' * 64}", "train": f"sha256:{'2' * 64}", "prepare": f"sha256:{'3' * 64}"}
+    values = {"PIPELINE_IMAGE_PREFIX": "r/vm", "PIPELINE_IMAGE_TAG": "7", "PIPELINE_IMAGE_DIGESTS": json.dumps(digests)}
+    found = list(yaml.safe_load_all(render("eks", values)))
+    images = {c["image"] for pod in pods(found) for c in pod.containers()}
+    by_digest = {f"r/vm/{name}@{digests[name]}" for name in ("serving", "train")}
+    assert images == by_digest | {"r/vm/mlflow:7", "r/vm/tune:7"}
+    [settings] = [m["data"] for m in found if m["kind"] == "ConfigMap" and m["metadata"]["name"] == "settings"]
+    assert json.loads(settings["PIPELINE_IMAGE_DIGESTS"]) == digests
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "sha256:00"])
+def test_digests_that_are_no_json_object_are_named(text: str) -> None:
+    with pytest.raises(ClusterError, match=r"^PIPELINE_IMAGE_DIGESTS=.* is not a JSON object; make image-digests"):
+        render("local", {"PIPELINE_IMAGE_DIGESTS": text})
 
 
 def test_airflow_is_told_which_images_stages_have() -> None:
