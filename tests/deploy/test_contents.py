@@ -11,12 +11,13 @@ from typing import IO
 import pytest
 
 from deploy import contents
+from deploy.backup_stack import Stack
 from deploy.contents import Contents
 
 BEFORE = Contents({"mlflow.runs": 7, "airflow.dag_run": 3}, ["digits@champion is version 2"], "digits version 2")
 
 
-class Holding(contents.Stack):
+class Holding(Stack):
     """A stack whose tables have these rows."""
 
     save_target = restore_target = "make x"

@@ -77,7 +77,7 @@ class Clone:
         client = MlflowClient(MLFLOW)
         champion = client.get_model_version_by_alias("kept", "champion")
         assert requests.get(f"{SERVING}/livez", timeout=120).status_code == 200
-        return champion.version, champion.run_id, client.get_run(champion.run_id).data.metrics["accuracy"]
+        return champion.version, str(champion.run_id), client.get_run(champion.run_id).data.metrics["accuracy"]
 
 
 @pytest.fixture(scope="module")
