@@ -31,6 +31,7 @@ from mlflow.server import app, auth
 from mlflow.server.auth.permissions import NO_PERMISSIONS, GrantLoadKey, Permission
 from mlflow.server.handlers import _get_model_registry_store, _get_request_message, _get_tracking_store
 from mlflow.utils.workspace_utils import DEFAULT_WORKSPACE_NAME
+from sqlalchemy.exc import TimeoutError  # of the pool
 
 CREATE_MODEL = "/mlflow/registered-models/create"
 CREATE_EXPERIMENT = "/mlflow/experiments/create"
@@ -47,6 +48,8 @@ def create_app() -> Any:
     app.after_request(share)
     app.after_request(tell_of_missing)
     app.after_request(tell_of_load)
+    app.register_error_handler(MlflowException, as_mlflow_says)
+    app.register_error_handler(TimeoutError, no_connection)
     return application
 
 
@@ -85,16 +88,25 @@ def tell_of_missing(response: Response) -> Response:
         if registered and _permission_on_all(user, programs.REGISTERED_MODEL).can_read:
             _get_model_registry_store().get_registered_model(registered)
     except MlflowException as error:
-        return Response(error.serialize_as_json(), error.get_http_status_code(), mimetype="application/json")
+        return as_mlflow_says(error)
     return response
 
 
 def tell_of_load(response: Response) -> Response:
     """Turn MLflow's 400 for SQLAlchemy's timeout, which no request is to blame for, into 503."""
-    if response.status_code == 400 and response.is_json and NO_CONNECTION in response.get_data(as_text=True):
-        error = MlflowException("every connection to the database is in use; try again", TEMPORARILY_UNAVAILABLE)
-        return Response(error.serialize_as_json(), 503, {"Retry-After": "1"}, mimetype="application/json")
-    return response
+    timed_out = response.status_code == 400 and response.is_json and NO_CONNECTION in response.get_data(as_text=True)
+    return no_connection() if timed_out else response
+
+
+def no_connection(_: Exception | None = None) -> Response:
+    """Return the answer to a request that got no connection to the database."""
+    error = MlflowException("every connection to the database is in use; try again", TEMPORARILY_UNAVAILABLE)
+    return Response(error.serialize_as_json(), 503, {"Retry-After": "1"}, mimetype="application/json")
+
+
+def as_mlflow_says(error: MlflowException) -> Response:
+    """Return the answer to a request whose permissions could not be looked up; by itself, Flask says 500."""
+    return Response(error.serialize_as_json(), error.get_http_status_code(), mimetype="application/json")
 
 
 def _parameter(name: str) -> str | None:
