@@ -16,7 +16,7 @@ FORWARD = $(if $(filter kubernetes,$(RUNTIME)),python -m deploy forward --namesp
 RUN = $(FORWARD) python -m pipeline run $(call flag,anew,ANEW)
 IN = $(call option,namespace,NAMESPACE)
 PLACE = $(call option,overlay,OVERLAY) $(IN)
-FILE_OPTIONS = $(call option,file,FILE) $(call flag,force,FORCE)
+FILE_OPTIONS = $(call option,file,FILE) $(call flag,force,FORCE) $(call flag,plain,PLAIN)
 GC = $(call option,days,DAYS) $(call flag,apply,APPLY)
 GC_docker = python -m deploy leftover-containers $(GC) && S3_ENDPOINT_URL="$${S3_ENDPOINT_URL:-http://127.0.0.1:$${S3_PORT:-9000}}"
 GC_kubernetes = python -m deploy leftover-pods $(GC) && $(call FORWARD,--store )
@@ -63,8 +63,8 @@ logs: WITH = $(S) ## follow the logs of a service: S=airflow-scheduler (without 
 user: WITH = "$$NAME" "$$ROLE" ## create a user in Airflow and MLflow: NAME=ann ROLE=viewer, editor or admin
 rotate: WITH = $(call option,keep,KEEP) ## replace every secret in .env and in the running stack by a new one (KEEP="SERVING_API_KEY": not these)
 doctor: ## find what keeps the stack from working: Docker, ports, disk, memory, .env, images, clock, servers
-backup: WITH = $(FILE_OPTIONS) ## save databases and bucket to one file while the stack runs (FILE=; default: backups/NAME.tar)
-restore: WITH = $(FILE_OPTIONS) ## restore the running stack from FILE= (FORCE=1: even if it holds work)
+backup: WITH = $(FILE_OPTIONS) ## save databases and bucket to one encrypted file while the stack runs (FILE=; default: backups/NAME.backup)
+restore: WITH = $(FILE_OPTIONS) ## restore the running stack from FILE= (FORCE=1: even if it holds work; PLAIN=1: from a file without encryption)
 
 ## Stack on Kubernetes, in the current kubectl context (NAMESPACE=vision-mlops)
 kubernetes-up: private WITH = $(PLACE) ## apply an overlay and wait until it is healthy: OVERLAY=local, local-ray, eks or eks-gpu

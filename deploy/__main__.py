@@ -73,7 +73,9 @@ def _add_compose(add: Add) -> None:
     one = add("doctor", commands.run_doctor, "find what keeps the stack from working")
     one.add_argument("folder", nargs="?", type=Path, default=ROOT, help="default: the repository")
     add("backup", commands.run_backup, "save databases and bucket to a file", env, file)
-    add("restore", commands.run_restore, "restore databases and bucket from a file", env, file, _force())
+    add("restore", commands.run_restore, "restore databases and bucket from a file", env, file, _restoring())
+    one = add("decrypt-backup", commands.run_decrypt_backup, "write the tar in a backup to standard output", env)
+    one.add_argument("--file", type=Path, required=True)
     add("leftover-containers", commands.run_leftover_containers, "list stage containers left behind", days)
 
 
@@ -105,8 +107,8 @@ def _add_kubernetes(add: Add) -> None:
         overlay,
         env,
     )
-    add("kubernetes-backup", commands.run_kubernetes_backup, "save the cluster's state to a file", namespace, file)
-    add("kubernetes-restore", commands.run_kubernetes_restore, "restore it from a file", namespace, file, _force())
+    add("kubernetes-backup", commands.run_kubernetes_backup, "save the cluster's state to a file", *cluster, file)
+    add("kubernetes-restore", commands.run_kubernetes_restore, "restore it from a file", *cluster, file, _restoring())
     one = add("leftover-pods", commands.run_leftover_pods, "list stage pods left behind", _days())
     one.add_argument("--namespace", help=f"default: PIPELINE_KUBERNETES_NAMESPACE, or {NAMESPACE}")
     text = "run a command with the cluster's MLflow and service at 127.0.0.1"
@@ -127,8 +129,9 @@ def _file() -> argparse.ArgumentParser:
     return shared
 
 
-def _force() -> argparse.ArgumentParser:
+def _restoring() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--plain", action="store_true", help="take a file without encryption, of an earlier release")
     shared.add_argument("--force", action="store_true", help="replace the state of a stack that was used")
     return shared
 

@@ -17,6 +17,7 @@ from typing import IO
 from deploy import engine
 from deploy.errors import DeployError
 
+SUPERUSER = "postgres"
 BUCKET_CLIENT = Path(__file__).resolve().with_name("bucket.py")
 
 
@@ -39,8 +40,10 @@ class Stack(ABC):
         """
 
     @abstractmethod
-    def postgres(self, command: str, *, stdin: IO[bytes] | None = None, stdout: IO[bytes] | None = None) -> str:
-        """Run a shell command beside Postgres, logged in as the superuser.
+    def postgres(
+        self, command: str, *, user: str = SUPERUSER, stdin: IO[bytes] | None = None, stdout: IO[bytes] | None = None
+    ) -> str:
+        """Run a shell command beside Postgres, whose programs log in as this user.
 
         Raises:
             BackupError: it failed; the text is the last line it wrote.
@@ -78,9 +81,12 @@ class ComposeStack(Stack):
         if missing:
             raise BackupError(f"{', '.join(sorted(missing))} not running; start the stack with make up")
 
-    def postgres(self, command: str, *, stdin: IO[bytes] | None = None, stdout: IO[bytes] | None = None) -> str:
+    def postgres(
+        self, command: str, *, user: str = SUPERUSER, stdin: IO[bytes] | None = None, stdout: IO[bytes] | None = None
+    ) -> str:
         """See Stack."""
-        return self._run("exec", "--no-TTY", "postgres", "sh", "-c", as_superuser(command), stdin=stdin, stdout=stdout)
+        there = ("exec", "--no-TTY", "postgres", "sh", "-c")
+        return self._run(*there, logged_in(command, user), stdin=stdin, stdout=stdout)
 
     def bucket(self, action: str) -> list[str]:
         """See Stack; with the environment of the service `bucket`."""
@@ -122,9 +128,10 @@ class ComposeStack(Stack):
         return "" if stdout else done.stdout.decode()
 
 
-def as_superuser(command: str) -> str:
-    """Return a shell command for the Postgres container, whose environment has the superuser's password."""
-    return f"export PGPASSWORD=$POSTGRES_PASSWORD PGUSER=postgres; {command}"
+def logged_in(command: str, user: str) -> str:
+    """Return a shell command for the Postgres container, whose environment has the passwords of these users."""
+    password = "POSTGRES_PASSWORD" if user == SUPERUSER else f"POSTGRES_{user.upper()}_PASSWORD"
+    return f"export PGPASSWORD=${password} PGUSER={user}; {command}"
 
 
 def last_line(text: bytes) -> str:

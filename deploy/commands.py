@@ -9,6 +9,7 @@ from pathlib import Path
 
 from deploy import (
     backup,
+    backup_encryption,
     bucket_check,
     curl_line,
     doctor,
@@ -23,7 +24,7 @@ from deploy import (
     up,
     user,
 )
-from deploy.backup_stack import ComposeStack
+from deploy.backup_stack import ComposeStack, Stack
 from deploy.env_file import ROOT, read, read_as_compose
 from deploy.kubernetes import airflow, forward, leftover_pods, verify
 from deploy.kubernetes import up as cluster_up
@@ -78,12 +79,22 @@ def run_doctor(given: Namespace) -> int:
 
 def run_backup(given: Namespace) -> None:
     """Save the stack's state."""
-    backup.save_to(ComposeStack(given.env_file), given.file)
+    backup.save_to(ComposeStack(given.env_file), given.file, backup_encryption.keys(read(given.env_file)))
 
 
 def run_restore(given: Namespace) -> None:
     """Restore the stack's state."""
-    backup.restore_from(ComposeStack(given.env_file), given.file, force=given.force)
+    _restore(ComposeStack(given.env_file), given)
+
+
+def _restore(stack: Stack, given: Namespace) -> None:
+    keys = backup_encryption.keys(read(given.env_file))
+    backup.restore_from(stack, given.file, keys, force=given.force, plain=given.plain)
+
+
+def run_decrypt_backup(given: Namespace) -> None:
+    """Write the tar in a backup to standard output."""
+    backup.decrypt(given.file, backup_encryption.keys(read(given.env_file)))
 
 
 def run_leftover_containers(given: Namespace) -> None:
@@ -146,12 +157,13 @@ def run_kubernetes_secrets(given: Namespace) -> None:
 
 def run_kubernetes_backup(given: Namespace) -> None:
     """Save the cluster's state."""
-    backup.save_to(ClusterStack(Cluster(given.namespace)), given.file)
+    keys = backup_encryption.keys(read(given.env_file))
+    backup.save_to(ClusterStack(Cluster(given.namespace)), given.file, keys)
 
 
 def run_kubernetes_restore(given: Namespace) -> None:
     """Restore the cluster's state."""
-    backup.restore_from(ClusterStack(Cluster(given.namespace)), given.file, force=given.force)
+    _restore(ClusterStack(Cluster(given.namespace)), given)
 
 
 def run_leftover_pods(given: Namespace) -> None:

@@ -101,6 +101,7 @@ CASES: dict[str, list[tuple[str, ...]]] = {
     "doctor": [(*DEPLOY, "doctor")],
     "backup": [(*DEPLOY, "backup")],
     "restore FILE=a.tar FORCE=1": [(*DEPLOY, "restore", "--file", "a.tar", "--force")],
+    "restore FILE=a.tar PLAIN=1": [(*DEPLOY, "restore", "--file", "a.tar", "--plain")],
     "kubernetes-up": [(*DEPLOY, "setup"), (*DEPLOY, "kubernetes-up")],
     "kubernetes-up OVERLAY=eks NAMESPACE=mine": [
         (*DEPLOY, "setup"),
