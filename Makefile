@@ -64,6 +64,8 @@ user: WITH = "$$NAME" "$$ROLE" ## create a user in Airflow and MLflow: NAME=ann 
 rotate: WITH = $(call option,keep,KEEP) ## replace every secret in .env and in the running stack by a new one (KEEP="SERVING_API_KEY": not these)
 doctor: ## find what keeps the stack from working: Docker, ports, disk, memory, .env, images, clock, servers
 backup: WITH = $(FILE_OPTIONS) ## save databases and bucket to one encrypted file while the stack runs (FILE=; default: backups/NAME.backup)
+nightly-backup: ## what a timer calls: save to the other store or folder in .env, delete old backups there, tell Prometheus
+fetch-backup: WITH = $(if $(FILE),"$$FILE") ## copy a nightly backup to this machine and print its path: FILE=NAME, else the newest
 restore: WITH = $(FILE_OPTIONS) ## restore the running stack from FILE= (FORCE=1: even if it holds work; PLAIN=1: from a file without encryption)
 
 ## Stack on Kubernetes, in the current kubectl context (NAMESPACE=vision-mlops)
@@ -74,14 +76,13 @@ kubernetes-verify: private WITH = $(IN) ## check the workloads, MLflow's login a
 kubernetes-backup: WITH = $(IN) $(FILE_OPTIONS) ## save databases and bucket of OVERLAY=local to one file while everything runs (FILE=)
 kubernetes-restore: WITH = $(IN) $(FILE_OPTIONS) ## restore the cluster from FILE= (FORCE=1: even if it holds work)
 kubernetes-up kubernetes-airflow kubernetes-rotate kubernetes-verify: setup
-setup down status logs user rotate doctor backup restore kubernetes-up kubernetes-airflow kubernetes-rotate kubernetes-verify kubernetes-backup kubernetes-restore:
+setup down status logs user rotate doctor backup nightly-backup fetch-backup restore kubernetes-up kubernetes-airflow kubernetes-rotate kubernetes-verify kubernetes-backup kubernetes-restore:
 	@$(PYTHON) -m deploy $@ $(WITH)
 
 ## Development. ARGS=... is passed on to the program
 test: install ## run all tests; those that need Docker only where an engine answers (REQUIRE_DOCKER=1: fail without one)
 	@$(LOCAL) && $(if $(ARGS),pytest $(ARGS),tests/all.sh)
-test-long: install ## run what `test` leaves out and runs every night: browser, monitoring, workers, restarts, all of chaos; needs Docker
-	@$(LOCAL) && tests/long.sh
+test-long: install; @$(LOCAL) && tests/long.sh ## run what `test` leaves out and runs every night: browser, monitoring, workers, restarts, all of chaos; needs Docker
 test-kubernetes: install ## test the Kubernetes runtime and manifests on a real cluster: KUBECONFIG=file
 	@[ -f "$$KUBECONFIG" ] || { echo "KUBECONFIG='$$KUBECONFIG' is not a file; give the kubeconfig of a cluster for tests" >&2; exit 64; }
 	@$(LOCAL) && TEST_KUBECONFIG="$$KUBECONFIG" $(if $(ARGS),pytest -m kubernetes $(ARGS),tests/kubernetes.sh)
@@ -95,8 +96,7 @@ pictures: install ## take the screenshots in docs/images again; needs Docker and
 check: install ## lint, check format, import directions, types and security
 	@$(LOCAL) && ruff check . && ruff format --check . && lint-imports && mypy && bandit -q -c pyproject.toml -r tasks plugins dags deploy
 format: install; @$(LOCAL) && ruff check --fix . ; ruff format . ## format the sources
-audit: install ## look up every pinned package in the advisory database
-	@$(LOCAL) && for f in requirements/*.txt; do pip-audit --strict --disable-pip --require-hashes -r $$f; done
+audit: install; @$(LOCAL) && for f in requirements/*.txt; do pip-audit --strict --disable-pip --require-hashes -r $$f; done ## look up every pinned package in the advisory database
 lock: install ## pin the extras of pyproject.toml in requirements/
 lock-check: install ## fail if requirements/ does not match pyproject.toml
 lock lock-check:

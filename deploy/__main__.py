@@ -16,6 +16,7 @@ from deploy.env_file import ENV_FILE, ROOT
 from deploy.errors import DeployError
 from deploy.kubernetes.cluster import NAMESPACE
 from deploy.leftover_stages import DAYS
+from deploy.nightly_backup import METRICS
 
 INTERRUPTED = 130
 ROTATE = "replace every secret by a new one, in .env and in the"
@@ -74,6 +75,12 @@ def _add_compose(add: Add) -> None:
     one.add_argument("folder", nargs="?", type=Path, default=ROOT, help="default: the repository")
     add("backup", commands.run_backup, "save databases and bucket to a file", env, file)
     add("restore", commands.run_restore, "restore databases and bucket from a file", env, file, _restoring())
+    one = add(
+        "nightly-backup", commands.run_nightly_backup, "back up to the store that .env names, delete old ones", env
+    )
+    one.add_argument("--metrics", type=Path, default=METRICS, help="default: where node-exporter reads them")
+    one = add("fetch-backup", commands.run_fetch_backup, "copy a backup from there to this machine", env)
+    one.add_argument("backup", nargs="?", metavar="NAME", help="default: the newest")
     one = add("decrypt-backup", commands.run_decrypt_backup, "write the tar in a backup to standard output", env)
     one.add_argument("--file", type=Path, required=True)
     add("leftover-containers", commands.run_leftover_containers, "list stage containers left behind", days)

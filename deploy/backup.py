@@ -22,14 +22,13 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 from deploy import backup_file
 from deploy.backup_encryption import DamagedBackupError
 from deploy.backup_file import SavedBackup
+from deploy.backup_places import FOLDER, new_name
 from deploy.backup_stack import BackupError, Stack, last_line
-from deploy.env_file import ROOT
 from deploy.errors import CANNOT_CREATE, DAMAGED, NO_INPUT, USAGE
 
 DATABASES = ("airflow", "mlflow_auth", "mlflow")  # in the order of references
@@ -234,7 +233,7 @@ def save_to(stack: Stack, path: Path | None, keys: Sequence[str]) -> None:
     Raises:
         BackupError: as `save`.
     """
-    path = path or ROOT / "backups" / f"{datetime.now(UTC):vision-mlops-%Y%m%dT%H%M%SZ}.backup"
+    path = path or FOLDER / new_name()
     path.parent.mkdir(parents=True, exist_ok=True)
     print(save(stack, path, keys[0]))
 

@@ -9,7 +9,7 @@ import shlex
 import subprocess
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO
@@ -90,9 +90,19 @@ class ComposeStack(Stack):
 
     def bucket(self, action: str) -> list[str]:
         """See Stack; with the environment of the service `bucket`."""
-        program = BUCKET_CLIENT.read_text(encoding="utf-8")
-        options = ("--rm", "--no-deps", "--no-TTY", "--entrypoint", "python")
-        return self._compose("run", *options, "bucket", "-c", program, action)
+        return self.program(BUCKET_CLIENT, action)
+
+    def program(self, path: Path, *arguments: str, variables: Iterable[str] = ()) -> list[str]:
+        """Return the command that runs a Python program in MLflow's image, in the network of the stack.
+
+        Args:
+            path: the program, one file.
+            arguments: its arguments.
+            variables: names that it gets from the environment of the command; no value is in a list of processes.
+        """
+        options = ["--rm", "--no-deps", "--no-TTY", "--entrypoint", "python"]
+        options += [word for name in variables for word in ("--env", name)]
+        return self._compose("run", *options, "bucket", "-c", path.read_text(encoding="utf-8"), *arguments)
 
     @contextmanager
     def stopped(self) -> Iterator[None]:

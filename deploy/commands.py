@@ -17,6 +17,7 @@ from deploy import (
     leftover_containers,
     leftover_stages,
     logs,
+    nightly_backup,
     rotate,
     setup_env,
     status,
@@ -80,6 +81,16 @@ def run_doctor(given: Namespace) -> int:
 def run_backup(given: Namespace) -> None:
     """Save the stack's state."""
     backup.save_to(ComposeStack(given.env_file), given.file, backup_encryption.keys(read(given.env_file)))
+
+
+def run_nightly_backup(given: Namespace) -> None:
+    """Save the stack's state to where backups are kept, and delete old ones."""
+    print("\n".join(nightly_backup.run(ComposeStack(given.env_file), read(given.env_file), given.metrics)))
+
+
+def run_fetch_backup(given: Namespace) -> None:
+    """Copy a backup from where backups are kept and print its path."""
+    print(nightly_backup.fetch(ComposeStack(given.env_file), read(given.env_file), given.backup))
 
 
 def run_restore(given: Namespace) -> None:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import requests
 import yaml
 from PIL import Image
 
+from deploy import nightly_backup
 from tests.stack.airflow_stack.conftest import DAG, FILE, UNSCHEDULED, User, ended, in_service, trigger
 from tests.stack.conftest import PROJECT, ROOT, Stack, gateway_of
 
@@ -133,7 +135,10 @@ def hurried(folder: Path) -> Path:
             ]
         },
         "vmagent": {"volumes": [changed("vmagent.yml", "interval: 15s", "interval: 2s")]},
+        "node-exporter": {"volumes": [f"{folder}/textfile:/textfile:ro"]},
     }
+    (folder / "textfile").mkdir()
+    nightly_backup.write_metrics(folder / "textfile" / "backup.prom", datetime.now(UTC), 1)
     for name in AIRFLOW:
         unscheduled = UNSCHEDULED["services"].get(name, {}).get("environment", {})
         services[name] = {"environment": unscheduled | TURNED_ON}
