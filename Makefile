@@ -66,6 +66,7 @@ doctor: ## find what keeps the stack from working: Docker, ports, disk, memory, 
 backup: WITH = $(FILE_OPTIONS) ## save databases and bucket to one encrypted file while the stack runs (FILE=; default: backups/NAME.backup)
 nightly-backup: ## what a timer calls: save to the other store or folder in .env, delete old backups there, tell Prometheus
 fetch-backup: WITH = $(if $(FILE),"$$FILE") ## copy a nightly backup to this machine and print its path: FILE=NAME, else the newest
+restore-drill: WITH = $(call option,file,FILE) ## restore the newest nightly backup, or FILE=, into an empty second stack and compare its champion's answers
 restore: WITH = $(FILE_OPTIONS) ## restore the running stack from FILE= (FORCE=1: even if it holds work; PLAIN=1: from a file without encryption)
 
 ## Stack on Kubernetes, in the current kubectl context (NAMESPACE=vision-mlops)
@@ -76,7 +77,7 @@ kubernetes-verify: private WITH = $(IN) ## check the workloads, MLflow's login a
 kubernetes-backup: WITH = $(IN) $(FILE_OPTIONS) ## save databases and bucket of OVERLAY=local to one file while everything runs (FILE=)
 kubernetes-restore: WITH = $(IN) $(FILE_OPTIONS) ## restore the cluster from FILE= (FORCE=1: even if it holds work)
 kubernetes-up kubernetes-airflow kubernetes-rotate kubernetes-verify: setup
-setup down status logs user rotate doctor backup nightly-backup fetch-backup restore kubernetes-up kubernetes-airflow kubernetes-rotate kubernetes-verify kubernetes-backup kubernetes-restore:
+setup down status logs user rotate doctor backup nightly-backup fetch-backup restore restore-drill kubernetes-up kubernetes-airflow kubernetes-rotate kubernetes-verify kubernetes-backup kubernetes-restore:
 	@$(PYTHON) -m deploy $@ $(WITH)
 
 ## Development. ARGS=... is passed on to the program
@@ -108,8 +109,7 @@ bench-tuning: WITH = tuning --source "$$SOURCE" ## measure the cost of a trial, 
 bench-transfer: WITH = transfer --source "$$SOURCE" ## compare transfer learning on photos with what users would write (SOURCE=archive of CIFAR-10, ARGS="--part large")
 bench-history: WITH = history ## compare an installation of three years with a fresh one, on SQLite and on Postgres in a container
 bench-gate: WITH = false_promotions ## simulate how often the gate promotes a model that is no better
-bench bench-serving bench-inference bench-tuning bench-transfer bench-gate bench-history: install
-	@$(LOCAL) && python -m benchmarks.$(WITH) $(ARGS)
+bench bench-serving bench-inference bench-tuning bench-transfer bench-gate bench-history: install; @$(LOCAL) && python -m benchmarks.$(WITH) $(ARGS)
 bench-runtimes: ready-database; @$(LOCAL) && env -u PIPELINE_RUNTIME python -m benchmarks.runtimes $(if $(RUNTIMES),--runtimes $(RUNTIMES)) $(ARGS) ## measure the seconds per stage in each runtime that is up: RUNTIMES="local docker kubernetes" (NAMESPACE=)
 
 ## Preparation, which the targets above do by themselves

@@ -17,6 +17,8 @@ from deploy.errors import DeployError
 from deploy.kubernetes.cluster import NAMESPACE
 from deploy.leftover_stages import DAYS
 from deploy.nightly_backup import METRICS
+from deploy.restore_drill import METRICS as DRILL_METRICS
+from deploy.restore_drill import SECONDS
 
 INTERRUPTED = 130
 ROTATE = "replace every secret by a new one, in .env and in the"
@@ -81,6 +83,12 @@ def _add_compose(add: Add) -> None:
     one.add_argument("--metrics", type=Path, default=METRICS, help="default: where node-exporter reads them")
     one = add("fetch-backup", commands.run_fetch_backup, "copy a backup from there to this machine", env)
     one.add_argument("backup", nargs="?", metavar="NAME", help="default: the newest")
+    one = add(
+        "restore-drill", commands.run_restore_drill, "restore into an empty second stack and ask its service", env
+    )
+    one.add_argument("--file", type=Path, help="default: the newest nightly backup")
+    one.add_argument("--metrics", type=Path, default=DRILL_METRICS, help="default: where node-exporter reads them")
+    one.add_argument("--seconds", type=float, default=SECONDS, help="for the service to load (default: %(default)s)")
     one = add("decrypt-backup", commands.run_decrypt_backup, "write the tar in a backup to standard output", env)
     one.add_argument("--file", type=Path, required=True)
     add("leftover-containers", commands.run_leftover_containers, "list stage containers left behind", days)

@@ -18,6 +18,7 @@ from deploy import (
     leftover_stages,
     logs,
     nightly_backup,
+    restore_drill,
     rotate,
     setup_env,
     status,
@@ -91,6 +92,12 @@ def run_nightly_backup(given: Namespace) -> None:
 def run_fetch_backup(given: Namespace) -> None:
     """Copy a backup from where backups are kept and print its path."""
     print(nightly_backup.fetch(ComposeStack(given.env_file), read(given.env_file), given.backup))
+
+
+def run_restore_drill(given: Namespace) -> None:
+    """Restore a backup into an empty second stack and compare its champion's answers."""
+    file = given.file or nightly_backup.fetch(ComposeStack(given.env_file), read(given.env_file), None)
+    print("\n".join(restore_drill.run(given.env_file, file, given.metrics, seconds=given.seconds)))
 
 
 def run_restore(given: Namespace) -> None:

@@ -19,7 +19,7 @@ from deploy.errors import CONFIG, NO_INPUT
 from tasks.files import PUBLIC, replacing
 
 KEEP_DAYS = 30
-METRICS = ROOT / "deploy" / "monitoring" / "textfile" / "backup.prom"  # node-exporter reads it
+METRICS = ROOT / "deploy" / "monitoring" / "textfile" / "backup.prom"  # node-exporter reads the folder
 
 
 def run(stack: ComposeStack, values: Mapping[str, str], metrics: Path) -> list[str]:
@@ -41,7 +41,8 @@ def run(stack: ComposeStack, values: Mapping[str, str], metrics: Path) -> list[s
     if old := outdated(place.backups(), days, datetime.now(UTC)):
         place.delete(old)
         done.append(f"deleted, as older than {days} days: {', '.join(old)}")
-    write_metrics(metrics, time_of(new.name), size)
+    began = time_of(new.name).timestamp()
+    write_metrics(metrics, {"backup_last_success_timestamp_seconds": began, "backup_last_size_bytes": size})
     return done
 
 
@@ -76,15 +77,8 @@ def outdated(backups: Sequence[str], days: int, now: datetime) -> list[str]:
     return [name for name in newest_first[1:] if days and now - time_of(name) > timedelta(days=days)]
 
 
-def write_metrics(path: Path, began: datetime, size: int) -> None:
-    """Write when the newest backup began, and its size, for node-exporter's textfile collector."""
-    lines = [
-        "# HELP backup_last_success_timestamp_seconds When the newest backup that succeeded began.",
-        "# TYPE backup_last_success_timestamp_seconds gauge",
-        f"backup_last_success_timestamp_seconds {began.timestamp():.0f}",
-        "# HELP backup_last_size_bytes Its size.",
-        "# TYPE backup_last_size_bytes gauge",
-        f"backup_last_size_bytes {size}",
-    ]
+def write_metrics(path: Path, values: Mapping[str, float]) -> None:
+    """Write values by their names for node-exporter's textfile collector."""
+    lines = [line for name, value in values.items() for line in (f"# TYPE {name} gauge", f"{name} {value:.0f}")]
     with replacing(path, PUBLIC) as file:  # node-exporter is nobody
         file.write(("\n".join(lines) + "\n").encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from mlflow.exceptions import RestException
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from deploy import backup_encryption, backup_file
 from tasks.serving.client import ServiceClient
 
 from .conftest import FIRST_PORT, PROJECT, ROOT, Stack, _bare_environment
@@ -249,6 +251,40 @@ def test_a_stack_that_holds_work_keeps_it_unless_forced(
     assert client.get_model_version_by_alias(MODEL, "champion").version == "1"
     assert dag_runs(empty) == dag_runs(stack)
     same(ask(empty.serving_url), answers)
+
+
+def test_the_drill_restores_into_a_stack_of_its_own_and_asks_its_service(
+    saved: Path, stack: Stack, answers: Answers, tmp_path: Path
+) -> None:
+    metrics = tmp_path / "drill.prom"
+    done = backup("restore-drill", "--file", saved, "--metrics", metrics, stack=stack)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(rf"\d+ answers of vision-classifier version {answers.version} are those of evaluate", done.stdout)
+    assert "backup_drill_last_success_timestamp_seconds" in metrics.read_text()
+    assert not left_of_the_drill()
+    same(ask(stack.serving_url), answers)
+
+
+def test_a_backup_without_what_the_champion_needs_fails_the_drill(saved: Path, stack: Stack, tmp_path: Path) -> None:
+    keys = backup_encryption.keys(stack.variables)
+    broken, metrics = tmp_path / "broken.backup", tmp_path / "drill.prom"
+    with backup_file.create(broken, keys[0]) as writer, backup_file.SavedBackup(saved, keys).members() as members:
+        for info, content in members:
+            if info.name.startswith("databases/"):
+                writer.add(info.name, content, info.size)
+    done = backup("restore-drill", "--file", broken, "--metrics", metrics, stack=stack)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (69, "", 1), done.stdout + done.stderr
+    assert "vision-classifier version" in done.stderr
+    assert not metrics.exists()
+    assert not left_of_the_drill()
+
+
+def left_of_the_drill() -> list[str]:
+    """Containers, volumes and networks of the second stack."""
+    name = f"name={PROJECT}-drill"
+    kinds = (["ps", "--all"], ["volume", "ls"], ["network", "ls"])
+    asked = [["docker", *kind, "--quiet", "--filter", name] for kind in kinds]
+    return [line for one in asked for line in subprocess.run(one, capture_output=True, text=True).stdout.split()]
 
 
 def test_a_stack_that_is_not_up_is_named_with_what_to_do(saved: Path, stack: Stack, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +137,8 @@ def hurried(folder: Path) -> Path:
         "node-exporter": {"volumes": [f"{folder}/textfile:/textfile:ro"]},
     }
     (folder / "textfile").mkdir()
-    nightly_backup.write_metrics(folder / "textfile" / "backup.prom", datetime.now(UTC), 1)
+    names = ("backup_last_success_timestamp_seconds", "backup_drill_last_success_timestamp_seconds")
+    nightly_backup.write_metrics(folder / "textfile" / "backup.prom", dict.fromkeys(names, time.time()))
     for name in AIRFLOW:
         unscheduled = UNSCHEDULED["services"].get(name, {}).get("environment", {})
         services[name] = {"environment": unscheduled | TURNED_ON}
