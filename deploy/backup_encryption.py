@@ -4,9 +4,9 @@
     blocks    1 MiB of ciphertext (the last one has less, or as much), and its tag of 32 bytes
 
 The ciphertext is what `openssl enc -aes-256-ctr -pbkdf2` writes; a tag is an HMAC-SHA256. Both have keys of their own,
-derived from BACKUP_KEY and the salt. A block's tag also covers the header, the block's number, and whether it is the
-last one: a block that was changed, moved, repeated, taken from another file or left out has a wrong tag, and so has
-what a truncated file ends with. Standard library and the openssl command only.
+derived from BACKUP_KEY and the salt. A block's tag also covers its number, and whether it is the last one: a block that
+was changed, moved, repeated, taken from another file or left out has a wrong tag, and so has what a truncated file ends
+with. Standard library and the openssl command only.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class _Keys:
     def tag(self, number: int, last: bool, block: bytes) -> bytes:
         """Return the tag of a block."""
         place = number.to_bytes(8, "big") + bytes([last])
-        return hmac.digest(self._authentication, self.header + place + block, "sha256")
+        return hmac.digest(self._authentication, place + block, "sha256")
 
 
 def is_encrypted(path: Path) -> bool:
