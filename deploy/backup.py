@@ -71,8 +71,8 @@ def restore(stack: Stack, path: Path, keys: Sequence[str], *, force: bool, plain
     Raises:
         BackupError: the file is damaged, the stack is not up or holds work, or a program failed.
     """
+    saved = authenticated(path, keys, plain=plain)
     with _as_backup_error(path):
-        saved = SavedBackup(path, keys, plain=plain)
         members = saved.verify()
     stack.require_running()
     work = _work_done(stack)
@@ -97,6 +97,16 @@ def restore(stack: Stack, path: Path, keys: Sequence[str], *, force: bool, plain
         _put_in_place(stack)
     objects = len(members) - len(DATABASES)
     return f"{path}: {len(DATABASES)} databases and {objects} objects restored; log in with the passwords of its time"
+
+
+def authenticated(path: Path, keys: Sequence[str], *, plain: bool = False) -> SavedBackup:
+    """Return a backup file that is whole and was made with one of the keys; `plain` as in `restore`.
+
+    Raises:
+        BackupError: it is not, or cannot be read.
+    """
+    with _as_backup_error(path):
+        return SavedBackup(path, keys, plain=plain)
 
 
 @contextlib.contextmanager
@@ -255,6 +265,6 @@ def decrypt(path: Path, keys: Sequence[str]) -> None:
     Raises:
         BackupError: the file is damaged, or no key made it.
     """
-    with _as_backup_error(path), SavedBackup(path, keys).content() as stream:
+    with _as_backup_error(path), authenticated(path, keys).content() as stream:
         while chunk := stream.read(backup_file.CHUNK):
             sys.stdout.buffer.write(chunk)

@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 from deploy import backup, backup_encryption, engine, nightly_backup
@@ -44,15 +43,14 @@ def run(env_file: Path, file: Path, metrics: Path, *, seconds: float = SECONDS) 
     """
     values = read(env_file)
     keys = backup_encryption.keys(values)
+    backup.authenticated(file, keys)  # before a stack is started for it
     began = time.monotonic()
     with _second_stack(values) as (stack, second):
         restored = backup.restore(stack, file, keys, force=False)
         _run(engine.compose(engine.WORK, "up", "--detach", "--no-deps", "serving", env_file=second))
         answers = _answers(values | of_drill(values), seconds)
     took = time.monotonic() - began
-    nightly_backup.write_metrics(
-        metrics, {"backup_drill_last_success_timestamp_seconds": datetime.now(UTC).timestamp()}
-    )
+    nightly_backup.write_metrics(metrics, {"backup_drill_last_success_timestamp_seconds": time.time()})
     return [restored, answers, f"the drill took {took:.0f} s"]
 
 
@@ -66,9 +64,8 @@ def _second_stack(values: Mapping[str, str]) -> Iterator[tuple[ComposeStack, Pat
     with tempfile.TemporaryDirectory() as folder:
         second = Path(folder) / ".env"
         second.touch(mode=0o600)
-        second.write_text(
-            "".join(f"{name}={value}\n" for name, value in (dict(values) | own).items()), encoding="utf-8"
-        )
+        lines = [f"{name}={value}\n" for name, value in (dict(values) | own).items()]
+        second.write_text("".join(lines), encoding="utf-8")
         _remove(second)
         try:
             _run(engine.compose(engine.STATE, "up", "--detach", "--wait", env_file=second))

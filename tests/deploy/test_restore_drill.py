@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy import restore_drill
+from deploy import backup_file, restore_drill
 from deploy.backup_stack import BackupError
 from deploy.env_file import parse
 from deploy.setup_env import complete
@@ -33,6 +33,18 @@ def test_a_name_in_the_environment_would_hit_the_first_stack(
     for one in parse(EXAMPLE):
         monkeypatch.delenv(one, raising=False)
     monkeypatch.setenv(name, "the-first")
+    saved = tmp_path / "saved.backup"
+    with backup_file.create(saved, parse(env_file.read_text())["BACKUP_KEY"]):
+        pass
     monkeypatch.setattr("subprocess.run", None)
     with pytest.raises(BackupError, match=f"the environment sets {name}, which overrides .env; unset it"):
-        restore_drill.run(env_file, tmp_path / "saved.backup", tmp_path / "drill.prom")
+        restore_drill.run(env_file, saved, tmp_path / "drill.prom")
+
+
+def test_a_file_that_is_no_backup_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    env_file, file = tmp_path / ".env", tmp_path / "saved.tar"
+    env_file.write_text(complete("", EXAMPLE)[0])
+    file.write_bytes(b"no backup")
+    monkeypatch.setattr("subprocess.run", None)
+    with pytest.raises(BackupError, match="it is not encrypted"):
+        restore_drill.run(env_file, file, tmp_path / "drill.prom")
