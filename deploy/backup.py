@@ -34,6 +34,12 @@ from deploy.errors import CANNOT_CREATE, DAMAGED, NO_INPUT, USAGE
 DATABASES = ("airflow", "mlflow_auth", "mlflow")  # in the order of references
 # Tables that have rows once the stack was used; a database may lack the table.
 WORK_DONE = {"mlflow": ("runs", "registered_models"), "airflow": ("dag_run",)}
+# The profile monitoring gives this user rights on Airflow's tables, which are in the dump. Where the user is missing,
+# it is created without a login; the profile gives it one (deploy/monitoring/postgres_user.py).
+WATCHER = "monitoring"
+WATCHER_EXISTS = f"""DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{WATCHER}') THEN CREATE ROLE {WATCHER} NOLOGIN; END IF;
+END $$"""
 END = b"end of the dump"  # written after each dump: a stream that was cut off has none
 
 
@@ -80,12 +86,14 @@ def restore(stack: Stack, path: Path, keys: Sequence[str], *, force: bool, plain
         raise BackupError(f"the stack holds {work}; FORCE=1 replaces it with the file's state", CANNOT_CREATE)
 
     try:
+        stack.sql(WATCHER_EXISTS)
         for database in DATABASES:
             stack.sql(f"DROP DATABASE IF EXISTS {database}_restored")
             stack.sql(f"CREATE DATABASE {database}_restored OWNER {database} TEMPLATE template0")
             stack.sql(f"REVOKE ALL ON DATABASE {database}_restored FROM PUBLIC")
             with _as_backup_error(path):
                 _load_database(stack, saved, database)
+        stack.sql(f"GRANT CONNECT ON DATABASE airflow_restored TO {WATCHER}")
         with _as_backup_error(path):
             _load_bucket(stack, saved)
     except BaseException:

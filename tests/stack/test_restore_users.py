@@ -1,4 +1,4 @@
-"""A restore loads each database as the user that owns it: what a dump runs cannot do what a superuser can."""
+"""A restore and Postgres' users: a dump runs as the owner of its database, not as superuser; rights come back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from deploy import backup_encryption, backup_file
-from deploy.backup import DATABASES
+from deploy.backup import DATABASES, WATCHER_EXISTS
 from deploy.backup_stack import ComposeStack
 
 from .conftest import ROOT, Stack, _bare_environment
@@ -28,6 +28,11 @@ CREATE OR REPLACE FUNCTION climb(word text) RETURNS boolean LANGUAGE plpgsql AS 
     ALTER ROLE mlflow SUPERUSER;
     RETURN true;
 END $$;
+"""
+WATCHED = """
+SET ROLE airflow;
+CREATE TABLE watched (seen integer, secret text);
+GRANT SELECT (seen) ON watched TO monitoring;
 """
 COUNT = "SELECT count(*) FROM experiments"
 
@@ -59,15 +64,38 @@ def trap(stack: Stack, databases: ComposeStack, tmp_path: Path) -> Path:
     return path
 
 
+def deploy(stack: Stack, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "deploy", *map(str, arguments), "--env-file", str(stack.env_file)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=_bare_environment(), timeout=600)
+
+
 def test_a_dump_that_makes_itself_superuser_fails_and_nothing_is_changed(
     stack: Stack, databases: ComposeStack, trap: Path
 ) -> None:
     experiments = databases.sql(COUNT, "mlflow")
-    command = [sys.executable, "-m", "deploy", "restore", "--force"]
-    command += ["--file", str(trap), "--env-file", str(stack.env_file)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=_bare_environment(), timeout=600)
+    done = deploy(stack, "restore", "--force", "--file", trap)
     assert databases.sql("SELECT rolsuper FROM pg_roles WHERE rolname = 'mlflow'") == "f"
     assert (done.returncode, done.stdout) == (69, ""), done.stdout + done.stderr
     assert databases.sql(COUNT, "mlflow") == experiments
     assert databases.sql("SELECT datname FROM pg_database WHERE datname LIKE '%restored'") == ""
     assert stack.states()["mlflow"] == "healthy"
+
+
+def test_what_monitoring_may_read_comes_back_also_where_its_user_never_was(stack: Stack, tmp_path: Path) -> None:
+    postgres, file = ComposeStack(stack.env_file), tmp_path / "watched.backup"
+    postgres.sql(WATCHER_EXISTS)
+    postgres.sql(WATCHED, "airflow")
+    saved = deploy(stack, "backup", "--file", file)
+    assert saved.returncode == 0, saved.stderr
+    postgres.sql("DROP OWNED BY monitoring; DROP ROLE monitoring", "airflow")
+    try:
+        done = deploy(stack, "restore", "--force", "--file", file)
+        assert done.returncode == 0, done.stderr
+        assert postgres.sql("SELECT has_database_privilege('monitoring', 'airflow', 'CONNECT')") == "t"
+        assert postgres.sql("SELECT has_column_privilege('monitoring', 'watched', 'seen', 'SELECT')", "airflow") == "t"
+        assert (
+            postgres.sql("SELECT has_column_privilege('monitoring', 'watched', 'secret', 'SELECT')", "airflow") == "f"
+        )
+        assert postgres.sql("SELECT rolcanlogin FROM pg_roles WHERE rolname = 'monitoring'") == "f"
+    finally:
+        postgres.sql("DROP TABLE watched; DROP OWNED BY monitoring; DROP ROLE monitoring", "airflow")
