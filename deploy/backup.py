@@ -36,10 +36,10 @@ DATABASES = ("airflow", "mlflow_auth", "mlflow")  # in the order of references
 WORK_DONE = {"mlflow": ("runs", "registered_models"), "airflow": ("dag_run",)}
 # The profile monitoring gives this user rights on Airflow's tables, which are in the dump. Where the user is missing,
 # it is created without a login; the profile gives it one (deploy/monitoring/postgres_user.py).
-WATCHER = "monitoring"
-WATCHER_EXISTS = f"""DO $$ BEGIN
-    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{WATCHER}') THEN CREATE ROLE {WATCHER} NOLOGIN; END IF;
+WATCHER_EXISTS = """DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'monitoring') THEN CREATE ROLE monitoring NOLOGIN; END IF;
 END $$"""
+WATCHER_CONNECTS = "GRANT CONNECT ON DATABASE airflow_restored TO monitoring"
 END = b"end of the dump"  # written after each dump: a stream that was cut off has none
 
 
@@ -93,7 +93,7 @@ def restore(stack: Stack, path: Path, keys: Sequence[str], *, force: bool, plain
             stack.sql(f"REVOKE ALL ON DATABASE {database}_restored FROM PUBLIC")
             with _as_backup_error(path):
                 _load_database(stack, saved, database)
-        stack.sql(f"GRANT CONNECT ON DATABASE airflow_restored TO {WATCHER}")
+        stack.sql(WATCHER_CONNECTS)
         with _as_backup_error(path):
             _load_bucket(stack, saved)
     except BaseException:
