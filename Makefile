@@ -16,7 +16,7 @@ FORWARD = $(if $(filter kubernetes,$(RUNTIME)),python -m deploy forward --namesp
 RUN = $(FORWARD) python -m pipeline run $(call flag,anew,ANEW)
 IN = $(call option,namespace,NAMESPACE)
 PLACE = $(call option,overlay,OVERLAY) $(IN)
-FILE_OPTIONS = $(call option,file,FILE) $(call flag,force,FORCE)
+FILE_OPTIONS = $(call option,file,FILE) $(call flag,force,FORCE) $(call flag,plain,PLAIN)
 GC = $(call option,days,DAYS) $(call flag,apply,APPLY)
 GC_docker = python -m deploy leftover-containers $(GC) && S3_ENDPOINT_URL="$${S3_ENDPOINT_URL:-http://127.0.0.1:$${S3_PORT:-9000}}"
 GC_kubernetes = python -m deploy leftover-pods $(GC) && $(call FORWARD,--store )
@@ -64,8 +64,11 @@ user: WITH = "$$NAME" "$$ROLE" ## create a user in Airflow and MLflow: NAME=ann 
 upgrade: WITH = $(call flag,force,FORCE) ## replace the release that runs by the one in this folder; goes back to it if that fails (FORCE=1: during DAG runs)
 rotate: WITH = $(call option,keep,KEEP) ## replace every secret in .env and in the running stack by a new one (KEEP="SERVING_API_KEY": not these)
 doctor: ## find what keeps the stack from working: Docker, ports, disk, memory, .env, images, clock, servers
-backup: WITH = $(FILE_OPTIONS) ## save databases and bucket to one file while the stack runs (FILE=; default: backups/NAME.tar)
-restore: WITH = $(FILE_OPTIONS) ## restore the running stack from FILE= (FORCE=1: even if it holds work)
+backup: WITH = $(FILE_OPTIONS) ## save databases and bucket to one encrypted file while the stack runs (FILE=; default: backups/NAME.backup)
+nightly-backup: ## what a timer calls: save to the other store or folder in .env, delete old backups there, tell Prometheus
+fetch-backup: WITH = $(if $(FILE),"$$FILE") ## copy a nightly backup to this machine and print its path: FILE=NAME, else the newest
+restore-drill: WITH = $(call option,file,FILE) ## restore the newest nightly backup, or FILE=, into an empty second stack and compare its champion's answers
+restore: WITH = $(FILE_OPTIONS) ## restore the running stack from FILE= (FORCE=1: even if it holds work; PLAIN=1: from a file without encryption)
 
 ## Stack on Kubernetes, in the current kubectl context (NAMESPACE=vision-mlops)
 kubernetes-up: private WITH = $(PLACE) ## apply an overlay and wait until it is healthy: OVERLAY=local, local-ray, eks or eks-gpu
@@ -75,14 +78,13 @@ kubernetes-verify: private WITH = $(IN) ## check the workloads, MLflow's login a
 kubernetes-backup: WITH = $(IN) $(FILE_OPTIONS) ## save databases and bucket of OVERLAY=local to one file while everything runs (FILE=)
 kubernetes-restore: WITH = $(IN) $(FILE_OPTIONS) ## restore the cluster from FILE= (FORCE=1: even if it holds work)
 kubernetes-up kubernetes-airflow kubernetes-rotate kubernetes-verify: setup
-setup down status logs user upgrade rotate doctor backup restore kubernetes-up kubernetes-airflow kubernetes-rotate kubernetes-verify kubernetes-backup kubernetes-restore:
+setup down status logs user upgrade rotate doctor backup nightly-backup fetch-backup restore restore-drill kubernetes-up kubernetes-airflow kubernetes-rotate kubernetes-verify kubernetes-backup kubernetes-restore:
 	@$(PYTHON) -m deploy $@ $(WITH)
 
 ## Development. ARGS=... is passed on to the program
 test: install ## run all tests; those that need Docker only where an engine answers (REQUIRE_DOCKER=1: fail without one)
 	@$(LOCAL) && $(if $(ARGS),pytest $(ARGS),tests/all.sh)
-test-long: install ## run what `test` leaves out and runs every night: browser, monitoring, workers, restarts, all of chaos; needs Docker
-	@$(LOCAL) && tests/long.sh
+test-long: install; @$(LOCAL) && tests/long.sh ## run what `test` leaves out and runs every night: browser, monitoring, workers, restarts, all of chaos; needs Docker
 test-kubernetes: install ## test the Kubernetes runtime and manifests on a real cluster: KUBECONFIG=file
 	@[ -f "$$KUBECONFIG" ] || { echo "KUBECONFIG='$$KUBECONFIG' is not a file; give the kubeconfig of a cluster for tests" >&2; exit 64; }
 	@$(LOCAL) && TEST_KUBECONFIG="$$KUBECONFIG" $(if $(ARGS),pytest -m kubernetes $(ARGS),tests/kubernetes.sh)
@@ -96,8 +98,7 @@ pictures: install ## take the screenshots in docs/images again; needs Docker and
 check: install ## lint, check format, import directions, types and security
 	@$(LOCAL) && ruff check . && ruff format --check . && lint-imports && mypy && bandit -q -c pyproject.toml -r tasks plugins dags deploy
 format: install; @$(LOCAL) && ruff check --fix . ; ruff format . ## format the sources
-audit: install ## look up every pinned package in the advisory database
-	@$(LOCAL) && for f in requirements/*.txt; do pip-audit --strict --disable-pip --require-hashes -r $$f; done
+audit: install; @$(LOCAL) && for f in requirements/*.txt; do pip-audit --strict --disable-pip --require-hashes -r $$f; done ## look up every pinned package in the advisory database
 lock: install ## pin the extras of pyproject.toml in requirements/
 lock-check: install ## fail if requirements/ does not match pyproject.toml
 lock lock-check: ; @$(LOCAL) && requirements/lock.sh $(if $(filter lock-check,$@),--check)
@@ -108,8 +109,7 @@ bench-tuning: WITH = tuning --source "$$SOURCE" ## measure the cost of a trial, 
 bench-transfer: WITH = transfer --source "$$SOURCE" ## compare transfer learning on photos with what users would write (SOURCE=archive of CIFAR-10, ARGS="--part large")
 bench-history: WITH = history ## compare an installation of three years with a fresh one, on SQLite and on Postgres in a container
 bench-gate: WITH = false_promotions ## simulate how often the gate promotes a model that is no better
-bench bench-serving bench-inference bench-tuning bench-transfer bench-gate bench-history: install
-	@$(LOCAL) && python -m benchmarks.$(WITH) $(ARGS)
+bench bench-serving bench-inference bench-tuning bench-transfer bench-gate bench-history: install; @$(LOCAL) && python -m benchmarks.$(WITH) $(ARGS)
 bench-runtimes: ready-database; @$(LOCAL) && env -u PIPELINE_RUNTIME python -m benchmarks.runtimes $(if $(RUNTIMES),--runtimes $(RUNTIMES)) $(ARGS) ## measure the seconds per stage in each runtime that is up: RUNTIMES="local docker kubernetes" (NAMESPACE=)
 
 ## Preparation, which the targets above do by themselves

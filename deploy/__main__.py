@@ -16,6 +16,9 @@ from deploy.env_file import ENV_FILE, ROOT
 from deploy.errors import DeployError
 from deploy.kubernetes.cluster import NAMESPACE
 from deploy.leftover_stages import DAYS
+from deploy.nightly_backup import METRICS
+from deploy.restore_drill import METRICS as DRILL_METRICS
+from deploy.restore_drill import SECONDS
 
 INTERRUPTED = 130
 ROTATE = "replace every secret by a new one, in .env and in the"
@@ -76,7 +79,21 @@ def _add_compose(add: Add) -> None:
     one = add("doctor", commands.run_doctor, "find what keeps the stack from working")
     one.add_argument("folder", nargs="?", type=Path, default=ROOT, help="default: the repository")
     add("backup", commands.run_backup, "save databases and bucket to a file", env, file)
-    add("restore", commands.run_restore, "restore databases and bucket from a file", env, file, _force())
+    add("restore", commands.run_restore, "restore databases and bucket from a file", env, file, _restoring())
+    one = add(
+        "nightly-backup", commands.run_nightly_backup, "back up to the store that .env names, delete old ones", env
+    )
+    one.add_argument("--metrics", type=Path, default=METRICS, help="default: where node-exporter reads them")
+    one = add("fetch-backup", commands.run_fetch_backup, "copy a backup from there to this machine", env)
+    one.add_argument("backup", nargs="?", metavar="NAME", help="default: the newest")
+    one = add(
+        "restore-drill", commands.run_restore_drill, "restore into an empty second stack and ask its service", env
+    )
+    one.add_argument("--file", type=Path, help="default: the newest nightly backup")
+    one.add_argument("--metrics", type=Path, default=DRILL_METRICS, help="default: where node-exporter reads them")
+    one.add_argument("--seconds", type=float, default=SECONDS, help="for the service to load (default: %(default)s)")
+    one = add("decrypt-backup", commands.run_decrypt_backup, "write the tar in a backup to standard output", env)
+    one.add_argument("--file", type=Path, required=True)
     add("leftover-containers", commands.run_leftover_containers, "list stage containers left behind", days)
 
 
@@ -108,8 +125,8 @@ def _add_kubernetes(add: Add) -> None:
         overlay,
         env,
     )
-    add("kubernetes-backup", commands.run_kubernetes_backup, "save the cluster's state to a file", namespace, file)
-    add("kubernetes-restore", commands.run_kubernetes_restore, "restore it from a file", namespace, file, _force())
+    add("kubernetes-backup", commands.run_kubernetes_backup, "save the cluster's state to a file", *cluster, file)
+    add("kubernetes-restore", commands.run_kubernetes_restore, "restore it from a file", *cluster, file, _restoring())
     one = add("leftover-pods", commands.run_leftover_pods, "list stage pods left behind", _days())
     one.add_argument("--namespace", help=f"default: PIPELINE_KUBERNETES_NAMESPACE, or {NAMESPACE}")
     text = "run a command with the cluster's MLflow and service at 127.0.0.1"
@@ -130,8 +147,9 @@ def _file() -> argparse.ArgumentParser:
     return shared
 
 
-def _force() -> argparse.ArgumentParser:
+def _restoring() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--plain", action="store_true", help="take a file without encryption, of an earlier release")
     shared.add_argument("--force", action="store_true", help="replace the state of a stack that was used")
     return shared
 

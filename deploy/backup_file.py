@@ -1,25 +1,31 @@
-"""The backup file: a tar whose last members are a manifest with every member's SHA-256, and the manifest's own.
+"""The backup file: an encrypted tar (backup_encryption.py) whose last members are a manifest and its SHA-256.
 
     databases/NAME.dump      pg_dump, custom format
     bucket/KEY               the objects of the artifact bucket
     manifest.json            {"format", "created", "members": {name: {"bytes", "sha256"}}}
     manifest.json.sha256
 
-Both come last, so a truncated file has none and is refused. Standard library only.
+The tags of the encryption say who wrote the file, and that it is whole; the manifest says what is in it. Earlier
+releases wrote the same tar without encryption. Such a file is opened only where the caller asks for it, since anybody
+can have written it. Standard library only.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
+import shutil
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
+from deploy import backup_encryption
+from deploy.backup_encryption import DamagedBackupError
 from tasks.files import replacing
 
 FORMAT = 1
@@ -27,8 +33,8 @@ MANIFEST = "manifest.json"
 CHUNK = 1 << 20
 
 
-class DamagedBackupError(Exception):
-    """The file is not a backup, or was changed since it was written; the text names what is wrong."""
+class _FoundError(Exception):
+    """The rest of the file need not be read."""
 
 
 class _Digesting:
@@ -81,34 +87,69 @@ class BackupWriter:
 
 
 @contextmanager
-def create(path: Path) -> Iterator[BackupWriter]:
-    """Write a backup file that only its owner can read; when the block raises, no file is left.
+def create(path: Path, key: str) -> Iterator[BackupWriter]:
+    """Write an encrypted backup file that only its owner can read; when the block raises, no file is left.
 
     Raises:
         FileExistsError: `path` exists already; a backup is never overwritten.
     """
     if path.exists():
         raise FileExistsError(path)
-    with replacing(path) as file, tarfile.open(fileobj=file, mode="w") as archive:
+    with (
+        replacing(path) as file,
+        backup_encryption.encrypting(file, key) as stream,
+        tarfile.open(fileobj=stream, mode="w|") as archive,
+    ):
         writer = BackupWriter(archive)
         yield writer
         writer.finish()
 
 
-def verify(path: Path) -> dict[str, dict[str, int | str]]:
-    """Read the whole file and compare every member with the manifest; returns the manifest's members.
+class SavedBackup:
+    """A backup file that was authenticated, or that the caller trusts."""
 
-    Raises:
-        DamagedBackupError: it is not a backup, was truncated, or a byte of it changed.
-    """
-    found: dict[str, dict[str, int | str]] = {}
-    ending: dict[str, bytes] = {}
-    try:
-        with tarfile.open(path, "r:") as archive:
-            for info in archive:
-                content = archive.extractfile(info)
-                if content is None:
-                    raise DamagedBackupError(f"member {info.name!r} is not a file")
+    def __init__(self, path: Path, keys: Sequence[str], *, plain: bool = False) -> None:
+        """Authenticate the whole file.
+
+        Args:
+            path: the file.
+            keys: those that may have made it.
+            plain: open a file without encryption, too, as earlier releases wrote it.
+
+        Raises:
+            DamagedBackupError: it was changed or truncated, no key made it, or it is not encrypted.
+        """
+        self._path = path
+        self._key: str | None = None
+        if backup_encryption.is_encrypted(path):
+            self._key = backup_encryption.authenticate(path, keys)
+        elif not plain:
+            raise DamagedBackupError(
+                "it is not encrypted, so anybody can have written it; if it is a backup of an earlier release and was "
+                "kept in a safe place, PLAIN=1 restores it"
+            )
+
+    @contextmanager
+    def content(self) -> Iterator[IO[bytes]]:
+        """Yield the tar as a stream.
+
+        Raises:
+            DamagedBackupError: the file was changed since it was authenticated.
+        """
+        opened = backup_encryption.decrypting(self._path, self._key) if self._key else self._path.open("rb")
+        with opened as stream:
+            yield stream
+
+    def verify(self) -> dict[str, dict[str, int | str]]:
+        """Compare every member with the manifest; returns the manifest's members.
+
+        Raises:
+            DamagedBackupError: it is not a backup, was truncated, or a byte of it changed.
+        """
+        found: dict[str, dict[str, int | str]] = {}
+        ending: dict[str, bytes] = {}
+        with self.members() as members:
+            for info, content in members:
                 if info.name in {MANIFEST, f"{MANIFEST}.sha256"}:
                     ending[info.name] = content.read()
                     continue
@@ -116,8 +157,48 @@ def verify(path: Path) -> dict[str, dict[str, int | str]]:
                 while digesting.read(CHUNK):
                     pass
                 found[info.name] = {"bytes": digesting.bytes, "sha256": digesting.sha256.hexdigest()}
-    except (tarfile.TarError, EOFError, UnicodeDecodeError, ValueError) as error:
-        raise DamagedBackupError(f"it cannot be read to its end ({error})") from None
+        return _compared(found, ending)
+
+    def extract(self, name: str, target: IO[bytes]) -> None:
+        """Copy one member; what follows it is not read.
+
+        Raises:
+            DamagedBackupError: there is none, or the file was changed since it was authenticated.
+        """
+        with contextlib.suppress(_FoundError):
+            with self.members(name) as members:
+                for _, content in members:
+                    shutil.copyfileobj(content, target, CHUNK)
+                    raise _FoundError
+            raise DamagedBackupError(f"it has no {name}")
+
+    @contextmanager
+    def members(self, prefix: str = "") -> Iterator[Iterator[tuple[tarfile.TarInfo, IO[bytes]]]]:
+        """Yield an iterator over the members under `prefix` and their contents, names without the prefix.
+
+        Raises:
+            DamagedBackupError: the file cannot be read to its end, or was changed since it was authenticated.
+        """
+        with self.content() as stream:
+            try:
+                with tarfile.open(fileobj=stream, mode="r|") as archive:
+                    yield _under(prefix, archive)
+            except (tarfile.TarError, EOFError, UnicodeDecodeError, ValueError) as error:
+                raise DamagedBackupError(f"it cannot be read to its end ({error})") from None
+
+
+def _under(prefix: str, archive: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, IO[bytes]]]:
+    for info in archive:
+        content = archive.extractfile(info)
+        if content is None:
+            raise DamagedBackupError(f"member {info.name!r} is not a file")
+        if info.name.startswith(prefix):
+            plain = tarfile.TarInfo(info.name.removeprefix(prefix))
+            plain.size = info.size
+            yield plain, content
+
+
+def _compared(found: dict[str, dict[str, int | str]], ending: dict[str, bytes]) -> dict[str, dict[str, int | str]]:
     if len(ending) != 2:
         raise DamagedBackupError("it has no manifest: truncated, damaged, or not a backup of this project")
     manifest = ending[MANIFEST]
@@ -131,14 +212,3 @@ def verify(path: Path) -> dict[str, dict[str, int | str]]:
         if members.get(name) != found.get(name):
             raise DamagedBackupError(f"{name} is not what was written (its SHA-256 differs from the manifest's)")
     return members
-
-
-def members(path: Path, prefix: str) -> Iterator[tuple[tarfile.TarInfo, IO[bytes]]]:
-    """Yield each member under `prefix` and its content, names without the prefix."""
-    with tarfile.open(path, "r:") as archive:
-        for info in archive:
-            content = archive.extractfile(info)
-            if info.name.startswith(prefix) and content is not None:
-                plain = tarfile.TarInfo(info.name.removeprefix(prefix))
-                plain.size = info.size
-                yield plain, content

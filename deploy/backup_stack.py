@@ -9,7 +9,7 @@ import shlex
 import subprocess
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO
@@ -18,6 +18,7 @@ from deploy import engine
 from deploy.env_file import ROOT
 from deploy.errors import DeployError
 
+SUPERUSER = "postgres"
 BUCKET_CLIENT = Path(__file__).resolve().with_name("bucket.py")
 
 
@@ -40,8 +41,10 @@ class Stack(ABC):
         """
 
     @abstractmethod
-    def postgres(self, command: str, *, stdin: IO[bytes] | None = None, stdout: IO[bytes] | None = None) -> str:
-        """Run a shell command beside Postgres, logged in as the superuser.
+    def postgres(
+        self, command: str, *, user: str = SUPERUSER, stdin: IO[bytes] | None = None, stdout: IO[bytes] | None = None
+    ) -> str:
+        """Run a shell command beside Postgres, whose programs log in as this user.
 
         Raises:
             BackupError: it failed; the text is the last line it wrote.
@@ -85,15 +88,28 @@ class ComposeStack(Stack):
         if missing:
             raise BackupError(f"{', '.join(sorted(missing))} not running; start the stack with make up")
 
-    def postgres(self, command: str, *, stdin: IO[bytes] | None = None, stdout: IO[bytes] | None = None) -> str:
+    def postgres(
+        self, command: str, *, user: str = SUPERUSER, stdin: IO[bytes] | None = None, stdout: IO[bytes] | None = None
+    ) -> str:
         """See Stack."""
-        return self._run("exec", "--no-TTY", "postgres", "sh", "-c", as_superuser(command), stdin=stdin, stdout=stdout)
+        there = ("exec", "--no-TTY", "postgres", "sh", "-c")
+        return self._run(*there, logged_in(command, user), stdin=stdin, stdout=stdout)
 
     def bucket(self, action: str) -> list[str]:
         """See Stack; with the environment of the service `bucket`."""
-        program = BUCKET_CLIENT.read_text(encoding="utf-8")
-        options = ("--rm", "--no-deps", "--no-TTY", "--entrypoint", "python")
-        return self._compose("run", *options, "bucket", "-c", program, action)
+        return self.program(BUCKET_CLIENT, action)
+
+    def program(self, path: Path, *arguments: str, variables: Iterable[str] = ()) -> list[str]:
+        """Return the command that runs a Python program in MLflow's image, in the network of the stack.
+
+        Args:
+            path: the program, one file.
+            arguments: its arguments.
+            variables: names that it gets from the environment of the command; no value is in a list of processes.
+        """
+        options = ["--rm", "--no-deps", "--no-TTY", "--entrypoint", "python"]
+        options += [word for name in variables for word in ("--env", name)]
+        return self._compose("run", *options, "bucket", "-c", path.read_text(encoding="utf-8"), *arguments)
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
@@ -130,9 +146,10 @@ class ComposeStack(Stack):
         return "" if stdout else done.stdout.decode()
 
 
-def as_superuser(command: str) -> str:
-    """Return a shell command for the Postgres container, whose environment has the superuser's password."""
-    return f"export PGPASSWORD=$POSTGRES_PASSWORD PGUSER=postgres; {command}"
+def logged_in(command: str, user: str) -> str:
+    """Return a shell command for the Postgres container, whose environment has the passwords of these users."""
+    password = "POSTGRES_PASSWORD" if user == SUPERUSER else f"POSTGRES_{user.upper()}_PASSWORD"
+    return f"export PGPASSWORD=${password} PGUSER={user}; {command}"
 
 
 def last_line(text: bytes) -> str:

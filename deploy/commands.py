@@ -9,6 +9,7 @@ from pathlib import Path
 
 from deploy import (
     backup,
+    backup_encryption,
     bucket_check,
     curl_line,
     doctor,
@@ -16,6 +17,8 @@ from deploy import (
     leftover_containers,
     leftover_stages,
     logs,
+    nightly_backup,
+    restore_drill,
     rotate,
     setup_env,
     status,
@@ -24,7 +27,7 @@ from deploy import (
     upgrade,
     user,
 )
-from deploy.backup_stack import ComposeStack
+from deploy.backup_stack import ComposeStack, Stack
 from deploy.env_file import ROOT, read, read_as_compose
 from deploy.kubernetes import airflow, forward, leftover_pods, verify
 from deploy.kubernetes import up as cluster_up
@@ -84,12 +87,38 @@ def run_doctor(given: Namespace) -> int:
 
 def run_backup(given: Namespace) -> None:
     """Save the stack's state."""
-    backup.save_to(ComposeStack(given.env_file), given.file)
+    backup.save_to(ComposeStack(given.env_file), given.file, backup_encryption.keys(read(given.env_file)))
+
+
+def run_nightly_backup(given: Namespace) -> None:
+    """Save the stack's state to where backups are kept, and delete old ones."""
+    print("\n".join(nightly_backup.run(ComposeStack(given.env_file), read(given.env_file), given.metrics)))
+
+
+def run_fetch_backup(given: Namespace) -> None:
+    """Copy a backup from where backups are kept and print its path."""
+    print(nightly_backup.fetch(ComposeStack(given.env_file), read(given.env_file), given.backup))
+
+
+def run_restore_drill(given: Namespace) -> None:
+    """Restore a backup into an empty second stack and compare its champion's answers."""
+    file = given.file or nightly_backup.fetch(ComposeStack(given.env_file), read(given.env_file), None)
+    print("\n".join(restore_drill.run(given.env_file, file, given.metrics, seconds=given.seconds)))
 
 
 def run_restore(given: Namespace) -> None:
     """Restore the stack's state."""
-    backup.restore_from(ComposeStack(given.env_file), given.file, force=given.force)
+    _restore(ComposeStack(given.env_file), given)
+
+
+def _restore(stack: Stack, given: Namespace) -> None:
+    keys = backup_encryption.keys(read(given.env_file))
+    backup.restore_from(stack, given.file, keys, force=given.force, plain=given.plain)
+
+
+def run_decrypt_backup(given: Namespace) -> None:
+    """Write the tar in a backup to standard output."""
+    backup.decrypt(given.file, backup_encryption.keys(read(given.env_file)))
 
 
 def run_leftover_containers(given: Namespace) -> None:
@@ -152,12 +181,13 @@ def run_kubernetes_secrets(given: Namespace) -> None:
 
 def run_kubernetes_backup(given: Namespace) -> None:
     """Save the cluster's state."""
-    backup.save_to(ClusterStack(Cluster(given.namespace)), given.file)
+    keys = backup_encryption.keys(read(given.env_file))
+    backup.save_to(ClusterStack(Cluster(given.namespace)), given.file, keys)
 
 
 def run_kubernetes_restore(given: Namespace) -> None:
     """Restore the cluster's state."""
-    backup.restore_from(ClusterStack(Cluster(given.namespace)), given.file, force=given.force)
+    _restore(ClusterStack(Cluster(given.namespace)), given)
 
 
 def run_leftover_pods(given: Namespace) -> None:

@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from deploy import engine, up
+from deploy import backup_encryption, engine, up
 from deploy.backup_stack import last_line
 from deploy.env_file import ROOT, read
 from deploy.errors import USAGE, DeployError
@@ -118,7 +118,10 @@ def rotated(values: Mapping[str, str], keep: Sequence[str] = ()) -> dict[str, st
     )  # a store outside the stack: its keys are made there
     kept = {*KEPT, *keep, *outside}
     names = [name for name in (*SECRETS, API_KEY) if values.get(name) and name not in kept]
-    return {name: SECRETS.get(name, SECRETS["RAY_AUTH_TOKEN"])() for name in names}
+    new = {name: SECRETS.get(name, SECRETS["RAY_AUTH_TOKEN"])() for name in names}
+    if backup_encryption.VARIABLE in new:  # earlier backups stay readable
+        new[backup_encryption.VARIABLE] += f",{values[backup_encryption.VARIABLE]}"
+    return new
 
 
 def prepare(env_file: Path, keep: Sequence[str] = (), also: Iterable[str] = ()) -> Path:

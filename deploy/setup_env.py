@@ -44,6 +44,7 @@ SECRETS: dict[str, Callable[[], str]] = {
     "AIRFLOW_ADMIN_PASSWORD": _hex,
     "REDIS_PASSWORD": _hex,
     "RAY_AUTH_TOKEN": _hex,
+    "BACKUP_KEY": lambda: secrets.token_hex(32),
     "POSTGRES_MONITORING_PASSWORD": _hex,
     "GRAFANA_ADMIN_PASSWORD": _hex,
 }

@@ -5,8 +5,7 @@
 3. The new release starts. MLflow and Airflow migrate their databases before anything uses them.
 4. What the stack holds is compared with what it held before.
 
-When a step fails, the release before is started again, with its images, its files, its `.env` and the databases of
-step 2. Objects in the bucket are not saved, because no release rewrites one. What going back needs is in a folder
+When a step fails, the release before is started again, with its images, its files and the databases of step 2. Objects in the bucket are not saved, because no release rewrites one. What going back needs is in a folder
 beside `.env` until the end: when this command was killed, the next call goes back.
 
 Standard library only.
@@ -24,14 +23,14 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from deploy import backup, contents, engine, release, setup_env, up
+from deploy import backup, backup_encryption, contents, engine, release, setup_env, up
 from deploy.backup_stack import ComposeStack
-from deploy.env_file import ROOT, read_as_compose
+from deploy.env_file import ROOT, read, read_as_compose
 from deploy.errors import CANNOT_CREATE, DeployError
 from deploy.release import Release
 
 BUILT = "-next"  # ends the tag of images that are built and not yet in use
-RELEASE, DATABASES, ENV, CONTENTS = "release.json", "databases.tar", "env", "contents.json"
+RELEASE, DATABASES, CONTENTS = "release.json", "databases.backup", "contents.json"
 
 
 class Stopped(ComposeStack):
@@ -72,6 +71,7 @@ def upgrade(env_file: Path, *, force: bool) -> str:
         _require_a_reason(old_release, new, env_file, force=force)
         print(f"upgrading from {old} to {new[:12]}: building the images", flush=True)
         built = _build(env_file)
+        setup_env.write(env_file, ROOT / ".env.example")  # it only adds, which the release before does not mind
         _keep(old_release, kept, env_file)
     try:
         _replace(old_release, kept, env_file, built)
@@ -81,7 +81,7 @@ def upgrade(env_file: Path, *, force: bool) -> str:
         _go_back(env_file, kept)
         code = error.code if isinstance(error, DeployError) else up.FAILED
         raise DeployError(f"{why}\n{old} runs again, with everything that it had", code) from None
-    saved = kept.parent / f"{datetime.now(UTC):before-upgrade-%Y%m%dT%H%M%SZ}.tar"
+    saved = kept.parent / f"{datetime.now(UTC):before-upgrade-%Y%m%dT%H%M%SZ}.backup"
     (kept / DATABASES).replace(saved)
     shutil.rmtree(kept)
     shutil.rmtree(_files(old_release, env_file))
@@ -134,7 +134,6 @@ def _keep(old: Release, kept: Path, env_file: Path) -> None:
     making = kept.with_name(f".{kept.name}")
     shutil.rmtree(making, ignore_errors=True)
     making.mkdir(mode=0o700, parents=True)
-    shutil.copy(env_file, making / ENV)
     contents.of(ComposeStack(env_file), read_as_compose(env_file)).write(making / CONTENTS)
     old.write(making / RELEASE)
     making.rename(kept)
@@ -144,11 +143,11 @@ def _replace(old: Release, kept: Path, env_file: Path, built: dict[str, str]) ->
     if old.services:
         up.Project(engine.WORK, env_file).stop(old.services)
     up.Project(engine.STATE, env_file).stop(["mlflow"])
-    print(backup.save(Stopped(env_file), kept / DATABASES, objects=False), flush=True)
+    key = backup_encryption.keys(read(env_file))[0]
+    print(backup.save(Stopped(env_file), kept / DATABASES, key, objects=False), flush=True)
     for name, final in built.items():
         engine.output(["docker", "tag", name, final])
         engine.output(["docker", "rmi", name])
-    setup_env.write(env_file, ROOT / ".env.example")
     # A release may bring new services: where Airflow ran, all are started.
     everything = "airflow-scheduler" in old.services
     up.start(ROOT, env_file, [] if everything else old.services or None)
@@ -161,10 +160,10 @@ def _go_back(env_file: Path, kept: Path) -> str:
     files = _files(old, env_file)
     try:
         up.stop(env_file, volumes=False)
-        shutil.copy(kept / ENV, env_file)
         old.tag_images()
         if (kept / DATABASES).exists():
-            print(backup.restore(Stopped(env_file, files), kept / DATABASES, force=True), flush=True)
+            keys = backup_encryption.keys(read(env_file))
+            print(backup.restore(Stopped(env_file, files), kept / DATABASES, keys, force=True), flush=True)
         up.Project(str(files / engine.STATE), env_file).up(())
         if old.services:
             up.Project(str(files / engine.WORK), env_file).up(old.services)

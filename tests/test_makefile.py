@@ -100,7 +100,12 @@ CASES: dict[str, list[tuple[str, ...]]] = {
     "user NAME=ann ROLE=viewer": [(*DEPLOY, "user", "ann", "viewer")],
     "doctor": [(*DEPLOY, "doctor")],
     "backup": [(*DEPLOY, "backup")],
+    "nightly-backup": [(*DEPLOY, "nightly-backup")],
+    "fetch-backup": [(*DEPLOY, "fetch-backup")],
+    "fetch-backup FILE=a.backup": [(*DEPLOY, "fetch-backup", "a.backup")],
+    "restore-drill FILE=a.backup": [(*DEPLOY, "restore-drill", "--file", "a.backup")],
     "restore FILE=a.tar FORCE=1": [(*DEPLOY, "restore", "--file", "a.tar", "--force")],
+    "restore FILE=a.tar PLAIN=1": [(*DEPLOY, "restore", "--file", "a.tar", "--plain")],
     "kubernetes-up": [(*DEPLOY, "setup"), (*DEPLOY, "kubernetes-up")],
     "kubernetes-up OVERLAY=eks NAMESPACE=mine": [
         (*DEPLOY, "setup"),

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
-from deploy.backup_stack import BUCKET_CLIENT, BackupError, Stack, as_superuser
+from deploy.backup_stack import BUCKET_CLIENT, SUPERUSER, BackupError, Stack, logged_in
 from deploy.errors import CANNOT_CREATE
 from deploy.kubernetes.cluster import BEFORE, Cluster, ClusterError
 from deploy.kubernetes.rollout import TIMEOUT, await_ready
@@ -50,10 +50,12 @@ class ClusterStack(Stack):
                 "kubernetes-up, and make kubernetes-verify for the reason"
             )
 
-    def postgres(self, command: str, *, stdin: IO[bytes] | None = None, stdout: IO[bytes] | None = None) -> str:
+    def postgres(
+        self, command: str, *, user: str = SUPERUSER, stdin: IO[bytes] | None = None, stdout: IO[bytes] | None = None
+    ) -> str:
         """See Stack."""
         there = ("exec", "--stdin", "postgres-0", "--container", "postgres", "--")
-        return self._run(*there, "sh", "-c", as_superuser(command), stdin=stdin, stdout=stdout)
+        return self._run(*there, "sh", "-c", logged_in(command, user), stdin=stdin, stdout=stdout)
 
     def bucket(self, action: str) -> list[str]:
         """See Stack."""

@@ -28,7 +28,9 @@ class Holding(Stack):
     def require_running(self) -> None:
         raise AssertionError
 
-    def postgres(self, command: str, *, stdin: IO[bytes] | None = None, stdout: IO[bytes] | None = None) -> str:
+    def postgres(
+        self, command: str, *, user: str = "", stdin: IO[bytes] | None = None, stdout: IO[bytes] | None = None
+    ) -> str:
         raise AssertionError
 
     def bucket(self, action: str) -> list[str]:

@@ -6,6 +6,7 @@ import re
 from itertools import pairwise
 from pathlib import Path
 
+from deploy import backup_encryption, backup_places
 from deploy.env_file import parse
 from deploy.setup_env import SECRETS
 from deploy.stack_files import FILES
@@ -16,6 +17,8 @@ TEXT = (ROOT / ".env.example").read_text()
 SETTINGS = {name.upper() for name in Settings.model_fields}
 # Read by images/declared.py.
 BUILDS = {"PIPELINE_IMAGE_PREFIX", "PIPELINE_IMAGE_TAG", "PYTHON_IMAGE"}
+# Read by the commands of deploy/.
+COMMANDS = {backup_encryption.VARIABLE, *backup_places.SETTINGS}
 # Read by MLflow's client itself.
 OTHERS = {name for name in parse(TEXT) if name.startswith("MLFLOW_ENABLE_PROXY_")}
 
@@ -33,7 +36,7 @@ def test_every_variable_of_the_stack_is_listed() -> None:
 
 
 def test_every_variable_has_a_reader() -> None:
-    assert set(parse(TEXT)) <= SETTINGS | read_by_compose_and_builds() | OTHERS
+    assert set(parse(TEXT)) <= SETTINGS | read_by_compose_and_builds() | COMMANDS | OTHERS
 
 
 def test_no_secret_has_a_value() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy import rotate
+from deploy import backup_encryption, rotate
 from deploy.__main__ import main
 from deploy.env_file import parse
 from deploy.errors import DeployError
@@ -54,6 +54,13 @@ def test_what_is_to_be_kept_is_kept(env_file: Path) -> None:
     assert set(SECRETS) - rotate.KEPT - set(found) == {"AIRFLOW_FERNET_KEY"}
     with pytest.raises(DeployError, match="MLFLOW_PORT is no secret of the stack"):
         rotate.rotated(values, ["MLFLOW_PORT"])
+
+
+def test_backups_of_before_stay_readable(env_file: Path) -> None:
+    before = backup_encryption.keys(parse(env_file.read_text()))
+    after = backup_encryption.keys(parse(rotate.prepare(env_file).read_text()))
+    assert after[1:] == before
+    assert len(set(after)) == 2
 
 
 def test_a_value_in_the_environment_would_hide_the_new_one(env_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from mlflow.exceptions import RestException
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from deploy import backup_encryption, backup_file
 from tasks.serving.client import ServiceClient
 
 from .conftest import FIRST_PORT, PROJECT, ROOT, Stack, _bare_environment
@@ -82,9 +84,10 @@ class Restored(Stack):
     network = NEW["STACK_NAME"]
 
 
-def backup(*arguments: str | Path, stack: Stack) -> subprocess.CompletedProcess[str]:
+def backup(*arguments: str | Path, stack: Stack, to: IO[bytes] | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "deploy", *map(str, arguments), "--env-file", str(stack.env_file)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=_bare_environment())
+    output = to or subprocess.PIPE
+    return subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=_bare_environment())
 
 
 @pytest.fixture(scope="module")
@@ -133,11 +136,22 @@ def dag_run(stack: Stack) -> str:
 
 @pytest.fixture(scope="module")
 def saved(stack: Stack, run_id: str, answers: Answers, dag_run: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("backups") / "saved.tar"
+    path = tmp_path_factory.mktemp("backups") / "saved.backup"
     done = backup("backup", "--file", path, stack=stack)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 databases" in done.stdout
     assert path.stat().st_mode & 0o777 == 0o600
+    assert ARTIFACT[:64] not in path.read_bytes(), "encrypted"
+    return path
+
+
+@pytest.fixture(scope="module")
+def plain(saved: Path, stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as the release before wrote it: without encryption."""
+    path = tmp_path_factory.mktemp("plain") / "saved.tar"
+    with path.open("wb") as file:
+        done = backup("decrypt-backup", "--file", saved, stack=stack, to=file)
+    assert done.returncode == 0, done.stderr
     return path
 
 
@@ -156,18 +170,40 @@ def empty(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Re
         new.remove()
 
 
-def test_a_changed_byte_is_refused_in_one_line_and_nothing_changes(
-    empty: Restored, saved: Path, tmp_path: Path
-) -> None:
-    content = bytearray(saved.read_bytes())
-    content[content.index(ARTIFACT[:512]) + 100] ^= 1
-    changed = tmp_path / "changed.tar"
-    changed.write_bytes(content)
-    done = backup("restore", "--file", changed, "--force", stack=empty)
+def refused(stack: Stack, file: Path, *options: str) -> str:
+    """Return the one line with which the restore of a file into the empty stack is refused; it stays empty."""
+    done = backup("restore", "--file", file, "--force", *options, stack=stack)
     assert (done.returncode, done.stdout) == (65, "")
     assert done.stderr.count("\n") == 1
-    assert "weights.bin is not what was written" in done.stderr
-    assert MlflowClient(empty.mlflow_url).search_registered_models() == []
+    assert "nothing was changed" in done.stderr
+    assert MlflowClient(stack.mlflow_url).search_registered_models() == []
+    return done.stderr
+
+
+def test_a_changed_byte_is_refused_in_one_line_and_nothing_changes(
+    empty: Restored, saved: Path, plain: Path, tmp_path: Path
+) -> None:
+    changed = tmp_path / "changed"
+    content = bytearray(saved.read_bytes())
+    content[len(content) // 2] ^= 1
+    changed.write_bytes(content)
+    assert "of it is not what was written: changed, moved or truncated" in refused(empty, changed)
+
+    content = bytearray(plain.read_bytes())
+    content[content.index(ARTIFACT[:512]) + 100] ^= 1
+    changed.write_bytes(content)
+    assert "weights.bin is not what was written" in refused(empty, changed, "--plain")
+
+
+def test_a_file_that_another_key_made_or_none_is_refused(empty: Restored, saved: Path, plain: Path) -> None:
+    assert "it is not encrypted, so anybody can have written it" in refused(empty, plain)
+    text = empty.env_file.read_text()
+    key = empty.variables["BACKUP_KEY"]
+    try:
+        empty.env_file.write_text(text.replace(f"BACKUP_KEY={key}", f"BACKUP_KEY={key[::-1]}"))
+        assert "no key in BACKUP_KEY of .env made it" in refused(empty, saved)
+    finally:
+        empty.env_file.write_text(text)
 
 
 def test_an_empty_stack_serves_the_same_champion_after_a_restore(
@@ -192,29 +228,63 @@ def test_an_empty_stack_serves_the_same_champion_after_a_restore(
 
 
 def test_a_stack_that_holds_work_keeps_it_unless_forced(
-    empty: Restored, saved: Path, answers: Answers, stack: Stack
+    empty: Restored, saved: Path, plain: Path, answers: Answers, stack: Stack
 ) -> None:
     """After the test above: what the stack holds is what was restored, and the service runs."""
     client = MlflowClient(empty.mlflow_url)
-    refused = backup("restore", "--file", saved, stack=empty)
-    assert (refused.returncode, refused.stderr.count("\n")) == (73, 1)
-    assert "table runs of database mlflow; FORCE=1 replaces it" in refused.stderr
+    kept = backup("restore", "--file", saved, stack=empty)
+    assert (kept.returncode, kept.stderr.count("\n")) == (73, 1)
+    assert "table runs of database mlflow; FORCE=1 replaces it" in kept.stderr
 
     # Work of Airflow alone: another DAG run than the one in the file, and nothing in MLflow.
     emptied = empty.psql("mlflow", "mlflow", "TRUNCATE runs, registered_models CASCADE")
     assert emptied.returncode == 0, emptied.stderr
     changed = empty.psql("airflow", "airflow", f"TRUNCATE dag_run CASCADE; {DAG_RUN % 'after-the-backup'}")
     assert changed.returncode == 0, changed.stderr
-    refused = backup("restore", "--file", saved, stack=empty)
-    assert (refused.returncode, refused.stderr.count("\n")) == (73, 1)
-    assert "the stack holds 1 rows in table dag_run of database airflow; FORCE=1 replaces it" in refused.stderr
+    kept = backup("restore", "--file", saved, stack=empty)
+    assert (kept.returncode, kept.stderr.count("\n")) == (73, 1)
+    assert "the stack holds 1 rows in table dag_run of database airflow; FORCE=1 replaces it" in kept.stderr
     assert dag_runs(empty) == ["after-the-backup"]
 
-    forced = backup("restore", "--file", saved, "--force", stack=empty)
+    forced = backup("restore", "--file", plain, "--plain", "--force", stack=empty)
     assert forced.returncode == 0, forced.stdout + forced.stderr
     assert client.get_model_version_by_alias(MODEL, "champion").version == "1"
     assert dag_runs(empty) == dag_runs(stack)
     same(ask(empty.serving_url), answers)
+
+
+def test_the_drill_restores_into_a_stack_of_its_own_and_asks_its_service(
+    saved: Path, stack: Stack, answers: Answers, tmp_path: Path
+) -> None:
+    metrics = tmp_path / "drill.prom"
+    done = backup("restore-drill", "--file", saved, "--metrics", metrics, stack=stack)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(rf"\d+ answers of vision-classifier version {answers.version} are those of evaluate", done.stdout)
+    assert "backup_drill_last_success_timestamp_seconds" in metrics.read_text()
+    assert not left_of_the_drill()
+    same(ask(stack.serving_url), answers)
+
+
+def test_a_backup_without_what_the_champion_needs_fails_the_drill(saved: Path, stack: Stack, tmp_path: Path) -> None:
+    keys = backup_encryption.keys(stack.variables)
+    broken, metrics = tmp_path / "broken.backup", tmp_path / "drill.prom"
+    with backup_file.create(broken, keys[0]) as writer, backup_file.SavedBackup(saved, keys).members() as members:
+        for info, content in members:
+            if info.name.startswith("databases/"):
+                writer.add(info.name, content, info.size)
+    done = backup("restore-drill", "--file", broken, "--metrics", metrics, stack=stack)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (69, "", 1), done.stdout + done.stderr
+    assert "vision-classifier version" in done.stderr
+    assert not metrics.exists()
+    assert not left_of_the_drill()
+
+
+def left_of_the_drill() -> list[str]:
+    """Containers, volumes and networks of the second stack."""
+    name = f"name={PROJECT}-drill"
+    kinds = (["ps", "--all"], ["volume", "ls"], ["network", "ls"])
+    asked = [["docker", *kind, "--quiet", "--filter", name] for kind in kinds]
+    return [line for one in asked for line in subprocess.run(one, capture_output=True, text=True).stdout.split()]
 
 
 def test_a_stack_that_is_not_up_is_named_with_what_to_do(saved: Path, stack: Stack, tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_a_namespace_that_will_not_do_is_one_line_and_nothing_is_changed(
 ) -> None:
     cluster = Pretended(**replicas)
     with pytest.raises(BackupError) as error:
-        backup.save_to(ClusterStack(cluster), tmp_path / "saved.tar")
+        backup.save_to(ClusterStack(cluster), tmp_path / "saved.backup", ["k" * 32])
     assert error.value.code == code
     assert "\n" not in str(error.value)
     assert says in str(error.value)

@@ -20,6 +20,7 @@ import requests
 import yaml
 from PIL import Image
 
+from deploy import nightly_backup
 from tests.stack.airflow_stack.conftest import DAG, FILE, UNSCHEDULED, User, ended, in_service, trigger
 from tests.stack.conftest import PROJECT, ROOT, Stack, gateway_of
 
@@ -133,7 +134,11 @@ def hurried(folder: Path) -> Path:
             ]
         },
         "vmagent": {"volumes": [changed("vmagent.yml", "interval: 15s", "interval: 2s")]},
+        "node-exporter": {"volumes": [f"{folder}/textfile:/textfile:ro"]},
     }
+    (folder / "textfile").mkdir()
+    names = ("backup_last_success_timestamp_seconds", "backup_drill_last_success_timestamp_seconds")
+    nightly_backup.write_metrics(folder / "textfile" / "backup.prom", dict.fromkeys(names, time.time()))
     for name in AIRFLOW:
         unscheduled = UNSCHEDULED["services"].get(name, {}).get("environment", {})
         services[name] = {"environment": unscheduled | TURNED_ON}

@@ -87,6 +87,14 @@ class State:
     def verify(self, env_file: Path | None = None) -> subprocess.CompletedProcess[str]:
         return self.deploy("kubernetes-verify", "--env-file", env_file or self.env_file)
 
+    def backup(self, file: Path) -> subprocess.CompletedProcess[str]:
+        """Save the namespace's state to a file."""
+        return self.deploy("kubernetes-backup", "--env-file", self.env_file, "--file", file)
+
+    def restore(self, file: Path, *options: str) -> subprocess.CompletedProcess[str]:
+        """Restore it."""
+        return self.deploy("kubernetes-restore", "--env-file", self.env_file, "--file", file, *options)
+
     def forwarded(self, *command: str) -> str:
         """Run a command with MLflow and the service at this machine's ports; its output."""
         done = self.deploy("forward", "--", *command)

@@ -200,8 +200,8 @@ def test_a_rotation_replaces_every_secret_while_the_service_answers(state: State
 
 @pytest.mark.long  # the same flow runs on Docker every time: tests/stack/test_backup.py
 def test_a_backup_brings_back_champion_and_artifact(state: State, champion: dict[str, Any], tmp_path: Path) -> None:
-    file = tmp_path / "saved.tar"
-    saved = state.deploy("kubernetes-backup", "--file", file)
+    file = tmp_path / "saved.backup"
+    saved = state.backup(file)
     assert saved.returncode == 0, saved.stdout + saved.stderr
     assert file.stat().st_mode & 0o777 == 0o600
 
@@ -211,16 +211,16 @@ def test_a_backup_brings_back_champion_and_artifact(state: State, champion: dict
 
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
-    (tmp_path / "changed.tar").write_bytes(content)
-    changed = state.deploy("kubernetes-restore", "--file", tmp_path / "changed.tar", "--force")
+    (tmp_path / "changed.backup").write_bytes(content)
+    changed = state.restore(tmp_path / "changed.backup", "--force")
     assert (changed.returncode, changed.stdout, changed.stderr.count("\n")) == (65, "", 1)
-    refused = state.deploy("kubernetes-restore", "--file", file)
+    refused = state.restore(file)
     assert (refused.returncode, refused.stderr.count("\n")) == (73, 1)
     assert "FORCE=1 replaces it" in refused.stderr
 
     load = Load(state.service)
     with load.applied(anew=1, kept=1):
-        restored = state.deploy("kubernetes-restore", "--file", file, "--force")
+        restored = state.restore(file, "--force")
         assert restored.returncode == 0, restored.stdout + restored.stderr
         state.kubectl("rollout", "status", "deployment/serving", "--timeout=1800s")
     print(f"{dict(load.answers)}, slowest {load.slowest:.1f} s")
@@ -245,7 +245,7 @@ def test_a_restore_that_was_killed_is_told_and_the_next_one_goes_on(state: State
     assert "a restore stopped MLflow and did not finish; run make kubernetes-restore again" in up.stderr
     assert verified.returncode == 1
     assert "had 2 pods, stopped by a restore that did not finish" in verified.stdout
-    saved = state.deploy("kubernetes-backup", "--file", tmp_path / "saved.tar")
+    saved = state.backup(tmp_path / "saved.backup")
     assert saved.returncode == 0, saved.stdout + saved.stderr
     assert state.up().returncode == 0
     assert state.verify().returncode == 0
