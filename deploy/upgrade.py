@@ -5,8 +5,9 @@
 3. The new release starts. MLflow and Airflow migrate their databases before anything uses them.
 4. What the stack holds is compared with what it held before.
 
-When a step fails, the release before is started again, with its images, its files and the databases of step 2. Objects in the bucket are not saved, because no release rewrites one. What going back needs is in a folder
-beside `.env` until the end: when this command was killed, the next call goes back.
+When a step fails, the release before is started again, with its images, its files and the databases of step 2. Objects
+in the bucket are not saved, because no release rewrites one. What going back needs is in a folder beside `.env` until
+the end: when this command was killed, the next call goes back.
 
 Standard library only.
 """
