@@ -59,6 +59,10 @@ class Settings(BaseSettings):
     pipeline_git_commit: str | None = Field(None, description="Commit of the code; a tag on every run.")
     pipeline_image: str | None = Field(None, description="Image reference, digest included; a tag on every run.")
 
+    pipeline_keep_weights_days: Annotated[int, Field(ge=0, le=3650)] = Field(
+        90, description="Days that weights of refused and of unregistered models stay; 0: for ever."
+    )
+
     mlflow_tracking_uri: str | None = Field(
         None, description="MLflow server or database; default: SQLite under PIPELINE_HOME."
     )

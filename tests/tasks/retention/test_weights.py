@@ -1,0 +1,376 @@
+"""Which weights a cleaning removes, which it never touches, and what is left of a removal that was killed."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from tasks.errors import ChangedError, ModelError, UnavailableError
+from tasks.records import artifact_names, ledger, paging, queries, registry, removed_weights
+from tasks.records.compressed_models import TRAIN_RUN
+from tasks.records.inputs.evaluation import TrainedModel
+from tasks.records.ledger import Kind
+from tasks.retention import candidates, leftovers, served, weights
+from tasks.retention.leftovers import Store
+from tasks.serving import client as service
+from tasks.settings import Settings
+
+from .conftest import NAME, Make, record
+
+Judge = Callable[..., ModelVersion]
+LIMIT = datetime.now(UTC) - timedelta(days=7)
+
+
+@pytest.fixture(autouse=True)
+def no_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served.client, "replicas", lambda *_: [])
+
+
+def found(settings: Settings) -> set[str]:
+    items = leftovers.find(settings, LIMIT)
+    return {item.run_id for item in items if item.kind is leftovers.Kind.WEIGHTS}
+
+
+def clean(settings: Settings) -> None:
+    store = Store.read(settings, LIMIT)
+    for item in leftovers.find(settings, LIMIT, store):
+        if not leftovers.used_again(item, store, LIMIT):
+            leftovers.remove(item)
+
+
+def files(run_id: str) -> list[str]:
+    """Files of the run's model, below its folder of weights too."""
+    client = MlflowClient()
+    uri = client.get_run(run_id).data.tags[artifact_names.MODEL_URI].removeprefix("models:/")
+    there = [file.path for file in client.list_logged_model_artifacts(uri)]
+    return [*there, *(file.path for file in client.list_logged_model_artifacts(uri, "data"))]
+
+
+WHOLE, EMPTY = ["MLmodel", "data", "data/model.onnx", "data/model.pt2"], ["MLmodel"]
+
+
+@pytest.fixture
+def champion(make: Make, judge: Judge) -> str:
+    """The run of the champion, of long ago."""
+    run_id = make("train", 210, sha256="of-champion")
+    version = judge(run_id, Kind.PROMOTION, 210)
+    registry.set_alias(NAME, registry.CHAMPION, int(version.version))
+    return run_id
+
+
+def refused(make: Make, judge: Judge, days: float = 200, sha256: str = "", **more: Any) -> str:
+    run_id = make("train", days, sha256=sha256 or f"of-{days}", **more)
+    judge(run_id, Kind.REFUSAL, days, before=1)
+    return run_id
+
+
+# --- What goes
+
+
+def test_weights_of_an_old_refused_candidate_go_and_their_evidence_stays(
+    settings: Settings, make: Make, judge: Judge, champion: str
+) -> None:
+    run_id, new = refused(make, judge), refused(make, judge, 80)
+    assert found(settings) == {run_id}
+    clean(settings)
+    assert [files(one) for one in (run_id, new, champion)] == [EMPTY, WHOLE, WHOLE]
+    client, version = MlflowClient(), registry.by_number(NAME, 2)
+    said = f"on {datetime.now(UTC):%Y-%m-%d} by clean: refused on {datetime.now(UTC) - timedelta(days=200):%Y-%m-%d}"
+    assert client.get_run(run_id).data.tags[removed_weights.TAG] == version.tags[removed_weights.TAG] == said
+    assert version.description == "its model card"
+    assert client.get_run(run_id).info.lifecycle_stage == "active"
+    assert found(settings) == set()
+
+
+def test_the_model_of_a_run_that_led_to_no_version_goes(settings: Settings, make: Make, champion: str) -> None:
+    old, compressed, new = make("train", sha256="a"), make("compress", 150, sha256="b"), make("train", 80, sha256="c")
+    assert found(settings) == {old, compressed}
+    clean(settings)
+    assert "never registered" in MlflowClient().get_run(old).data.tags[removed_weights.TAG]
+    assert [files(run_id) for run_id in (old, new, champion)] == [EMPTY, WHOLE, WHOLE]
+
+
+def test_the_time_is_a_setting_and_none_keeps_all(settings: Settings, make: Make, judge: Judge, champion: str) -> None:
+    old, newer = refused(make, judge, 200), refused(make, judge, 50)
+    assert found(settings.model_copy(update={"pipeline_keep_weights_days": 0})) == set()
+    assert found(settings.model_copy(update={"pipeline_keep_weights_days": 30})) == {old, newer}
+
+
+def test_a_history_of_thousands_is_read_to_its_end(
+    settings: Settings, make: Make, judge: Judge, champion: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pages of three stand for those of a thousand."""
+    monkeypatch.setattr(paging, "PAGE", 3)
+    monkeypatch.setattr(paging, "FEW", 2)
+    many = [refused(make, judge, 200 - day) for day in range(11)]
+    record(Kind.PROMOTION, 12, "of-190", 100, before=1)  # the last of them became champion later
+    assert found(settings) == set(many[:-1])
+
+
+# --- What never goes
+
+
+def alias(make: Make, judge: Judge, run_id: str) -> None:
+    registry.set_alias(NAME, "favourite", 2)
+
+
+def stage_of_the_registry(make: Make, judge: Judge, run_id: str) -> None:
+    MlflowClient().transition_model_version_stage(NAME, "2", "Production")
+
+
+def made_champion_later(make: Make, judge: Judge, run_id: str) -> None:
+    record(Kind.ROLLBACK, 2, "of-200", 100, before=1)
+
+
+def champion_before(make: Make, judge: Judge, run_id: str) -> None:
+    record(Kind.PROMOTION, 7, "other", 100, before=2)
+
+
+def could_not_be_deployed(make: Make, judge: Judge, run_id: str) -> None:
+    record(Kind.FAILED_DEPLOY, 2, "of-200", 100, before=1)
+
+
+def same_weights_became_champion(make: Make, judge: Judge, run_id: str) -> None:
+    record(Kind.PROMOTION, 9, "of-200", 100, before=1)
+
+
+def judged_again_lately(make: Make, judge: Judge, run_id: str) -> None:
+    record(Kind.REFUSAL, 2, "of-200", 20, before=1)
+
+
+def move_that_did_not_end(make: Make, judge: Judge, run_id: str) -> None:
+    record(Kind.REFUSAL, 2, "of-200", 150, before=1, finished=False)
+
+
+def version_of_another_registered_model(make: Make, judge: Judge, run_id: str) -> None:
+    judge(run_id, Kind.PROMOTION, 150, name="dogs")
+
+
+def compression_in_service(make: Make, judge: Judge, run_id: str) -> None:
+    small = make("compress", 150, sha256="small", tags={TRAIN_RUN: run_id})
+    judge(small, Kind.PROMOTION, 150, before=1)
+
+
+def unfinished_compression(make: Make, judge: Judge, run_id: str) -> None:
+    make("compress", 150, tags={TRAIN_RUN: run_id}, ended=False)
+
+
+def unfinished_training_that_starts_from_it(make: Make, judge: Judge, run_id: str) -> None:
+    make("train", 150, tags={"pipeline.weights": f"models:/{NAME}/2"}, ended=False)
+
+
+def recent_run_that_reused_it(make: Make, judge: Judge, run_id: str) -> None:
+    make("train", 3, tags={"pipeline.reused_from": run_id})
+
+
+def task_of_its_dag_run_that_was_cleared(make: Make, judge: Judge, run_id: str) -> None:
+    make("register", 1, dag_run_id="200 days ago")
+
+
+@pytest.mark.parametrize(
+    "named_by",
+    [alias, stage_of_the_registry, made_champion_later, champion_before, could_not_be_deployed,
+     same_weights_became_champion, judged_again_lately, move_that_did_not_end, version_of_another_registered_model,
+     compression_in_service, unfinished_compression, unfinished_training_that_starts_from_it, recent_run_that_reused_it,
+     task_of_its_dag_run_that_was_cleared],
+)  # fmt: skip
+def test_what_anything_names_stays(
+    settings: Settings, make: Make, judge: Judge, champion: str, named_by: Callable[[Make, Judge, str], None]
+) -> None:
+    run_id = refused(make, judge)
+    assert found(settings) == {run_id}
+    named_by(make, judge, run_id)
+    assert run_id not in found(settings)
+    assert champion not in found(settings)
+
+
+def test_a_version_that_the_ledger_does_not_know_stays(settings: Settings, make: Make, champion: str) -> None:
+    run_id = make("train", sha256="by-hand")
+    registry.create_version(NAME, f"runs:/{run_id}/model", run_id, {}, "")
+    assert found(settings) == set()
+
+
+@pytest.mark.parametrize("pinned", ["2", f"models:/{NAME}/2", "RUN", "runs:/RUN/model", "MODEL"])
+def test_what_the_service_is_told_to_serve_stays(
+    settings: Settings, make: Make, judge: Judge, champion: str, pinned: str
+) -> None:
+    run_id = refused(make, judge)
+    uri = MlflowClient().get_run(run_id).data.tags[artifact_names.MODEL_URI]
+    told = {"serving_model": pinned.replace("RUN", run_id).replace("MODEL", uri), "serving_registered_model": NAME}
+    assert found(settings.model_copy(update=told)) == set()
+
+
+class Server(service.ServiceClient):
+    def __init__(self, answer: dict[str, Any] | None) -> None:
+        self.url, self._answer = "http://serving", answer
+
+    def info(self) -> dict[str, Any] | None:
+        return self._answer
+
+
+def test_what_the_service_answers_with_stays(
+    settings: Settings, make: Make, judge: Judge, champion: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused(make, judge)
+    answer = {"registered_model": NAME, "model_version": 2, "run_id": None}
+    monkeypatch.setattr(served.client, "replicas", lambda *_: [Server(answer)])
+    assert found(settings) == set()
+
+
+# --- When something cannot be seen
+
+
+def test_a_service_that_does_not_answer_stops_a_cleaning_of_the_stack(
+    settings: Settings, make: Make, judge: Judge, champion: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = refused(make, judge)
+    monkeypatch.setattr(served.client, "replicas", lambda *_: [Server(None)])
+    with pytest.raises(UnavailableError, match="does not answer, so nobody can say what it serves"):
+        found(settings.model_copy(update={"pipeline_runtime": "docker"}))
+    assert found(settings) == {run_id}  # on a laptop it often is not there
+
+
+def test_a_missing_record_of_the_ledger_stops_it(settings: Settings, make: Make, judge: Judge, champion: str) -> None:
+    refused(make, judge)
+    promotion = record(Kind.PROMOTION, 2, "of-200", 150, before=1)
+    record(Kind.REFUSAL, 3, "another", 140, before=2)
+    MlflowClient().delete_run(promotion)
+    with pytest.raises(ChangedError, match=r"nothing is removed, because the ledger .* is gone"):
+        found(settings)
+
+
+@pytest.mark.parametrize("question", ["find_versions", "all_runs", "aliases", "ledger"])
+def test_an_answer_that_cannot_be_had_stops_it(
+    settings: Settings, make: Make, judge: Judge, champion: str, monkeypatch: pytest.MonkeyPatch, question: str
+) -> None:
+    run_id = refused(make, judge)
+
+    def fail(*_: object, **__: object) -> None:
+        raise MlflowException("the database is away")
+
+    module: Any = {"aliases": MlflowClient, "ledger": ledger}.get(question, queries)
+    name = {"aliases": "get_registered_model", "ledger": "history"}.get(question, question)
+    monkeypatch.setattr(module, name, fail)
+    with pytest.raises(MlflowException):
+        clean(settings)
+    monkeypatch.undo()
+    assert files(run_id) == WHOLE
+    assert removed_weights.TAG not in MlflowClient().get_run(run_id).data.tags
+
+
+# --- While others work
+
+
+def used_by_an_alias(make: Make, run_id: str) -> None:
+    registry.set_alias(NAME, "favourite", 2)
+
+
+def used_by_a_rollback(make: Make, run_id: str) -> None:
+    record(Kind.ROLLBACK, 2, "of-200", 0, before=1, finished=False)
+
+
+def used_by_another_version(make: Make, run_id: str) -> None:
+    registry.create_version("dogs", f"runs:/{run_id}/model", run_id, {"pipeline.train_run_id": run_id}, "")
+
+
+def used_by_a_new_run(make: Make, run_id: str) -> None:
+    make("compress", 0, tags={TRAIN_RUN: run_id}, ended=False)
+
+
+def used_by_an_old_run_that_goes_on(make: Make, run_id: str) -> None:
+    evaluate = queries.newest_run(MlflowClient().get_run(run_id).info.experiment_id, {"pipeline.stage": "evaluate"})
+    assert evaluate is not None
+    assert evaluate.data.params["train_run_id"] == run_id
+    MlflowClient().update_run(evaluate.info.run_id, status="RUNNING")
+
+
+@pytest.mark.parametrize(
+    "use",
+    [used_by_an_alias, used_by_a_rollback, used_by_another_version, used_by_a_new_run, used_by_an_old_run_that_goes_on],
+)
+def test_what_is_used_after_it_was_found_stays(
+    settings: Settings, make: Make, judge: Judge, champion: str, use: Callable[[Make, str], None]
+) -> None:
+    run_id = refused(make, judge)
+    store = Store.read(settings, LIMIT)
+    (item,) = leftovers.find(settings, LIMIT, store)
+    assert not leftovers.used_again(item, store, LIMIT)
+    use(make, run_id)
+    assert leftovers.used_again(item, store, LIMIT)
+
+
+# --- Killed in between
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("writes", range(4))
+def test_killed_at_any_write_and_run_again_it_ends_the_same(
+    settings: Settings, make: Make, judge: Judge, champion: str, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    """Killed before the tag of the version, of the run, before the files go, and after half of them went."""
+    run_id = refused(make, judge)
+    left = writes
+
+    def killed(real: Callable[..., Any], *given: Any, **named: Any) -> Any:
+        nonlocal left
+        if left == 0:
+            raise Killed
+        left -= 1
+        return real(*given, **named)
+
+    class Half:
+        def __init__(self, location: str) -> None:
+            self._real = repository(location)
+
+        def list_artifacts(self, folder: str) -> Any:
+            return self._real.list_artifacts(folder)
+
+        def delete_artifacts(self, folder: str) -> None:
+            killed(lambda: None)
+            self._real.delete_artifacts(f"{folder}/model.onnx")
+            raise Killed
+
+    repository = weights.get_artifact_repository
+    monkeypatch.setattr(weights, "get_artifact_repository", Half)
+    for name in ("set_model_version_tag", "set_tag"):
+        monkeypatch.setattr(MlflowClient, name, functools.partialmethod(killed_by(killed, name)))
+    with pytest.raises(Killed):
+        clean(settings)
+    monkeypatch.undo()
+    monkeypatch.setattr(served.client, "replicas", lambda *_: [])
+    monkeypatch.setenv("PIPELINE_HOME", str(settings.pipeline_home))
+    if len(files(run_id)) < len(WHOLE):  # nobody takes a part for a model
+        with pytest.raises(ModelError, match="the weights of run .* were removed"):
+            TrainedModel.of(run_id)
+    clean(settings)
+    assert files(run_id) == EMPTY
+    assert removed_weights.TAG in MlflowClient().get_run(run_id).data.tags
+    assert removed_weights.TAG in registry.by_number(NAME, 2).tags
+    assert found(settings) == set()
+
+
+def killed_by(killed: Callable[..., Any], name: str) -> Callable[..., Any]:
+    real = getattr(MlflowClient, name)
+
+    def write(client: MlflowClient, *given: Any, **named: Any) -> Any:
+        return killed(real, client, *given, **named)
+
+    return write
+
+
+def test_every_alias_is_read(settings: Settings, make: Make, judge: Judge, champion: str) -> None:
+    """MLflow's search returns versions without their aliases."""
+    refused(make, judge)
+    assert [version.aliases for version in queries.find_versions()] == [[], []]
+    sorted_ = candidates.read(datetime.now(UTC), set())
+    assert [int(version.version) for version in sorted_.kept] == [1]
