@@ -63,6 +63,10 @@ class Settings(BaseSettings):
         90, description="Days that weights of refused and of unregistered models stay; 0: for ever."
     )
 
+    airflow_keep_days: Annotated[int, Field(ge=0, le=3650)] = Field(
+        90, description="Days that finished DAG runs stay in Airflow's database, 14 or more; 0: for ever."
+    )
+
     mlflow_tracking_uri: str | None = Field(
         None, description="MLflow server or database; default: SQLite under PIPELINE_HOME."
     )

@@ -23,8 +23,8 @@ class CleanRequest(StageRequest):
         7,
         ge=1,
         le=3650,
-        description="Days that a DAG run must have been idle: more than your longest stage takes, or a person to clear a "
-        "failed task.",
+        description="Days that a DAG run must have been idle: more than your longest stage takes, or a person to "
+        "clear a failed task.",
     )
     dry_run: bool = Field(False, description="Only list in the log what would be removed.")
 

@@ -52,7 +52,8 @@ def read(before: datetime, in_use: Collection[str]) -> Candidates:
     records = list(ledger.history())
     if faults := ledger_chain.broken(records):
         raise ChangedError(
-            f"nothing is removed, because the ledger is not as the pipeline wrote it (see make history): {'; '.join(faults)}"
+            "nothing is removed, because the ledger is not as the pipeline wrote it (make history shows it): "
+            + "; ".join(faults)
         )
     served = {place for record in records for place in _served(record)} | set(in_use)
     aliased = {f"{name}/{number}" for name in {v.name for v in versions} for number in _aliased(name)}

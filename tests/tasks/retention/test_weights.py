@@ -350,7 +350,7 @@ def test_killed_at_any_write_and_run_again_it_ends_the_same(
     monkeypatch.setattr(served.client, "replicas", lambda *_: [])
     monkeypatch.setenv("PIPELINE_HOME", str(settings.pipeline_home))
     if len(files(run_id)) < len(WHOLE):  # nobody takes a part for a model
-        with pytest.raises(ModelError, match="the weights of run .* were removed"):
+        with pytest.raises(ModelError, match=r"the weights of run .* were removed"):
             TrainedModel.of(run_id)
     clean(settings)
     assert files(run_id) == EMPTY

@@ -13,7 +13,7 @@ from tasks.contract.messages import TaskIdentity
 from tasks.contract.promotion import RollbackRequest, RollbackResult
 from tasks.contract.stages import parse_request
 from tasks.errors import DataError, ModelError, RequestError
-from tasks.records import ledger, registry, tracking
+from tasks.records import ledger, registry, removed_weights, tracking
 from tasks.serving import onnx_export
 from tasks.settings import Settings
 from tasks.stages import rollback
@@ -161,6 +161,16 @@ def test_a_version_that_cannot_be_served_is_no_champion(three_champions: None, r
     run_id = str(registry.by_number(NAME, 1).run_id)
     MlflowClient().log_text(run_id, "flavors: {pytorch: {model_data: data}}", "model/MLmodel")
     with pytest.raises(DataError, match=r"pets version 1 has no tag 'pipeline.evaluate_run_id'"):
+        run_rollback(version=1)
+    assert champion() == 3
+    assert len(list(ledger.history(NAME))) == 3
+
+
+def test_a_version_whose_weights_were_removed_is_no_champion(three_champions: None, run_rollback: Rollback) -> None:
+    MlflowClient().set_model_version_tag(
+        NAME, "1", removed_weights.TAG, "on 2026-11-28 by clean: refused on 2026-08-01"
+    )
+    with pytest.raises(ModelError, match=r"the weights of version 1 of 'pets' were removed \(on 2026-11-28 .* choose"):
         run_rollback(version=1)
     assert champion() == 3
     assert len(list(ledger.history(NAME))) == 3
