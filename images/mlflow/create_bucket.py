@@ -1,7 +1,7 @@
 """Creates the artifact bucket if it is missing, and has old task logs expire; uses only the S3 API.
 
-If the bucket exists, rights to that bucket are enough. A store that knows no lifecycle rules, or refuses them, keeps the
-logs: one line says so, and everything works.
+If the bucket exists, rights to that bucket are enough. A store that knows no lifecycle rules, or refuses them, keeps
+the logs: one line says so, and everything works.
 """
 
 from __future__ import annotations

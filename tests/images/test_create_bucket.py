@@ -101,8 +101,8 @@ def test_a_store_without_lifecycle_rules_is_told_and_used(simple_store: str) -> 
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         f"bucket 'mlflow' at {simple_store} exists",
-        "task logs never expire: the store refuses lifecycle rules (NotImplemented); set one for 'airflow-logs/' by its "
-        "own tools",
+        "task logs never expire: the store refuses lifecycle rules (NotImplemented); set one for 'airflow-logs/' by "
+        "its own tools",
     ]
 
 

@@ -30,8 +30,9 @@ def rules(s3: Any, bucket: str = "expiry") -> dict[str, tuple[str, int]]:
     try:
         found = s3.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]
     except ClientError as error:
-        assert error.response["Error"]["Code"] == "NoSuchLifecycleConfiguration"
-        return {}
+        if error.response["Error"]["Code"] == "NoSuchLifecycleConfiguration":
+            return {}
+        raise
     return {r["ID"]: (r.get("Filter", {}).get("Prefix", r.get("Prefix")), r["Expiration"]["Days"]) for r in found}
 
 
