@@ -197,6 +197,15 @@ def test_a_version_that_the_ledger_does_not_know_stays(settings: Settings, make:
     assert found(settings) == set()
 
 
+def test_the_champions_weights_stay_in_every_run_that_logged_them(
+    settings: Settings, make: Make, champion: str
+) -> None:
+    again = make("train", 150, sha256="of-champion")
+    other = make("train", 140, sha256="of-nobody")
+    assert found(settings) == {other}
+    assert files(again) == WHOLE
+
+
 @pytest.mark.parametrize("pinned", ["2", f"models:/{NAME}/2", "RUN", "runs:/RUN/model", "MODEL"])
 def test_what_the_service_is_told_to_serve_stays(
     settings: Settings, make: Make, judge: Judge, champion: str, pinned: str
