@@ -23,6 +23,8 @@ class Candidates:
     kept: tuple[ModelVersion, ...]
     refused: tuple[tuple[ModelVersion, datetime], ...]
     """Each with the time at which it was refused last, UTC."""
+    evidence: tuple[str, ...]
+    """Evaluate runs by which the alias champion moved, or may have."""
 
     @property
     def kept_digests(self) -> set[str]:
@@ -69,7 +71,8 @@ def read(before: datetime, in_use: Collection[str]) -> Candidates:
             kept.append(version)
         else:
             refused.append((version, at))
-    return Candidates(tuple(kept), tuple(refused))
+    moves = [record.entry for record in records if record.entry.kind is not Kind.REFUSAL or not record.finished]
+    return Candidates(tuple(kept), tuple(refused), tuple(entry.evidence_run_id or "" for entry in moves))
 
 
 def named_now(versions: Collection[ModelVersion], run_id: str) -> bool:

@@ -16,8 +16,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from tasks.records import ledger, removed_weights, tracking
-from tasks.records.ledger import Kind
+from tasks.records import removed_weights, tracking
 from tasks.retention import candidates, known_runs
 from tasks.retention.known_runs import KnownRun
 from tasks.retention.served import Served
@@ -59,7 +58,7 @@ def find(
     if not any(run.model_uri for run in idle):
         return []
     known = candidates.read(before, {version for run in active for version in run.versions})
-    beginning = [run.run_id for run in active] + list(_referred_to(known.kept)) + list(_evidence_of_moves())
+    beginning = [run.run_id for run in active] + list(_referred_to(known.kept)) + list(known.evidence)
     needed = known_runs.reached(runs, beginning)
     found = []
     for run in idle:
@@ -118,9 +117,3 @@ def _referred_to(versions: tuple[ModelVersion, ...]) -> Iterator[str]:
     for version in versions:
         yield version.run_id or ""
         yield from known_runs.references_in(version.tags)
-
-
-def _evidence_of_moves() -> Iterator[str]:
-    for record in ledger.history():
-        if record.entry.kind is not Kind.REFUSAL or not record.finished:
-            yield record.entry.evidence_run_id or ""
