@@ -11,13 +11,14 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from tasks.errors import ChangedError, ModelError, UnavailableError
 from tasks.records import artifact_names, ledger, paging, queries, registry, removed_weights
 from tasks.records.compressed_models import TRAIN_RUN
 from tasks.records.inputs.evaluation import TrainedModel
 from tasks.records.ledger import Kind
-from tasks.retention import candidates, leftovers, served, weights
+from tasks.retention import candidates, leftovers, weights
 from tasks.retention.leftovers import Store
 from tasks.serving import client as service
 from tasks.settings import Settings
@@ -30,7 +31,7 @@ LIMIT = datetime.now(UTC) - timedelta(days=7)
 
 @pytest.fixture(autouse=True)
 def no_service(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(served.client, "replicas", lambda *_: [])
+    monkeypatch.setattr(service, "replicas", lambda *_: [])
 
 
 def found(settings: Settings) -> set[str]:
@@ -229,7 +230,7 @@ def test_what_the_service_answers_with_stays(
 ) -> None:
     refused(make, judge)
     answer = {"registered_model": NAME, "model_version": 2, "run_id": None}
-    monkeypatch.setattr(served.client, "replicas", lambda *_: [Server(answer)])
+    monkeypatch.setattr(service, "replicas", lambda *_: [Server(answer)])
     assert found(settings) == set()
 
 
@@ -240,7 +241,7 @@ def test_a_service_that_does_not_answer_stops_a_cleaning_of_the_stack(
     settings: Settings, make: Make, judge: Judge, champion: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_id = refused(make, judge)
-    monkeypatch.setattr(served.client, "replicas", lambda *_: [Server(None)])
+    monkeypatch.setattr(service, "replicas", lambda *_: [Server(None)])
     with pytest.raises(UnavailableError, match="does not answer, so nobody can say what it serves"):
         found(settings.model_copy(update={"pipeline_runtime": "docker"}))
     assert found(settings) == {run_id}  # on a laptop it often is not there
@@ -349,14 +350,14 @@ def test_killed_at_any_write_and_run_again_it_ends_the_same(
             self._real.delete_artifacts(f"{folder}/model.onnx")
             raise Killed
 
-    repository = weights.get_artifact_repository
+    repository = get_artifact_repository
     monkeypatch.setattr(weights, "get_artifact_repository", Half)
     for name in ("set_model_version_tag", "set_tag"):
         monkeypatch.setattr(MlflowClient, name, functools.partialmethod(killed_by(killed, name)))
     with pytest.raises(Killed):
         clean(settings)
     monkeypatch.undo()
-    monkeypatch.setattr(served.client, "replicas", lambda *_: [])
+    monkeypatch.setattr(service, "replicas", lambda *_: [])
     monkeypatch.setenv("PIPELINE_HOME", str(settings.pipeline_home))
     if len(files(run_id)) < len(WHOLE):  # nobody takes a part for a model
         with pytest.raises(ModelError, match=r"the weights of run .* were removed"):
