@@ -14,10 +14,14 @@ from mlflow.entities.model_registry import ModelVersion
 
 from tasks.records import artifact_digest, artifact_names, ledger, queries, registry, tracking
 from tasks.records.ledger import Entry, Kind
+from tasks.retention import leftovers
+from tasks.retention.leftovers import Store
+from tasks.serving import client as service
 from tasks.settings import Settings
 
 NAME = "cats"
 Make = Callable[..., str]
+Judge = Callable[..., ModelVersion]
 
 
 def ago(days: float) -> int:
@@ -98,4 +102,50 @@ def record(
     run_id = str(client.create_run(records, start_time=ago(days), tags=entry.tags | chain).info.run_id)
     if finished:
         client.set_terminated(run_id, "FINISHED", end_time=ago(days))
+    return run_id
+
+
+LIMIT = datetime.now(UTC) - timedelta(days=7)
+
+
+@pytest.fixture(autouse=True)
+def no_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "replicas", lambda *_: [])
+
+
+def found(settings: Settings) -> set[str]:
+    items = leftovers.find(settings, LIMIT)
+    return {item.run_id for item in items if item.kind is leftovers.Kind.WEIGHTS}
+
+
+def clean(settings: Settings) -> None:
+    store = Store.read(settings, LIMIT)
+    for item in leftovers.find(settings, LIMIT, store):
+        if not leftovers.used_again(item, store, LIMIT):
+            leftovers.remove(item)
+
+
+def files(run_id: str) -> list[str]:
+    """Files of the run's model, below its folder of weights too."""
+    client = MlflowClient()
+    uri = client.get_run(run_id).data.tags[artifact_names.MODEL_URI].removeprefix("models:/")
+    there = [file.path for file in client.list_logged_model_artifacts(uri)]
+    return [*there, *(file.path for file in client.list_logged_model_artifacts(uri, "data"))]
+
+
+WHOLE, EMPTY = ["MLmodel", "data", "data/model.onnx", "data/model.pt2"], ["MLmodel"]
+
+
+@pytest.fixture
+def champion(make: Make, judge: Judge) -> str:
+    """The run of the champion, of long ago."""
+    run_id = make("train", 210, sha256="of-champion")
+    version = judge(run_id, Kind.PROMOTION, 210)
+    registry.set_alias(NAME, registry.CHAMPION, int(version.version))
+    return run_id
+
+
+def refused(make: Make, judge: Judge, days: float = 200, sha256: str = "", **more: Any) -> str:
+    run_id = make("train", days, sha256=sha256 or f"of-{days}", **more)
+    judge(run_id, Kind.REFUSAL, days, before=1)
     return run_id

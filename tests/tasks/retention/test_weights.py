@@ -1,76 +1,24 @@
-"""Which weights a cleaning removes, which it never touches, and what is left of a removal that was killed."""
+"""Which weights a cleaning removes, and which it never touches."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
-from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from tasks.errors import ChangedError, ModelError, UnavailableError
+from tasks.errors import ChangedError, UnavailableError
 from tasks.records import artifact_names, ledger, paging, queries, registry, removed_weights
 from tasks.records.compressed_models import TRAIN_RUN
-from tasks.records.inputs.evaluation import TrainedModel
 from tasks.records.ledger import Kind
-from tasks.retention import candidates, leftovers, weights
-from tasks.retention.leftovers import Store
+from tasks.retention import candidates
 from tasks.serving import client as service
 from tasks.settings import Settings
 
-from .conftest import NAME, Make, record
-
-Judge = Callable[..., ModelVersion]
-LIMIT = datetime.now(UTC) - timedelta(days=7)
-
-
-@pytest.fixture(autouse=True)
-def no_service(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "replicas", lambda *_: [])
-
-
-def found(settings: Settings) -> set[str]:
-    items = leftovers.find(settings, LIMIT)
-    return {item.run_id for item in items if item.kind is leftovers.Kind.WEIGHTS}
-
-
-def clean(settings: Settings) -> None:
-    store = Store.read(settings, LIMIT)
-    for item in leftovers.find(settings, LIMIT, store):
-        if not leftovers.used_again(item, store, LIMIT):
-            leftovers.remove(item)
-
-
-def files(run_id: str) -> list[str]:
-    """Files of the run's model, below its folder of weights too."""
-    client = MlflowClient()
-    uri = client.get_run(run_id).data.tags[artifact_names.MODEL_URI].removeprefix("models:/")
-    there = [file.path for file in client.list_logged_model_artifacts(uri)]
-    return [*there, *(file.path for file in client.list_logged_model_artifacts(uri, "data"))]
-
-
-WHOLE, EMPTY = ["MLmodel", "data", "data/model.onnx", "data/model.pt2"], ["MLmodel"]
-
-
-@pytest.fixture
-def champion(make: Make, judge: Judge) -> str:
-    """The run of the champion, of long ago."""
-    run_id = make("train", 210, sha256="of-champion")
-    version = judge(run_id, Kind.PROMOTION, 210)
-    registry.set_alias(NAME, registry.CHAMPION, int(version.version))
-    return run_id
-
-
-def refused(make: Make, judge: Judge, days: float = 200, sha256: str = "", **more: Any) -> str:
-    run_id = make("train", days, sha256=sha256 or f"of-{days}", **more)
-    judge(run_id, Kind.REFUSAL, days, before=1)
-    return run_id
-
+from .conftest import EMPTY, NAME, WHOLE, Judge, Make, clean, files, found, record, refused
 
 # --- What goes
 
@@ -273,109 +221,6 @@ def test_an_answer_that_cannot_be_had_stops_it(
     monkeypatch.undo()
     assert files(run_id) == WHOLE
     assert removed_weights.TAG not in MlflowClient().get_run(run_id).data.tags
-
-
-# --- While others work
-
-
-def used_by_an_alias(make: Make, run_id: str) -> None:
-    registry.set_alias(NAME, "favourite", 2)
-
-
-def used_by_a_rollback(make: Make, run_id: str) -> None:
-    record(Kind.ROLLBACK, 2, "of-200", 0, before=1, finished=False)
-
-
-def used_by_another_version(make: Make, run_id: str) -> None:
-    registry.create_version("dogs", f"runs:/{run_id}/model", run_id, {"pipeline.train_run_id": run_id}, "")
-
-
-def used_by_a_new_run(make: Make, run_id: str) -> None:
-    make("compress", 0, tags={TRAIN_RUN: run_id}, ended=False)
-
-
-def used_by_an_old_run_that_goes_on(make: Make, run_id: str) -> None:
-    evaluate = queries.newest_run(MlflowClient().get_run(run_id).info.experiment_id, {"pipeline.stage": "evaluate"})
-    assert evaluate is not None
-    assert evaluate.data.params["train_run_id"] == run_id
-    MlflowClient().update_run(evaluate.info.run_id, status="RUNNING")
-
-
-@pytest.mark.parametrize(
-    "use",
-    [used_by_an_alias, used_by_a_rollback, used_by_another_version, used_by_a_new_run, used_by_an_old_run_that_goes_on],
-)
-def test_what_is_used_after_it_was_found_stays(
-    settings: Settings, make: Make, judge: Judge, champion: str, use: Callable[[Make, str], None]
-) -> None:
-    run_id = refused(make, judge)
-    store = Store.read(settings, LIMIT)
-    (item,) = leftovers.find(settings, LIMIT, store)
-    assert not leftovers.used_again(item, store, LIMIT)
-    use(make, run_id)
-    assert leftovers.used_again(item, store, LIMIT)
-
-
-# --- Killed in between
-
-
-class Killed(BaseException):
-    pass
-
-
-@pytest.mark.parametrize("writes", range(4))
-def test_killed_at_any_write_and_run_again_it_ends_the_same(
-    settings: Settings, make: Make, judge: Judge, champion: str, monkeypatch: pytest.MonkeyPatch, writes: int
-) -> None:
-    """Killed before the tag of the version, of the run, before the files go, and after half of them went."""
-    run_id = refused(make, judge)
-    left = writes
-
-    def killed(real: Callable[..., Any], *given: Any, **named: Any) -> Any:
-        nonlocal left
-        if left == 0:
-            raise Killed
-        left -= 1
-        return real(*given, **named)
-
-    class Half:
-        def __init__(self, location: str) -> None:
-            self._real = repository(location)
-
-        def list_artifacts(self, folder: str) -> Any:
-            return self._real.list_artifacts(folder)
-
-        def delete_artifacts(self, folder: str) -> None:
-            killed(lambda: None)
-            self._real.delete_artifacts(f"{folder}/model.onnx")
-            raise Killed
-
-    repository = get_artifact_repository
-    monkeypatch.setattr(weights, "get_artifact_repository", Half)
-    for name in ("set_model_version_tag", "set_tag"):
-        monkeypatch.setattr(MlflowClient, name, functools.partialmethod(killed_by(killed, name)))
-    with pytest.raises(Killed):
-        clean(settings)
-    monkeypatch.undo()
-    monkeypatch.setattr(service, "replicas", lambda *_: [])
-    monkeypatch.setenv("PIPELINE_HOME", str(settings.pipeline_home))
-    if len(files(run_id)) < len(WHOLE):  # nobody takes a part for a model
-        with pytest.raises(ModelError, match=r"the weights of run .* were removed"):
-            TrainedModel.of(run_id)
-    clean(settings)
-    assert files(run_id) == EMPTY
-    assert removed_weights.TAG in MlflowClient().get_run(run_id).data.tags
-    assert removed_weights.TAG in registry.by_number(NAME, 2).tags
-    assert found(settings) == set()
-
-
-def killed_by(killed: Callable[..., Any], name: str) -> Callable[..., Any]:
-    real = getattr(MlflowClient, name)
-
-    def write(client: MlflowClient, *given: Any, **named: Any) -> Any:
-        return killed(real, client, *given, **named)
-
-    return write
 
 
 def test_every_alias_is_read(settings: Settings, make: Make, judge: Judge, champion: str) -> None:
