@@ -7,7 +7,6 @@ RUNTIME ?= local
 SOURCE ?= ../shared/data/cifar10.tar.gz
 # The shell reads these from the environment, so that their values may hold any quotes and blanks.
 export CHART CONF DAG DAYS FILE GIT_REF GIT_REPOSITORY KEEP KUBECONFIG LAYOUT LICENCE MODEL NAME NAMESPACE OUT OVERLAY REASON ROLE RUNS SOURCE TRIALS VERSION
-
 ENV = . deploy/env.sh $(RUNTIME)
 LOCAL = . deploy/env.sh local
 option = $(if $($2),--$1 "$$$2")
@@ -18,6 +17,7 @@ IN = $(call option,namespace,NAMESPACE)
 PLACE = $(call option,overlay,OVERLAY) $(IN)
 FILE_OPTIONS = $(call option,file,FILE) $(call flag,force,FORCE) $(call flag,plain,PLAIN)
 GC = $(call option,days,DAYS) $(call flag,apply,APPLY)
+GC_local = $(if $(filter 1,$(APPLY)),python -m pipeline clean-database && )
 GC_docker = python -m deploy leftover-containers $(GC) && S3_ENDPOINT_URL="$${S3_ENDPOINT_URL:-http://127.0.0.1:$${S3_PORT:-9000}}"
 GC_kubernetes = python -m deploy leftover-pods $(GC) && $(call FORWARD,--store )
 .PHONY: $(shell awk -F: '/^[a-z-]+:/{print $$1}' Makefile)

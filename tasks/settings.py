@@ -23,6 +23,7 @@ PLACEHOLDER = re.compile(r"^(change[-_ ]?me.*|<.*>|todo|xxx+|password|secret)$",
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 # MLflow's users, which its server makes at its start (images/mlflow/programs.py).
 MLFLOW_STAGES_USER, MLFLOW_REGISTRY_USER = "pipeline-stages", "pipeline-registry"
+DAG_RUN_DAYS = 7  # the longest dagrun_timeout of a DAG that trains
 RAY_HEAD = "ray-head:6379"  # of the profile ray
 ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 WEB_URL = re.compile(r"https?://[^/\s]+/\S*$")
@@ -58,6 +59,14 @@ class Settings(BaseSettings):
     pipeline_experiment: str = Field("vision-mlops", min_length=1, description="MLflow experiment of all runs.")
     pipeline_git_commit: str | None = Field(None, description="Commit of the code; a tag on every run.")
     pipeline_image: str | None = Field(None, description="Image reference, digest included; a tag on every run.")
+
+    pipeline_keep_weights_days: Annotated[int, Field(ge=0, le=3650)] = Field(
+        90, description="Days that weights of refused and of unregistered models stay, 8 or more; 0: for ever."
+    )
+
+    airflow_keep_days: Annotated[int, Field(ge=0, le=3650)] = Field(
+        90, description="Days that finished DAG runs stay in Airflow's database, 14 or more; 0: for ever."
+    )
 
     mlflow_tracking_uri: str | None = Field(
         None, description="MLflow server or database; default: SQLite under PIPELINE_HOME."
@@ -197,6 +206,11 @@ class Settings(BaseSettings):
     def _usable(self) -> Self:
         if (self.mlflow_tracking_username is None) != (self.mlflow_tracking_password is None):
             raise ValueError("set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD together, or neither")
+        if 0 < self.pipeline_keep_weights_days <= DAG_RUN_DAYS:
+            raise ValueError(
+                f"PIPELINE_KEEP_WEIGHTS_DAYS={self.pipeline_keep_weights_days}: a DAG run may take {DAG_RUN_DAYS} days "
+                f"until its model is registered, approvals included; set more, or 0 to keep weights for ever"
+            )
         if self.notify_slack_webhook_url and not WEB_URL.match(self.notify_slack_webhook_url.get_secret_value()):
             raise ValueError(
                 "NOTIFY_SLACK_WEBHOOK_URL is not a web address; copy the whole https:// line that Slack shows"

@@ -73,7 +73,10 @@ CASES: dict[str, list[tuple[str, ...]]] = {
     "export-onnx VERSION=3": [(*TASKS, "export-onnx", "--version", "3")],
     "rollback REASON=cats VERSION=3": [(*TASKS, "rollback-champion", "--reason", "cats", "--version", "3")],
     "gc": [(*TASKS, "gc")],
-    "gc DAYS=30 APPLY=1": [(*TASKS, "gc", "--days", "30", "--apply")],
+    "gc DAYS=30 APPLY=1": [
+        (*PIPELINE, "clean-database"),
+        (*TASKS, "gc", "--days", "30", "--apply"),
+    ],
     "gc RUNTIME=kubernetes": [
         (*DEPLOY, "setup"),
         ("python", "-m", "deploy", "leftover-pods"),

@@ -49,5 +49,18 @@ def pool() -> None:
     make_pools()
 
 
+@commands.command()
+def clean_database() -> None:
+    """Remove from Airflow's database what ended longer ago than AIRFLOW_KEEP_DAYS."""
+
+    def work() -> None:
+        from pipeline.command.clean_database import clean
+        from tasks.settings import load_settings
+
+        clean(load_settings().airflow_keep_days)
+
+    sys.exit(exit_code_of(work))
+
+
 if __name__ == "__main__":
     commands(prog_name="python -m pipeline")

@@ -14,10 +14,11 @@ from typing import Any
 import mlflow
 from mlflow import MlflowClient
 
+from tasks.records import artifact_names
 from tasks.vision.training import checkpoints
 from tasks.vision.training.cadence import Cadence
 
-ARTIFACT = "checkpoints"
+ARTIFACT = artifact_names.CHECKPOINTS
 SHA256 = "pipeline.checkpoints_sha256"  # tag of the run: of the last checkpoints, the newest last
 KEPT = len(checkpoints.SLOTS) + 1  # the store can still hold the two before the one that is being written
 

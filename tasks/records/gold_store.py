@@ -11,12 +11,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
 from tasks.errors import DataError
-from tasks.records import tracking, verified_artifacts
+from tasks.records import artifact_names, tracking, verified_artifacts
 from tasks.vision.data import gold as gold_format
 from tasks.vision.data.gold import Gold
 
-ARTIFACT = "gold"
-GOLD_RUN = "pipeline.gold_run_id"
+ARTIFACT = artifact_names.GOLD
+GOLD_RUN = artifact_names.GOLD_RUN
 FIX = 'restore it from a backup, or make it again with force=["prepare"]'
 
 

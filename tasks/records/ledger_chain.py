@@ -21,12 +21,21 @@ def faults(records: Sequence[Record]) -> list[str]:
     Args:
         records: all records of each of these registered models.
     """
-    by_model = sorted(records, key=lambda record: record.entry.registered_model)  # stable: each stays newest first
     found = []
-    for name, group in groupby(by_model, lambda record: record.entry.registered_model):
-        of_model = list(group)
+    for name, of_model in _by_model(records):
         found += [f"{name}: {fault}" for fault in (*_broken(of_model), *_moved_by_hand(name, of_model))]
     return found
+
+
+def broken(records: Sequence[Record]) -> list[str]:
+    """Say which records were changed, removed or added; as `faults`, without looking where `champion` is."""
+    return [f"{name}: {fault}" for name, of_model in _by_model(records) for fault in _broken(of_model)]
+
+
+def _by_model(records: Sequence[Record]) -> Iterator[tuple[str, list[Record]]]:
+    by_model = sorted(records, key=lambda record: record.entry.registered_model)  # stable: each stays newest first
+    for name, group in groupby(by_model, lambda record: record.entry.registered_model):
+        yield name, list(group)
 
 
 def _broken(records: Sequence[Record]) -> Iterator[str]:

@@ -20,7 +20,7 @@ from mlflow.types import Schema, TensorSpec
 from numpy.typing import NDArray
 from torch import nn
 
-from tasks.records import artifact_digest, onnx_forms, queries, registry
+from tasks.records import artifact_digest, onnx_forms, queries, registry, removed_weights
 from tasks.records.tracking import StageRun
 from tasks.vision.data.gold import Gold
 from tasks.vision.models import onnx_form
@@ -83,8 +83,11 @@ def log_onnx_once(file: Path, gold: Gold, sha256: str, about: Mapping[str, str],
 
 def _log_once(run: StageRun, sha256: str, write: Callable[[Path, Model], None]) -> str:
     model = _keep_one(run, sha256) or _begin(run, sha256)
-    if model.status != LoggedModelStatus.READY:
+    removed = removed_weights.TAG in MlflowClient().get_run(run.run_id).data.tags  # since an earlier try logged it
+    if removed or model.status != LoggedModelStatus.READY:
         _write(model, write)
+    if removed:
+        MlflowClient().delete_tag(run.run_id, removed_weights.TAG)
     return f"models:/{model.model_id}"
 
 

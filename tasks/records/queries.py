@@ -85,14 +85,12 @@ def find_versions(
     return all_pages(search, lambda found: int(found.version), lambda found: (found.name, found.version))
 
 
-def first_version(registered_model: str, tags: Tags) -> ModelVersion | None:
-    """Return the version of a registered model with the lowest number that has all `tags`."""
-    return _version([f"name = '{registered_model}'", *(_condition(*tag) for tag in tags.items())], "ASC")
-
-
 def newest_version_of_run(registered_model: str, run_id: str) -> ModelVersion | None:
     """Return the version with the highest number of those whose model a run trained."""
-    return _version([f"name = '{registered_model}'", f"run_id = '{run_id}'"], "DESC")
+    text, order = f"name = '{registered_model}' and run_id = '{run_id}'", ["version_number DESC"]
+    # limit: the newest one is the answer
+    found = MlflowClient().search_model_versions(text, max_results=1, order_by=order)
+    return found[0] if found else None
 
 
 def logged_models(experiment_id: str, run_id: str) -> list[LoggedModel]:
@@ -118,13 +116,6 @@ def _runs(experiment_id: str, text: str, *, newest_first: bool, first: int) -> I
         return client.search_runs([experiment_id], where, ViewType.ACTIVE_ONLY, max_results=size, order_by=order)
 
     return all_pages(search, lambda run: int(run.info.start_time), lambda run: str(run.info.run_id), first)
-
-
-def _version(conditions: list[str], direction: str) -> ModelVersion | None:
-    order = [f"version_number {direction}"]
-    # limit: the first or the newest one is the answer
-    found = MlflowClient().search_model_versions(" and ".join(conditions), max_results=1, order_by=order)
-    return found[0] if found else None
 
 
 def _conditions(tags: Tags, status: str | None = None) -> str:

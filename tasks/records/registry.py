@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
 from tasks.errors import ModelError
-from tasks.records import queries, verified_artifacts
+from tasks.records import queries, removed_weights, verified_artifacts
 from tasks.records.tracking import http_status
 
 CHAMPION = "champion"
@@ -52,8 +52,12 @@ def by_number(registered_model: str, version: int) -> ModelVersion:
 
 
 def by_digest(registered_model: str, model_sha256: str) -> ModelVersion | None:
-    """Return the first version whose architecture and weights have this digest, or None."""
-    return queries.first_version(registered_model, {SHA256: model_sha256})
+    """Return the first version whose architecture and weights have this digest, or None.
+
+    One whose weights were removed does not count: a model that was trained again becomes a version of its own.
+    """
+    found = queries.find_versions(registered_model, {SHA256: model_sha256})
+    return next((version for version in found if removed_weights.TAG not in version.tags), None)
 
 
 def create_version(

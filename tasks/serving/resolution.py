@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.request_utils import _cached_get_request_session
 
 from tasks.errors import ModelError
-from tasks.records import artifact_digest, queries, registry
+from tasks.records import artifact_digest, queries, registry, removed_weights
 from tasks.records.onnx_forms import OnnxForm
 from tasks.records.tracking import http_status
 from tasks.records.transient_errors import answered_by_another
@@ -61,7 +61,12 @@ def _ask(reference: Reference) -> Target:
 
 
 def of_version(version: ModelVersion) -> Target:
-    """Name what to serve of a version: its logged model, or the ONNX form that was exported for it later."""
+    """Name what to serve of a version: its logged model, or the ONNX form that was exported for it later.
+
+    Raises:
+        ModelError: its weights were removed.
+    """
+    removed_weights.require(version.tags, f"version {version.version} of {version.name!r}", "serve another version")
     exported = OnnxForm.of(version)
     return Target(
         exported.uri if exported else f"models:/{version.name}/{version.version}",

@@ -9,7 +9,7 @@ import mlflow
 from tasks.contract.policies_file import rules_for
 from tasks.contract.promotion import RollbackRequest, RollbackResult
 from tasks.errors import ModelError
-from tasks.records import ledger, registry
+from tasks.records import ledger, registry, removed_weights
 from tasks.records.tracking import StageRun
 from tasks.serving import onnx_export
 from tasks.settings import Settings
@@ -79,7 +79,8 @@ def _plan(name: str, asked: int | None) -> tuple[int, int]:
     target = asked if asked is not None else ledger.champion_before(name, now)
     if target is None:
         raise ModelError(f"{name!r}: the ledger has no champion before version {now}; choose one with VERSION=")
-    registry.by_number(name, target)
+    tags = registry.by_number(name, target).tags
+    removed_weights.require(tags, f"version {target} of {name!r}", "choose another version")
     if target != now:
         return now, target
     if ledger.is_recorded(name, now):

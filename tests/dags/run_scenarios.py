@@ -30,6 +30,8 @@ stage, _, _, _, result = sys.argv[1:]
 request = json.load(sys.stdin)
 told = json.loads(os.environ["STUB"])
 task = request["task"]["task_id"]
+if stage == "clean":
+    request["keep_weights_days"] = os.environ["PIPELINE_KEEP_WEIGHTS_DAYS"]
 with open(os.environ["STUB_CALLS"], "a") as calls:
     calls.write(json.dumps([task, request]) + "\\n")
 if told.get("sleep") == task:
@@ -54,6 +56,7 @@ more = {
                  "previous_champion": None, "reason": "first"},
     "deploy": {"registered_model": "m", "version": 12, "url": "http://x", "started": False, "answers_checked": 1,
                "replicas": 1, "skipped": told.get("skipped")},
+    "clean": {"removed": {"weights": 2}, "megabytes": 3.5, "kept": 0},
 }[stage]
 run_id = {"prepare": "1" * 32, "tune": "7" * 32, "train": "12e45" + "0" * 27, "compress": "8" * 32}.get(stage, "f" * 32)
 with open(result, "w") as file:

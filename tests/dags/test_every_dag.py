@@ -46,6 +46,7 @@ def test_only_the_plugin_module_is_loaded_as_a_plugin(parse: Parse) -> None:
         ("weekly_tuning", "@weekly", WEEK - 1),  # it ends before the next one
         ("weekly_compression", "0 12 * * 0", WEEK - 1),  # when the trainings of that night are over
         ("rollback_champion", "None", WEEK),
+        ("weekly_maintenance", "0 6 * * 6", WEEK - 1),
     ],
 )
 def test_the_schedule_is_fixed(parse: Parse, dag: str, schedule: str, longest: int) -> None:
@@ -57,7 +58,7 @@ def test_the_schedule_is_fixed(parse: Parse, dag: str, schedule: str, longest: i
     assert facts["tags"]
 
 
-@pytest.mark.parametrize("dag", ["daily_training", "weekly_compression", "weekly_tuning"])
+@pytest.mark.parametrize("dag", ["daily_training", "weekly_compression", "weekly_maintenance", "weekly_tuning"])
 def test_each_task_is_retried_with_back_off_and_ends_in_time(parse: Parse, dag: str) -> None:
     facts = parse(dag)["facts"]
     for task, (_, retries, back_off, timeout) in facts["tasks"].items():
@@ -89,6 +90,7 @@ def test_the_deploy_task_outlasts_the_longest_wait_that_may_be_asked_for(
         ("weekly_tuning", ["register"]),
         ("weekly_compression", ["register"]),
         ("rollback_champion", ["rollback"]),
+        ("weekly_maintenance", ["clean"]),  # no weights go that a promotion is about to need
     ],
 )
 def test_what_moves_the_champion_shares_one_pool(parse: Parse, dag: str, tasks: list[str]) -> None:

@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -80,7 +81,10 @@ class Soak:
         if versions != len(days):
             failed.append(f"{versions} versions are registered by {len(days)} runs")
         left = self._leftovers()
-        return [*failed, *([f"make gc finds:\n{left}"] if "nothing" not in left else [])]
+        # Checkpoints of registered models go when their DAG run has been idle for a week; here they are minutes old.
+        rows = [line for line in left.splitlines() if re.match(r"unfinished run|gold|weights|state of a search", line)]
+        well = "nothing is left over" in left or "would be removed" in left
+        return [*failed, *([f"make gc finds:\n{left}"] if rows or not well else [])]
 
     def _run(self, number: int) -> tuple[str, str]:
         """Run one day; return its state, and the stage whose container was killed."""

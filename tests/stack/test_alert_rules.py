@@ -56,7 +56,12 @@ def test_every_alert_fires_when_it_should_and_not_before(rules: Path) -> None:
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("> 26 * 3600", "> 27 * 3600"), ("> 0.05\n        for: 5m", "> 0.06\n        for: 5m"), ("< 0.1 ", "< 0.2 ")],
+    [
+        ("> 26 * 3600", "> 27 * 3600"),
+        ("> 0.05\n        for: 5m", "> 0.06\n        for: 5m"),
+        ("< 0.1 ", "< 0.2 "),
+        ("4 * 24 * 3600", "2 * 24 * 3600"),
+    ],
 )
 def test_a_changed_limit_is_noticed(rules: Path, old: str, new: str) -> None:
     text = (rules / "alerts.yml").read_text()

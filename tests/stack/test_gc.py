@@ -108,3 +108,40 @@ def test_artifacts_and_searches_are_removed_from_the_store(
     assert {client.get_run(run_id).info.status for run_id in (train, tune)} == {"KILLED"}
     s3.delete_object(Bucket=bucket, Key=anothers)
     assert "nothing is left over" in gc("tasks", "gc", "--days", "0", **variables)
+
+
+def test_old_weights_are_removed_through_the_server_by_the_user_that_stages_have(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By pipeline-registry, as which the stage clean logs in; the models were logged by pipeline-stages."""
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", MLFLOW_STAGES_USER)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", stack.variables["MLFLOW_STAGES_PASSWORD"])
+    client, long_ago = MlflowClient(stack.mlflow_url), int((time.time() - 100 * 86400) * 1000)
+    experiment_id = client.create_experiment("old-weights")
+    tags = {"pipeline.dag_id": "daily", "pipeline.dag_run_id": "old", "pipeline.stage": "train"}
+    run_id = client.create_run(experiment_id, start_time=long_ago, tags=tags).info.run_id
+    model = client.create_logged_model(experiment_id, "model", run_id)
+    (tmp_path / "model" / "data").mkdir(parents=True)
+    (tmp_path / "model" / "MLmodel").write_text("flavors: {}\n")
+    (tmp_path / "model" / "data" / "model.onnx").write_bytes(b"x" * 5000)
+    client.log_model_artifacts(model.model_id, str(tmp_path / "model"))
+    client.set_tag(run_id, "pipeline.logged_model_uri", f"models:/{model.model_id}")
+    client.set_terminated(run_id, "FINISHED", end_time=long_ago)
+    keys = [stack.variables[name] for name in ("S3_ACCESS_KEY", "S3_SECRET_KEY")]
+    store = f"http://127.0.0.1:{stack.variables['S3_PORT']}"
+    s3 = boto3.Session(*keys, region_name="us-east-1").client("s3", endpoint_url=store)
+
+    def kept() -> list[str]:
+        found = s3.list_objects_v2(Bucket=stack.variables.get("S3_BUCKET") or "mlflow").get("Contents", [])
+        return sorted(one["Key"].rpartition("/artifacts/")[2] for one in found if model.model_id in one["Key"])
+
+    variables = {"MLFLOW_TRACKING_URI": stack.mlflow_url, "PIPELINE_EXPERIMENT": "old-weights"}
+    variables |= {"MLFLOW_TRACKING_USERNAME": MLFLOW_REGISTRY_USER, "PIPELINE_HOME": str(tmp_path)}
+    variables |= {"MLFLOW_TRACKING_PASSWORD": stack.variables["MLFLOW_REGISTRY_PASSWORD"]}
+    variables |= {"SERVING_URL": "http://127.0.0.1:9"}  # nothing is served
+    assert kept() == ["MLmodel", "data/model.onnx"]
+    assert "weights, never registered" in gc("tasks", "gc", **variables)
+    assert "1 removed" in gc("tasks", "gc", "--apply", **variables)
+    assert kept() == ["MLmodel"]
+    assert "pipeline.weights_removed" in client.get_run(run_id).data.tags
+    assert "nothing is left over" in gc("tasks", "gc", **variables)

@@ -128,3 +128,15 @@ def test_a_wrong_address_of_a_channel_is_named_without_its_value(
     with pytest.raises(SettingsError, match=name) as caught:
         load_settings()
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("days", "accepted"), [("0", True), ("8", True), ("7", False), ("1", False), ("-1", False)])
+def test_weights_outlast_the_dag_run_that_judges_them(
+    monkeypatch: pytest.MonkeyPatch, days: str, accepted: bool
+) -> None:
+    monkeypatch.setenv("PIPELINE_KEEP_WEIGHTS_DAYS", days)
+    if accepted:
+        assert load_settings().pipeline_keep_weights_days == int(days)
+    else:
+        with pytest.raises(SettingsError, match="PIPELINE_KEEP_WEIGHTS_DAYS"):
+            load_settings()

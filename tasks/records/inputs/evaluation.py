@@ -10,7 +10,7 @@ from mlflow.entities import Run
 
 from tasks.contract.messages import StageResult
 from tasks.contract.promotion import EvaluateRequest, EvaluateResult
-from tasks.records import artifact_digest, ledger, reference_predictions, registry, verdict_log
+from tasks.records import artifact_digest, ledger, reference_predictions, registry, removed_weights, verdict_log
 from tasks.records.compressed_models import Compression
 from tasks.records.inputs.stage_inputs import PreparedData, StageInputs
 from tasks.records.inputs.training import TrainInputs
@@ -34,9 +34,13 @@ class TrainedModel:
 
         Raises:
             DataError: there is no such run, or it stored no model.
+            ModelError: its weights were removed.
         """
         names = ("pipeline.logged_model_uri", registry.SHA256, artifact_digest.TAG)
-        return cls(*(tag_of(train_run_id, name) for name in names))
+        made = cls(*(tag_of(train_run_id, name) for name in names))
+        tags = MlflowClient().get_run(train_run_id).data.tags
+        removed_weights.require(tags, f"run {train_run_id}", 'train it again: start a run with force=["train"]')
+        return made
 
 
 @dataclass(frozen=True)

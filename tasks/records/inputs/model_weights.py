@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 from tasks.contract.networks import NOT_STATED
 from tasks.errors import ModelError, RequestError
 from tasks.files import sha256
-from tasks.records import artifact_digest, registry, weights_store
+from tasks.records import artifact_digest, registry, removed_weights, weights_store
 from tasks.records.compressed_models import Compression
 from tasks.records.tracking import http_status, tag_of
 from tasks.records.transient_errors import as_unavailable
@@ -73,6 +73,7 @@ def fetch(uri: str, folder: Path) -> Path:
         DataError: the run that trained a compressed version is gone.
     """
     tags = _version(uri).tags
+    removed_weights.require(tags, uri, "give another version")
     compression = Compression.in_tags(tags)
     if compression is None or compression.has_network:
         what, source, expected = uri, uri, tags.get(artifact_digest.TAG)

@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 
 from tasks.contract.recipe import NONE
 from tasks.contract.training import TrainRequest, TuneRequest
-from tasks.records import artifact_digest, gold_store, registry, tuned_sets
+from tasks.records import artifact_digest, gold_store, registry, removed_weights, tuned_sets
 from tasks.records.inputs import weights
 from tasks.records.inputs.stage_inputs import PreparedData, StageInputs
 from tasks.records.inputs.weights import Weights
@@ -60,6 +60,8 @@ class TrainInputs(StageInputs):
     def lost(run: Run) -> str:
         """Name what is missing: the gold, the model, its classes."""
         run_id = run.info.run_id
+        if removed_weights.TAG in run.data.tags:
+            return f"its weights were removed ({run.data.tags[removed_weights.TAG]})"
         if not gold_store.exists(tag_of(tag_of(run_id, "pipeline.prepare_run_id"), gold_store.GOLD_RUN)):
             return "the gold it was trained on is gone"
         if not _model_is_whole(run):

@@ -79,6 +79,7 @@ SCHEMA = _closed(
     scheduler=_closed(**PART),
     dagProcessor=_closed(enabled=FLAG, **PART),
     triggerer=_closed(persistence=OFF, **PART),
+    databaseCleanup=_closed(enabled=FLAG, schedule=TEXT, args=WORDS, resources=OBJECT),
     workers=_closed(resources=OBJECT),
 )
 
@@ -87,7 +88,15 @@ def check(values: dict[str, Any]) -> None:
     """The values, and the pods that the chart makes of them."""
     jsonschema.Draft202012Validator(SCHEMA).validate(values)
     contexts = values["securityContexts"]
-    for part in ("apiServer", "scheduler", "dagProcessor", "triggerer", "workers", "migrateDatabaseJob"):
+    for part in (
+        "apiServer",
+        "scheduler",
+        "dagProcessor",
+        "triggerer",
+        "workers",
+        "migrateDatabaseJob",
+        "databaseCleanup",
+    ):
         container = {
             "name": "airflow",
             "image": "{repository}:{tag}".format(**values["images"]["airflow"]),

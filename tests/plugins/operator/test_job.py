@@ -24,7 +24,7 @@ def told(monkeypatch: pytest.MonkeyPatch, stage: str, **fields: object) -> set[s
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_is_told_of_the_service_only_if_it_asks_it(monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
-    assert told(monkeypatch, stage) & SERVICE == (SERVICE if stage == "deploy" else set())
+    assert told(monkeypatch, stage) & SERVICE == (SERVICE if stage in {"deploy", "clean"} else set())
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -44,7 +44,7 @@ def test_a_stage_logs_in_to_mlflow_as_the_user_that_may_do_its_part(
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "of-the-administrator")
     settings, request = load_settings(), request_of(stage)
-    part = "registry" if stage in {"register", "rollback", "deploy"} else "stages"
+    part = "registry" if stage in {"register", "rollback", "deploy", "clean"} else "stages"
     assert container_environment(stage, request, settings)["MLFLOW_TRACKING_USERNAME"] == f"pipeline-{part}"
     assert container_secrets(stage, request, settings)["MLFLOW_TRACKING_PASSWORD"] == f"of-{part}"
     assert secret_keys(stage, settings) == {"MLFLOW_TRACKING_PASSWORD": f"MLFLOW_{part.upper()}_PASSWORD"}

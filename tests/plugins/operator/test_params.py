@@ -61,6 +61,7 @@ def test_the_sections_are_there() -> None:
         "Promotion",
         "Rollback",
         "Deployment",
+        "Cleaning",
         "Reuse",
         "Machine",
     }

@@ -47,6 +47,7 @@ def test_everything_is_healthy_and_the_first_task_is_done(airflow: Stack) -> Non
     assert airflow.states(FILE) == {
         "airflow-init": "exited",
         "airflow-api-server": "healthy",
+        "airflow-cleanup": "healthy",
         "airflow-dag-processor": "healthy",
         "airflow-scheduler": "healthy",
         "airflow-triggerer": "healthy",

@@ -24,10 +24,11 @@ from safetensors.torch import save, save_file
 from torch import Tensor
 
 from tasks.__main__ import main
-from tasks.cli import leftovers, weights_file
+from tasks.cli import weights_file
 from tasks.errors import DataError
 from tasks.records import queries, tracking
 from tasks.records.weights_store import FILE, LICENCE, NETWORK, SHA256, SOURCE
+from tasks.retention import leftovers
 from tasks.settings import Settings
 from tests.tasks.cli.hub_server import COMMIT, Hub, serving
 

@@ -31,7 +31,7 @@ from tasks.contract.stages import STAGES
 from tasks.contract.training import TuneRequest, TuneResult
 from tasks.errors import DataError
 from tasks.gate.verdict import Verdict
-from tasks.records import ledger, queries, registry, tracking, tuned_sets
+from tasks.records import ledger, queries, registry, removed_weights, tracking, tuned_sets
 from tasks.records.inputs.training import TrainInputs, TuneInputs
 from tasks.records.ledger import Entry, Kind
 from tasks.records.tracking import StageRun
@@ -393,6 +393,12 @@ def test_a_run_whose_files_are_gone_is_not_taken(
         kept.rename(file)
     assert f"run {run_ids[stage]} is not reused" in caplog.text
     assert ask(stage) is not None
+
+
+def test_a_training_whose_weights_were_removed_is_made_anew(ask: Ask, run_ids: RunIds, caplog: Any) -> None:
+    removed_weights.mark(run_ids["train"], [], "on 2026-11-28 by clean: refused on 2026-08-01")
+    assert ask("train") is None
+    assert "is not reused: its weights were removed (on 2026-11-28 by clean: refused on 2026-08-01)" in caplog.text
 
 
 def test_a_damaged_model_is_not_taken(ask: Ask, run_ids: RunIds) -> None:

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from tasks.contract.messages import TaskIdentity
 from tasks.contract.promotion import EvaluateRequest, RegisterRequest, RegisterResult
 from tasks.errors import ChangedError, DataError, ModelError
-from tasks.records import registry, tracking, tuned_sets
+from tasks.records import registry, removed_weights, tracking, tuned_sets
 from tasks.records.inputs.evaluation import EvaluateInputs
 from tasks.settings import Settings
 from tasks.stages import evaluate, register
@@ -131,6 +131,19 @@ def test_the_same_weights_on_another_day_are_the_same_version(
     result = run_register(evaluated(PERFECT, "tue"), "tue")
     assert (result.version, result.created, result.promoted, result.previous_champion) == (1, False, True, None)
     assert versions() == 1
+
+
+def test_weights_that_were_removed_and_trained_again_become_a_version_of_their_own(
+    perfect: str, evaluated: Evaluated, run_register: Register
+) -> None:
+    """Otherwise the champion would be a version without files."""
+    run_register(perfect, "mon")
+    MlflowClient().delete_registered_model_alias("pets", "champion")
+    MlflowClient().set_model_version_tag("pets", "1", removed_weights.TAG, "on 2026-11-28 by clean: refused")
+    evaluation = evaluated(PERFECT, "tue")
+    first, second = run_register(evaluation, "tue"), run_register(evaluation, "tue")
+    assert [(made.version, made.created, made.promoted) for made in (first, second)] == [(2, True, True)] * 2
+    assert aliases() == {"champion": 2, "challenger": 2}
 
 
 @pytest.mark.usefixtures("champion")

@@ -13,7 +13,7 @@ from tasks.contract.messages import TaskIdentity
 from tasks.contract.promotion import RollbackRequest, RollbackResult
 from tasks.contract.stages import parse_request
 from tasks.errors import DataError, ModelError, RequestError
-from tasks.records import ledger, registry, tracking
+from tasks.records import ledger, registry, removed_weights, tracking
 from tasks.serving import onnx_export
 from tasks.settings import Settings
 from tasks.stages import rollback
@@ -194,6 +194,16 @@ def test_under_rules_a_champion_that_was_made_by_hand_gets_its_record(
     registry.set_alias(NAME, registry.CHAMPION, 1)
     assert run_rollback(policies=RULES, version=1).version == 1
     assert ledger.is_recorded(NAME, 1)
+
+
+def test_a_version_whose_weights_were_removed_is_no_champion(three_champions: None, run_rollback: Rollback) -> None:
+    MlflowClient().set_model_version_tag(
+        NAME, "1", removed_weights.TAG, "on 2026-11-28 by clean: refused on 2026-08-01"
+    )
+    with pytest.raises(ModelError, match=r"the weights of version 1 of 'pets' were removed \(on 2026-11-28 .* choose"):
+        run_rollback(version=1)
+    assert champion() == 3
+    assert len(list(ledger.history(NAME))) == 3
 
 
 def test_torch_is_not_imported_for_a_version_that_has_an_onnx_form(three_champions: None, settings: Settings) -> None:

@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 import torch
 from mlflow import MlflowClient
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from PIL import Image
 
 from tasks.contract.messages import TaskIdentity
 from tasks.contract.recipe import Basis, Hyperparameters
 from tasks.contract.training import TrainRequest, TrainResult
 from tasks.errors import DataError, RequestError
-from tasks.records import gold_store, queries, tracking, tuned_sets
+from tasks.records import artifact_digest, gold_store, model_store, queries, removed_weights, tracking, tuned_sets
 from tasks.records.checkpoint_store import CheckpointStore
 from tasks.records.tuned_sets import TunedSet
 from tasks.settings import Settings
@@ -353,6 +354,22 @@ def test_a_retry_after_the_model_was_logged_makes_no_second_one(train_stage: Tra
     assert first.model_sha256 == second.model_sha256
     assert len(models(second)) == 1
     assert steps(second.run_id, "train_loss") == [1, 2, 3, 4, 5]
+
+
+def test_a_retry_of_long_ago_trains_anew_the_weights_that_were_removed(train_stage: Train) -> None:
+    """The run still has its logged model, with the digest of these weights, but without files."""
+    first = train_stage(epochs=1)
+    client = MlflowClient()
+    uri = client.get_run(first.run_id).data.tags["pipeline.logged_model_uri"]
+    removed_weights.mark(first.run_id, [], "on 2026-11-28 by clean: never registered")
+    location = client.get_logged_model(uri.removeprefix("models:/")).artifact_location
+    get_artifact_repository(location).delete_artifacts(removed_weights.FILES)
+    again = train_stage(epochs=1)
+    assert (again.run_id, again.model_sha256, models(again)) == (first.run_id, first.model_sha256, [uri])
+    assert digest(mlflow.pytorch.load_model(uri)) == first.model_sha256
+    tags = client.get_run(first.run_id).data.tags
+    assert removed_weights.TAG not in tags
+    assert tags[artifact_digest.TAG] == model_store.artifact_sha256(uri)
 
 
 def test_a_retry_finishes_what_a_killed_logging_left(train_stage: Train, monkeypatch: pytest.MonkeyPatch) -> None:
