@@ -125,11 +125,6 @@ def newest_move(registered_model: str) -> Record | None:
     return _found(_newest(registered_model=registered_model, moves=MOVED))
 
 
-def was_moved(registered_model: str, version: int) -> bool:
-    """Tell whether a record made a version champion, took it out of service, or was to."""
-    return _newest(registered_model=registered_model, moves=MOVED, candidate_version=version) is not None
-
-
 def is_recorded(registered_model: str, champion: int | None) -> bool:
     """Tell whether the newest move made this version champion; while it is not finished, the one before counts too."""
     move = newest_move(registered_model)
@@ -174,7 +169,7 @@ def evidence_of(registered_model: str, version: int) -> str | None:
 
 
 def was_champion(registered_model: str, version: int) -> bool:
-    """Tell whether a move made this version champion, or took it out of service."""
+    """Tell whether a move made this version champion, took it out of service, or was to."""
     known = {"registered_model": registered_model, "moves": MOVED}
     return any(_newest(**known, **{of: version}) for of in ("to_version", "from_version"))
 

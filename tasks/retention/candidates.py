@@ -78,7 +78,7 @@ def read(before: datetime, in_use: Collection[str]) -> Candidates:
 def named_now(versions: Collection[ModelVersion], run_id: str) -> bool:
     """Tell whether any of these versions of a run's model was named, promoted or joined by another one meanwhile."""
     for version in versions:
-        if int(version.version) in _aliased(version.name) or ledger.was_moved(version.name, int(version.version)):
+        if int(version.version) in _aliased(version.name) or ledger.was_champion(version.name, int(version.version)):
             return True
     known = {(version.name, version.version) for version in versions}
     now = queries.find_versions(tags={"pipeline.train_run_id": run_id})
