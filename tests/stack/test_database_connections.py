@@ -55,7 +55,8 @@ def test_mlflow_takes_no_more_connections_than_its_pools_have_and_refuses_nobody
             ended.set()
         list(running)
     assert set(statuses) == {200}, statuses
-    assert OF_ONE_POOL < max(used) <= POOLS * OF_ONE_POOL  # this stack's MLflow has one worker
+    # This stack's MLflow has one worker, and the process that started it keeps one connection of each pool.
+    assert OF_ONE_POOL < max(used) <= POOLS * OF_ONE_POOL + POOLS
 
 
 @pytest.mark.long
