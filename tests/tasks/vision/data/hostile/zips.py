@@ -96,12 +96,12 @@ def overlapping(random: Random) -> bytes:
     """Thousands of entries that are all the same member."""
     count = random.choice([50, 2_000, 15_000])
     data = bytes(random.choice([10_000, 8 * MIB, 60 * MIB]))
-    packed = pack(data, DEFLATED)
+    packed, crc = pack(data, DEFLATED), zlib.crc32(data)
     first = archive(good())
     before = first.index(b"PK\1\2")
-    members = [*good(), Member("cat/0.jpg", packed, DEFLATED, len(data), zlib.crc32(data))]
+    members = [*good(), Member("cat/0.jpg", packed, DEFLATED, len(data), crc)]
     for n in range(count):
-        members.append(Member(f"cat/{n}.jpg", packed, DEFLATED, len(data), zlib.crc32(data), offset=before))
+        members.append(Member(f"cat/{n}.jpg", packed, DEFLATED, len(data), crc, offset=before))
     return archive(members)
 
 
