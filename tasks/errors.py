@@ -10,7 +10,8 @@
     │   └── SettingsError                 78   the environment is wrong (missing secret, bad URL)
     └── UnavailableError                  69   yes: MLflow, the object store or the service cannot be reached
 
-Codes follow BSD ``sysexits.h``. Anything else (a bug, a kill, out of memory) is retried.
+Codes follow BSD ``sysexits.h``. Anything else (a bug, a kill) is retried; out of memory too, but for the
+stages that say otherwise (`Stage.retried_out_of_memory`).
 A message is one line: the value that is wrong, then what to do about it.
 """
 

@@ -167,4 +167,13 @@ class PrepareResult(StageResult):
         return f"{images:,} images, {self.classes} classes, {self.removed_images:,} left out{reused}"
 
 
-STAGES = (Stage("prepare", PrepareRequest, PrepareResult, extra="vision", resources=StageResources(memory="8g")),)
+STAGES = (
+    Stage(
+        "prepare",
+        PrepareRequest,
+        PrepareResult,
+        extra="vision",
+        resources=StageResources(memory="8g"),
+        retried_out_of_memory=False,
+    ),
+)

@@ -33,6 +33,9 @@ class Stage:
     calls_service: bool = False
     # Writes registered models or the ledger, so that it logs in to MLflow as the user that may.
     changes_registry: bool = False
+    # Whether it is tried again after its container was killed at its own limit of memory (`pipeline.operator.outcome`).
+    # Not where the memory follows from files that anyone may have made, and nothing is lost that took long.
+    retried_out_of_memory: bool = True
     # The parameter that says how. In a DAG that can do without the stage, the Param of the stage's own name takes its
     # place, and offers `none` too (see `pipeline.operator.params.stage_params`).
     choice: str = ""

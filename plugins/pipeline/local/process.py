@@ -15,6 +15,18 @@ from pathlib import Path
 from pipeline.local import supervisor
 from pipeline.operator.outcome import LINES_KEPT, StageOutcome
 
+VMSTAT = Path("/proc/vmstat")
+
+
+def kernel_kills() -> int | None:
+    """Return how many processes the kernel has ever killed for lack of memory; None where it does not say."""
+    with contextlib.suppress(OSError):
+        for line in VMSTAT.read_text().splitlines():
+            name, _, count = line.partition(" ")
+            if name == "oom_kill":
+                return int(count)
+    return None
+
 
 class StageProcess:
     """`command STAGE --request - --result FILE`, in a process group of its own under `pipeline.local.supervisor`."""
@@ -61,6 +73,7 @@ class StageProcess:
         """Send the request, pass each line of output to `log` at once, and wait for the end."""
         assert self._process.stdin is not None  # noqa: S101  # opened as a pipe
         assert self._process.stdout is not None  # noqa: S101
+        kills = kernel_kills()
         with contextlib.suppress(BrokenPipeError):  # it has exited; its exit code says why
             self._process.stdin.write(request)
             self._process.stdin.close()
@@ -69,7 +82,10 @@ class StageProcess:
             lines.append(line.rstrip())
             log(lines[-1])
         code = self._process.wait()
-        return StageOutcome(code, self._result.read_bytes() if self._result.exists() else None, tuple(lines))
+        now = kernel_kills()
+        meanwhile = None if now is None or kills is None else now - kills
+        result = self._result.read_bytes() if self._result.exists() else None
+        return StageOutcome(code, result, tuple(lines), kernel_kills=meanwhile)
 
     def stop(self) -> None:
         """Stop the process group if it still runs; may be called at any time, and more than once."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tasks.errors import DataError
@@ -24,7 +23,7 @@ class Arrangement:
         folders: what the source calls its splits, for messages.
         notes: what else a reader should know.
         metadata: names in the source of the metadata files, by their path from `top`.
-        values: metadata from label sheets, by column and image name.
+        values: metadata from label sheets in the order of `columns`, by image name.
         tables: the column with the images of every Parquet file, by its name in the source.
     """
 
@@ -37,7 +36,7 @@ class Arrangement:
     notes: list[str] = field(default_factory=list)
     metadata: dict[str, str] = field(default_factory=dict)
     columns: tuple[str, ...] = ()
-    values: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    values: dict[str, tuple[str, ...]] = field(default_factory=dict)
     tables: dict[str, str] = field(default_factory=dict)
 
     def add(self, key: str, entry: Entry) -> None:

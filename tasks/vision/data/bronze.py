@@ -7,7 +7,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from tasks.errors import DataError
@@ -23,6 +26,7 @@ from tasks.vision.data.sources import Source
 MAX_SIDE, MAX_ASPECT = 8192, 8.0
 # Images go to the threads in batches: small enough to bound memory, large enough for little overhead with 1 kB images.
 BATCH_IMAGES, BATCH_BYTES = 64, 8 * 2**20
+WAITING_BYTES = 128 * 2**20  # of the batches that wait, however many threads there are
 MOST_PROCESSES = 4  # for large images; each may take 512 MB
 
 
@@ -45,17 +49,23 @@ def read(source: Source, shaping: Shaping, workers: int | None = None) -> list[R
     decoders = DecoderProcesses(min(workers, MOST_PROCESSES))
     progress = Progress("images read", count)
     records: list[Record] = []
-    pending: deque[Future[list[Record]]] = deque()
+    pending: deque[tuple[Future[list[Record]], int]] = deque()
+    waiting = 0
+    decode = _Decode(shaping.channels, shaping.size, decoders)
 
     def collect() -> None:
-        done = pending.popleft().result()
+        nonlocal waiting
+        future, size = pending.popleft()
+        waiting -= size
+        done = future.result()
         records.extend(done)
         progress.advance(len(done))
 
     with closing(decoders), ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-        for batch in _batches(source.read()):
-            pending.append(pool.submit(_records, batch, shaping.channels, shaping.size, decoders))
-            while len(pending) > 2 * workers:
+        for batch, size in _batches(source.read()):
+            pending.append((pool.submit(decode.batch, batch), size))
+            waiting += size
+            while len(pending) > 2 * workers or (waiting > WAITING_BYTES and pending):
                 collect()
         while pending:
             collect()
@@ -74,9 +84,12 @@ def size_fault(width: int, height: int) -> str:
     return ""
 
 
-def _batches(items: Iterable[tuple[Entry, Callable[[], Content]]]) -> Iterator[list[tuple[Entry, Content | DataError]]]:
-    """Read the items in this thread, as archives are streams, and group them."""
-    batch: list[tuple[Entry, Content | DataError]] = []
+Batch = list[tuple[Entry, Content | DataError]]
+
+
+def _batches(items: Iterable[tuple[Entry, Callable[[], Content]]]) -> Iterator[tuple[Batch, int]]:
+    """Read the items in this thread, as archives are streams, and group them; yield the bytes of each group too."""
+    batch: Batch = []
     size = 0
     for entry, read in items:
         try:
@@ -87,33 +100,47 @@ def _batches(items: Iterable[tuple[Entry, Callable[[], Content]]]) -> Iterator[l
             batch.append((entry, content))
             size += len(content) if isinstance(content, bytes) else content.nbytes
         if len(batch) >= BATCH_IMAGES or size >= BATCH_BYTES:
-            yield batch
+            yield batch, size
             batch, size = [], 0
     if batch:
-        yield batch
+        yield batch, size
 
 
-def _records(
-    batch: list[tuple[Entry, Content | DataError]], channels: int, size: int, decoders: DecoderProcesses
-) -> list[Record]:
-    return [_record(entry, content, channels, size, decoders) for entry, content in batch]
+@dataclass
+class _Decode:
+    """Makes records of encoded images.
 
+    Copies of a file share their pixels: an archive of a few kilobytes can hold one image, or links to it, a hundred
+    thousand times.
+    """
 
-def _record(entry: Entry, content: Content | DataError, channels: int, size: int, decoders: DecoderProcesses) -> Record:
-    if isinstance(content, DataError):
-        return Record(entry, fault=Reason.UNREADABLE, detail=str(content))
-    data = content if isinstance(content, bytes) else content.tobytes()
-    sha256 = hashlib.sha256(data).hexdigest()
-    width = height = 0
-    try:
-        image = images.open_image(content) if isinstance(content, bytes) else Image.fromarray(content)
-        width, height = image.size
-        if wrong := size_fault(width, height):
-            return Record(entry, sha256, len(data), width, height, None, Reason.WRONG_SIZE, wrong)
-        if isinstance(content, bytes) and belongs_apart(image, size):
-            decoded = decoders.decode(content, channels, size)
-        else:
-            decoded = images.pixels(image, channels, size)
-        return Record(entry, sha256, len(data), width, height, decoded)
-    except DataError as error:
-        return Record(entry, sha256, len(data), width, height, None, Reason.UNREADABLE, str(error))
+    channels: int
+    size: int
+    decoders: DecoderProcesses
+    known: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+
+    def batch(self, batch: Batch) -> list[Record]:
+        return [self._record(entry, content) for entry, content in batch]
+
+    def _record(self, entry: Entry, content: Content | DataError) -> Record:
+        if isinstance(content, DataError):
+            return Record(entry, fault=Reason.UNREADABLE, detail=str(content))
+        data = content if isinstance(content, bytes) else content.tobytes()
+        sha256 = hashlib.sha256(data).hexdigest()
+        width = height = 0
+        try:
+            image = images.open_image(content) if isinstance(content, bytes) else Image.fromarray(content)
+            width, height = image.size
+            if wrong := size_fault(width, height):
+                return Record(entry, sha256, len(data), width, height, None, Reason.WRONG_SIZE, wrong)
+            decoded = self.known.get(sha256)
+            if decoded is None:
+                decoded = self.known.setdefault(sha256, self._pixels(content, image))
+            return Record(entry, sha256, len(data), width, height, decoded)
+        except DataError as error:
+            return Record(entry, sha256, len(data), width, height, None, Reason.UNREADABLE, str(error))
+
+    def _pixels(self, content: Content, image: Image.Image) -> NDArray[np.uint8]:
+        if isinstance(content, bytes) and belongs_apart(image, self.size):
+            return self.decoders.decode(content, self.channels, self.size)
+        return images.pixels(image, self.channels, self.size)

@@ -25,25 +25,46 @@ ZSTD_WINDOW_LOG = 27  # 128 MiB, the default limit of the command `zstd`
 _SKIPPABLE = tuple(bytes([kind]) + b"\x2a\x4d\x18" for kind in range(0x50, 0x60))
 
 
-class _Decompressor(Protocol):
+class Decompressor(Protocol):
     """What bz2, lzma and zstd have in common."""
 
     @property
-    def eof(self) -> bool: ...
+    def eof(self) -> bool:
+        """Whether the stream has ended."""
+        ...
 
     @property
-    def needs_input(self) -> bool: ...
+    def needs_input(self) -> bool:
+        """Whether nothing more comes of what was given."""
+        ...
 
     @property
-    def unused_data(self) -> bytes: ...
+    def unused_data(self) -> bytes:
+        """What came after the end of the stream."""
+        ...
 
-    def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes:
+        """Return at most `max_length` bytes more."""
+        ...
 
 
-_MAKERS: dict[str, Callable[[], _Decompressor]] = {
+def zstd_decompressor() -> Decompressor:
+    """Return one whose window has a limit."""
+    return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: ZSTD_WINDOW_LOG})
+
+
+def unpacked(decompressor: Decompressor, data: bytes, most: int) -> bytes:
+    """Return the next bytes, `most` at most; ValueError where they are no Zstandard."""
+    try:
+        return decompressor.decompress(data, most)
+    except zstd.ZstdError as error:  # a plain Exception
+        raise ValueError(str(error)) from error
+
+
+_MAKERS: dict[str, Callable[[], Decompressor]] = {
     "bz2": bz2.BZ2Decompressor,
     "xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY),
-    "zst": lambda: zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: ZSTD_WINDOW_LOG}),
+    "zst": zstd_decompressor,
 }
 
 
@@ -77,7 +98,7 @@ class _Stream(io.RawIOBase):
     The library's own file classes have no limit for the memory that a header asks for.
     """
 
-    def __init__(self, path: Path, make: Callable[[], _Decompressor]) -> None:
+    def __init__(self, path: Path, make: Callable[[], Decompressor]) -> None:
         self._file = path.open("rb")
         self._make = make
         self._decompressor = make()
@@ -129,9 +150,6 @@ class _Stream(io.RawIOBase):
                     raise EOFError("the compressed data end too early")
             else:
                 rest = b""
-            try:
-                data = self._decompressor.decompress(rest, most)
-            except zstd.ZstdError as error:  # a plain Exception
-                raise ValueError(str(error)) from error
+            data = unpacked(self._decompressor, rest, most)
             if data:
                 return data

@@ -47,6 +47,11 @@ class Contents:
     parquets: Mapping[str, Columns | DataError] = field(default_factory=dict)
 
     @cached_property
+    def total_bytes(self) -> int:
+        """Bytes of all files together."""
+        return sum(self.sizes.values())
+
+    @cached_property
     def paths(self) -> dict[str, str]:
         """The path of every file that counts, in Unicode's form NFC, by its name in the source."""
         return {name: normal(name) for name in self.sizes if not is_junk(name)}

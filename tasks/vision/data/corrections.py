@@ -73,7 +73,7 @@ def parse(where: str, data: bytes) -> Corrections:
             continue  # a spreadsheet leaves such lines behind
         if not file:
             raise DataError(f"{row.place}: {FILE} is empty; fill it in or remove the line")
-        known = by_file.setdefault(file, Correction(label, row.place))
+        known = by_file.setdefault(file, Correction(label, str(row.place)))
         if known.label != label:
             raise DataError(
                 f"{row.place}: {_shown(file)} gets label {_shown(label)}, but {_shown(known.label)} in {known.place}; "

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -17,7 +16,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from pathlib import Path
 from queue import LifoQueue
 
 import numpy as np
@@ -27,6 +25,7 @@ from PIL import Image
 from tasks.errors import DataError
 from tasks.vision.data import images
 from tasks.vision.data.formats import memory
+from tasks.vision.data.process_memory import at_most, data_bytes
 
 MODULE = "tasks.vision.data.decoder_process"
 CPU_SECONDS = 30  # for one image; 67 million pixels take up to 9
@@ -154,7 +153,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the process that uses this one
     os.nice(given.nice)
     channel = Connection(given.channel)
-    own = _data_bytes()
+    own = data_bytes()
     with contextlib.suppress(EOFError, OSError):
         while True:
             wanted = channel.recv_bytes()
@@ -167,7 +166,7 @@ def _answer(data: bytes, channels: int, size: int, own: int) -> tuple[bytes, byt
     """Decode one image; `own` is what the process takes without one."""
     try:
         image = images.open_image(data)
-        with _limits(own + images.MAX_BYTES + SLACK_BYTES + 2 * len(data)):
+        with at_most(own + images.MAX_BYTES + SLACK_BYTES + 2 * len(data)), _cpu_time():
             return _DONE, images.pixels(image, channels, size).tobytes()
     except images.ImageTooLargeError as error:
         return _TOO_LARGE, str(error).encode()
@@ -179,27 +178,13 @@ def _answer(data: bytes, channels: int, size: int, own: int) -> tuple[bytes, byt
 
 
 @contextmanager
-def _limits(most: int) -> Iterator[None]:
-    """Bound the bytes and the time that this process takes meanwhile; SIGPROF ends it."""
-    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-    with contextlib.suppress(ValueError, OSError):  # not every system can
-        resource.setrlimit(resource.RLIMIT_DATA, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+def _cpu_time() -> Iterator[None]:
+    """Bound the time that this process takes meanwhile; SIGPROF ends it."""
     signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
-
-
-def _data_bytes() -> int:
-    """Return how much of what RLIMIT_DATA counts this process has; 0 where the system does not say it."""
-    status = Path("/proc/self/status")
-    if not status.is_file():
-        return 0
-    line = next(line for line in status.read_text().splitlines() if line.startswith("VmData:"))
-    return int(line.split()[1]) * 1024
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from tasks.vision.data.stores import Store, open_store
 
 SAMPLE = 100  # images whose size is looked at
 STEP = 32  # sides of images that are made smaller to fit into memory
-MAX_TABLE_BYTES = 256 * MIB  # of all tables of a source, which are kept in memory
+MAX_TABLE_BYTES = 128 * MIB  # of all tables of a source, which are kept in memory
 
 
 @dataclass

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import posixpath
-from collections import defaultdict
+from bisect import bisect_left
+from collections.abc import Iterator
+from functools import cached_property
 
 from tasks.vision.data.contents import Contents
 from tasks.vision.data.names import may_be_image, split_of_path
 
-MAX_PARTS = 32  # of a path in a table: there is an index for each number of parts
+MAX_PARTS = 32  # of a path in a table
 
 
 class ImageIndex:
@@ -16,7 +18,6 @@ class ImageIndex:
 
     def __init__(self, contents: Contents) -> None:
         self._paths = {path: name for name, path in contents.visible.items() if may_be_image(path)}
-        self._ends: dict[tuple[int, bool], dict[str, list[str]]] = {}
         self._chosen: dict[tuple[str, str | None], list[str]] = {}
 
     def find(self, value: str, sheet: str, split: str | None) -> list[str]:
@@ -38,15 +39,31 @@ class ImageIndex:
 
     def _ending(self, value: str, *, suffix: bool) -> list[str]:
         """Return the paths that end with the parts of `value`: `7/1.png` is the end of `images/7/1.png`."""
-        count = value.count("/") + 1
-        if count > MAX_PARTS:
+        if value.count("/") >= MAX_PARTS:
             return []
-        if (count, suffix) not in self._ends:
-            ends: dict[str, list[str]] = defaultdict(list)
-            for path in self._paths:
-                parts = path.rsplit("/", count)[-count:]
-                if len(parts) == count:
-                    end = "/".join(parts)
-                    ends[end if suffix else posixpath.splitext(end)[0]].append(path)
-            self._ends[count, suffix] = dict(ends)
-        return self._ends[count, suffix].get(value, [])
+        return list(_beginning(_backwards(value), self._with_suffix if suffix else self._without_suffix))
+
+    @cached_property
+    def _with_suffix(self) -> list[tuple[str, str]]:
+        return sorted((_backwards(path), path) for path in self._paths)
+
+    @cached_property
+    def _without_suffix(self) -> list[tuple[str, str]]:
+        return sorted((_backwards(posixpath.splitext(path)[0]), path) for path in self._paths)
+
+
+def _backwards(path: str) -> str:
+    """Return the parts of a path from the last to the first, so that equal ends are neighbours when sorted."""
+    return "/".join(reversed(path.split("/")))
+
+
+def _beginning(start: str, ends: list[tuple[str, str]]) -> Iterator[str]:
+    """Yield the paths whose parts backwards are `start`, or go on after it."""
+    place = bisect_left(ends, (start,))
+    while place < len(ends) and ends[place][0] == start:
+        yield ends[place][1]
+        place += 1
+    place = bisect_left(ends, (f"{start}/",), place)
+    while place < len(ends) and ends[place][0].startswith(f"{start}/"):
+        yield ends[place][1]
+        place += 1

@@ -7,7 +7,6 @@ instead of file names.
 from __future__ import annotations
 
 import posixpath
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,9 +15,10 @@ from tasks.vision.data import metadata, tables
 from tasks.vision.data.arrangement import HELD_OUT, Arrangement
 from tasks.vision.data.contents import Contents, LayoutOptions
 from tasks.vision.data.image_index import ImageIndex
-from tasks.vision.data.names import may_be_image, split_of_file, split_of_folder, split_of_path
+from tasks.vision.data.names import MAX_LABEL, may_be_image, split_of_file, split_of_folder, split_of_path
 from tasks.vision.data.records import Entry, Reason
-from tasks.vision.data.tables import Row
+from tasks.vision.data.sheet_values import SheetValues
+from tasks.vision.data.tables import Place, Row
 
 FILE_COLUMNS = (
     *("file_name", "filename", "file", "image_path", "file_path", "path", "image_file", "image_name", "image_id"),
@@ -29,6 +29,7 @@ LABEL_COLUMNS = (
     *("labels", "diagnosis", "y"),
 )
 SPLIT_COLUMNS = ("split", "subset", "data_set", "set", "partition")
+SHOWN = 3  # tables in a message
 EXAMPLE_SHEET = "submission"  # Kaggle's sample_submission.csv has invented labels
 
 
@@ -57,7 +58,8 @@ def find(contents: Contents, options: LayoutOptions, *, required: bool) -> list[
     """
     files = (options.file_column,) if options.file_column else FILE_COLUMNS
     labels = (options.label_column,) if options.label_column else LABEL_COLUMNS
-    found, seen = [], []
+    found: list[Sheet] = []
+    seen: list[str] = []
     for name, path in sorted(contents.visible.items(), key=lambda item: item[1]):
         if name not in contents.sheets or EXAMPLE_SHEET in path.rpartition("/")[2].lower():
             continue
@@ -67,7 +69,8 @@ def find(contents: Contents, options: LayoutOptions, *, required: bool) -> list[
             if required:
                 raise
             continue
-        seen.append(f"{path} ({', '.join(map(repr, columns[:8])) or 'empty'})")
+        if len(seen) < SHOWN:
+            seen.append(f"{path} ({', '.join(map('{!r:.80}'.format, columns[:8])) or 'empty'})")
         label = tables.pick(columns, labels)
         file = tables.pick([column for column in columns if column != label], files)
         if file is not None and label is not None:
@@ -78,7 +81,7 @@ def find(contents: Contents, options: LayoutOptions, *, required: bool) -> list[
             f"{contents.where} has no CSV, TSV or JSONL file with "
             f"{f'the column {options.file_column!r}' if options.file_column else 'a column of file names'} and "
             f"{f'the column {options.label_column!r}' if options.label_column else 'one of labels'} "
-            f"among {', '.join(seen[:3]) or 'none'}; set file_column and label_column"
+            f"among {', '.join(seen) or 'none'}; set file_column and label_column"
         )
     return found
 
@@ -93,23 +96,22 @@ def arrange(contents: Contents, sheets: Sequence[Sheet]) -> Arrangement:
     made = Arrangement(f"labels from {', '.join(sheet.path for sheet in sheets[:3])}")
     made.layout += ", …" if len(sheets) > 3 else ""
     files = ImageIndex(contents)
-    rows: dict[str, tuple[str, str, Row]] = {}  # label, split and row, by the file's name in the source
-    columns: dict[str, None] = {}
-    values = {}
+    rows: dict[str, tuple[str, str, Place]] = {}  # label, split and place, by the file's name in the source
+    values = SheetValues(contents.where, contents.total_bytes)
     for sheet in sheets:
-        others = [name for name in sheet.columns if name not in (sheet.file, sheet.label, sheet.split, "")]
+        others = tuple(name for name in sheet.columns if name not in (sheet.file, sheet.label, sheet.split, ""))
         is_metadata = sheet.path.rpartition("/")[2] in metadata.NAMES
         if is_metadata:
-            columns |= dict.fromkeys(others)
+            values.add_columns(others, Place(f"{contents.where}: {sheet.path}", 1))
         for name, label, split, row in _labelled(contents, sheet, files):
             if name in rows and rows[name][:2] != (label, split):
                 raise DataError(
-                    f"{row.place}: {contents.visible[name]!r} has another row in {rows[name][2].place}, "
+                    f"{row.place}: {contents.visible[name]!r} has another row in {rows[name][2]}, "
                     f"with label {rows[name][0]!r} and split {rows[name][1]!r}; remove one"
                 )
-            rows[name] = (label, split, row)
+            rows[name] = (values.share(label, row.place), split, row.place)
             if is_metadata:
-                values[name] = {column: row.values.get(column, "") for column in others}
+                values.keep(name, row, others)
     made.top = _common_folder([contents.visible[name] for name in rows] + [sheet.path for sheet in sheets])
     used = {sheet.name for sheet in sheets}
     lost = dict.fromkeys(HELD_OUT, 0)
@@ -127,8 +129,8 @@ def arrange(contents: Contents, sheets: Sequence[Sheet]) -> Arrangement:
             made.leave_out(path, Reason.UNLABELLED if held else Reason.NO_LABEL, "no row in a label sheet", split)
         else:
             made.leave_out(path, Reason.OUTSIDE)
-    made.columns = tuple(columns)
-    made.values = {made.entries[name].name: row for name, row in values.items()}
+    made.columns = values.columns
+    made.values = {made.entries[name].name: row for name, row in values.by_image().items()}
     made.notes += [f"images of {split} without a row, not used: {count}" for split, count in lost.items() if count]
     return made
 
@@ -154,20 +156,23 @@ def disagreeing(contents: Contents, sheets: Sequence[Sheet], folders: Arrangemen
     """
     files = ImageIndex(contents)
     for sheet in sheets:
-        to_folder: dict[str, set[str]] = defaultdict(set)
-        to_sheet: dict[str, set[str]] = defaultdict(set)
+        to_folder: dict[str, str] = {}  # the first of each: millions of rows may each have another label
+        to_sheet: dict[str, str] = {}
+        differs = names_a_class = False
         try:
             for row in tables.read(sheet.path, contents.sheets[sheet.name], contents.where).rows:
                 names = files.find(row.values.get(sheet.file, ""), sheet.path, None)
                 label = row.values.get(sheet.label, "")
                 if len(names) == 1 and label and (entry := folders.entries.get(names[0])):
-                    to_folder[label].add(entry.label)
-                    to_sheet[entry.label].add(label)
+                    names_a_class = names_a_class or label in folders.classes["train"]
+                    if not differs:
+                        one = to_folder.setdefault(label, entry.label) == entry.label
+                        differs = not one or to_sheet.setdefault(entry.label, label) != label
         except DataError:
             continue  # the folders are enough
-        if any(len(found) > 1 for found in (*to_folder.values(), *to_sheet.values())):
+        if differs:
             is_metadata = sheet.path.rpartition("/")[2] in metadata.NAMES
-            if not (is_metadata and folders.classes["train"].isdisjoint(to_folder)):
+            if names_a_class or not is_metadata:
                 return sheet
     return None
 
@@ -200,6 +205,10 @@ def _labelled(contents: Contents, sheet: Sheet, files: ImageIndex) -> Iterator[t
             raise DataError(f"{row.place}: {sheet.file} is empty; fill it in or remove the line")
         if not label:
             raise DataError(f"{row.place}: {sheet.label} is empty for {image!r}; fill it in or remove the line")
+        if len(label) > MAX_LABEL:
+            raise DataError(
+                f"{row.place}: {sheet.label} has {len(label)} characters, over {MAX_LABEL}; set label_column"
+            )
         told = named
         if sheet.split:
             word = row.values.get(sheet.split, "")

@@ -117,7 +117,7 @@ def _listing(contents: Contents, made: Arrangement) -> Listing:
     if made.columns:
         return metadata.with_values(listing, made.columns, made.values)
     sheets = {inner: contents.sheets[name] for inner, name in made.metadata.items()}
-    return metadata.attach(listing, sheets, contents.where)
+    return metadata.attach(listing, sheets, contents.where, contents.total_bytes)
 
 
 def _copy(removal: Removal, sizes: dict[str, int], outside: dict[str, int]) -> Removal:

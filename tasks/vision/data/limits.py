@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import lzma
 import struct
+import sys
 import tarfile
 import zipfile
 import zlib
@@ -45,27 +46,50 @@ class Limits:
     # Photographs hardly compress; thousands of tiny files in a tar do, because of the padding, by less than 10.
     ratio: int = 100
     ratio_from_bytes: int = 100 * MIB
+    # What is remembered of all entries: their names, and `ENTRY_BYTES` each. The smallest images that exist, of 70
+    # bytes, stay under this ratio; hundreds of thousands of empty files with long names do not.
+    listing_ratio: int = 10
+    listing_from_bytes: int = 64 * MIB
+
+
+ENTRY_BYTES = 500  # of memory for one entry besides its name, in the lists that a source makes of it
 
 
 @dataclass
 class Budget:
-    """Adds up the sizes that an archive declares, and refuses too much before anything is unpacked."""
+    """Adds up what an archive declares and what was read of it, and refuses too much before more is unpacked."""
 
     where: str
     packed: int
     limits: Limits
     entries: int = 0
     total: int = 0
+    listed: int = 0
 
-    def admit(self, name: str, size: int) -> None:
-        """Count one entry; its name takes memory too.
+    @property
+    def room(self) -> int:
+        """How many more entries with short names there may be."""
+        most = max(self.limits.listing_from_bytes, self.limits.listing_ratio * self.packed)
+        return min(self.limits.entries - self.entries, (most - self.listed) // ENTRY_BYTES)
+
+    def admit(self, name: str, size: int, taken: int = 0, target: str = "") -> None:
+        """Count one entry.
+
+        Args:
+            name: its name, which takes memory too.
+            size: its bytes, as declared.
+            taken: the bytes of the unpacked archive that it takes with its headers, where that is known.
+            target: where it leads, for a link.
 
         Raises:
             DataError: it is too large, or there are too many, or they unpack to too much.
         """
         limits = self.limits
         self.entries += 1
-        self.total += size + len(name)
+        self.total += max(size, taken) + len(name)
+        self.listed += ENTRY_BYTES + sys.getsizeof(name) + (sys.getsizeof(target) if target else 0)
+        if min(size, taken) < 0:
+            raise DataError(f"{self.where} holds {name!r} of {min(size, taken)} bytes, which cannot be; pack it again")
         if self.entries > limits.entries:
             raise DataError(f"{self.where} has over {limits.entries} entries; split the data set")
         if size > limits.entry_bytes:
@@ -79,6 +103,11 @@ class Budget:
             raise DataError(
                 f"{self.where} unpacks to over {limits.ratio} times its size, as zip bombs do and images do not; "
                 "pack the images again"
+            )
+        if self.listed > max(limits.listing_from_bytes, limits.listing_ratio * self.packed):
+            raise DataError(
+                f"{self.where} has entries, {self.entries} so far, whose names alone take over "
+                f"{limits.listing_ratio} times its size in memory; remove those that are no images"
             )
 
 

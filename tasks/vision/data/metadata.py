@@ -15,7 +15,8 @@ from tasks.errors import DataError
 from tasks.vision.data import tables
 from tasks.vision.data.names import split_of_folder
 from tasks.vision.data.records import Listing
-from tasks.vision.data.tables import Row
+from tasks.vision.data.sheet_values import SheetValues
+from tasks.vision.data.tables import Place
 
 NAMES = ("metadata.csv", "metadata.jsonl")
 KEY = "file_name"
@@ -27,27 +28,30 @@ def is_place(inner: str) -> bool:
     return name in NAMES and (not folders or (len(folders) == 1 and split_of_folder(folders[0]) is not None))
 
 
-def attach(listing: Listing, sheets: Mapping[str, bytes | DataError], where: str) -> Listing:
+def attach(listing: Listing, sheets: Mapping[str, bytes | DataError], where: str, source_bytes: int) -> Listing:
     """Add to the images of a listing the values of their rows; "" where an image has no row.
 
     Args:
         listing: the files of the source.
         sheets: the content of each metadata file (see `tables.read`), by its path from the top of the data set.
         where: what the user called the source, for messages.
+        source_bytes: how many bytes all its files have.
 
     Raises:
         DataError: a file is not UTF-8 or not CSV, has no column `file_name`, a column without a name, twice or named
-            `class`, a row of another length, or a row for a file that is missing or already has one.
+            `class`, a row of another length, or a row for a file that is missing or already has one; or all of them
+            take too much memory.
     """
     if not sheets:
         return listing
     known = {entry.name for entry in listing.entries.values()} | {removal.name for removal in listing.removals}
-    columns: dict[str, None] = {}
-    rows: dict[str, Row] = {}
+    values = SheetValues(where, source_bytes)
+    places: dict[str, Place] = {}
     for path in sorted(sheets, key=_order):
         table = tables.read(path, sheets[path], where)
         _check_header(table.columns, table.place)
-        columns |= dict.fromkeys(name for name in table.columns if name != KEY)
+        columns = tuple(name for name in table.columns if name != KEY)
+        values.add_columns(columns, table.place)
         for row in table.rows:
             image = row.values.get(KEY, "")
             if not image:
@@ -58,19 +62,18 @@ def attach(listing: Listing, sheets: Mapping[str, bytes | DataError], where: str
                     f"{row.place}: {KEY} {image!r} (from the top of the data set) is not a file of it; "
                     f"correct the path, relative to the folder of {PurePosixPath(path).name}, or remove the line"
                 )
-            if image in rows:
-                raise DataError(f"{row.place}: {image!r} has another row in {rows[image].place}; remove one")
-            rows[image] = row
-    return with_values(listing, tuple(columns), {image: row.values for image, row in rows.items()})
+            if image in places:
+                raise DataError(f"{row.place}: {image!r} has another row in {places[image]}; remove one")
+            places[image] = row.place
+            values.keep(image, row, columns)
+    return with_values(listing, values.columns, values.by_image())
 
 
-def with_values(listing: Listing, columns: Sequence[str], values: Mapping[str, Mapping[str, str]]) -> Listing:
+def with_values(listing: Listing, columns: Sequence[str], values: Mapping[str, tuple[str, ...]]) -> Listing:
     """Give every image its value in each of `columns`, from `values` by the image's name."""
-    nothing: dict[str, str] = {}
+    nothing = ("",) * len(columns)
     entries = {
-        source_name: replace(
-            entry, metadata=tuple(values.get(entry.name, nothing).get(column, "") for column in columns)
-        )
+        source_name: replace(entry, metadata=values.get(entry.name, nothing))
         for source_name, entry in listing.entries.items()
     }
     return replace(listing, entries=entries, columns=tuple(columns))
@@ -83,7 +86,7 @@ def _order(path: str) -> tuple[int, int, str]:
     return bool(folder), splits.index(split_of_folder(folder)), path
 
 
-def _check_header(names: Sequence[str], place: str) -> None:
+def _check_header(names: Sequence[str], place: Place) -> None:
     if KEY not in names:
         raise DataError(f"{place}: no column {KEY!r} among {', '.join(map(repr, names)) or 'none'}; add it")
     if "" in names:

@@ -39,6 +39,8 @@ _JUNK_FOLDERS = {
     ".trashes", ".spotlight-v100", ".fseventsd",
 }  # fmt: skip
 MAX_PATH = 4096  # bytes, as on Linux
+MAX_LABEL = 1000  # characters of a class name in a table; that of a folder has 255 bytes at most
+MAX_FOLDERS = 255  # of a path: it is looked at folder by folder, many times
 _DRIVE = re.compile(r"^[A-Za-z]:")
 
 
@@ -46,10 +48,12 @@ def safe_name(name: str, where: str) -> str:
     """Return a path inside a source in its plain form (`./a//b` is `a/b`).
 
     Raises:
-        DataError: the path leads out of the source, is not UTF-8, or has over `MAX_PATH` bytes.
+        DataError: the path leads out of the source, is not UTF-8, or has over `MAX_PATH` bytes or `MAX_FOLDERS`.
     """
     if len(name) > MAX_PATH:  # as millions of folders inside each other, it would fill the memory
         raise DataError(f"{where} holds a path of over {MAX_PATH} bytes, {name[:40]!r}...; shorten it")
+    if name.count("/") > MAX_FOLDERS:
+        raise DataError(f"{where} holds a path of over {MAX_FOLDERS} folders, {name[:40]!r}...; shorten it")
     if name.startswith("/") or _DRIVE.match(name) or ".." in name.split("/") or "\\" in name or "\0" in name:
         raise DataError(f"{where} holds the path {name!r}, which leads out of it; pack it again with relative paths")
     try:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from tasks.errors import DataError
-from tasks.vision.data.limits import Limits
-from tasks.vision.data.names import normal
+from tasks.vision.cpus import available_cpus
+from tasks.vision.data.decoder_process import HERE_BYTES
+from tasks.vision.data.limits import ENTRY_BYTES, Limits
+from tasks.vision.data.names import MAX_LABEL, normal
+from tasks.vision.data.process_memory import at_most, data_bytes
 from tasks.vision.data.store_file import File
 from tasks.vision.data.tables import pick
 
@@ -22,7 +25,9 @@ if TYPE_CHECKING:
 IMAGE_COLUMNS = ("image", "img", "image_bytes", "picture", "photo", "bytes", "content", "data")
 LABEL_COLUMNS = ("label", "fine_label", "class", "class_name", "category", "target", "breed", "species", "labels")
 BATCH_ROWS = 32
-BATCH_BYTES = 2**30
+BATCH_BYTES = 64 * 2**20
+# Beyond what the process has, while Arrow reads: a page can unpack to any size, whatever the file's own figures say.
+READING_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -57,15 +62,23 @@ def scan(file: File, where: str, image_column: str | None, label_column: str | N
 
 
 def images(file: File, where: str, column: str, limits: Limits) -> Iterator[bytes | DataError]:
-    """Yield the encoded image of every row, a batch of rows in memory at a time; or what is wrong with it."""
+    """Yield the encoded image of every row, a batch of rows in memory at a time; or what is wrong with it.
+
+    Raises:
+        DataError: the file is damaged, or its images have more bytes than images do: a file of kilobytes may store one
+            of megabytes once for thousands of rows.
+    """
+    unpacked = 0
     with _opened(_source(file), where) as parquet:
         # A value that many rows share is stored once and takes memory for each row that is read.
         largest = max((parquet.metadata.row_group(i).total_byte_size for i in range(parquet.num_row_groups)), default=1)
         rows = max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, largest)))
-        for batch in parquet.iter_batches(rows, columns=[column], use_threads=False):
+        for batch in _bounded(parquet.iter_batches(rows, columns=[column], use_threads=False)):
             for value in batch.column(0):
                 data = value.as_py()
                 data = data.get("bytes") if isinstance(data, dict) else data
+                unpacked += len(data or b"")
+                _require_plausible(unpacked, file.size, where, limits)
                 if data is None:
                     yield DataError("the row has no bytes, only a path or nothing; embed the images")
                 elif len(data) > limits.entry_bytes:
@@ -79,7 +92,7 @@ def _labels(parquet: pq.ParquetFile, label: str, names: list[str] | None, where:
     from pyarrow import types
 
     labels: list[str | None] = []
-    for batch in parquet.iter_batches(columns=[label], use_threads=False):
+    for batch in _bounded(parquet.iter_batches(columns=[label], use_threads=False)):
         column = batch.column(0)
         if types.is_dictionary(column.type):
             shared = [_label(value, names, where) for value in column.dictionary.to_pylist()]
@@ -87,6 +100,20 @@ def _labels(parquet: pq.ParquetFile, label: str, names: list[str] | None, where:
         else:
             labels += [_label(value, names, where) for value in column.to_pylist()]
     return labels
+
+
+def _bounded(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    while True:
+        with _reading():
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
+
+
+def _reading() -> AbstractContextManager[None]:
+    """Bound the memory that Arrow takes meanwhile; other threads may be decoding an image each."""
+    return at_most(data_bytes() + READING_BYTES + available_cpus() * HERE_BYTES)
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -106,17 +133,25 @@ def _opened(source: str | bytes, where: str, shared: list[str] | None = None) ->
     import pyarrow as pa  # a third of a second, and only these sources need it
     import pyarrow.parquet as pq
 
+    # The C library gives what is freed back at once; Arrow's own pool keeps it.
+    pa.set_memory_pool(pa.system_memory_pool())
     try:
-        # A file may ask for any amount of memory for its own metadata.
-        with pq.ParquetFile(
-            BytesIO(source) if isinstance(source, bytes) else source,
-            read_dictionary=shared,
-            pre_buffer=False,
-            buffer_size=2**20,
-            thrift_string_size_limit=2**26,
-            thrift_container_size_limit=2**22,
-        ) as parquet:
+        with _reading():  # a file may ask for any amount of memory for its own metadata
+            opened = pq.ParquetFile(
+                BytesIO(source) if isinstance(source, bytes) else source,
+                read_dictionary=shared,
+                pre_buffer=False,
+                buffer_size=2**20,
+                thrift_string_size_limit=2**26,
+                thrift_container_size_limit=2**18,
+            )
+        with opened as parquet:
             yield parquet
+    except MemoryError as error:  # pa.ArrowMemoryError is one
+        raise DataError(
+            f"{where} takes over {READING_BYTES // 2**20} MiB of memory to read; "
+            "write it again with smaller pages and row groups"
+        ) from error
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise DataError(
             f"{where} is damaged or not Parquet ({type(error).__name__}: {error}); copy it again"
@@ -161,8 +196,17 @@ def _check_size(parquet: pq.ParquetFile, packed: int, where: str, limits: Limits
     metadata = parquet.metadata
     if metadata.num_rows > limits.entries:
         raise DataError(f"{where} has over {limits.entries} rows; split the data set")
+    if metadata.num_rows * ENTRY_BYTES > max(limits.listing_from_bytes, limits.listing_ratio * packed):
+        raise DataError(
+            f"{where} has {metadata.num_rows} rows in {packed} bytes, more than different images would need; "
+            "write it without copies"
+        )
     # Of whole row groups: asked for one column, Arrow ends the process where a file is damaged in the wrong place.
     unpacked = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+    _require_plausible(unpacked, packed, where, limits)
+
+
+def _require_plausible(unpacked: int, packed: int, where: str, limits: Limits) -> None:
     if unpacked > limits.total_bytes or unpacked > max(limits.ratio_from_bytes, limits.ratio * packed):
         raise DataError(f"{where} unpacks to {unpacked} bytes, more than images do; write it again")
 
@@ -186,4 +230,6 @@ def _label(value: Any, names: list[str] | None, where: str) -> str | None:
         if not 0 <= value < len(names):
             raise DataError(f"{where} holds {value}, but there are names for 0 to {len(names) - 1}; correct the file")
         value = names[value]
+    if isinstance(value, str) and len(value) > MAX_LABEL:
+        raise DataError(f"{where} holds a label of {len(value)} characters, over {MAX_LABEL}; set label_column")
     return " ".join(normal(str(value)).split()) or None

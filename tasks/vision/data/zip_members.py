@@ -1,6 +1,7 @@
 """Unpacks members of a zip with memory bounded by what they are found to be, not by what the archive says of them.
 
-zipfile gives bzip2 and LZMA all that it has read and takes whatever comes: 590 bytes of bzip2 have become 1.2 GB.
+zipfile gives bzip2, LZMA and Zstandard all that it has read and takes whatever comes: 590 bytes of bzip2 have become
+1.2 GB. Zstandard is read here on every Python, though zipfile knows it from 3.14 on.
 """
 
 from __future__ import annotations
@@ -10,24 +11,16 @@ import copy
 import lzma
 import zipfile
 import zlib
-from typing import IO, Protocol
+from typing import IO
 
 from tasks.errors import DataError
+from tasks.vision.data.compression import Decompressor, unpacked, zstd_decompressor
 
 STEP = 2**20
+ZSTD = 93
 _LZMA_FILTER_BYTES = 5
 # More than LZMA's presets use; the memory is taken as it is filled.
 _MAX_DICTIONARY = 64 * 2**20
-
-
-class _Decompressor(Protocol):
-    @property
-    def eof(self) -> bool: ...
-
-    @property
-    def needs_input(self) -> bool: ...
-
-    def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
 
 
 def read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
@@ -37,7 +30,7 @@ def read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
         DataError: that is more than the archive declares.
         Exception: one of `limits.DAMAGE`.
     """
-    if info.compress_type not in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+    if info.compress_type not in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA, ZSTD):
         with archive.open(info) as file:  # stored and deflated members come in steps, and end at their size
             return b"".join(iter(lambda: file.read(STEP), b""))
     packed = copy.copy(info)
@@ -46,7 +39,9 @@ def read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     packed.CRC = None  # type: ignore[assignment]
     with archive.open(packed) as file:
         if info.compress_type == zipfile.ZIP_BZIP2:
-            decompressor: _Decompressor = bz2.BZ2Decompressor()
+            decompressor: Decompressor = bz2.BZ2Decompressor()
+        elif info.compress_type == ZSTD:
+            decompressor = zstd_decompressor()
         else:
             decompressor = _lzma(file)
         parts, left = [], info.file_size
@@ -54,7 +49,7 @@ def read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
             data = file.read(STEP) if decompressor.needs_input else b""
             if not data and decompressor.needs_input:
                 break  # LZMA in a zip may end without a mark
-            part = decompressor.decompress(data, left + 1)
+            part = unpacked(decompressor, data, left + 1)
             left -= len(part)
             if left < 0:
                 raise DataError(f"it unpacks to more than the {info.file_size} bytes that it declares; pack it again")

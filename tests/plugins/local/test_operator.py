@@ -18,6 +18,7 @@ import psutil
 import pytest
 from airflow.sdk import DAG, TaskGroup
 
+from pipeline.local import process
 from pipeline.local.operator import (
     GROUP_VARIABLE,
     KEY_VARIABLE,
@@ -145,6 +146,22 @@ def test_other_failures_may_be_tried_again(make: Callable[[str], LocalStageOpera
         make(code).run_stage(context())
     assert not isinstance(failure.value, PermanentError)
     assert text in str(failure.value)
+
+
+def test_the_kernel_says_whether_a_kill_was_for_lack_of_memory(
+    make: Callable[[str], LocalStageOperator], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    vmstat = tmp_path / "vmstat"
+    vmstat.write_text("nr_free_pages 1\noom_kill 5\n")
+    monkeypatch.setattr(process, "VMSTAT", vmstat)
+    kill = "os.kill(os.getpid(), signal.SIGKILL)"
+    with pytest.raises(PipelineError, match="by a person or a program; the kernel killed nothing"):
+        make(kill).run_stage(context())
+    with pytest.raises(PipelineError, match=r"while the kernel killed 2 process\(es\) for lack of memory"):
+        make(f"open({str(vmstat)!r}, 'w').write('oom_kill 7\\n'); {kill}").run_stage(context())
+    vmstat.unlink()
+    with pytest.raises(PipelineError, match="most often because the machine ran out of memory"):
+        make(kill).run_stage(context())
 
 
 @pytest.mark.parametrize("code", ["pass", "open(result, 'w').write('{')", "answer(version='three')", "answer(more=1)"])

@@ -7,7 +7,7 @@ import pytest
 from pipeline.operator.job import StageJob
 from pipeline.operator.outcome import StageOutcome, result_of
 from tasks.contract.resources import StageResources
-from tasks.contract.stages import parse_request
+from tasks.contract.stages import STAGES, parse_request
 from tasks.errors import PermanentError, PipelineError, ResultError
 
 IDENTITY = {"dag_id": "d", "dag_run_id": "r", "task_id": "t"}
@@ -35,8 +35,15 @@ def job() -> StageJob:
     return StageJob("register", request, "image", {}, {"PASSWORD": "hush"}, StageResources(), None)
 
 
-def outcome(code: int, *lines: str, result: bytes | None = None, oom: bool = False) -> StageOutcome:
-    return StageOutcome(code, result, lines, oom)
+@pytest.fixture
+def preparing() -> StageJob:
+    return StageJob("prepare", parse_request("prepare", {"task": IDENTITY}), "image", {}, {}, StageResources(), None)
+
+
+def outcome(
+    code: int, *lines: str, result: bytes | None = None, oom: bool = False, kills: int | None = None
+) -> StageOutcome:
+    return StageOutcome(code, result, lines, oom, kills)
 
 
 def test_a_result_keeps_its_types(job: StageJob) -> None:
@@ -79,7 +86,9 @@ def test_a_known_permanent_failure_says_the_stages_own_line(job: StageJob, code:
         (outcome(1, *TRACEBACK), "1: ValueError: 3 is not 4"),
         (outcome(1), "exit code 1 and printed nothing"),
         (outcome(143, "working"), "143: asked to stop (SIGTERM)"),
-        (outcome(137, "working"), "137: killed (SIGKILL)"),
+        (outcome(137, "working"), "137: killed (SIGKILL), most often because"),
+        (outcome(137, "working", kills=0), "137: killed (SIGKILL) by a person or a program; the kernel killed nothing"),
+        (outcome(137, "working", kills=2), "137: killed (SIGKILL) while the kernel killed 2 process(es) for lack of"),
         (outcome(137, "working", oom=True), "137: out of memory, killed at its limit of 4g"),
     ],
 )
@@ -88,6 +97,25 @@ def test_what_may_pass_is_retried_and_says_why(job: StageJob, ended: StageOutcom
         result_of(job, ended)
     assert not isinstance(failure.value, PermanentError)
     assert text in str(failure.value)
+
+
+def test_prepare_at_its_own_limit_of_memory_is_not_retried(preparing: StageJob) -> None:
+    """The same source would take the same memory."""
+    with pytest.raises(PermanentError, match="out of memory, killed at its limit of 4g, as the same input would be"):
+        result_of(preparing, outcome(137, "images read 30 %", oom=True))
+
+
+@pytest.mark.parametrize("kills", [None, 0, 3])
+def test_prepare_that_is_killed_otherwise_is_retried(preparing: StageJob, kills: int | None) -> None:
+    """A local process, or one that its machine had no room for: a shortage may pass."""
+    with pytest.raises(PipelineError) as failure:
+        result_of(preparing, outcome(137, kills=kills))
+    assert not isinstance(failure.value, PermanentError)
+
+
+def test_only_prepare_reads_what_strangers_made() -> None:
+    """Every later stage is worth a retry: what it reads fitted before, and a training may have gone before it."""
+    assert [stage.name for stage in STAGES.values() if not stage.retried_out_of_memory] == ["prepare"]
 
 
 def test_a_failed_stages_result_file_is_not_looked_at(job: StageJob) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, Iterator
 from io import BytesIO
 
@@ -10,7 +11,7 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from tasks.errors import DataError
-from tasks.vision.data import bronze
+from tasks.vision.data import bronze, images
 from tasks.vision.data.contents import Contents
 from tasks.vision.data.fingerprint import Shaping
 from tasks.vision.data.layout import arrange
@@ -146,3 +147,44 @@ def test_a_picture_with_odd_metadata_is_read_and_an_unknown_error_of_a_decoder_i
 def test_a_mistake_in_the_code_is_not_taken_for_a_bad_image() -> None:
     with pytest.raises(ValueError, match="channels=2"):
         bronze.read(Files({}), Shaping("pets", 2, 16, 0.2, 0.2, 0))
+
+
+def test_copies_of_a_file_are_decoded_once_and_share_their_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One image of a few bytes, a hundred thousand times in an archive, would fill the memory."""
+    decoded = []
+    pixels = images.pixels
+    monkeypatch.setattr(images, "pixels", lambda *args: decoded.append(args) or pixels(*args))
+    files: dict[str, Content | DataError] = {f"train/cat/{n}.png": png(value=n == 70) for n in range(140)}
+    records = bronze.read(Files(files), SHAPING, workers=1)
+    assert len(records) == 142
+    assert len({id(record.pixels) for record in records}) == len(decoded) == 2
+
+
+def test_batches_that_wait_are_bounded_by_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many threads there are: images of up to 64 MiB each would wait for all of them."""
+    monkeypatch.setattr(bronze, "BATCH_BYTES", 1)
+    monkeypatch.setattr(bronze, "WAITING_BYTES", 3 * len(png()))
+    decode, given, at_the_time = bronze._Decode.batch, [], []
+    go = threading.Event()
+
+    def late(self: bronze._Decode, batch: bronze.Batch) -> list[Record]:
+        go.wait(60)
+        return decode(self, batch)
+
+    class Counted(Files):
+        def read(self) -> Iterator[tuple[Entry, Callable[[], Content]]]:
+            for item in super().read():
+                given.append(item)
+                yield item
+
+    def stop_waiting() -> None:
+        at_the_time.append(len(given))
+        go.set()
+
+    monkeypatch.setattr(bronze._Decode, "batch", late)
+    timer = threading.Timer(0.5, stop_waiting)
+    timer.start()
+    records = bronze.read(Counted({f"train/cat/{n}.png": png() for n in range(40)}), SHAPING, workers=16)
+    timer.join()
+    assert len(records) == 42
+    assert 1 <= at_the_time[0] <= 5

@@ -18,9 +18,12 @@ def test_a_name_that_is_no_utf8_is_refused() -> None:
 
 
 def test_a_path_longer_than_any_system_has_is_refused() -> None:
-    assert safe_name("d/" * 2047 + "x", "pets.tar").endswith("/d/x")
-    with pytest.raises(DataError, match=r"pets\.tar holds a path of over 4096 bytes, 'd/d/"):
-        safe_name("d/" * 2048 + "x", "pets.tar")
+    assert safe_name("d" * 4094 + "/x", "pets.tar").endswith("d/x")
+    with pytest.raises(DataError, match=r"pets\.tar holds a path of over 4096 bytes, 'dddd"):
+        safe_name("d" * 4095 + "/x", "pets.tar")
+    assert safe_name("d/" * 255 + "x", "pets.tar").endswith("/d/x")
+    with pytest.raises(DataError, match=r"pets\.tar holds a path of over 255 folders, 'd/d/"):
+        safe_name("d/" * 256 + "x", "pets.tar")
 
 
 def test_a_path_is_given_in_its_plain_form() -> None:

@@ -216,10 +216,10 @@ def test_the_digest_is_of_the_file(tmp_path: Path) -> None:
 
 
 def test_labels_that_are_stored_once_are_kept_once(tmp_path: Path) -> None:
-    """Each row with a copy of its own would take 20 GB."""
-    path, count = tmp_path / "x.parquet", 10_000
+    """Each row with a copy of its own would take 60 MB."""
+    path, count = tmp_path / "x.parquet", 60_000
     indices = pa.array([0, 1] * (count // 2), pa.int32())
-    labels = pa.DictionaryArray.from_arrays(indices, pa.array(["a" * 2_000_000, "b" * 2_000_000]))
+    labels = pa.DictionaryArray.from_arrays(indices, pa.array(["a" * 1000, "b" * 1000]))
     for stored in (True, False):
         pq.write_table(
             pa.table({"image": [b"x"] * count, "label": labels}),
@@ -251,3 +251,42 @@ def test_large_groups_of_rows_are_read_in_small_batches(tmp_path: Path, monkeypa
         monkeypatch.setattr(parquet, "BATCH_BYTES", limit)
         assert len(list(parquet.images(file, "x", "image", Limits()))) == 40
     assert rows == [2, 1]
+
+
+def test_one_image_for_many_rows_is_no_data_set(tmp_path: Path) -> None:
+    """A file of 3 kB held 60 GB of images, whose reading took no memory, but hours."""
+    rows = 40
+    shared = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), [bytes(2**20)])
+    path = tmp_path / "x.parquet"
+    table = pa.table({"image": shared, "label": ["a", "b"] * (rows // 2)})
+    pq.write_table(table, path, store_schema=False, dictionary_pagesize_limit=2**26, compression="zstd")
+    file = File("x.parquet", path.stat().st_size, path.read_bytes)
+    assert parquet.scan(file, "x", None, None, Limits()).image == "image"
+    assert len(list(parquet.images(file, "x", "image", Limits()))) == rows
+    with pytest.raises(DataError, match=r"x unpacks to \d+ bytes, more than images do; write it again"):
+        list(parquet.images(file, "x", "image", Limits(ratio_from_bytes=20 * 2**20)))
+
+
+def test_a_label_of_thousands_of_characters_is_no_class(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.parquet", ["cat", "d" * 1001])
+    file = File("x.parquet", path.stat().st_size, path.read_bytes)
+    with pytest.raises(DataError, match="x: column 'label' holds a label of 1001 characters, over 1000"):
+        parquet.scan(file, "x", None, None, Limits())
+
+
+def test_more_rows_than_images_need_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.parquet", ["cat", "dog"] * 100)
+    file = File("x.parquet", path.stat().st_size, path.read_bytes)
+    with pytest.raises(DataError, match=r"x has 200 rows in \d+ bytes, more than different images would need"):
+        parquet.scan(file, "x", None, None, Limits(listing_from_bytes=1, listing_ratio=1))
+
+
+def test_a_page_of_any_size_is_refused_for_its_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the file says of itself: Arrow takes what a page unpacks to."""
+    path = tmp_path / "x.parquet"
+    table = pa.table({"image": [bytes(2**26)] * 12, "label": ["a", "b"] * 6})
+    pq.write_table(table, path, use_dictionary=False, data_page_size=2**30, compression="zstd")
+    file = File("x.parquet", path.stat().st_size, path.read_bytes)
+    monkeypatch.setattr(parquet, "HERE_BYTES", 0)
+    with pytest.raises(DataError, match="x takes over 256 MiB of memory to read; write it again with smaller pages"):
+        list(parquet.images(file, "x", "image", Limits(ratio_from_bytes=2**40)))

@@ -38,7 +38,7 @@ def test_json_lines_are_not_kept_in_memory() -> None:
 def test_columns_of_json_lines_are_those_of_all_lines() -> None:
     table = tables.read("a.jsonl", b'\n{}\n{"a": 1}\n\n{"b": [2]}\n', "pets")
     assert table.columns == ("a", "b")
-    assert [(row.place, row.values) for row in table.rows] == [
+    assert [(str(row.place), row.values) for row in table.rows] == [
         ("pets: a.jsonl, line 2", {}),
         ("pets: a.jsonl, line 3", {"a": "1"}),
         ("pets: a.jsonl, line 5", {"b": "[2]"}),
@@ -49,3 +49,28 @@ def test_columns_of_json_lines_are_those_of_all_lines() -> None:
 def test_half_a_character_in_json_is_named(line: str) -> None:
     with pytest.raises(DataError, match=r"a\.jsonl, line 1: not valid JSON"):
         tables.read("a.jsonl", line.encode(), "pets")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl"])
+@pytest.mark.parametrize("filling", [b"x", b",", b"\t", b'"', b"[", "\N{DOG FACE}".encode(), b" ", b'"\n",'])
+def test_a_row_without_end_takes_no_memory(name: str, filling: bytes) -> None:
+    """A list of 16 million empty cells takes 128 MB."""
+    data = filling * (16 * 2**20 // len(filling))
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"pets: a\.\w+, line \d+: (over 1048576 characters in one row|not valid)"):
+        list(tables.read(name, data, "pets").rows)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40 * 2**20
+
+
+def test_many_rows_of_less_than_the_limit_are_read() -> None:
+    data = b"a,b\n" + (b"x" * 100_000 + b",1\n") * 20
+    assert sum(len(row.values["a"]) for row in tables.read("a.csv", data, "pets").rows) == 2_000_000
+
+
+@pytest.mark.parametrize("good", [0, 7, 2**20 - 1, 2**20])
+def test_the_line_of_what_is_not_utf8_is_named(good: int) -> None:
+    data = b"a\n\n" + "é".encode() * (good // 2) + b"x" * (good % 2) + b"\xff\n"
+    with pytest.raises(DataError, match=r"pets: a\.csv, line 3: not UTF-8"):
+        tables.read("a.csv", data, "pets")
