@@ -15,6 +15,7 @@ from docker.errors import APIError, ImageNotFound, NotFound
 from docker.types import Mount
 
 from pipeline.operator import log_stream
+from pipeline.operator.local_sources import in_container
 from tasks.errors import PipelineError, RequestError, ResultError, SettingsError
 
 RESULT_PATH = "/airflow/xcom/return.json"
@@ -50,9 +51,12 @@ def remove(engine: APIClient, container: str) -> None:
             raise
 
 
-def remove_leftovers(engine: APIClient, key: str) -> list[str]:
-    """Remove the containers that an earlier try of the same task left behind, and return their names."""
-    found = engine.containers(all=True, filters={"label": f"pipeline.key={key}"})
+def remove_leftovers(engine: APIClient, key: str, network: str) -> list[str]:
+    """Remove the containers that an earlier try of the same task left behind, and return their names.
+
+    Another installation on the same engine may have a task of that key; its network is another one.
+    """
+    found = engine.containers(all=True, filters={"label": f"pipeline.key={key}", "network": network})
     for container in found:
         remove(engine, container["Id"])
     return [container["Names"][0].lstrip("/") for container in found]
@@ -97,17 +101,19 @@ def fetch_result(engine: APIClient, container: str) -> bytes | None:
 
 
 def read_only(paths: Iterable[str]) -> list[Mount]:
-    """Mount paths of the engine's machine at the same place; what lies in a folder that is mounted comes with it."""
+    """Mount paths of the engine's machine under `/sources`; what lies in a folder that is mounted comes with it."""
     mounted: list[str] = []
     for path in sorted(paths, key=len):
         if not any(Path(path).is_relative_to(other) for other in mounted):
             mounted.append(path)
-    return [Mount(target=path, source=path, type="bind", read_only=True) for path in mounted]
+    return [Mount(target=in_container(path), source=path, type="bind", read_only=True) for path in mounted]
 
 
 def explain(error: APIError, job_image: str, network: str, paths: Mapping[str, str]) -> PipelineError:
     """Turn the engine's error at creating or starting a container into one line with the fix."""
     text = str(error.explanation or error)
+    if error.status_code == 403:
+        return SettingsError(f"{job_image!r} was not started: {text}")
     if "bind source path does not exist" in text and paths:
         ends = {name: text.rstrip().endswith(path.lstrip("~.")) for name, path in paths.items()}
         name, path = max(paths.items(), key=lambda item: ends[item[0]])

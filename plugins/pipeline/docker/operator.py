@@ -15,9 +15,11 @@ from docker.errors import APIError, NotFound
 from docker.types import DeviceRequest, LogConfig, Mount
 
 from pipeline.docker import engine
-from pipeline.operator.job import StageJob, image_of
+from pipeline.operator.job import StageJob, image_of, local_paths
+from pipeline.operator.local_sources import in_container, require_allowed
 from pipeline.operator.outcome import LINES_KEPT, StageOutcome
 from pipeline.operator.stage_operator import StageOperator
+from tasks.contract.messages import StageRequest
 from tasks.errors import UnavailableError
 from tasks.settings import load_settings
 
@@ -43,6 +45,15 @@ class DockerStageOperator(StageOperator, DockerOperator):  # type: ignore[misc] 
         super().__init__(stage=stage, image=image, timeout=timeout, mount_tmp_dir=False, **kwargs)
         self._container: str | None = None
 
+    def require_reachable(self, request: StageRequest) -> None:
+        """Refuse paths that are not below PIPELINE_SOURCE_ROOTS.
+
+        Raises:
+            RequestError: naming the field, the path and the setting.
+        """
+        for name, path in absolute_paths(request).items():
+            require_allowed(name, path, load_settings().source_roots)
+
     def run_job(self, job: StageJob) -> StageOutcome:
         """Run the stage's container; its output is streamed into the task's log."""
         cli = self._connect()
@@ -63,10 +74,10 @@ class DockerStageOperator(StageOperator, DockerOperator):  # type: ignore[misc] 
         engine.remove(cli, self._container)
 
     def _run(self, cli: APIClient, job: StageJob) -> StageOutcome:
-        for name in engine.remove_leftovers(cli, job.key):
+        network = load_settings().pipeline_docker_network
+        for name in engine.remove_leftovers(cli, job.key, network):
             self.log.warning("removed container %s, left by an earlier try", name)
         image, digest = engine.resolve_image(cli, job.image)
-        network = load_settings().pipeline_docker_network
         lines: deque[str] = deque(maxlen=LINES_KEPT)
         try:
             try:
@@ -103,9 +114,9 @@ class DockerStageOperator(StageOperator, DockerOperator):  # type: ignore[misc] 
         limits = job.resources
         mounts = [Mount(target=path, source=None, type="volume") for path in WRITABLE]
         request = job.request
-        paths = {name: str(Path(path).expanduser().absolute()) for name, path in job.local_paths.items()}
+        paths = absolute_paths(request)
         mounts += engine.read_only(paths.values())
-        request = request.model_copy(update=paths)
+        request = request.model_copy(update={name: in_container(path) for name, path in paths.items()})
         container = cli.create_container(
             image=image,
             name=f"{self.name_prefix}-{job.stage}-{secrets.token_hex(6)}",
@@ -129,3 +140,8 @@ class DockerStageOperator(StageOperator, DockerOperator):  # type: ignore[misc] 
             ),
         )
         return str(container["Id"])
+
+
+def absolute_paths(request: StageRequest) -> dict[str, str]:
+    """Return the fields of a request that are paths, absolute, on the engine's machine."""
+    return {name: str(Path(path).expanduser().absolute()) for name, path in local_paths(request).items()}
