@@ -10,7 +10,7 @@ import sys
 from pipeline.operator.job import image_of
 from pipeline.socket_proxy.calls import Allowed
 from pipeline.socket_proxy.engine import Engine
-from pipeline.socket_proxy.server import SocketProxy
+from pipeline.socket_proxy.server import CONNECTIONS, SocketProxy
 from pipeline.socket_proxy.wire import LARGEST_HEAD
 from tasks.contract.stages import STAGES
 from tasks.errors import SettingsError
@@ -29,7 +29,7 @@ async def run(host: str, port: int, socket: str, allowed: Allowed) -> None:
     """Serve until no engine has answered for two minutes."""
     away = asyncio.Event()
     proxy = SocketProxy(Engine(socket, away.set), allowed)
-    server = await asyncio.start_server(proxy.serve, host, port, limit=LARGEST_HEAD)
+    server = await asyncio.start_server(proxy.serve, host, port, limit=LARGEST_HEAD, backlog=CONNECTIONS)
     roots = ", ".join(allowed.roots) or "none"
     log.info("%d images, network %s, folders that may be mounted: %s", len(allowed.images), allowed.network, roots)
     async with server:
