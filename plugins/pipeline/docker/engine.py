@@ -19,6 +19,7 @@ from pipeline.operator.local_sources import in_container
 from tasks.errors import PipelineError, RequestError, ResultError, SettingsError
 
 RESULT_PATH = "/airflow/xcom/return.json"
+REFUSED = 403
 LARGEST_RESULT = 1 << 20  # bytes; results are IDs and numbers
 STREAM_CUT = (requests.RequestException, urllib3.exceptions.HTTPError)
 
@@ -109,11 +110,18 @@ def read_only(paths: Iterable[str]) -> list[Mount]:
     return [Mount(target=in_container(path), source=path, type="bind", read_only=True) for path in mounted]
 
 
+def refused(error: APIError) -> SettingsError:
+    """Turn a call that the socket proxy does not pass on into one line with the fix."""
+    return SettingsError(
+        f"{error.explanation}; the proxy has its settings from its own start: after a change of .env, run `make up`"
+    )
+
+
 def explain(error: APIError, job_image: str, network: str, paths: Mapping[str, str]) -> PipelineError:
     """Turn the engine's error at creating or starting a container into one line with the fix."""
     text = str(error.explanation or error)
-    if error.status_code == 403:
-        return SettingsError(f"{job_image!r} was not started: {text}")
+    if error.status_code == REFUSED:
+        return refused(error)
     if "bind source path does not exist" in text and paths:
         ends = {name: text.rstrip().endswith(path.lstrip("~.")) for name, path in paths.items()}
         name, path = max(paths.items(), key=lambda item: ends[item[0]])

@@ -60,6 +60,8 @@ class DockerStageOperator(StageOperator, DockerOperator):  # type: ignore[misc] 
         try:
             return self._run(cli, job)
         except engine.STREAM_CUT as error:
+            if isinstance(error, APIError) and error.status_code == engine.REFUSED:
+                raise engine.refused(error) from error
             raise UnavailableError(f"lost the connection to the Docker engine at {self.docker_url}: {error}") from error
 
     def on_kill(self) -> None:
