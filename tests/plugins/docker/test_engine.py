@@ -88,7 +88,7 @@ def test_a_file_too_large_is_still_read_to_its_end() -> None:
 def test_paths_of_a_request_are_mounted_once_and_for_reading_only(paths: list[str], mounted: list[str]) -> None:
     mounts = engine.read_only(paths)
     assert [(mount["Source"], mount["Target"], mount["ReadOnly"]) for mount in mounts] == [
-        (path, path, True) for path in mounted
+        (path, f"/sources{path}", True) for path in mounted
     ]
 
 
