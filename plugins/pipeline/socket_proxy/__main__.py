@@ -34,7 +34,6 @@ async def run(host: str, port: int, socket: str, allowed: Allowed) -> None:
     log.info("%d images, network %s, folders that may be mounted: %s", len(allowed.images), allowed.network, roots)
     async with server:
         await away.wait()
-    raise SystemExit(1)
 
 
 def main() -> None:
@@ -50,6 +49,7 @@ def main() -> None:
     except SettingsError as error:
         sys.exit(f"socket proxy: {error}")
     asyncio.run(run(asked.host, asked.port, asked.socket, allowed))
+    sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 CHUNK = 64 << 10  # bytes
 LARGEST_ANSWER = 4 << 20  # bytes, of an inspected container or image
-SECONDS = 60.0  # for the engine to answer a question of ours
+SECONDS = 300.0  # for the engine to answer a question of ours; a busy one takes a while
 # An engine that keeps containers while it restarts makes a new socket, which a container that has the old one mounted
 # cannot see. After this time the proxy ends, and Docker starts it again with the socket that is there then.
 GIVE_UP_SECONDS = 120.0

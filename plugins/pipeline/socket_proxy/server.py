@@ -40,9 +40,11 @@ class SocketProxy:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer the one request of a connection, then close it."""
         async with self._connections:
-            with suppress(OSError):  # the client left
-                await self._answer(reader, writer)
-            writer.close()
+            try:
+                with suppress(OSError):  # the client or the engine left
+                    await self._answer(reader, writer)
+            finally:
+                writer.close()
             with suppress(OSError):
                 await writer.wait_closed()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import subprocess
@@ -13,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.socket_proxy import engine
+from pipeline.socket_proxy.__main__ import run
 from tests.waiting import until
 
-from .lab import OURS, Lab, asked
+from .lab import ALLOWED, OURS, Lab, asked
 
 LOGS = asked("GET", f"/v1.41/containers/{OURS}/logs?stdout=1&follow=1")
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -107,6 +109,26 @@ def test_an_engine_that_is_away_is_named_and_found_again(lab: Lab, monkeypatch: 
     assert not lab.given_up.is_set()  # it had been back
     lab.send(asked("GET", "/_ping"))
     assert lab.given_up.is_set()
+
+
+def test_without_an_engine_the_proxy_ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Docker then starts it again, with the socket that is there by then."""
+    monkeypatch.setattr(engine, "GIVE_UP_SECONDS", 0.0)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    async def checked_like_a_service() -> None:
+        ending = asyncio.create_task(run("127.0.0.1", port, str(tmp_path / "none"), ALLOWED))
+        while not ending.done():
+            with contextlib.suppress(OSError):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(asked("GET", "/_ping"))
+                await reader.read()
+                writer.close()
+            await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(checked_like_a_service(), 60))
 
 
 def test_a_stream_that_an_engine_cuts_is_cut(lab: Lab) -> None:
