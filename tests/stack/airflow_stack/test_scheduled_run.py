@@ -209,11 +209,12 @@ def test_the_proxy_passes_on_what_the_operator_calls_only(airflow: Stack, path: 
 
 
 def test_a_task_cannot_get_the_machine_from_the_proxy(airflow: Stack) -> None:
-    code = f"""
+    code = """
 import docker
 client = docker.from_env(version="auto")
+more = {"privileged": True, "volumes": ["/:/host"], "name": "attack-prepare-0123456789ab"}
 try:
-    client.containers.create("python:3.11-slim-bookworm", privileged=True, volumes=["/:/host"], name="attack-prepare-0123456789ab")
+    client.containers.create("python:3.11-slim-bookworm", **more)
 except docker.errors.APIError as error:
     print(error.status_code, error.explanation)
 """
