@@ -53,7 +53,10 @@ def unchanged(client: docker.DockerClient) -> Iterator[None]:
     yield
     after = seen()
     assert {one: after.get(one) for one in before} == before
-    assert not any("attack" in str(one["Names"]) for one in client.api.containers(all=True))
+    made = client.containers.list(all=True, filters={"name": "^/attack-"})
+    for container in made:
+        container.remove(force=True, v=True)
+    assert made == []
 
 
 def send(raw: bytes) -> bytes:
