@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import requests
@@ -16,7 +15,7 @@ from docker.types import Mount
 
 from pipeline.operator import log_stream
 from pipeline.operator.local_sources import in_container
-from tasks.errors import PipelineError, RequestError, ResultError, SettingsError
+from tasks.errors import PipelineError, ResultError, SettingsError
 
 RESULT_PATH = "/airflow/xcom/return.json"
 REFUSED = 403
@@ -101,13 +100,11 @@ def fetch_result(engine: APIClient, container: str) -> bytes | None:
         return file.read()
 
 
-def read_only(paths: Iterable[str]) -> list[Mount]:
-    """Mount paths of the engine's machine under `/sources`; what lies in a folder that is mounted comes with it."""
-    mounted: list[str] = []
-    for path in sorted(paths, key=len):
-        if not any(Path(path).is_relative_to(other) for other in mounted):
-            mounted.append(path)
-    return [Mount(target=in_container(path), source=path, type="bind", read_only=True) for path in mounted]
+def read_only(folders: Iterable[str]) -> list[Mount]:
+    """Mount folders of the engine's machine, with all that is in them, each at its place under `/sources`."""
+    return [
+        Mount(target=in_container(folder), source=folder, type="bind", read_only=True) for folder in sorted(folders)
+    ]
 
 
 def refused(error: APIError) -> SettingsError:
@@ -117,17 +114,13 @@ def refused(error: APIError) -> SettingsError:
     )
 
 
-def explain(error: APIError, job_image: str, network: str, paths: Mapping[str, str]) -> PipelineError:
+def explain(error: APIError, job_image: str, network: str) -> PipelineError:
     """Turn the engine's error at creating or starting a container into one line with the fix."""
     text = str(error.explanation or error)
     if error.status_code == REFUSED:
         return refused(error)
-    if "bind source path does not exist" in text and paths:
-        ends = {name: text.rstrip().endswith(path.lstrip("~.")) for name, path in paths.items()}
-        name, path = max(paths.items(), key=lambda item: ends[item[0]])
-        return RequestError(
-            f"{name}={path!r} does not exist on the Docker engine's machine; give a path there, or an s3:// URL"
-        )
+    if "bind source path does not exist" in text:
+        return SettingsError(f"PIPELINE_SOURCE_ROOTS names a folder that the Docker engine's machine lacks: {text}")
     if f"network {network}" in text:
         return SettingsError(
             f"the Docker engine has no network {network!r}; start the stack (docker compose up), "

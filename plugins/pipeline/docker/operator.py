@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +16,7 @@ from docker.types import DeviceRequest, LogConfig, Mount
 
 from pipeline.docker import engine
 from pipeline.operator.job import StageJob, image_of, local_paths
-from pipeline.operator.local_sources import in_container, require_allowed
+from pipeline.operator.local_sources import in_container, root_of
 from pipeline.operator.outcome import LINES_KEPT, StageOutcome
 from pipeline.operator.stage_operator import StageOperator
 from tasks.contract.messages import StageRequest
@@ -51,8 +51,7 @@ class DockerStageOperator(StageOperator, DockerOperator):  # type: ignore[misc] 
         Raises:
             RequestError: naming the field, the path and the setting.
         """
-        for name, path in absolute_paths(request).items():
-            require_allowed(name, path, load_settings().source_roots)
+        roots_of(absolute_paths(request))
 
     def run_job(self, job: StageJob) -> StageOutcome:
         """Run the stage's container; its output is streamed into the task's log."""
@@ -86,7 +85,7 @@ class DockerStageOperator(StageOperator, DockerOperator):  # type: ignore[misc] 
                 self._container = self._create(cli, job, image, digest, network)
                 cli.start(self._container)
             except APIError as error:
-                raise engine.explain(error, job.image, network, job.local_paths) from error
+                raise engine.explain(error, job.image, network) from error
             self.log.info("%s: container %s of %s", job.stage, self._container[:12], digest)
             for line in engine.follow_logs(cli, self._container):
                 lines.append(line)
@@ -117,7 +116,7 @@ class DockerStageOperator(StageOperator, DockerOperator):  # type: ignore[misc] 
         mounts = [Mount(target=path, source=None, type="volume") for path in WRITABLE]
         request = job.request
         paths = absolute_paths(request)
-        mounts += engine.read_only(paths.values())
+        mounts += engine.read_only(roots_of(paths))
         request = request.model_copy(update={name: in_container(path) for name, path in paths.items()})
         container = cli.create_container(
             image=image,
@@ -147,3 +146,12 @@ class DockerStageOperator(StageOperator, DockerOperator):  # type: ignore[misc] 
 def absolute_paths(request: StageRequest) -> dict[str, str]:
     """Return the fields of a request that are paths, absolute, on the engine's machine."""
     return {name: str(Path(path).expanduser().absolute()) for name, path in local_paths(request).items()}
+
+
+def roots_of(paths: Mapping[str, str]) -> set[str]:
+    """Return the folders of PIPELINE_SOURCE_ROOTS that paths, by the name of their field, are in.
+
+    Raises:
+        RequestError: one is in none of them.
+    """
+    return {root_of(name, path, load_settings().source_roots) for name, path in paths.items()}

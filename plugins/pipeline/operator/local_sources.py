@@ -1,4 +1,8 @@
-"""Paths of a request on Docker: which may be mounted, and where a stage finds them."""
+"""Paths of a request on Docker: below which folders they must be, and where a stage finds them.
+
+The whole folder is mounted, not the path: a link below it is then followed inside the container. The engine would
+follow it on its own machine, as root, to wherever the link leads.
+"""
 
 from __future__ import annotations
 
@@ -16,20 +20,8 @@ def in_container(path: str) -> str:
     return MOUNTED_UNDER + path
 
 
-def is_allowed(path: str, roots: Sequence[str]) -> bool:
-    """Tell whether a path may be mounted: absolute, written in one way only, and a root or below one.
-
-    Args:
-        path: a path of the engine's machine. Links in it are not known here; the engine follows them.
-        roots: the folders of PIPELINE_SOURCE_ROOTS.
-    """
-    pure = PurePosixPath(path)
-    plain = str(pure) == path and path.startswith("/") and not path.startswith("//") and path.isprintable()
-    return plain and ".." not in pure.parts and any(pure.is_relative_to(root) for root in roots)
-
-
-def require_allowed(name: str, path: str, roots: Sequence[str]) -> None:
-    """Refuse a path outside of the roots.
+def root_of(name: str, path: str, roots: Sequence[str]) -> str:
+    """Return the folder that a path is in; the outermost one, if it is in several.
 
     Args:
         name: the field of the request.
@@ -37,11 +29,14 @@ def require_allowed(name: str, path: str, roots: Sequence[str]) -> None:
         roots: the folders of PIPELINE_SOURCE_ROOTS.
 
     Raises:
-        RequestError: naming the field, the path and the setting.
+        RequestError: it is in none; naming the field, the path and the setting.
     """
-    if not is_allowed(path, roots):
+    pure = PurePosixPath(path)
+    around = [] if ".." in pure.parts else [root for root in roots if pure.is_relative_to(root)]
+    if not around:
         are = f"PIPELINE_SOURCE_ROOTS={','.join(roots)}" if roots else "PIPELINE_SOURCE_ROOTS, which is not set"
         raise RequestError(
             f"{name}={path!r} is not below a folder of {are}; add its folder there (in .env, then `make up`), "
             "move the data below one, or give an s3:// URL"
         )
+    return min(around, key=len)

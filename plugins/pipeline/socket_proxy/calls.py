@@ -23,7 +23,7 @@ class Allowed:
 
     images: Mapping[str, str]  # of each stage
     network: str
-    roots: tuple[str, ...]  # folders of the engine's machine, below which a stage may read
+    roots: tuple[str, ...]  # folders of the engine's machine that a stage may read
 
 
 Value = Callable[[str, Allowed], str]  # checks a value of a query, and returns it as the engine gets it

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.operator.local_sources import in_container, is_allowed
+from pipeline.operator.local_sources import in_container
 from pipeline.socket_proxy.calls import Allowed, json_object
 from pipeline.socket_proxy.refusal import Refused, shown
 
@@ -129,11 +129,9 @@ def _mount(given: Any, allowed: Allowed) -> dict[str, Any]:
         return {"Type": kind, "Target": target, "ReadOnly": False}
     if kind != "bind":
         raise Refused(f"HostConfig.Mounts: Type={shown(kind)} is not volume or bind")
-    if not isinstance(source, str) or not is_allowed(source, allowed.roots):
-        raise Refused(
-            f"HostConfig.Mounts: Source={shown(source)} is not below a folder of PIPELINE_SOURCE_ROOTS"
-            f"={','.join(allowed.roots)}"
-        )
+    if not isinstance(source, str) or source not in allowed.roots:
+        roots = ",".join(allowed.roots)
+        raise Refused(f"HostConfig.Mounts: Source={shown(source)} is not a folder of PIPELINE_SOURCE_ROOTS={roots}")
     if target != in_container(source):
         raise Refused(f"HostConfig.Mounts: Target={shown(target)} is not {in_container(source)}")
     if read_only is not True:

@@ -64,7 +64,7 @@ def body() -> dict[str, Any]:
             "LogConfig": {"Type": "json-file", "Config": {"max-size": "20m", "max-file": "2"}},
             "Mounts": [
                 {"Target": "/airflow/xcom", "Source": None, "Type": "volume", "ReadOnly": False},
-                {"Target": "/sources/data/images/a", "Source": "/data/images/a", "Type": "bind", "ReadOnly": True},
+                {"Target": "/sources/data/images", "Source": "/data/images", "Type": "bind", "ReadOnly": True},
             ],
             "DeviceRequests": [
                 {"Driver": "", "Count": 1, "DeviceIDs": [], "Capabilities": [["gpu"]], "Options": {}},

@@ -54,8 +54,10 @@ def names(client: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="package")
 def roots(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that stages may read: every test's `tmp_path` is in it."""
-    return tmp_path_factory.getbasetemp().resolve()
+    """The folder that stages may read."""
+    folder = tmp_path_factory.mktemp("open") / "roots"
+    folder.mkdir(mode=0o755)
+    return folder.resolve()
 
 
 @pytest.fixture(scope="package")
