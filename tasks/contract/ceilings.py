@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.contract.resources import Size, StageResources
+from tasks.contract.resources import SHARE, Size, StageResources
 from tasks.errors import SettingsError
 
 POWERS = {"k": 1, "m": 2, "g": 3}  # of 1024
@@ -48,6 +48,8 @@ class Ceilings(BaseModel):
                     f"{allowed}; ask for that or less"
                 )
             lowered[field] = ceiling
+        if "cpus" in lowered and wanted.cpus is None and wanted.cpu_request is None:
+            lowered["cpu_request"] = min(SHARE, lowered["cpus"])  # a node keeps no more for it than without a ceiling
         return wanted.model_copy(update=lowered)
 
     def _exceeded(self, wanted: StageResources) -> Iterator[tuple[str, Any, str]]:

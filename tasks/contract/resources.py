@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 Size = Annotated[str, Field(pattern=r"^[1-9][0-9]*[kmg]$")]  # as Docker writes it: 512m, 8g
+SHARE = 0.1  # CPU cores that a node keeps for a stage without a limit: nodes with none to spare are left out
 
 
 class StageResources(BaseModel):

@@ -113,5 +113,5 @@ def test_an_unknown_dag_ends_the_command_in_one_line(forks: Forks) -> None:
     command = "from runpy import run_module; run_module('pipeline', run_name='__main__', alter_sys=True)"  # python -m
     done = forks.run(command, "run", "daily_trainig", "{}")
     assert done.returncode == 64
-    known = "daily_training, rollback_champion, weekly_compression, weekly_tuning"
+    known = "daily_training, rollback_champion, weekly_compression, weekly_maintenance, weekly_tuning"
     assert done.stderr.splitlines()[-1] == f"RequestError: DAG 'daily_trainig' is unknown; choose from: {known}"

@@ -265,6 +265,7 @@ def test_the_drill_restores_into_a_stack_of_its_own_and_asks_its_service(
     same(ask(stack.serving_url), answers)
 
 
+@pytest.mark.long
 def test_a_backup_without_what_the_champion_needs_fails_the_drill(saved: Path, stack: Stack, tmp_path: Path) -> None:
     keys = backup_encryption.keys(stack.variables)
     broken, metrics = tmp_path / "broken.backup", tmp_path / "drill.prom"

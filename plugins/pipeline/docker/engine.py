@@ -20,6 +20,7 @@ from tasks.errors import PipelineError, ResultError, SettingsError
 RESULT_PATH = "/airflow/xcom/return.json"
 REFUSED = 403
 LARGEST_RESULT = 1 << 20  # bytes; results are IDs and numbers
+TOO_MANY_CPUS = "Range of CPUs"  # what the engine says of a limit over the number that it has
 STREAM_CUT = (requests.RequestException, urllib3.exceptions.HTTPError)
 
 
@@ -126,6 +127,6 @@ def explain(error: APIError, job_image: str, network: str) -> PipelineError:
             f"the Docker engine has no network {network!r}; start the stack (docker compose up), "
             "or correct PIPELINE_DOCKER_NETWORK"
         )
-    if "Range of CPUs" in text or "could not select device driver" in text or "Minimum memory limit" in text:
+    if "could not select device driver" in text or "Minimum memory limit" in text:
         return SettingsError(f"the Docker engine cannot provide what PIPELINE_RESOURCES asks for: {text}")
     return PipelineError(f"the Docker engine did not start {job_image!r}: {text}")

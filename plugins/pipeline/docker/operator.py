@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -82,7 +83,7 @@ class DockerStageOperator(StageOperator, DockerOperator):  # type: ignore[misc] 
         lines: deque[str] = deque(maxlen=LINES_KEPT)
         try:
             try:
-                self._container = self._create(cli, job, image, digest, network)
+                self._container = self._create_within(cli, job, image, digest, network)
                 cli.start(self._container)
             except APIError as error:
                 raise engine.explain(error, job.image, network) from error
@@ -106,6 +107,17 @@ class DockerStageOperator(StageOperator, DockerOperator):  # type: ignore[misc] 
             raise UnavailableError(
                 f"no Docker engine answers at {self.docker_url} ({error}); start it, or correct DOCKER_HOST"
             ) from error
+
+    def _create_within(self, cli: APIClient, job: StageJob, image: str, digest: str, network: str) -> str:
+        """Create the container; where the engine has fewer CPU cores than the limit, which it refuses, without one."""
+        try:
+            return self._create(cli, job, image, digest, network)
+        except APIError as error:
+            if job.resources.cpus is None or engine.TOO_MANY_CPUS not in str(error.explanation):
+                raise
+            self.log.warning("%s: all CPU cores of the engine, fewer than cpus=%g", job.stage, job.resources.cpus)
+        unlimited = replace(job, resources=job.resources.model_copy(update={"cpus": None}))
+        return self._create(cli, unlimited, image, digest, network)
 
     def _create(self, cli: APIClient, job: StageJob, image: str, digest: str, network: str) -> str:
         """Create the container and return its ID.

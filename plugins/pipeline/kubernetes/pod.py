@@ -15,7 +15,7 @@ from kubernetes.client import ApiClient
 from kubernetes.client import models as k8s
 
 from pipeline.operator.job import StageJob
-from tasks.contract.resources import StageResources
+from tasks.contract.resources import SHARE, StageResources
 from tasks.errors import RequestError, SettingsError
 from tasks.settings import Settings
 
@@ -24,7 +24,6 @@ SIDECAR = PodDefaults.SIDECAR_CONTAINER_NAME
 RESULT_FOLDER = PodDefaults.XCOM_MOUNT_PATH
 RESULT_PATH = str(PurePosixPath(RESULT_FOLDER) / "return.json")
 USER = 10001  # the user of the images
-SHARE = "100m"  # of a core, requested for a stage without a limit: nodes with no CPU to spare are left out
 GRACE = 10  # seconds from SIGTERM to SIGKILL
 MARGIN = timedelta(minutes=5)  # Airflow stops a task at its timeout; the cluster stops the pod only if Airflow is gone
 
@@ -164,7 +163,7 @@ def _resources(stage: str, wanted: StageResources) -> k8s.V1ResourceRequirements
         limits["ephemeral-storage"] = _size(wanted.ephemeral_storage)
     if wanted.gpus:
         limits[wanted.gpu_kind] = str(wanted.gpus)
-    requests = {"cpu": SHARE} | limits
+    requests = {"cpu": f"{SHARE:g}"} | limits
     if wanted.cpu_request is not None:
         requests["cpu"] = f"{wanted.cpu_request:g}"
     return k8s.V1ResourceRequirements(limits=limits, requests=requests)

@@ -101,9 +101,9 @@ def test_register_is_asked_for_an_approval_where_a_rule_does(dag: DAG) -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_containers_of_the_stages_that_move_the_alias_are_told_the_rules(stage: str) -> None:
+def test_the_containers_of_the_stages_that_change_the_registry_are_told_the_rules(stage: str) -> None:
     told = container_environment(stage, request_of(stage), load_settings())
-    assert ("PIPELINE_POLICIES" in told) is (stage in {"register", "rollback", "deploy"})
+    assert ("PIPELINE_POLICIES" in told) is (stage in {"register", "rollback", "deploy", "clean"})
     if "PIPELINE_POLICIES" in told:
         rules = parse_policies(told["PIPELINE_POLICIES"], "PIPELINE_POLICIES").rules_for("pets")
         assert rules is not None

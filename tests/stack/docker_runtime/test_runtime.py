@@ -196,9 +196,12 @@ def test_a_missing_network_is_one_line_with_the_fix(make: Make, left: Any, monke
     assert left(task) == []
 
 
-def test_more_cpus_than_there_are_is_one_line_with_the_fix(make: Make) -> None:
-    with pytest.raises(SettingsError, match="PIPELINE_RESOURCES"):
-        make("answer()", resources={"cpus": 4096}).run_stage(context())
+def test_a_limit_over_the_cores_of_the_engine_is_none(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ceiling that administrators set for large machines, for example."""
+    task_log = TaskLog()
+    monkeypatch.setattr(DockerStageOperator, "log", task_log)
+    assert make("answer()", resources={"cpus": 4096}).run_stage(context())["run_id"] == RUN_ID
+    assert "register: all CPU cores of the engine, fewer than cpus=4096" in task_log
 
 
 def test_an_engine_that_is_away_may_be_back_later(make: Make) -> None:

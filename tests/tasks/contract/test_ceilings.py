@@ -76,6 +76,12 @@ def test_a_default_above_a_ceiling_is_lowered_to_it() -> None:
     assert (found.shm_size, found.cpu_request) == ("64m", 4)
 
 
+def test_a_stage_without_a_limit_asks_no_node_for_the_ceiling() -> None:
+    assert applied({"cpus": 4}, {}, {}).cpu_request == 0.1
+    assert applied({"cpus": 0.05}, {}, {}).cpu_request == 0.05
+    assert applied({"cpus": 4}, {}, {"cpus": 2}).cpu_request is None, "as many as cpus"
+
+
 def test_a_kind_of_gpu_that_nobody_asked_for_is_the_first_that_may_be_had() -> None:
     assert applied({"gpu_kind": ["nvidia.com/mig-1g.5gb"]}, {}, {"gpus": 1}).gpu_kind == "nvidia.com/mig-1g.5gb"
 
