@@ -109,7 +109,7 @@ def test_who_is_told_of_the_administrators_rules_has_their_file_and_cannot_write
 
 
 def test_only_the_proxy_has_the_engines_socket_and_it_goes_by_the_settings_of_the_operator() -> None:
-    services = {case.values[1]: case.values[2] for case in SERVICES}
+    services: dict[str, dict[str, Any]] = {case.values[1]: case.values[2] for case in SERVICES}
     assert [name for name, one in services.items() if "docker.sock" in json.dumps(one)] == ["docker-socket-proxy"]
     given = services["docker-socket-proxy"]["environment"]
     settings = {"DOCKER_NETWORK", "IMAGE_PREFIX", "IMAGE_TAG", "IMAGE_DIGESTS", "SOURCE_ROOTS"}
