@@ -96,6 +96,10 @@ class Settings(BaseSettings):
         description='Digests of the stage images, in place of the tag, as JSON: {"train": "sha256:..."}.',
     )
     pipeline_docker_network: str = Field("vision-mlops", min_length=1, description="Docker network of the stages.")
+    pipeline_source_roots: str = Field(
+        "",
+        description="Folders of the Docker engine's machine, separated by commas, that stages may read; default: none.",
+    )
     pipeline_kubernetes_namespace: str = Field(
         "vision-mlops", min_length=1, description="Kubernetes namespace of the stages' pods."
     )
@@ -217,6 +221,12 @@ class Settings(BaseSettings):
             )
         if self.notify_smtp_url and not MAIL_URL.match(self.notify_smtp_url.get_secret_value()):
             raise ValueError("NOTIFY_SMTP_URL must be like smtp://user:password@host:587/?from=ADDRESS&to=ADDRESS")
+        for root in self.source_roots:
+            if not re.fullmatch(r"(/[^/\0-\x1f]+)+", root) or {".", ".."} & {*root.split("/")}:
+                raise ValueError(
+                    f"PIPELINE_SOURCE_ROOTS={self.pipeline_source_roots!r}: {root!r} is not a folder's absolute path, "
+                    "without . or .. and not / itself"
+                )
         for origin in self.allowed_origins:
             if origin != "*" and not ORIGIN.fullmatch(origin):
                 raise ValueError(
@@ -303,6 +313,11 @@ class Settings(BaseSettings):
     def allowed_origins(self) -> list[str]:
         """Origins whose pages may call the service."""
         return [origin for part in self.serving_allowed_origins.split(",") if (origin := part.strip())]
+
+    @property
+    def source_roots(self) -> list[str]:
+        """Folders below which a local source may be on Docker, without a slash at the end."""
+        return [root.rstrip("/") or "/" for part in self.pipeline_source_roots.split(",") if (root := part.strip())]
 
     @property
     def datasets(self) -> Path:

@@ -5,6 +5,7 @@ operator/   builds the job of a stage, checks its result, decides about retries;
 local/      a stage as a process on this machine
 docker/     a stage as a container
 kubernetes/ a stage as a pod
+socket_proxy/  a service of the stack: the only way to the Docker engine
 dag_parts/  what several DAGs share: promotion, compression, approval, pool, notifications
 command/    one DAG run from a shell: `make run`
 

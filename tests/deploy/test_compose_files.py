@@ -106,3 +106,17 @@ def test_who_is_told_of_the_administrators_rules_has_their_file_and_cannot_write
         )
         assert mount["read_only"]
         assert mount["bind"] == {"create_host_path": False}  # else a folder would take the place of a missing file
+
+
+def test_only_the_proxy_has_the_engines_socket_and_it_goes_by_the_settings_of_the_operator() -> None:
+    services: dict[str, dict[str, Any]] = {case.values[1]: case.values[2] for case in SERVICES}
+    assert [name for name, one in services.items() if "docker.sock" in json.dumps(one)] == ["docker-socket-proxy"]
+    given = services["docker-socket-proxy"]["environment"]
+    settings = {"DOCKER_NETWORK", "IMAGE_PREFIX", "IMAGE_TAG", "IMAGE_DIGESTS", "SOURCE_ROOTS"}
+    assert given.keys() == {f"PIPELINE_{name}" for name in settings}
+    for name in ("airflow-scheduler", "airflow-worker"):
+        assert given.items() <= services[name]["environment"].items()
+        assert "engine" in services[name]["networks"]
+    assert [name for name, one in services.items() if "engine" in one.get("networks", [])] == [
+        *("airflow-scheduler", "airflow-worker", "docker-socket-proxy")
+    ]

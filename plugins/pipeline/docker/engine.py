@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import requests
@@ -15,9 +14,11 @@ from docker.errors import APIError, ImageNotFound, NotFound
 from docker.types import Mount
 
 from pipeline.operator import log_stream
-from tasks.errors import PipelineError, RequestError, ResultError, SettingsError
+from pipeline.operator.local_sources import in_container
+from tasks.errors import PipelineError, ResultError, SettingsError
 
 RESULT_PATH = "/airflow/xcom/return.json"
+REFUSED = 403
 LARGEST_RESULT = 1 << 20  # bytes; results are IDs and numbers
 TOO_MANY_CPUS = "Range of CPUs"  # what the engine says of a limit over the number that it has
 STREAM_CUT = (requests.RequestException, urllib3.exceptions.HTTPError)
@@ -51,9 +52,12 @@ def remove(engine: APIClient, container: str) -> None:
             raise
 
 
-def remove_leftovers(engine: APIClient, key: str) -> list[str]:
-    """Remove the containers that an earlier try of the same task left behind, and return their names."""
-    found = engine.containers(all=True, filters={"label": f"pipeline.key={key}"})
+def remove_leftovers(engine: APIClient, key: str, network: str) -> list[str]:
+    """Remove the containers that an earlier try of the same task left behind, and return their names.
+
+    Another installation on the same engine may have a task of that key; its network is another one.
+    """
+    found = engine.containers(all=True, filters={"label": f"pipeline.key={key}", "network": network})
     for container in found:
         remove(engine, container["Id"])
     return [container["Names"][0].lstrip("/") for container in found]
@@ -97,24 +101,27 @@ def fetch_result(engine: APIClient, container: str) -> bytes | None:
         return file.read()
 
 
-def read_only(paths: Iterable[str]) -> list[Mount]:
-    """Mount paths of the engine's machine at the same place; what lies in a folder that is mounted comes with it."""
-    mounted: list[str] = []
-    for path in sorted(paths, key=len):
-        if not any(Path(path).is_relative_to(other) for other in mounted):
-            mounted.append(path)
-    return [Mount(target=path, source=path, type="bind", read_only=True) for path in mounted]
+def read_only(folders: Iterable[str]) -> list[Mount]:
+    """Mount folders of the engine's machine, with all that is in them, each at its place under `/sources`."""
+    return [
+        Mount(target=in_container(folder), source=folder, type="bind", read_only=True) for folder in sorted(folders)
+    ]
 
 
-def explain(error: APIError, job_image: str, network: str, paths: Mapping[str, str]) -> PipelineError:
+def refused(error: APIError) -> SettingsError:
+    """Turn a call that the socket proxy does not pass on into one line with the fix."""
+    return SettingsError(
+        f"{error.explanation}; the proxy has its settings from its own start: after a change of .env, run `make up`"
+    )
+
+
+def explain(error: APIError, job_image: str, network: str) -> PipelineError:
     """Turn the engine's error at creating or starting a container into one line with the fix."""
     text = str(error.explanation or error)
-    if "bind source path does not exist" in text and paths:
-        ends = {name: text.rstrip().endswith(path.lstrip("~.")) for name, path in paths.items()}
-        name, path = max(paths.items(), key=lambda item: ends[item[0]])
-        return RequestError(
-            f"{name}={path!r} does not exist on the Docker engine's machine; give a path there, or an s3:// URL"
-        )
+    if error.status_code == REFUSED:
+        return refused(error)
+    if "bind source path does not exist" in text:
+        return SettingsError(f"PIPELINE_SOURCE_ROOTS names a folder that the Docker engine's machine lacks: {text}")
     if f"network {network}" in text:
         return SettingsError(
             f"the Docker engine has no network {network!r}; start the stack (docker compose up), "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,9 +16,11 @@ from docker.errors import APIError, NotFound
 from docker.types import DeviceRequest, LogConfig, Mount
 
 from pipeline.docker import engine
-from pipeline.operator.job import StageJob, image_of
+from pipeline.operator.job import StageJob, image_of, local_paths
+from pipeline.operator.local_sources import in_container, root_of
 from pipeline.operator.outcome import LINES_KEPT, StageOutcome
 from pipeline.operator.stage_operator import StageOperator
+from tasks.contract.messages import StageRequest
 from tasks.errors import UnavailableError
 from tasks.settings import load_settings
 
@@ -44,12 +46,22 @@ class DockerStageOperator(StageOperator, DockerOperator):  # type: ignore[misc] 
         super().__init__(stage=stage, image=image, timeout=timeout, mount_tmp_dir=False, **kwargs)
         self._container: str | None = None
 
+    def require_reachable(self, request: StageRequest) -> None:
+        """Refuse paths that are not below PIPELINE_SOURCE_ROOTS.
+
+        Raises:
+            RequestError: naming the field, the path and the setting.
+        """
+        roots_of(absolute_paths(request))
+
     def run_job(self, job: StageJob) -> StageOutcome:
         """Run the stage's container; its output is streamed into the task's log."""
         cli = self._connect()
         try:
             return self._run(cli, job)
         except engine.STREAM_CUT as error:
+            if isinstance(error, APIError) and error.status_code == engine.REFUSED:
+                raise engine.refused(error) from error
             raise UnavailableError(f"lost the connection to the Docker engine at {self.docker_url}: {error}") from error
 
     def on_kill(self) -> None:
@@ -64,17 +76,17 @@ class DockerStageOperator(StageOperator, DockerOperator):  # type: ignore[misc] 
         engine.remove(cli, self._container)
 
     def _run(self, cli: APIClient, job: StageJob) -> StageOutcome:
-        for name in engine.remove_leftovers(cli, job.key):
+        network = load_settings().pipeline_docker_network
+        for name in engine.remove_leftovers(cli, job.key, network):
             self.log.warning("removed container %s, left by an earlier try", name)
         image, digest = engine.resolve_image(cli, job.image)
-        network = load_settings().pipeline_docker_network
         lines: deque[str] = deque(maxlen=LINES_KEPT)
         try:
             try:
                 self._container = self._create_within(cli, job, image, digest, network)
                 cli.start(self._container)
             except APIError as error:
-                raise engine.explain(error, job.image, network, job.local_paths) from error
+                raise engine.explain(error, job.image, network) from error
             self.log.info("%s: container %s of %s", job.stage, self._container[:12], digest)
             for line in engine.follow_logs(cli, self._container):
                 lines.append(line)
@@ -115,9 +127,9 @@ class DockerStageOperator(StageOperator, DockerOperator):  # type: ignore[misc] 
         limits = job.resources
         mounts = [Mount(target=path, source=None, type="volume") for path in WRITABLE]
         request = job.request
-        paths = {name: str(Path(path).expanduser().absolute()) for name, path in job.local_paths.items()}
-        mounts += engine.read_only(paths.values())
-        request = request.model_copy(update=paths)
+        paths = absolute_paths(request)
+        mounts += engine.read_only(roots_of(paths))
+        request = request.model_copy(update={name: in_container(path) for name, path in paths.items()})
         container = cli.create_container(
             image=image,
             name=f"{self.name_prefix}-{job.stage}-{secrets.token_hex(6)}",
@@ -141,3 +153,17 @@ class DockerStageOperator(StageOperator, DockerOperator):  # type: ignore[misc] 
             ),
         )
         return str(container["Id"])
+
+
+def absolute_paths(request: StageRequest) -> dict[str, str]:
+    """Return the fields of a request that are paths, absolute, on the engine's machine."""
+    return {name: str(Path(path).expanduser().absolute()) for name, path in local_paths(request).items()}
+
+
+def roots_of(paths: Mapping[str, str]) -> set[str]:
+    """Return the folders of PIPELINE_SOURCE_ROOTS that paths, by the name of their field, are in.
+
+    Raises:
+        RequestError: one is in none of them.
+    """
+    return {root_of(name, path, load_settings().source_roots) for name, path in paths.items()}

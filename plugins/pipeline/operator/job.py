@@ -49,8 +49,13 @@ class StageJob:
     @property
     def local_paths(self) -> dict[str, str]:
         """The fields of the request that are paths on this machine, not addresses."""
-        given = {name: getattr(self.request, name, None) for name in ("source", "corrections")}
-        return {name: path for name, path in given.items() if path and "://" not in path and path[:6] != "runs:/"}
+        return local_paths(self.request)
+
+
+def local_paths(request: StageRequest) -> dict[str, str]:
+    """Return the fields of a request that are paths on this machine, not addresses."""
+    given = {name: getattr(request, name, None) for name in ("source", "corrections")}
+    return {name: path for name, path in given.items() if path and "://" not in path and path[:6] != "runs:/"}
 
 
 def image_of(stage: str, settings: Settings) -> str:

@@ -148,7 +148,16 @@ class StageOperator(BaseOperator):
             dag_id=self.dag_id, dag_run_id=dag_run_id, task_id=self.task_id, map_index=map_index, user=user
         )
         asked = {**asked_of(self.stage, params), **self.request_fields, "task": task}
-        return under_rules(parse_request(self.stage, asked), load_settings())
+        request = under_rules(parse_request(self.stage, asked), load_settings())
+        self.require_reachable(request)
+        return request
+
+    def require_reachable(self, request: StageRequest) -> None:
+        """Refuse a request whose data this runtime does not give to a stage.
+
+        Raises:
+            RequestError: naming the field and the fix.
+        """
 
     def check(self, params: Mapping[str, Any]) -> None:
         """Check what is known of the request before the DAG run; examples stand in for the outputs of earlier tasks.
@@ -163,7 +172,7 @@ class StageOperator(BaseOperator):
         asked = asked_of(self.stage, params)
         asked = {name: value for name, value in asked.items() if name not in self.request_fields}
         request = parse_request(self.stage, {**STAGES[self.stage].upstream_examples, **asked, **given, "task": task})
-        under_rules(request, load_settings())
+        self.require_reachable(under_rules(request, load_settings()))
         self.limits(params)
 
     def limits(self, params: Mapping[str, Any]) -> StageResources:

@@ -202,10 +202,26 @@ def test_the_program_behind_the_pages_does_not_hold_the_stages_secrets(airflow: 
         assert airflow.variables[name] not in inspected, name
 
 
-@pytest.mark.parametrize("path", ["/info", "/secrets", "/volumes", "/networks"])
-def test_the_proxy_passes_on_containers_and_images_only(airflow: Stack, path: str) -> None:
+@pytest.mark.parametrize("path", ["/info", "/secrets", "/volumes", "/networks", "/images/json", "/containers/json"])
+def test_the_proxy_passes_on_what_the_operator_calls_only(airflow: Stack, path: str) -> None:
     code = f"import requests; print(requests.get('http://docker-socket-proxy:2375{path}', timeout=120).status_code)"
     assert in_service("airflow-scheduler", code).stdout == "403\n"
+
+
+def test_a_task_cannot_get_the_machine_from_the_proxy(airflow: Stack) -> None:
+    code = """
+import docker
+client = docker.from_env(version="auto")
+more = {"privileged": True, "volumes": ["/:/host"], "name": "attack-prepare-0123456789ab"}
+try:
+    client.containers.create("python:3.11-slim-bookworm", **more)
+except docker.errors.APIError as error:
+    print(error.status_code, error.explanation)
+"""
+    said = in_service("airflow-scheduler", code).stdout
+    assert said.startswith("403 the socket proxy refused this call: ")
+    command = ["docker", "ps", "--all", "--quiet", "--filter", "name=attack-prepare"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == ""
 
 
 @pytest.mark.parametrize("service", ["airflow-api-server", "airflow-dag-processor", "airflow-triggerer", "serving"])

@@ -1,100 +1,30 @@
-"""The docker runtime against a real engine: a small image stands where the stages' images would."""
+"""The docker runtime against a real engine, through the socket proxy as in the stack.
+
+A small image stands where the stages' images would.
+"""
 
 from __future__ import annotations
 
-import json
-import os
 import secrets
-import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
-
-os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-home-"))
-
 import docker
-from airflow.sdk import DAG
+import pytest
 
 from pipeline.docker import engine
 from pipeline.docker.operator import DockerStageOperator
 from tasks.errors import PermanentError, PipelineError, ResultError, SettingsError, UnavailableError
+from tests.stack.docker_runtime.conftest import Make
+from tests.stack.stub_stage import RUN_ID, TaskLog, context
 from tests.waiting import until
-
-from .stub_stage import RUN_ID, TaskLog, build_image, context
 
 pytestmark = pytest.mark.docker
 
-PROXY_IMAGE = "tecnativa/docker-socket-proxy:v0.4.2"
-
-
-@pytest.fixture(scope="module")
-def client() -> docker.DockerClient:
-    return docker.from_env()
-
-
-@pytest.fixture(scope="module")
-def names(client: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
-    """An image and a network of this module's own."""
-    token = secrets.token_hex(4)
-    found = SimpleNamespace(prefix=f"vm-test-{token}", network=f"vm-test-{token}")
-    for stage in ("register", "prepare"):
-        build_image(tmp_path_factory.mktemp("image"), f"{found.prefix}/{stage}:dev")
-    network = client.networks.create(found.network)
-    yield found
-    for container in client.containers.list(all=True, filters={"name": f"vm-test-{token}"}):
-        container.remove(force=True, v=True)
-    network.remove()
-    for stage in ("register", "prepare"):
-        client.images.remove(f"{found.prefix}/{stage}:dev", force=True)
-
-
-@pytest.fixture
-def settings(names: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.startswith(("PIPELINE_", "MLFLOW_", "SERVING_", "AWS_")):
-            monkeypatch.delenv(name)
-    values = {
-        "PIPELINE_RUNTIME": "docker",
-        "PIPELINE_IMAGE_PREFIX": names.prefix,
-        "PIPELINE_DOCKER_NETWORK": names.network,
-        "PIPELINE_RESOURCES": json.dumps({"register": {"cpus": 0.5, "memory": "96m", "shm_size": "32m"}}),
-        "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000",
-        "MLFLOW_TRACKING_USERNAME": "admin",
-        "MLFLOW_TRACKING_PASSWORD": "v3ry-l0ng",
-    }
-    for name, value in values.items():
-        monkeypatch.setenv(name, value)
-
-
-Make = Callable[..., DockerStageOperator]
-
-
-@pytest.fixture
-def make(settings: None, names: SimpleNamespace) -> Make:
-    class Named(DockerStageOperator):
-        name_prefix = names.prefix
-
-    def make_task(code: str, **kwargs: Any) -> DockerStageOperator:
-        given = {"stage": "register", "request_fields": {"evaluate_run_id": RUN_ID, "approval": {}}} | kwargs
-        with DAG(f"d-{secrets.token_hex(4)}"):
-            return Named(task_id="t", environment={"STUB": code}, **given)
-
-    return make_task
-
-
-@pytest.fixture
-def left(client: docker.DockerClient) -> Callable[[DockerStageOperator], list[Any]]:
-    """Containers that a task has left on the engine."""
-
-    def list_left(task: DockerStageOperator) -> list[Any]:
-        # The low-level call: the other one inspects each container, which may be gone by then.
-        return client.api.containers(all=True, filters={"label": f"pipeline.dag_id={task.dag_id}"})
-
-    return list_left
+SOCKET = "unix:///var/run/docker.sock"
 
 
 def test_success_gives_the_result_and_leaves_nothing(make: Make, left: Any) -> None:
@@ -196,16 +126,16 @@ def test_a_leftover_of_the_same_task_is_removed_and_others_stay(
 ) -> None:
     task = make("answer()")
     key = task.job(context()).key
-    for label in (key, f"{key}0"):
-        client.containers.run(
+    for label, network in ((key, names.network), (f"{key}0", names.network), (key, "bridge")):
+        client.containers.create(  # as a try leaves one that is killed before it starts it
             f"{names.prefix}/register:dev",
-            entrypoint=["sleep", "60"],
-            detach=True,
             name=f"{names.prefix}-{secrets.token_hex(4)}",
             labels={"pipeline.key": label, "pipeline.dag_id": task.dag_id},
+            network=network,
         )
     task.run_stage(context())
-    assert [container["Labels"]["pipeline.key"] for container in left(task)] == [f"{key}0"]
+    found = {(one["Labels"]["pipeline.key"], one["HostConfig"]["NetworkMode"]) for one in left(task)}
+    assert found == {(f"{key}0", names.network), (key, "bridge")}  # the last one is another installation's
 
 
 def test_a_quiet_stage_outlasts_the_clients_timeout(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,12 +185,12 @@ def test_a_log_stream_that_is_cut_goes_on_where_it_stopped(client: docker.Docker
 def test_a_missing_image_is_one_line_with_the_fix(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIPELINE_IMAGE_TAG", "none")
     with pytest.raises(SettingsError, match=r"no image 'vm-test-\w+/register:none'; run `make images`"):
-        make("answer()").run_stage(context())
+        make("answer()", docker_url=SOCKET).run_stage(context())
 
 
 def test_a_missing_network_is_one_line_with_the_fix(make: Make, left: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIPELINE_DOCKER_NETWORK", "vm-test-none")
-    task = make("answer()")
+    task = make("answer()", docker_url=SOCKET)
     with pytest.raises(SettingsError, match=r"no network 'vm-test-none'.*PIPELINE_DOCKER_NETWORK"):
         task.run_stage(context())
     assert left(task) == []
@@ -290,45 +220,29 @@ except OSError:
 """
 
 
-def test_a_local_source_is_mounted_for_reading_only(make: Make, tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
+def test_a_local_source_is_mounted_for_reading_only(make: Make, roots: Path) -> None:
     for name in ("cat", "dog", "owl"):
-        (tmp_path / name).mkdir()
-    task = make(PREPARED, stage="prepare", request_fields={"dataset": "image_folder", "source": str(tmp_path)})
+        (roots / "pets" / name).mkdir(parents=True)
+    task = make(PREPARED, stage="prepare", request_fields={"dataset": "image_folder", "source": str(roots / "pets")})
     assert task.run_stage(context())["classes"] == 3
 
 
-def test_a_source_that_is_not_there_is_one_line_with_the_fix(make: Make, left: Any) -> None:
-    fields = {"dataset": "image_folder", "source": "/vm-test-none"}
-    task = make("answer()", stage="prepare", request_fields=fields)
-    with pytest.raises(PermanentError, match="source='/vm-test-none' does not exist"):
+def test_a_link_does_not_lead_out_of_the_folders_that_are_allowed(make: Make, left: Any, roots: Path) -> None:
+    """Whoever may write there could otherwise have any folder of the engine's machine read."""
+    secret = roots.parent / "secret"
+    secret.mkdir(mode=0o755)
+    (roots / "link").symlink_to(secret)
+    task = make(PREPARED, stage="prepare", request_fields={"dataset": "image_folder", "source": str(roots / "link")})
+    with pytest.raises(PipelineError, match=r"No such file or directory: '/sources/.*/link'"):
         task.run_stage(context())
     assert left(task) == []
 
 
-@pytest.fixture
-def proxy(client: docker.DockerClient, names: SimpleNamespace) -> Iterator[str]:
-    container = client.containers.run(
-        PROXY_IMAGE,
-        detach=True,
-        name=f"{names.prefix}-proxy",
-        environment={"CONTAINERS": "1", "IMAGES": "1", "POST": "1"},
-        volumes={"/var/run/docker.sock": {"bind": "/var/run/docker.sock", "mode": "ro"}},
-        ports={"2375/tcp": ("127.0.0.1", 21250)},
-    )
-    yield "tcp://127.0.0.1:21250"
-    container.remove(force=True, v=True)
-
-
-def test_a_socket_proxy_with_three_sections_is_enough(make: Make, left: Any, proxy: str) -> None:
-    task = make("print('through'); answer()", docker_url=proxy)
-
-    def answers() -> bool:
-        try:
-            return bool(docker.APIClient(proxy).ping())
-        except (docker.errors.DockerException, OSError):
-            return False
-
-    until(answers)
-    assert task.run_stage(context())["version"] == 3
+def test_what_the_proxy_refuses_is_one_line_that_is_not_tried_again(
+    make: Make, left: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIPELINE_DOCKER_NETWORK", "vm-test-none")  # as if the proxy had not been started anew
+    task = make("answer()")
+    with pytest.raises(SettingsError, match=r"the socket proxy refused this call.*the network vm-test-"):
+        task.run_stage(context())
     assert left(task) == []
