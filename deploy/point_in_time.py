@@ -23,11 +23,11 @@ from pathlib import Path
 from deploy import backup, backup_encryption, engine, second_stack, wal_shipping
 from deploy.backup_encryption import DamagedBackupError
 from deploy.backup_file import SavedBackup
-from deploy.backup_places import STAMP, place_of
+from deploy.backup_places import place_of
 from deploy.backup_stack import BackupError, ComposeStack
 from deploy.env_file import read
 from deploy.errors import CANNOT_CREATE, DAMAGED, USAGE
-from deploy.wal_chain import NEWEST, Kept, shown, time_given
+from deploy.wal_chain import NEWEST, STAMP, Kept, shown, time_given
 from tasks.files import replacing
 
 SECONDS = 3600.0  # for the second Postgres to read the WAL
@@ -91,7 +91,7 @@ def restore_to(stack: ComposeStack, text: str, *, force: bool = False, seconds: 
         Kept(place.names()).plan(when)  # a time that cannot be restored leaves nothing behind
         work.mkdir(exist_ok=True)
         _note(work, when, begun.services if begun else sorted(stack.running(work=True)))
-        saved = work / f"databases-{when.strftime(STAMP)}-{when.microsecond}.backup"
+        saved = work / f"databases-{when.strftime(STAMP)}.backup"
         if saved.exists():
             with second_stack.prepared(values, PURPOSE):
                 pass  # what it left when it was killed is removed

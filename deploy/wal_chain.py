@@ -15,11 +15,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from deploy.backup_places import STAMP
 from deploy.backup_stack import BackupError
 from deploy.errors import NO_INPUT, USAGE
 
-_TIME = r"(?P<time>\d{8}T\d{6}Z)\.backup"
+STAMP = "%Y%m%dT%H%M%S.%fZ"
+_TIME = r"(?P<time>\d{8}T\d{6}\.\d{6}Z)\.backup"
 _BASE = re.compile(rf"vision-mlops-base-(?P<history>\d+-\d+)-(?P<segment>\d+)-{_TIME}")
 _WAL = re.compile(rf"vision-mlops-wal-(?P<history>\d+-\d+)-(?P<first>\d+)-(?P<last>\d+)-{_TIME}")
 NEWEST = "latest"
@@ -96,10 +96,10 @@ class Kept:
         self.wal: list[Wal] = []
         for name in names:
             if found := _BASE.fullmatch(name):
-                self.bases.append(Base(found["history"], int(found["segment"]), _time(found["time"])))
+                self.bases.append(Base(found["history"], int(found["segment"]), time_of(found["time"])))
             elif found := _WAL.fullmatch(name):
                 first, last = int(found["first"]), int(found["last"])
-                self.wal.append(Wal(found["history"], first, last, _time(found["time"])))
+                self.wal.append(Wal(found["history"], first, last, time_of(found["time"])))
         self.bases.sort(key=lambda base: base.time)
         self.wal.sort(key=lambda wal: (wal.history, wal.first, wal.last))
 
@@ -214,5 +214,6 @@ def shown(time: datetime) -> str:
     return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-def _time(stamp: str) -> datetime:
+def time_of(stamp: str) -> datetime:
+    """Return the time that a name gives."""
     return datetime.strptime(stamp, STAMP).replace(tzinfo=UTC)

@@ -28,7 +28,7 @@ from deploy.backup_stack import BackupError, ComposeStack
 from deploy.errors import CANNOT_CREATE, CONFIG
 from deploy.nightly_backup import METRICS as NIGHTLY_METRICS
 from deploy.nightly_backup import write_metrics
-from deploy.wal_chain import Base, Kept, Wal, shown
+from deploy.wal_chain import Base, Kept, Wal, shown, time_of
 
 SWITCH, HELD, DAYS = "BACKUP_WAL", "BACKUP_WAL_HELD_MB", "BACKUP_WAL_KEEP_DAYS"
 SETTINGS = (SWITCH, HELD, DAYS)
@@ -46,8 +46,9 @@ STATE = """SELECT json_build_object(
     'limit', current_setting('max_slot_wal_keep_size'),
     'slot', (SELECT json_build_object('lsn', restart_lsn - '0/0', 'status', wal_status)
              FROM pg_replication_slots WHERE slot_name = :'slot'))"""
-# A transaction of its own, so that WAL names a time after the one that the file's name will give.
-MARK = "SELECT floor(extract(epoch FROM clock_timestamp())); SELECT pg_current_xact_id(); SELECT pg_switch_wal();"
+CLOCK = """SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYYMMDD"T"HH24MISS.US"Z"');"""
+# A recovery to a time ends at the first transaction after it: this one, after the time that the file's name will give.
+MARK = f"{CLOCK} SELECT pg_current_xact_id(); SELECT pg_switch_wal();"
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class _Shipper:
     def ship(self) -> list[str]:
         """Bring all WAL there that is not there yet, also that of a segment that is not full."""
         done = self._hold()
-        seconds = self.stack.sql(MARK).splitlines()[0]
+        stamp = self.stack.sql(MARK).splitlines()[0]
         state = self.state()
         history, size = history_of(state), state["size"]
         before = self.kept().newest(history)
@@ -71,7 +72,7 @@ class _Shipper:
             first = before.last + 1
         last = state["now"] // size - 1
         if last >= first:
-            wal = Wal(history, first, last, datetime.fromtimestamp(int(seconds), UTC))
+            wal = Wal(history, first, last, time_of(stamp))
             with self._new(wal.name) as writer:
                 for number in range(first, last + 1):
                     self._add_segment(writer, segment_name(state["timeline"], number, size), size)
@@ -91,8 +92,7 @@ class _Shipper:
             if tar.read() != END:
                 raise BackupError("the base backup was cut off; run it again")
             tar.seek(0)
-            seconds = self.stack.sql("SELECT ceil(extract(epoch FROM clock_timestamp()))")
-            base = Base(history_of(state), segment, datetime.fromtimestamp(int(seconds), UTC))
+            base = Base(history_of(state), segment, time_of(self.stack.sql(CLOCK)))
             with self._new(base.name) as writer:
                 writer.add(BASE_MEMBER, tar, size)
         return f"base backup: {base.name}"
