@@ -164,7 +164,10 @@ def place_of(values: Mapping[str, str], stack: ComposeStack) -> Folder | Bucket:
     folder = Path(values.get("BACKUP_FOLDER") or FOLDER)
     if not folder.is_absolute():
         raise BackupError(f"BACKUP_FOLDER={folder} is not an absolute path", CONFIG)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BackupError(f"BACKUP_FOLDER={folder}: {error.strerror}; name a folder that can be made", CONFIG) from None
     if not values.get("BACKUP_BUCKET"):
         return Folder(folder)
     if missing := [name for name in REQUIRED if not values.get(name)]:

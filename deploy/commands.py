@@ -110,7 +110,9 @@ def run_ship_wal(given: Namespace) -> None:
 def run_restore_to(given: Namespace) -> None:
     """Bring the databases back to a point in time."""
     stack = ComposeStack(given.env_file)
-    print("\n".join(point_in_time.restore_to(stack, given.time, force=given.force, seconds=given.seconds)))
+    print(
+        "\n".join(point_in_time.restore_to(stack, given.time, given.metrics, force=given.force, seconds=given.seconds))
+    )
 
 
 def run_restore_drill(given: Namespace) -> None:

@@ -62,7 +62,9 @@ class Recovered(ComposeStack):
         return self._first.bucket(action)
 
 
-def restore_to(stack: ComposeStack, text: str, *, force: bool = False, seconds: float = SECONDS) -> list[str]:
+def restore_to(
+    stack: ComposeStack, text: str, metrics: Path, *, force: bool = False, seconds: float = SECONDS
+) -> list[str]:
     """Bring the stack's databases to the time that the text names; return lines that say what was done.
 
     Called again after it was killed, it goes on, and starts what it had stopped.
@@ -70,6 +72,7 @@ def restore_to(stack: ComposeStack, text: str, *, force: bool = False, seconds: 
     Args:
         stack: the stack, which is up.
         text: the time, as `wal_chain.time_given` takes it.
+        metrics: the file of `wal_shipping.run`.
         force: even if the present state cannot be shipped, so that it will be lost.
         seconds: limit for reading the WAL.
 
@@ -87,18 +90,20 @@ def restore_to(stack: ComposeStack, text: str, *, force: bool = False, seconds: 
             stack.start(begun.services)  # it may have been killed while they were stopped
         stack.require_running()
         when = begun.time if begun else time_given(text, Kept(place.names()))
-        done = [] if begun else _keep_present(stack, values, force=force)
+        done = [] if begun else _keep_present(stack, values, metrics, force=force)
         Kept(place.names()).plan(when)  # a time that cannot be restored leaves nothing behind
         work.mkdir(exist_ok=True)
         _note(work, when, begun.services if begun else sorted(stack.running(work=True)))
         saved = work / f"databases-{when.strftime(STAMP)}.backup"
-        if saved.exists():
-            with second_stack.prepared(values, PURPOSE):
-                pass  # what it left when it was killed is removed
-        else:
-            done.append(save(stack, saved, when, objects=False, seconds=seconds))
-        done.append(backup.restore(stack, saved, keys, force=True))
-        shutil.rmtree(work)
+        try:
+            if saved.exists():
+                with second_stack.prepared(values, PURPOSE):
+                    pass  # what it left when it was killed is removed
+            else:
+                done.append(save(stack, saved, when, objects=False, seconds=seconds))
+            done.append(backup.restore(stack, saved, keys, force=True))
+        finally:
+            shutil.rmtree(work)  # only a kill leaves it behind
     done.append(
         f"the databases are those of {shown(when)}; objects made since stay in the bucket, no run refers to them"
     )
@@ -177,12 +182,12 @@ def _note(work: Path, when: datetime, services: Sequence[str]) -> None:
         file.write(json.dumps({"time": shown(when), "services": list(services)}).encode())
 
 
-def _keep_present(stack: ComposeStack, values: Mapping[str, str], *, force: bool) -> list[str]:
+def _keep_present(stack: ComposeStack, values: Mapping[str, str], metrics: Path, *, force: bool) -> list[str]:
     """Ship the WAL of the present state, so that what the restore replaces can be had again."""
     try:
         if not wal_shipping.is_on(values):
             raise BackupError(f"{wal_shipping.SWITCH} is not 1 in .env")
-        return wal_shipping.run(stack, values, wal_shipping.METRICS)
+        return wal_shipping.run(stack, values, metrics)
     except BackupError as error:
         if force:
             return [f"the present state is lost: {error}"]

@@ -56,6 +56,18 @@ class Wal:
 
 
 @dataclass(frozen=True)
+class Hole:
+    """Segments that are missing between two files."""
+
+    before: Wal
+    after: Wal
+
+    def __str__(self) -> str:
+        count = self.after.first - self.before.last - 1
+        return f"{count} WAL segments are missing between {self.before.name} and {self.after.name}"
+
+
+@dataclass(frozen=True)
 class Span:
     """A base backup and the WAL files that follow it without a hole: any time between its two can be restored."""
 
@@ -131,16 +143,15 @@ class Kept:
                 return base
         return None
 
-    def holes(self) -> list[str]:
-        """Return where WAL is missing that a later file continues, a line each."""
-        found = []
+    def holes(self) -> list[Hole]:
+        """Return where WAL is missing that a later file continues, by history."""
+        found: list[Hole] = []
         before: Wal | None = None
         for wal in self.wal:
             if before is None or before.history != wal.history:
                 before = wal
             if wal.first > before.last + 1:
-                count = wal.first - before.last - 1
-                found.append(f"{count} WAL segments are missing between {before.name} and {wal.name}")
+                found.append(Hole(before, wal))
             if wal.last > before.last:
                 before = wal
         return found

@@ -28,7 +28,7 @@ from deploy.backup_stack import BackupError, ComposeStack
 from deploy.errors import CANNOT_CREATE, CONFIG
 from deploy.nightly_backup import METRICS as NIGHTLY_METRICS
 from deploy.nightly_backup import write_metrics
-from deploy.wal_chain import Base, Kept, Wal, shown, time_of
+from deploy.wal_chain import Base, Hole, Kept, Wal, shown, time_of
 
 SWITCH, HELD, DAYS = "BACKUP_WAL", "BACKUP_WAL_HELD_MB", "BACKUP_WAL_KEEP_DAYS"
 SETTINGS = (SWITCH, HELD, DAYS)
@@ -63,10 +63,11 @@ class _Shipper:
     def ship(self) -> list[str]:
         """Bring all WAL there that is not there yet, also that of a segment that is not full."""
         done = self._hold()
+        kept = self.kept()  # first: nothing piles up in Postgres for a place that does not answer
         stamp = self.stack.sql(MARK).splitlines()[0]
         state = self.state()
         history, size = history_of(state), state["size"]
-        before = self.kept().newest(history)
+        before = kept.newest(history)
         first = state["slot"]["lsn"] // size
         if before is not None and before.last >= first:
             first = before.last + 1
@@ -174,21 +175,22 @@ def run(stack: ComposeStack, values: Mapping[str, str], metrics: Path) -> list[s
         if not first:
             return ["another ship-wal is at work"]
         done += shipper.ship()
-    history = history_of(shipper.state())
-    if _is_due(shipper.kept(), history):
+    history, kept = history_of(shipper.state()), shipper.kept()
+    write_metrics(metrics, _shipped(kept, history))
+    if _is_due(kept, history):
         with alone(place.folder, "base-backup") as first:  # the next call ships WAL meanwhile
             if first:
                 done.append(shipper.back_up())
         with alone(place.folder, "ship-wal") as only:
             if first and only:
                 done += shipper.ship()
-    kept = shipper.kept()
+        kept = shipper.kept()
     if old := kept.outdated(days, datetime.now(UTC)):
         place.delete(old)
         done.append(f"deleted, as no restore to one of the last {days} days needs them: {len(old)} files")
     write_metrics(held, _held(shipper.state(), held_mb))
     write_metrics(metrics, _shipped(kept, history))
-    return done + kept.holes()
+    return done + [f"{hole}; those times cannot be restored" for hole in kept.holes() if _is_news(hole)]
 
 
 def is_on(values: Mapping[str, str]) -> bool:
@@ -232,6 +234,10 @@ def _is_due(kept: Kept, history: str) -> bool:
     return base is None or datetime.now(UTC) - base.time > BASE_EVERY
 
 
+def _is_news(hole: Hole) -> bool:
+    return datetime.now(UTC) - hole.after.time < timedelta(days=1)
+
+
 def _held(state: Mapping[str, Any], held_mb: int) -> dict[str, float]:
     slot = state["slot"] or {}
     held = state["now"] - (slot.get("lsn") or state["now"])
@@ -243,7 +249,9 @@ def _shipped(kept: Kept, history: str) -> dict[str, float]:
     return {
         "backup_wal_last_success_timestamp_seconds": newest.time.timestamp() if newest else 0,
         "backup_base_last_success_timestamp_seconds": base.time.timestamp() if base else 0,
-        "backup_wal_holes": len(kept.holes()),
+        "backup_wal_last_hole_timestamp_seconds": max(
+            (hole.after.time.timestamp() for hole in kept.holes()), default=0
+        ),
     }
 
 
@@ -259,8 +267,17 @@ def _let_go(stack: ComposeStack) -> str:
 
 @contextmanager
 def alone(folder: Path, name: str) -> Iterator[bool]:
-    """Tell the block whether it is the only one of this name; it must do nothing if it is not."""
-    with (folder / f".{name}.lock").open("w") as file:
+    """Tell the block whether it is the only one of this name; it must do nothing if it is not.
+
+    Raises:
+        BackupError: the folder cannot be written.
+    """
+    path = folder / f".{name}.lock"
+    try:
+        opened = path.open("w")
+    except OSError as error:
+        raise BackupError(f"{path}: {error.strerror}; make BACKUP_FOLDER writable", CANNOT_CREATE) from None
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
