@@ -87,7 +87,7 @@ def restore_to(
         work = place.folder / "restore-to"
         begun = _begun(work, text)
         if begun is not None:
-            stack.start(begun.services)  # it may have been killed while they were stopped
+            stack.start([])  # what a restore needs: it may have been killed while that was stopped
         stack.require_running()
         when = begun.time if begun else time_given(text, Kept(place.names()))
         done = [] if begun else _keep_present(stack, values, metrics, force=force)
@@ -104,6 +104,8 @@ def restore_to(
             done.append(backup.restore(stack, saved, keys, force=True))
         finally:
             shutil.rmtree(work)  # only a kill leaves it behind
+            if begun is not None:
+                stack.start(begun.services)
     done.append(
         f"the databases are those of {shown(when)}; objects made since stay in the bucket, no run refers to them"
     )
