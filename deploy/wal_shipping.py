@@ -25,7 +25,7 @@ from typing import IO, Any
 from deploy import backup_encryption, backup_file
 from deploy.backup_places import Bucket, Folder, place_of
 from deploy.backup_stack import BackupError, ComposeStack
-from deploy.errors import CANNOT_CREATE, CONFIG
+from deploy.errors import CANNOT_CREATE, CONFIG, DAMAGED
 from deploy.nightly_backup import METRICS as NIGHTLY_METRICS
 from deploy.nightly_backup import write_metrics
 from deploy.wal_chain import Base, Hole, Kept, Wal, shown, time_of
@@ -60,26 +60,35 @@ class _Shipper:
     keys: Sequence[str]
     held_mb: int
 
-    def ship(self) -> list[str]:
-        """Bring all WAL there that is not there yet, also that of a segment that is not full."""
+    def ship(self) -> tuple[list[str], Kept]:
+        """Bring all WAL there that is not there yet, also that of a segment that is not full.
+
+        Returns:
+            Lines that say what was done, and what is there now.
+        """
         done = self._hold()
-        kept = self.kept()  # first: nothing piles up in Postgres for a place that does not answer
+        names = list(self.place.names())  # first: nothing piles up in Postgres for a place that does not answer
         stamp = self.stack.sql(MARK).splitlines()[0]
         state = self.state()
         history, size = history_of(state), state["size"]
-        before = kept.newest(history)
+        before = Kept(names).newest(history)
         first = state["slot"]["lsn"] // size
         if before is not None and before.last >= first:
             first = before.last + 1
         last = state["now"] // size - 1
-        if last >= first:
-            wal = Wal(history, first, last, time_of(stamp))
-            with self._new(wal.name) as writer:
-                for number in range(first, last + 1):
-                    self._add_segment(writer, segment_name(state["timeline"], number, size), size)
-            done.append(f"{last - first + 1} WAL segments until {shown(wal.time)}: {wal.name}")
+        if last < first:  # a call ends a segment
+            raise BackupError(
+                f"{before and before.name} has WAL that this Postgres has not written yet: its volume is an older copy of "
+                "itself; name another BACKUP_FOLDER or BACKUP_BUCKET for what it writes from now on",
+                DAMAGED,
+            )
+        wal = Wal(history, first, last, time_of(stamp))
+        with self._new(wal.name) as writer:
+            for number in range(first, last + 1):
+                self._add_segment(writer, segment_name(state["timeline"], number, size), size)
+        done.append(f"{last - first + 1} WAL segments until {shown(wal.time)}: {wal.name}")
         self.stack.sql("SELECT pg_replication_slot_advance(:'slot', :'lsn')", slot=SLOT, lsn=lsn((last + 1) * size))
-        return done
+        return done, Kept([*names, wal.name])
 
     def back_up(self) -> str:
         """Make a base backup; it is usable once the WAL until its end is there."""
@@ -101,10 +110,6 @@ class _Shipper:
     def state(self) -> dict[str, Any]:
         """Return what Postgres says about its WAL and the slot."""
         return dict(json.loads(self.stack.sql(STATE, slot=SLOT)))
-
-    def kept(self) -> Kept:
-        """Return what is at the place."""
-        return Kept(self.place.names())
 
     def _hold(self) -> list[str]:
         """Let Postgres keep WAL, up to the limit; return what happened since the last call, if it matters."""
@@ -167,15 +172,18 @@ def run(stack: ComposeStack, values: Mapping[str, str], metrics: Path) -> list[s
         metrics.unlink(missing_ok=True)
         held.unlink(missing_ok=True)
         return [f"{SWITCH} is not 1 in .env: no WAL is shipped" + _let_go(stack)]
-    place, days, held_mb = place_of(values, stack), keep_days(values), _number(values, HELD, HELD_MB, LEAST_MB)
+    place, days, held_mb = (
+        place_of(values, stack),
+        _number(values, DAYS, KEEP_DAYS),
+        _number(values, HELD, HELD_MB, LEAST_MB),
+    )
     shipper = _Shipper(stack, place, backup_encryption.keys(values), held_mb)
     write_metrics(held, _held(shipper.state(), held_mb))
-    done: list[str] = []
     with alone(place.folder, "ship-wal") as first:
         if not first:
             return ["another ship-wal is at work"]
-        done += shipper.ship()
-    history, kept = history_of(shipper.state()), shipper.kept()
+        done, kept = shipper.ship()
+    history = history_of(shipper.state())
     write_metrics(metrics, _shipped(kept, history))
     if _is_due(kept, history):
         with alone(place.folder, "base-backup") as first:  # the next call ships WAL meanwhile
@@ -183,8 +191,8 @@ def run(stack: ComposeStack, values: Mapping[str, str], metrics: Path) -> list[s
                 done.append(shipper.back_up())
         with alone(place.folder, "ship-wal") as only:
             if first and only:
-                done += shipper.ship()
-        kept = shipper.kept()
+                more, kept = shipper.ship()
+                done += more
     if old := kept.outdated(days, datetime.now(UTC)):
         place.delete(old)
         done.append(f"deleted, as no restore to one of the last {days} days needs them: {len(old)} files")
@@ -202,15 +210,6 @@ def is_on(values: Mapping[str, str]) -> bool:
     if (text := values.get(SWITCH) or "0") not in ("0", "1"):
         raise BackupError(f"{SWITCH}={text} is neither 1 nor 0", CONFIG)
     return text == "1"
-
-
-def keep_days(values: Mapping[str, str]) -> int:
-    """Return for how many days any time can be restored; 0 means that nothing is deleted.
-
-    Raises:
-        BackupError: it is no number.
-    """
-    return _number(values, DAYS, KEEP_DAYS)
 
 
 def segment_name(timeline: int, number: int, size: int) -> str:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -212,6 +213,13 @@ def test_a_second_call_does_nothing(shipped: Shipping) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert shipped.ship() == "another ship-wal is at work\n"
     assert shipped.names() == before
+
+
+def test_an_older_copy_of_postgres_does_not_write_over_the_history_of_the_newer(shipped: Shipping) -> None:
+    """Names as the newer one would have left them: its segments have the numbers that the older one is yet to write."""
+    newest = shipped.kept().wal[-1]
+    (shipped.folder / replace(newest, first=newest.last + 1, last=newest.last + 500).name).touch()
+    assert "its volume is an older copy of itself; name another BACKUP_FOLDER" in shipped.run("ship-wal", code=65)
 
 
 @pytest.fixture(scope="module")
