@@ -211,7 +211,7 @@ def _fill(second: Path, base: SavedBackup, *wal: SavedBackup, when: datetime) ->
             info.size = len(settings)
             archive.addfile(info, io.BytesIO(settings))
             for saved in wal:
-                with saved.members("wal/") as members:
+                with saved.members(wal_shipping.WAL_MEMBERS) as members:
                     for info, content in members:
                         info.name = f"{WAL_FOLDER}/{info.name}"
                         archive.addfile(info, content)

@@ -8,6 +8,7 @@ import pytest
 
 from deploy import wal_shipping
 from deploy.backup_stack import BackupError, ComposeStack
+from deploy.wal_source import State
 
 MIB = 1 << 20
 
@@ -36,11 +37,8 @@ class Refusing(ComposeStack):
     ],
 )
 def test_segments_have_the_names_that_postgres_gives_them(number: int, size: int, expected: str) -> None:
-    assert wal_shipping.segment_name(1, number, size) == expected
-
-
-def test_positions_are_written_as_postgres_writes_them() -> None:
-    assert wal_shipping.lsn(256 * 16 * MIB + 40) == "1/28"
+    state = State("7413-1", 1, size, now=0, limit="-1", held=None, slot=None)
+    assert state.segment(number) == expected
 
 
 @pytest.mark.parametrize(
