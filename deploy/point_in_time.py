@@ -189,7 +189,7 @@ def _keep_present(stack: ComposeStack, values: Mapping[str, str], metrics: Path,
     try:
         if not wal_shipping.is_on(values):
             raise BackupError(f"{wal_shipping.SWITCH} is not 1 in .env")
-        return wal_shipping.run(stack, values, metrics)
+        return wal_shipping.run(stack, values, metrics, wait=SECONDS)
     except BackupError as error:
         if force:
             return [f"the present state is lost: {error}"]

@@ -11,11 +11,13 @@ from __future__ import annotations
 import fcntl
 import io
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import IO
 
 from deploy import backup_encryption, backup_file
 from deploy.backup_places import Bucket, Folder, place_of
@@ -56,7 +58,7 @@ class _Shipper:
                 f"Postgres gave up WAL that could not be shipped, at {HELD}={self.held_mb}: the time since the last "
                 "that was shipped cannot be restored; a base backup begins anew"
             )
-        time = self.source.end_segment()
+        until = self.source.end_segment()
         state = self.source.state()
         before = Kept(names).newest(state.history)
         first = (state.held or 0) // state.size
@@ -69,7 +71,7 @@ class _Shipper:
                 "copy of itself; name another BACKUP_FOLDER or BACKUP_BUCKET for what it writes from now on",
                 DAMAGED,
             )
-        wal = Wal(state.history, first, last, time)
+        wal = Wal(state.history, first, last, until)
         with self._new(wal.name) as writer:
             for number in range(first, last + 1):
                 with tempfile.TemporaryFile() as segment:
@@ -109,13 +111,14 @@ class _Shipper:
             raise
 
 
-def run(stack: ComposeStack, values: Mapping[str, str], metrics: Path) -> list[str]:
+def run(stack: ComposeStack, values: Mapping[str, str], metrics: Path, *, wait: float = 0) -> list[str]:
     """Ship WAL, make a base backup if one is due, delete what is too old; return lines that say what was done.
 
     Args:
         stack: the stack.
         values: its `.env`.
         metrics: the file for node-exporter.
+        wait: how many seconds to wait for another call to end; then nothing is done.
 
     Raises:
         BackupError: a setting is wrong, or a step failed.
@@ -130,7 +133,7 @@ def run(stack: ComposeStack, values: Mapping[str, str], metrics: Path) -> list[s
     place = place_of(values, stack)
     shipper = _Shipper(source, place, backup_encryption.keys(values), held_mb)
     write_metrics(held, _held(source.state(), held_mb))
-    with alone(place.folder, "ship-wal") as first:
+    with alone(place.folder, "ship-wal", wait) as first:
         if not first:
             return ["another ship-wal is at work"]
         done, kept = shipper.ship()
@@ -165,8 +168,13 @@ def is_on(values: Mapping[str, str]) -> bool:
 
 
 @contextmanager
-def alone(folder: Path, name: str) -> Iterator[bool]:
+def alone(folder: Path, name: str, wait: float = 0) -> Iterator[bool]:
     """Tell the block whether it is the only one of this name; it must do nothing if it is not.
+
+    Args:
+        folder: where the lock is.
+        name: of what must not be done twice at once.
+        wait: how many seconds to wait for another to end.
 
     Raises:
         BackupError: the folder cannot be written.
@@ -176,13 +184,19 @@ def alone(folder: Path, name: str) -> Iterator[bool]:
         opened = path.open("w")
     except OSError as error:
         raise BackupError(f"{path}: {error.strerror}; make BACKUP_FOLDER writable", CANNOT_CREATE) from None
+    deadline = time.monotonic() + wait
     with opened as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+        while not (locked := _locked(file)) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        yield locked
+
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _is_news(hole: Hole) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,16 @@ def test_a_second_call_is_told_that_it_is_not_alone(tmp_path: Path) -> None:
         assert (first, second) == (True, False)
     with wal_shipping.alone(tmp_path, "ship-wal") as after:
         assert after
+
+
+def test_a_call_that_may_wait_begins_when_the_other_ends(tmp_path: Path) -> None:
+    other = wal_shipping.alone(tmp_path, "ship-wal")
+    other.__enter__()
+    ending = threading.Timer(0.5, other.__exit__, (None, None, None))
+    ending.start()
+    with wal_shipping.alone(tmp_path, "ship-wal", 60) as after:
+        assert after
+    ending.join()
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:

@@ -7,9 +7,7 @@ import os
 import re
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -18,85 +16,13 @@ from typing import Any
 import boto3
 import pytest
 
-from deploy.wal_chain import Kept
+from deploy import backup, point_in_time, second_stack
+from deploy.backup_stack import ComposeStack
 
 from .conftest import ROOT, Stack, _bare_environment
+from .shipping import BUCKET, Shipping, containers, shipping, until, volumes, with_store
 
 pytestmark = pytest.mark.docker
-BUCKET = "kept-wal"
-LIMIT = 600.0  # seconds
-
-
-class Shipping(Stack):
-    """The session's stack, whose WAL is shipped to a place of a test's own."""
-
-    @property
-    def folder(self) -> Path:
-        return Path(self.variables["BACKUP_FOLDER"])
-
-    @property
-    def metrics(self) -> Path:
-        return self.env_file.parent / "wal.prom"
-
-    def command(self, *arguments: str) -> list[str]:
-        options = ["--env-file", str(self.env_file), "--metrics", str(self.metrics)]
-        return [sys.executable, "-m", "deploy", *arguments, *options]
-
-    def run(self, *arguments: str, code: int = 0) -> str:
-        done = subprocess.run(
-            self.command(*arguments), capture_output=True, text=True, cwd=ROOT, env=_bare_environment(), timeout=LIMIT
-        )
-        assert done.returncode == code, done.stdout + done.stderr
-        assert not code or (done.stdout, done.stderr.count("\n")) == ("", 1), done.stdout + done.stderr
-        return done.stdout + done.stderr
-
-    def ship(self) -> str:
-        return self.run("ship-wal")
-
-    def sql(self, query: str) -> str:
-        done = self.psql("mlflow", "mlflow", query)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
-
-    def insert(self, number: int) -> None:
-        self.sql(f"INSERT INTO moments VALUES ({number})")  # noqa: S608  # ours
-
-    def rows(self) -> list[int]:
-        return [int(line) for line in self.sql("SELECT n FROM moments ORDER BY n").split()]
-
-    def now(self) -> str:
-        return self.sql("SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')")
-
-    def as_superuser(self, query: str) -> str:
-        command = (
-            "exec",
-            "--no-TTY",
-            "postgres",
-            "sh",
-            "-c",
-            'PGPASSWORD=$POSTGRES_PASSWORD psql -U postgres -Atc "$0"',
-        )
-        return self.compose(*command, query).strip()
-
-    def names(self) -> list[str]:
-        return sorted(path.name for path in self.folder.iterdir())
-
-    def kept(self) -> Kept:
-        return Kept(self.names())
-
-    def values(self) -> dict[str, float]:
-        files = [self.metrics, self.metrics.with_name("wal_held.prom")]
-        found = [re.findall(r"^(backup_\w+) (\S+)$", file.read_text(), re.M) for file in files if file.exists()]
-        return {name: float(value) for one in found for name, value in one}
-
-
-def shipping(stack: Stack, folder: Path, **more: str) -> Shipping:
-    kept = folder / "kept"
-    kept.mkdir(exist_ok=True)
-    variables = stack.variables | {"BACKUP_FOLDER": str(kept), "BACKUP_WAL": "1", **more}
-    env_file = folder / ".env"
-    env_file.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
-    return Shipping(env_file, variables)
 
 
 @pytest.fixture
@@ -118,25 +44,6 @@ def shipped(stack: Stack, moments: None, tmp_path: Path) -> Iterator[Shipping]:
     assert "the replication slot was removed" in shipping(stack, tmp_path, BACKUP_WAL="0").ship()
     assert found.as_superuser("SELECT count(*) FROM pg_replication_slots") == "0"
     assert found.values() == {}
-
-
-def until(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    """Wait for a condition while a process runs."""
-    deadline = time.monotonic() + LIMIT
-    while not condition():
-        assert process.poll() is None, "it ended before"
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def containers(project: str) -> list[str]:
-    command = ["docker", "ps", "--all", "--quiet", "--filter", f"label=com.docker.compose.project={project}"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-
-
-def volumes(project: str) -> list[str]:
-    command = ["docker", "volume", "ls", "--quiet", "--filter", f"label=com.docker.compose.project={project}"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
 
 
 def test_a_time_is_restored_exactly_and_that_can_be_undone(shipped: Shipping) -> None:
@@ -236,16 +143,6 @@ def store(stack: Stack) -> Any:
     return client
 
 
-def with_store(stack: Stack, folder: Path, **more: str) -> Shipping:
-    settings = {
-        "BACKUP_BUCKET": BUCKET,
-        "BACKUP_S3_ENDPOINT_URL": "http://s3:9000",
-        "BACKUP_S3_ACCESS_KEY": stack.variables["S3_ACCESS_KEY"],
-        "BACKUP_S3_SECRET_KEY": stack.variables["S3_SECRET_KEY"],
-    }
-    return shipping(stack, folder, **(settings | more))
-
-
 def test_a_restore_from_a_bucket_that_was_killed_twice_goes_on(
     store: Any, stack: Stack, moments: None, tmp_path: Path
 ) -> None:
@@ -281,6 +178,26 @@ def test_a_restore_from_a_bucket_that_was_killed_twice_goes_on(
         }
     finally:
         shipping(stack, tmp_path, BACKUP_WAL="0").ship()
+
+
+def test_a_drill_gets_the_databases_of_the_time_and_the_objects_of_now(
+    shipped: Shipping, stack: Stack, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in set(second_stack.different({}, "point")) & set(os.environ):
+        monkeypatch.delenv(name)
+    store.put_object(Bucket="mlflow", Key="made-since/object", Body=b"content")
+    members: list[str] = []
+
+    def look(file: Path) -> list[str]:
+        members.extend(backup.authenticated(file, [stack.variables["BACKUP_KEY"]]).verify())
+        return ["looked"]
+
+    said = point_in_time.save_newest(ComposeStack(shipped.env_file), "latest", look)
+    assert said[-1] == "looked"
+    expected = {"databases/airflow.dump", "databases/mlflow.dump", "databases/mlflow_auth.dump"}
+    assert expected | {"bucket/made-since/object"} <= set(members)
+    assert [path.name for path in shipped.folder.iterdir() if path.is_dir()] == []
+    assert containers(f"{shipped.network}-point") == []
 
 
 def test_when_the_place_refuses_postgres_holds_back_wal_up_to_the_limit_and_says_when_it_gave_up(
