@@ -98,7 +98,7 @@ def _add_compose(add: Add) -> None:
     one = add("ship-wal", commands.run_ship_wal, "bring Postgres' WAL to where backups are kept", env)
     one.add_argument("--metrics", type=Path, default=WAL_METRICS, help="default: where node-exporter reads them")
     one = add("restore-to", commands.run_restore_to, "bring the databases back to a point in time", env)
-    one.add_argument("--time", required=True, help="such as 2026-03-01T14:05:00Z, or latest")
+    one.add_argument("--time", help="such as 2026-03-01T14:05:00Z, or latest; without it those that are kept are shown")
     one.add_argument("--force", action="store_true", help="even if the present state cannot be shipped before")
     one.add_argument("--metrics", type=Path, default=WAL_METRICS, help="default: where node-exporter reads them")
     one.add_argument("--seconds", type=float, default=WAL_SECONDS, help="for reading the WAL (default: %(default)s)")

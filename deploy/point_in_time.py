@@ -63,7 +63,7 @@ class Recovered(ComposeStack):
 
 
 def restore_to(
-    stack: ComposeStack, text: str, metrics: Path, *, force: bool = False, seconds: float = SECONDS
+    stack: ComposeStack, text: str | None, metrics: Path, *, force: bool = False, seconds: float = SECONDS
 ) -> list[str]:
     """Bring the stack's databases to the time that the text names; return lines that say what was done.
 
@@ -71,7 +71,7 @@ def restore_to(
 
     Args:
         stack: the stack, which is up.
-        text: the time, as `wal_chain.time_given` takes it.
+        text: the time, as `wal_chain.time_given` takes it; None only names those that can be restored.
         metrics: the file of `wal_shipping.run`.
         force: even if the present state cannot be shipped, so that it will be lost.
         seconds: limit for reading the WAL.
@@ -81,6 +81,8 @@ def restore_to(
     """
     values = read(stack.env_file)
     keys, place = backup_encryption.keys(values), place_of(values, stack)
+    if not text:
+        raise BackupError(f"name the time: make restore-to TIME={NEWEST}, or any. {Kept(place.names())}", USAGE)
     with wal_shipping.alone(place.folder, "restore-to") as first:
         if not first:
             raise BackupError("another restore or drill to a point in time is at work; wait for its end", CANNOT_CREATE)

@@ -170,10 +170,12 @@ class Kept:
         bounds = [bound for span in spans for bound in (span.start, span.end)]
         nearest = min(bounds, key=lambda bound: abs(bound - time))
         raise BackupError(
-            f"TIME={shown(time)} cannot be restored; the nearest that can: {shown(nearest)}. Kept: "
-            + ", ".join(f"{shown(start)} to {shown(end)}" for start, end in joined(spans)),
-            NO_INPUT,
+            f"TIME={shown(time)} cannot be restored; the nearest that can: {shown(nearest)}. {self}", NO_INPUT
         )
+
+    def __str__(self) -> str:
+        stretches = [f"{shown(start)} to {shown(end)}" for start, end in joined(self.usable())]
+        return f"Kept: {', '.join(stretches) or 'nothing yet'}"
 
     def outdated(self, days: int, now: datetime) -> list[str]:
         """Return the names of the files that no restore to one of the last `days` days needs; none if `days` is 0."""

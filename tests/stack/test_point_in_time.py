@@ -76,6 +76,7 @@ def test_a_time_outside_of_what_is_kept_is_refused_and_the_nearest_is_named(ship
     said = shipped.run("restore-to", "--time", "2001-01-01T00:00:00Z", code=66)
     nearest = span.start.isoformat().replace("+00:00", "Z")
     assert f"TIME=2001-01-01T00:00:00Z cannot be restored; the nearest that can: {nearest}. Kept: {nearest} to " in said
+    assert f"Kept: {nearest} to " in shipped.run("restore-to", code=64)
     assert containers(f"{shipped.network}-point") == []
 
 
