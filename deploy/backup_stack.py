@@ -123,8 +123,9 @@ class ComposeStack(Stack):
 
     def fatal_error(self, service: str) -> str:
         """Return the last error for which Postgres' server ended; empty if there is none."""
-        lines = self._run("logs", "--no-log-prefix", service).splitlines()
-        fatal = [line for line in lines if re.search("(FATAL|PANIC): ", line)]
+        command = self._compose("logs", "--no-color", "--no-log-prefix", service)
+        said = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # noqa: S603
+        fatal = [line for line in said.stdout.splitlines() if re.search("(FATAL|PANIC): ", line)]
         # Clients that come while it starts are refused with such a line, too.
         return ([line for line in fatal if "the database system is" not in line] or [""])[-1]
 
