@@ -6,7 +6,7 @@ PYTHON ?= python3
 RUNTIME ?= local
 SOURCE ?= ../shared/data/cifar10.tar.gz
 # The shell reads these from the environment, so that their values may hold any quotes and blanks.
-export CHART CONF DAG DAYS FILE GIT_REF GIT_REPOSITORY KEEP KUBECONFIG LAYOUT LICENCE MODEL NAME NAMESPACE OUT OVERLAY REASON ROLE RUNS SOURCE TRIALS VERSION
+export CHART CONF DAG DAYS FILE GIT_REF GIT_REPOSITORY KEEP KUBECONFIG LAYOUT LICENCE MODEL NAME NAMESPACE OUT OVERLAY REASON ROLE RUNS SOURCE TIME TRIALS VERSION
 ENV = . deploy/env.sh $(RUNTIME)
 LOCAL = . deploy/env.sh local
 option = $(if $($2),--$1 "$$$2")
@@ -31,9 +31,8 @@ run: ready ## run a DAG: DAG=daily_training CONF='{"dataset": "digits", "epochs"
 	@$(ENV) && $(RUN) "$${DAG:-daily_training}" "$$CONF"
 tune: ready ## search hyperparameters, then train with the best: TRIALS=20 CONF='{"dataset": "digits"}'
 	@$(ENV) && $(RUN) weekly_tuning "$$CONF" $(if $(TRIALS),--param "trials=$$TRIALS")
-tune-results: ready ## show the trials of the newest search, best first (ARGS="--run-id ID --limit 10 --json")
-history: ready ## show who or what promoted, refused or rolled back which model version, and why
-tune-results history: ; @$(ENV) && $(FORWARD) python -m tasks $@ $(ARGS)
+tune-results: ready; @$(ENV) && $(FORWARD) python -m tasks $@ $(ARGS) ## show the trials of the newest search, best first (ARGS="--run-id ID --limit 10 --json")
+history: ready; @$(ENV) && $(FORWARD) python -m tasks $@ $(ARGS) ## show who or what promoted, refused or rolled back which model version, and why
 inspect: install; @$(LOCAL) && python -m tasks inspect --source "$$SOURCE" $(call option,layout,LAYOUT) $(call option,out,OUT) $(ARGS) ## show what prepare would make of SOURCE=folder or archive, and leave out (LAYOUT=, OUT=folder for list and sample grid)
 weights: ready; @$(ENV) && $(FORWARD) python -m tasks weights --model "$$MODEL" $(call option,file,FILE) $(call option,licence,LICENCE) ## store pretrained weights in MLflow, for machines without internet: MODEL=resnet50.a1_in1k (FILE= instead of the hub, LICENCE=)
 rollback: ready; @$(ENV) && $(FORWARD) python -m tasks rollback-champion --reason "$$REASON" --version "$$VERSION" ## make the previous champion the champion again: REASON="..." (VERSION=3 for another version)
@@ -52,9 +51,8 @@ clean: stop ## stop, and delete .local; with RUNTIME=docker also the stack's dat
 setup: ## write .env with fresh random secrets; values that are already there stay
 images: ## build the images (S="train deploy": only these)
 	@$(PYTHON) -m images build $(S)
-image-digests: ## print PIPELINE_IMAGE_DIGESTS for .env, once the stage images are pushed
-image-table: ## print the images as a Markdown table: size, start, user, contents (docs/how-to/images.md)
-image-digests image-table: ; @$(PYTHON) -m images $(@:image-%=%)
+image-digests: ; @$(PYTHON) -m images digests ## print PIPELINE_IMAGE_DIGESTS for .env, once the stage images are pushed
+image-table: ; @$(PYTHON) -m images table ## print the images as a Markdown table: size, start, user, contents (docs/how-to/images.md)
 up: setup ## start the stack and wait until it is healthy (S=serving: only this service)
 	@$(PYTHON) -m deploy up $(S) && { [ -n "$(S)" ] || $(MAKE) status; }
 down: setup ## stop the stack; data are kept in its volumes
@@ -67,7 +65,9 @@ doctor: ## find what keeps the stack from working: Docker, ports, disk, memory, 
 backup: WITH = $(FILE_OPTIONS) ## save databases and bucket to one encrypted file while the stack runs (FILE=; default: backups/NAME.backup)
 nightly-backup: ## what a timer calls: save to the other store or folder in .env, delete old backups there, tell Prometheus
 fetch-backup: WITH = $(if $(FILE),"$$FILE") ## copy a nightly backup to this machine and print its path: FILE=NAME, else the newest
-restore-drill: WITH = $(call option,file,FILE) ## restore the newest nightly backup, or FILE=, into an empty second stack and compare its champion's answers
+ship-wal: ## what another timer calls: ship Postgres' write-ahead log there, and a base backup a day, where BACKUP_WAL=1
+restore-to: WITH = $(call option,time,TIME) $(call flag,force,FORCE) ## bring the databases back to TIME=2026-03-01T14:05:00Z, or latest (FORCE=1: although the present state is lost)
+restore-drill: WITH = $(call option,file,FILE) $(call option,time,TIME) ## restore the newest nightly backup, FILE= or TIME=latest into an empty second stack and compare its champion's answers
 restore: WITH = $(FILE_OPTIONS) ## restore the running stack from FILE= (FORCE=1: even if it holds work; PLAIN=1: from a file without encryption)
 
 ## Stack on Kubernetes, in the current kubectl context (NAMESPACE=vision-mlops)
@@ -78,7 +78,7 @@ kubernetes-verify: private WITH = $(IN) ## check the workloads, MLflow's login a
 kubernetes-backup: WITH = $(IN) $(FILE_OPTIONS) ## save databases and bucket of OVERLAY=local to one file while everything runs (FILE=)
 kubernetes-restore: WITH = $(IN) $(FILE_OPTIONS) ## restore the cluster from FILE= (FORCE=1: even if it holds work)
 kubernetes-up kubernetes-airflow kubernetes-rotate kubernetes-verify: setup
-setup down status logs user upgrade rotate doctor backup nightly-backup fetch-backup restore restore-drill kubernetes-up kubernetes-airflow kubernetes-rotate kubernetes-verify kubernetes-backup kubernetes-restore:
+setup down status logs user upgrade rotate doctor backup nightly-backup fetch-backup ship-wal restore restore-to restore-drill kubernetes-up kubernetes-airflow kubernetes-rotate kubernetes-verify kubernetes-backup kubernetes-restore:
 	@$(PYTHON) -m deploy $@ $(WITH)
 
 ## Development. ARGS=... is passed on to the program

@@ -17,8 +17,10 @@ from deploy.errors import DeployError
 from deploy.kubernetes.cluster import NAMESPACE
 from deploy.leftover_stages import DAYS
 from deploy.nightly_backup import METRICS
+from deploy.point_in_time import SECONDS as WAL_SECONDS
 from deploy.restore_drill import METRICS as DRILL_METRICS
 from deploy.restore_drill import SECONDS
+from deploy.wal_shipping import METRICS as WAL_METRICS
 
 INTERRUPTED = 130
 ROTATE = "replace every secret by a new one, in .env and in the"
@@ -90,8 +92,16 @@ def _add_compose(add: Add) -> None:
         "restore-drill", commands.run_restore_drill, "restore into an empty second stack and ask its service", env
     )
     one.add_argument("--file", type=Path, help="default: the newest nightly backup")
+    one.add_argument("--time", help="instead of a file the state at this time, from shipped WAL; or latest")
     one.add_argument("--metrics", type=Path, default=DRILL_METRICS, help="default: where node-exporter reads them")
     one.add_argument("--seconds", type=float, default=SECONDS, help="for the service to load (default: %(default)s)")
+    one = add("ship-wal", commands.run_ship_wal, "bring Postgres' WAL to where backups are kept", env)
+    one.add_argument("--metrics", type=Path, default=WAL_METRICS, help="default: where node-exporter reads them")
+    one = add("restore-to", commands.run_restore_to, "bring the databases back to a point in time", env)
+    one.add_argument("--time", help="such as 2026-03-01T14:05:00Z, or latest; without it those that are kept are shown")
+    one.add_argument("--force", action="store_true", help="even if the present state cannot be shipped before")
+    one.add_argument("--metrics", type=Path, default=WAL_METRICS, help="default: where node-exporter reads them")
+    one.add_argument("--seconds", type=float, default=WAL_SECONDS, help="for reading the WAL (default: %(default)s)")
     one = add("decrypt-backup", commands.run_decrypt_backup, "write the tar in a backup to standard output", env)
     one.add_argument("--file", type=Path, required=True)
     add("leftover-containers", commands.run_leftover_containers, "list stage containers left behind", days)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
+import tarfile
+import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
@@ -56,6 +59,10 @@ class Place(ABC):
         """Return the path of a backup on this machine, copied there if need be."""
 
     @abstractmethod
+    def fetch_all(self, names: Sequence[str], folder: Path) -> list[Path]:
+        """Return the paths of files on this machine; those of a bucket are copied to the folder, once."""
+
+    @abstractmethod
     def delete(self, names: list[str]) -> None:
         """Delete backups."""
 
@@ -81,6 +88,10 @@ class Folder(Place):
     def fetch(self, name: str) -> Path:
         """See Place."""
         return self.folder / name
+
+    def fetch_all(self, names: Sequence[str], folder: Path) -> list[Path]:
+        """See Place; they are on this machine."""
+        return [self.folder / name for name in names]
 
     def delete(self, names: list[str]) -> None:
         """See Place."""
@@ -113,6 +124,22 @@ class Bucket(Place):
             self._run("get", name, stdout=file)
         return self.folder / name
 
+    def fetch_all(self, names: Sequence[str], folder: Path) -> list[Path]:
+        """See Place."""
+        missing = [name for name in names if not (folder / name).exists()]
+        with tempfile.TemporaryFile() as wanted, tempfile.TemporaryFile(dir=folder) as tar:
+            wanted.write("\n".join(missing).encode())
+            wanted.seek(0)
+            self._run("get-all", stdin=wanted, stdout=tar)
+            tar.seek(0)
+            with tarfile.open(fileobj=tar) as archive:
+                for name in missing:
+                    content = archive.extractfile(name)
+                    assert content is not None  # noqa: S101  # the client adds files only
+                    with replacing(folder / name) as file:
+                        shutil.copyfileobj(content, file)
+        return [folder / name for name in names]
+
     def delete(self, names: list[str]) -> None:
         """See Place."""
         self._run("delete", *names)
@@ -137,7 +164,10 @@ def place_of(values: Mapping[str, str], stack: ComposeStack) -> Folder | Bucket:
     folder = Path(values.get("BACKUP_FOLDER") or FOLDER)
     if not folder.is_absolute():
         raise BackupError(f"BACKUP_FOLDER={folder} is not an absolute path", CONFIG)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BackupError(f"BACKUP_FOLDER={folder}: {error.strerror}; name a folder that can be made", CONFIG) from None
     if not values.get("BACKUP_BUCKET"):
         return Folder(folder)
     if missing := [name for name in REQUIRED if not values.get(name)]:

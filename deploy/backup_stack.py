@@ -5,11 +5,12 @@ Standard library only.
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO
@@ -111,6 +112,23 @@ class ComposeStack(Stack):
         options += [word for name in variables for word in ("--env", name)]
         return self._compose("run", *options, "bucket", "-c", path.read_text(encoding="utf-8"), *arguments)
 
+    def once(self, service: str, script: str, *, stdin: IO[bytes]) -> None:
+        """Run a shell script in a new container of a service, with its volumes, and wait for its end.
+
+        Raises:
+            BackupError: it failed.
+        """
+        options = ("--rm", "--no-deps", "--no-TTY", "--entrypoint", "sh")
+        self._run("run", *options, service, "-c", script, stdin=stdin)
+
+    def fatal_error(self, service: str) -> str:
+        """Return the last error for which Postgres' server ended; empty if there is none."""
+        command = self._compose("logs", "--no-color", "--no-log-prefix", service)
+        said = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # noqa: S603
+        fatal = [line for line in said.stdout.splitlines() if re.search("(FATAL|PANIC): ", line)]
+        # Clients that come while it starts are refused with such a line, too.
+        return ([line for line in fatal if "the database system is" not in line] or [""])[-1]
+
     @contextmanager
     def stopped(self) -> Iterator[None]:
         """See Stack."""
@@ -121,9 +139,13 @@ class ComposeStack(Stack):
         try:
             yield
         finally:
-            self._run("up", "--detach", "--wait", "--no-recreate")
-            if workers:
-                self._run("up", "--detach", "--no-recreate", *workers, work=True)
+            self.start(workers)
+
+    def start(self, workers: Sequence[str]) -> None:
+        """Start the shared state, and these of the services that use it."""
+        self._run("up", "--detach", "--wait", "--no-recreate")
+        if workers:
+            self._run("up", "--detach", "--no-recreate", *workers, work=True)
 
     def running(self, *, work: bool = False) -> set[str]:
         """Return the names of the services that run."""

@@ -2,6 +2,7 @@
 
     python backup_store_client.py put NAME BYTES <file    uploads it, and compares its size with what the store then has
     python backup_store_client.py get NAME >file
+    python backup_store_client.py get-all <names >tar     several, whose names are lines of the input
     python backup_store_client.py names                   what is in the bucket, a name a line
     python backup_store_client.py delete NAME...
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tarfile
 from typing import IO, Any
 
 import boto3
@@ -45,6 +47,16 @@ def put(client: Any, bucket: str, name: str, size: int, source: IO[bytes]) -> No
         raise ValueError(f"{name} has {stored} bytes there instead of {size}: the stream was cut off; run it again")
 
 
+def get_all(client: Any, bucket: str, wanted: list[str], target: IO[bytes]) -> None:
+    """Write files as one tar: a container for each of some hundreds would take minutes."""
+    with tarfile.open(fileobj=target, mode="w|") as archive:
+        for name in wanted:
+            found = client.get_object(Bucket=bucket, Key=name)
+            info = tarfile.TarInfo(name)
+            info.size = found["ContentLength"]
+            archive.addfile(info, found["Body"])
+
+
 def names(client: Any, bucket: str) -> list[str]:
     """Return the name of every file in the bucket."""
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
@@ -67,6 +79,8 @@ def main(arguments: list[str]) -> None:
                 put(client, bucket, name, int(size), sys.stdin.buffer)
             case ["get", name]:
                 shutil.copyfileobj(client.get_object(Bucket=bucket, Key=name)["Body"], sys.stdout.buffer)
+            case ["get-all"]:
+                get_all(client, bucket, sys.stdin.read().split(), sys.stdout.buffer)
             case ["names"]:
                 print("\n".join(names(client, bucket)))
             case ["delete", *old]:

@@ -18,6 +18,7 @@ from deploy import (
     leftover_stages,
     logs,
     nightly_backup,
+    point_in_time,
     restore_drill,
     rotate,
     setup_env,
@@ -26,6 +27,7 @@ from deploy import (
     up,
     upgrade,
     user,
+    wal_shipping,
 )
 from deploy.backup_stack import ComposeStack, Stack
 from deploy.env_file import ROOT, read, read_as_compose
@@ -100,10 +102,30 @@ def run_fetch_backup(given: Namespace) -> None:
     print(nightly_backup.fetch(ComposeStack(given.env_file), read(given.env_file), given.backup))
 
 
+def run_ship_wal(given: Namespace) -> None:
+    """Bring Postgres' WAL to where backups are kept."""
+    print("\n".join(wal_shipping.run(ComposeStack(given.env_file), read(given.env_file), given.metrics)))
+
+
+def run_restore_to(given: Namespace) -> None:
+    """Bring the databases back to a point in time."""
+    stack = ComposeStack(given.env_file)
+    print(
+        "\n".join(point_in_time.restore_to(stack, given.time, given.metrics, force=given.force, seconds=given.seconds))
+    )
+
+
 def run_restore_drill(given: Namespace) -> None:
     """Restore a backup into an empty second stack and compare its champion's answers."""
-    file = given.file or nightly_backup.fetch(ComposeStack(given.env_file), read(given.env_file), None)
-    print("\n".join(restore_drill.run(given.env_file, file, given.metrics, seconds=given.seconds)))
+
+    def drill(file: Path) -> list[str]:
+        return restore_drill.run(given.env_file, file, given.metrics, seconds=given.seconds)
+
+    stack = ComposeStack(given.env_file)
+    if given.time:
+        print("\n".join(point_in_time.save_newest(stack, given.time, drill)))
+    else:
+        print("\n".join(drill(given.file or nightly_backup.fetch(stack, read(given.env_file), None))))
 
 
 def run_restore(given: Namespace) -> None:

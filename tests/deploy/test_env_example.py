@@ -6,7 +6,7 @@ import re
 from itertools import pairwise
 from pathlib import Path
 
-from deploy import backup_encryption, backup_places
+from deploy import backup_encryption, backup_places, wal_shipping
 from deploy.env_file import parse
 from deploy.setup_env import SECRETS
 from deploy.stack_files import FILES
@@ -18,7 +18,7 @@ SETTINGS = {name.upper() for name in Settings.model_fields}
 # Read by images/declared.py.
 BUILDS = {"PIPELINE_IMAGE_PREFIX", "PIPELINE_IMAGE_TAG", "PYTHON_IMAGE"}
 # Read by the commands of deploy/.
-COMMANDS = {backup_encryption.VARIABLE, *backup_places.SETTINGS}
+COMMANDS = {backup_encryption.VARIABLE, *backup_places.SETTINGS, *wal_shipping.SETTINGS}
 # Read by MLflow's client itself.
 OTHERS = {name for name in parse(TEXT) if name.startswith("MLFLOW_ENABLE_PROXY_")}
 

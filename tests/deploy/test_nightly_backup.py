@@ -107,6 +107,7 @@ def test_a_backup_that_cannot_be_brought_there_stays_here(
     [
         ({"BACKUP_KEEP_DAYS": "a month"}, "BACKUP_KEEP_DAYS=a month is not a number of days"),
         ({"BACKUP_FOLDER": "kept"}, "BACKUP_FOLDER=kept is not an absolute path"),
+        ({"BACKUP_FOLDER": "/dev/null/kept"}, "BACKUP_FOLDER=/dev/null/kept: Not a directory; name a folder"),
         (STORE | {"BACKUP_S3_ACCESS_KEY": ""}, "BACKUP_BUCKET is set in .env, and BACKUP_S3_ACCESS_KEY not"),
         (
             STORE | {"BACKUP_S3_ENDPOINT_URL": "http://s3:9000", "BACKUP_BUCKET": "mlflow"},

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy import backup_file, restore_drill
+from deploy import backup_file, restore_drill, second_stack
 from deploy.backup_stack import BackupError
 from deploy.env_file import parse
 from deploy.setup_env import complete
@@ -18,7 +18,7 @@ EXAMPLE = (Path(__file__).resolve().parents[2] / ".env.example").read_text(encod
 def test_nothing_of_the_second_stack_is_that_of_the_first(name: str) -> None:
     values = {"STACK_NAME": name, "PIPELINE_DOCKER_NETWORK": "shared", "S3_ENDPOINT_URL": "https://s3.example.org"}
     values |= {"MLFLOW_PORT": "5000", "COMPOSE_PROFILES": "celery"}
-    own = restore_drill.of_drill(values)
+    own = second_stack.different(values, "drill")
     assert own["STACK_NAME"] == own["PIPELINE_DOCKER_NETWORK"] == f"{name or 'vision-mlops'}-drill"
     assert (own["S3_ENDPOINT_URL"], own["COMPOSE_PROFILES"], own["MLFLOW_PORT"]) == ("", "", "0")
     assert set(values) <= set(own)
