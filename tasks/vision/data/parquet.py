@@ -27,7 +27,9 @@ LABEL_COLUMNS = ("label", "fine_label", "class", "class_name", "category", "targ
 BATCH_ROWS = 32
 BATCH_BYTES = 64 * 2**20
 # Beyond what the process has, while Arrow reads: a page can unpack to any size, whatever the file's own figures say.
-READING_BYTES = 256 * 2**20
+# Arrow itself looks at the size of a page every 1,024 rows only, so that pages of photos have hundreds of megabytes: a
+# file that has so many bytes may take them twice, packed and unpacked, up to a limit.
+READING_BYTES, MOST_READING_BYTES = 256 * 2**20, 3 * 2**30
 
 
 @dataclass(frozen=True)
@@ -51,14 +53,14 @@ def scan(file: File, where: str, image_column: str | None, label_column: str | N
     Raises:
         DataError: the file is damaged, has no such columns, or unpacks to too much.
     """
-    source = _source(file)
-    with _opened(source, where) as parquet:
+    with _opened(file, where) as parquet:
         schema = parquet.schema_arrow
         image = _image_column(schema, image_column, where)
         label = _column(schema, label_column, LABEL_COLUMNS, "label", where)
         _check_size(parquet, file.size, where, limits)
-    with _opened(source, where, [label] if _is_text(schema.field(label).type) else None) as parquet:
-        return Columns(image, _labels(parquet, label, _class_names(schema, label), f"{where}: column {label!r}"))
+    with _opened(file, where, [label] if _is_text(schema.field(label).type) else None) as parquet:
+        names = _class_names(schema, label)
+        return Columns(image, _labels(parquet, label, names, f"{where}: column {label!r}", file.size))
 
 
 def images(file: File, where: str, column: str, limits: Limits) -> Iterator[bytes | DataError]:
@@ -69,11 +71,11 @@ def images(file: File, where: str, column: str, limits: Limits) -> Iterator[byte
             of megabytes once for thousands of rows.
     """
     unpacked = 0
-    with _opened(_source(file), where) as parquet:
+    with _opened(file, where) as parquet:
         # A value that many rows share is stored once and takes memory for each row that is read.
         largest = max((parquet.metadata.row_group(i).total_byte_size for i in range(parquet.num_row_groups)), default=1)
         rows = max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, largest)))
-        for batch in _bounded(parquet.iter_batches(rows, columns=[column], use_threads=False)):
+        for batch in _bounded(parquet.iter_batches(rows, columns=[column], use_threads=False), file.size):
             for value in batch.column(0):
                 data = value.as_py()
                 data = data.get("bytes") if isinstance(data, dict) else data
@@ -87,12 +89,12 @@ def images(file: File, where: str, column: str, limits: Limits) -> Iterator[byte
                     yield data
 
 
-def _labels(parquet: pq.ParquetFile, label: str, names: list[str] | None, where: str) -> list[str | None]:
+def _labels(parquet: pq.ParquetFile, label: str, names: list[str] | None, where: str, packed: int) -> list[str | None]:
     """Return the label of every row; equal labels share one text, as in the file, which may be small and repeat it."""
     from pyarrow import types
 
     labels: list[str | None] = []
-    for batch in _bounded(parquet.iter_batches(columns=[label], use_threads=False)):
+    for batch in _bounded(parquet.iter_batches(columns=[label], use_threads=False), packed):
         column = batch.column(0)
         if types.is_dictionary(column.type):
             shared = [_label(value, names, where) for value in column.dictionary.to_pylist()]
@@ -102,18 +104,22 @@ def _labels(parquet: pq.ParquetFile, label: str, names: list[str] | None, where:
     return labels
 
 
-def _bounded(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _bounded(batches: Iterator[pa.RecordBatch], packed: int) -> Iterator[pa.RecordBatch]:
     while True:
-        with _reading():
+        with _reading(packed):
             batch = next(batches, None)
         if batch is None:
             return
         yield batch
 
 
-def _reading() -> AbstractContextManager[None]:
-    """Bound the memory that Arrow takes meanwhile; other threads may be decoding an image each."""
-    return at_most(data_bytes() + READING_BYTES + available_cpus() * HERE_BYTES)
+def _reading(packed: int) -> AbstractContextManager[None]:
+    """Bound what Arrow takes meanwhile for a file of `packed` bytes; other threads may be decoding an image each."""
+    return at_most(data_bytes() + _reading_bytes(packed) + available_cpus() * HERE_BYTES)
+
+
+def _reading_bytes(packed: int) -> int:
+    return max(READING_BYTES, min(2 * packed, MOST_READING_BYTES))
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -122,23 +128,19 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(types.is_string(kind) or types.is_large_string(kind))
 
 
-def _source(file: File) -> str | bytes:
-    """Return the path of a file on disk, which is read bit by bit, or the content of one in an archive."""
-    return str(file.path) if file.path else file.read()
-
-
 @contextmanager
-def _opened(source: str | bytes, where: str, shared: list[str] | None = None) -> Iterator[pq.ParquetFile]:
-    """Open a file; `shared` are the columns whose equal values are kept once."""
+def _opened(file: File, where: str, shared: list[str] | None = None) -> Iterator[pq.ParquetFile]:
+    """Open a file: one on disk is read bit by bit; `shared` are the columns whose equal values are kept once."""
     import pyarrow as pa  # a third of a second, and only these sources need it
     import pyarrow.parquet as pq
 
     # The C library gives what is freed back at once; Arrow's own pool keeps it.
     pa.set_memory_pool(pa.system_memory_pool())
     try:
-        with _reading():  # a file may ask for any amount of memory for its own metadata
+        source = str(file.path) if file.path else BytesIO(file.read())
+        with _reading(file.size):  # a file may ask for any amount of memory for its own metadata
             opened = pq.ParquetFile(
-                BytesIO(source) if isinstance(source, bytes) else source,
+                source,
                 read_dictionary=shared,
                 pre_buffer=False,
                 buffer_size=2**20,
@@ -149,7 +151,7 @@ def _opened(source: str | bytes, where: str, shared: list[str] | None = None) ->
             yield parquet
     except MemoryError as error:  # pa.ArrowMemoryError is one
         raise DataError(
-            f"{where} takes over {READING_BYTES // 2**20} MiB of memory to read; "
+            f"{where} takes over {_reading_bytes(file.size) // 2**20} MiB of memory to read; "
             "write it again with smaller pages and row groups"
         ) from error
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:

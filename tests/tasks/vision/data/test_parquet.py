@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tarfile
 from contextlib import suppress
 from io import BytesIO
@@ -290,3 +291,14 @@ def test_a_page_of_any_size_is_refused_for_its_memory(tmp_path: Path, monkeypatc
     monkeypatch.setattr(parquet, "HERE_BYTES", 0)
     with pytest.raises(DataError, match="x takes over 256 MiB of memory to read; write it again with smaller pages"):
         list(parquet.images(file, "x", "image", Limits(ratio_from_bytes=2**40)))
+
+
+def test_a_large_file_may_have_all_its_photos_in_one_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arrow looks at the size of a page every 1,024 rows only, which may be photos of megabytes."""
+    path = tmp_path / "x.parquet"
+    photos = [os.urandom(2**24) for _ in range(24)]
+    table = pa.table({"image": photos, "label": ["a", "b"] * 12})
+    pq.write_table(table, path, use_dictionary=False, data_page_size=2**30, compression="zstd")
+    file = File("x.parquet", path.stat().st_size, path.read_bytes, path)
+    monkeypatch.setattr(parquet, "HERE_BYTES", 0)
+    assert list(parquet.images(file, "x", "image", Limits())) == photos
