@@ -64,6 +64,14 @@ class Settings(BaseSettings):
         90, description="Days that weights of refused and of unregistered models stay, 8 or more; 0: for ever."
     )
 
+    pipeline_gold_memory_mib: Annotated[int, Field(ge=0)] | None = Field(
+        None,
+        description="MiB of images that a stage keeps in memory; more stay on its disk; default: half of what is left.",
+    )
+    pipeline_gold_disk_gib: Annotated[int, Field(gt=0)] | None = Field(
+        None, description="GiB of them that it keeps on its disk; default: half of what is free."
+    )
+
     airflow_keep_days: Annotated[int, Field(ge=0, le=3650)] = Field(
         90, description="Days that finished DAG runs stay in Airflow's database, 14 or more; 0: for ever."
     )

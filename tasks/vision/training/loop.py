@@ -9,8 +9,9 @@
             case EpochEnd(): ...   # training.state_dict() is a complete checkpoint here
     training.best_classifier()
 
-Fast on a CPU: images stay in memory as uint8, augmentation works on whole batches, convolutions get channels_last
-memory and faster gradients, the optimiser updates all weights in one kernel. Measured in docs/benchmarks/training.md.
+Fast on a CPU: images stay in memory as uint8, or are read ahead from disk; augmentation works on whole batches,
+convolutions get channels_last memory and faster gradients, the optimiser updates all weights in one kernel. Measured in
+docs/benchmarks/training.md.
 On an NVIDIA GPU, passes are recorded as CUDA graphs (`graphs`), and all batches have one size.
 
 Exact: every epoch seeds torch from (seed, epoch), and learning rates are functions of the step and the history. A
@@ -39,7 +40,7 @@ from tasks.vision.devices import choose_device, choose_precision
 from tasks.vision.models.build import build
 from tasks.vision.models.classifier import Classifier, digest, digest_of
 from tasks.vision.models.preprocessing import Preprocessing
-from tasks.vision.training import class_balance, schedules
+from tasks.vision.training import schedules
 from tasks.vision.training.augment import Augmentation, ImageTensor
 from tasks.vision.training.batches import divided
 from tasks.vision.training.distillation import Distillation, Teacher
@@ -48,6 +49,7 @@ from tasks.vision.training.head_epoch import fit_head, prepare_head
 from tasks.vision.training.kernels import optimize_for_cpu
 from tasks.vision.training.learner import Learner, require_finite
 from tasks.vision.training.linear_probe import Probe
+from tasks.vision.training.order import epoch_order
 from tasks.vision.training.validation import predict, validate
 
 SEED_STRIDE = 1_000_003  # more than the epochs of any request, so that no two (seed, epoch) share a seed
@@ -106,6 +108,7 @@ class Training:
         flip = flips(gold.dataset) if recipe.flip is None else recipe.flip
         self.augmentation = Augmentation.of(recipe, flip, side=min(gold.shape[1:]))
         train, validation = gold.train, gold.validation
+        self._train = train
         self.train_images = ImageTensor(train.images, train.labels, self._preprocessing, self.device, self.augmentation)
         self.validation_images = ImageTensor(validation.images, validation.labels, self._preprocessing, self.device)
         self.steps_per_epoch = math.ceil(len(train) / recipe.batch_size)
@@ -195,21 +198,19 @@ class Training:
     def _epoch(self, epoch: int) -> Iterator[BatchEnd | EpochEnd]:
         torch.manual_seed(self.recipe.seed * SEED_STRIDE + epoch)
         self.learner.begin_epoch()
-        count = len(self.train_images)
         loss_sum, correct = torch.zeros((), device=self.device), torch.zeros((), device=self.device, dtype=torch.int64)
         learning_rate = outside = 0.0
         started = time.perf_counter()
 
-        if self.recipe.class_balance == "sampler":
-            order = class_balance.balanced_order(self.train_images.labels)
-        else:
-            order = torch.randperm(count, device=self.device)
+        labels = self.train_images.labels
+        order = epoch_order(self._train, labels, balanced=self.recipe.class_balance == "sampler")
         batches = divided(order, self.steps_per_epoch, one_size=self.device.type == "cuda")
         count = sum(map(len, batches))
-        for step, index in enumerate(batches, start=(epoch - 1) * self.steps_per_epoch):
+        read = self.train_images.read(batches)
+        for step, batch in enumerate(read, start=(epoch - 1) * self.steps_per_epoch):
             learning_rate = self.learning_rate(step)
-            loss, logits, labels = self.learner.step(*self.train_images.batch(index), learning_rate, step + 1)
-            loss_sum += loss * len(index)
+            loss, logits, labels = self.learner.step(*batch, learning_rate, step + 1)
+            loss_sum += loss * len(labels)
             correct += (logits.argmax(1) == labels).sum()
             logged = self.recipe.log_every > 0 and (step + 1) % self.recipe.log_every == 0
             if logged or self.device.type == "cpu":  # a GPU would have to wait for the number

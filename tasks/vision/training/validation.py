@@ -32,8 +32,9 @@ def _answers(network: nn.Module, images: ImageTensor) -> Iterator[tuple[Tensor, 
     """Yield logits and labels, batch by batch."""
     network.eval()
     count = len(images)
-    for index in torch.arange(count, device=images.labels.device).tensor_split(math.ceil(count / BATCH)):
+    for pixels, labels in images.read(
+        torch.arange(count, device=images.labels.device).tensor_split(math.ceil(count / BATCH))
+    ):
         with torch.inference_mode():
-            pixels, labels = images.batch(index)
             logits = network(pixels)
         yield logits, labels

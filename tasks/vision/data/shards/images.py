@@ -1,0 +1,94 @@
+"""The images of a split in shards, read at any positions: like an array, without holding one."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from itertools import groupby, pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.errors import DataError
+from tasks.vision.data.shards.cache import ShardCache
+from tasks.vision.data.shards.description import HEADER_BYTES, SplitFiles, shard_name
+
+
+class ShardImages:
+    """Images uint8 [N, C, H, W]. Threads may share it."""
+
+    def __init__(self, cache: ShardCache, split: str, files: SplitFiles, shape: tuple[int, int, int]) -> None:
+        """Read from `cache` what the description says of a split; nothing is fetched yet."""
+        self._cache, self._each = cache, math.prod(shape)
+        self._names = [shard_name(split, number, len(files.shards)) for number in range(len(files.shards))]
+        self._starts = np.cumsum([0, *(shard.images for shard in files.shards)])
+        self.shape = (files.images, *shape)
+        self.dtype = np.dtype(np.uint8)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all pixels."""
+        return math.prod(self.shape)
+
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """The first image of each shard, and the number of all images."""
+        return self._starts
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> NDArray[np.uint8]:
+        """Return the image at a position, [C, H, W], or those at a slice or at positions, [B, C, H, W].
+
+        Raises:
+            IndexError: there is no such image.
+            ChangedError: a shard is not what was stored.
+            DataError: the disk gives less than it was given.
+        """
+        if isinstance(index, int | np.integer):
+            found: NDArray[np.uint8] = self[np.array([index])][0]
+            return found
+        positions = np.arange(*index.indices(len(self))) if isinstance(index, slice) else np.asarray(index, np.int64)
+        positions = np.where(positions < 0, positions + len(self), positions)
+        if len(positions) and not 0 <= positions.min() <= positions.max() < len(self):
+            raise IndexError(f"an image of {positions.min()} to {positions.max()}, and there are {len(self)}")
+        pixels = np.empty((len(positions), *self.shape[1:]), np.uint8)
+        rows = pixels.reshape(len(positions), self._each)
+        # Those that lie next to each other are read at once.
+        order = positions.argsort(kind="stable")
+        found_at = positions[order]
+        shard_of = self._starts.searchsorted(found_at, side="right") - 1
+        breaks = np.flatnonzero((np.diff(order) != 1) | (np.diff(found_at) != 1) | (np.diff(shard_of) != 0)) + 1
+        runs = pairwise([0, *breaks.tolist(), len(order)]) if len(order) else ()
+        for shard, of_shard in groupby(runs, key=lambda run: int(shard_of[run[0]])):
+            with self._cache.opened(self._names[shard]) as file:
+                for begin, end in of_shard:
+                    first, row = int(found_at[begin] - self._starts[shard]), int(order[begin])
+                    self._read(file, rows[row : row + end - begin], first, self._names[shard])
+        return pixels
+
+    def expect(self, shards: Sequence[int]) -> None:
+        """Have shards fetched that will be read, by their numbers."""
+        self._cache.expect(self._names[shard] for shard in shards)
+
+    def in_memory(self) -> NDArray[np.uint8]:
+        """Read all images, shard by shard, each of which is fetched once."""
+        pixels = np.empty(self.shape, np.uint8)
+        for shard, (start, end) in enumerate(pairwise(self._starts.tolist())):
+            self.expect(range(shard, min(shard + 2, len(self._names))))
+            pixels[start:end] = self[start:end]
+        return pixels
+
+    def _read(self, file: int, rows: NDArray[np.uint8], first: int, name: str) -> None:
+        """Read consecutive images of a shard into rows, uint8 [B, bytes]."""
+        block = memoryview(rows.reshape(-1))  # type: ignore[arg-type]
+        offset = HEADER_BYTES + first * self._each
+        while len(block):
+            count = os.preadv(file, [block], offset)
+            if count == 0:
+                raise DataError(f"the copy of {name} on this machine ends early; start the stage again")
+            block, offset = block[count:], offset + count

@@ -1,0 +1,71 @@
+"""Reads batches from shards before they are asked for, in several threads; always the same batches, in order."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.vision.cpus import available_cpus
+from tasks.vision.data.gold import WINDOW_BYTES
+from tasks.vision.data.shards.images import ShardImages
+
+AHEAD_BYTES = 256 * 2**20  # of batches that wait
+FEWEST, MOST = 2, 64  # batches that wait
+
+
+def read_ahead(
+    images: ShardImages, batches: Sequence[NDArray[np.int64]], threads: int | None = None
+) -> Iterator[NDArray[np.uint8]]:
+    """Yield the images of each batch, uint8 [B, C, H, W].
+
+    Args:
+        images: where they are.
+        batches: positions of the images [B] of each.
+        threads: that read; by default as many as there are CPUs.
+    """
+    threads = threads or available_cpus()
+    largest = max((len(batch) for batch in batches), default=1) * math.prod(images.shape[1:])
+    ahead = max(FEWEST, min(MOST, AHEAD_BYTES // largest))
+    plan = _Plan(images, batches)
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="read")
+    waiting: deque[Future[NDArray[np.uint8]]] = deque()
+    try:
+        for number, batch in enumerate(batches):
+            plan.expect(number)
+            waiting.append(pool.submit(images.__getitem__, batch))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:  # also where the caller stops early
+        pool.shutdown(cancel_futures=True)
+
+
+class _Plan:
+    """Which shards are needed from which batch to which."""
+
+    def __init__(self, images: ShardImages, batches: Sequence[NDArray[np.int64]]) -> None:
+        shards = len(images.starts) - 1
+        self._images = images
+        self._first, self._last = np.full(shards, len(batches)), np.full(shards, -1)
+        for number, batch in enumerate(batches):
+            used = np.unique(images.starts.searchsorted(batch, side="right") - 1)
+            self._first[used] = np.minimum(self._first[used], number)
+            self._last[used] = number
+        self._used = self._first.argsort(kind="stable")
+        self._changes = {0, *self._last.tolist()}  # the next batch after a shard's last one: there is room
+        # As many batches ahead as a window has.
+        read = sum(map(len, batches)) * math.prod(images.shape[1:])
+        self._ahead = math.ceil(len(batches) / max(1, math.ceil(read / WINDOW_BYTES)))
+
+    def expect(self, number: int) -> None:
+        """Have the shards fetched that the batches from `number` on need."""
+        if number not in self._changes and number % self._ahead:
+            return
+        near = (self._last >= number) & (self._first <= number + self._ahead)
+        self._images.expect([shard for shard in self._used.tolist() if near[shard]])
