@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
+import numpy as np
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.numpy_dataset import from_numpy
@@ -189,7 +190,7 @@ def _describe(made: _Made, request: PrepareRequest, *, reused: bool) -> None:
         )
     for name, split in gold.splits.items():
         entity = from_numpy(
-            split.images,
+            np.asarray(split.images),
             source=source,
             targets=split.labels,
             name=f"{gold.dataset}-{name}",

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tasks.vision.cpus import available_cpus
-from tasks.vision.data.gold import Gold
+from tasks.vision.data.gold import Gold, Images
 
 # A hash says little about an image with fewer pixels than it looks at (32 x 32).
 MIN_SIDE = 32
@@ -124,7 +124,7 @@ def write(pairs: Sequence[Pair], gold: Gold, path: Path) -> None:
             )
 
 
-def _prints(images: NDArray[np.uint8]) -> _Prints:
+def _prints(images: Images) -> _Prints:
     """Take the prints of images [N, C, S, S], a batch in each thread."""
     batches = [images[start : start + IMAGES_AT_ONCE] for start in range(0, len(images), IMAGES_AT_ONCE)]
     with ThreadPoolExecutor(available_cpus(), thread_name_prefix="hash") as pool:

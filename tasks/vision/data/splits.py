@@ -59,7 +59,7 @@ def split(
         parts["test"] += tests or given[validation : validation + split_off]
         parts["train"] += given[validation + split_off :]
     splits = {name: _stack(part, classes, columns if name == "test" else ()) for name, part in parts.items()}
-    mean, std = statistics(splits["train"].images)
+    mean, std = statistics(np.asarray(splits["train"].images))
     return Gold(**splits, classes=tuple(classes), mean=mean, std=std, fingerprint=fingerprint, dataset=shaping.dataset)
 
 

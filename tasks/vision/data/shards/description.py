@@ -13,13 +13,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterator
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tasks.vision.data.gold import SPLITS, damaged
 
-FORMAT = 2
+FORMAT: Final = 2
 DESCRIPTION = "gold.json"
 DESCRIPTION_BYTES = 256 * 2**20  # at most; the shards of 100 million images of 224 pixels take 10 MB
 HEADER_BYTES = 128  # of a .npy file

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -20,7 +20,7 @@ FEWEST, MOST = 2, 64  # batches that wait
 
 def read_ahead(
     images: ShardImages, batches: Sequence[NDArray[np.int64]], threads: int | None = None
-) -> Iterator[NDArray[np.uint8]]:
+) -> Generator[NDArray[np.uint8], None, None]:
     """Yield the images of each batch, uint8 [B, C, H, W].
 
     Args:

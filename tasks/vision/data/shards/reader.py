@@ -9,10 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tasks.errors import SettingsError
-from tasks.vision.data.gold import SPLITS, WINDOW_BYTES, Gold, Images, Split, check, damaged
+from tasks.vision.data.gold import SPLITS, WINDOW_BYTES, Gold, Split, check, damaged
 from tasks.vision.data.shards.cache import Fetch, ShardCache, Stored, require
 from tasks.vision.data.shards.description import (
     HEADER_BYTES,
@@ -77,17 +76,17 @@ def read(
         check(gold, where)
         if not whole:
             return gold
-        loaded = {name: replace(split, images=_in_memory(split.images)) for name, split in gold.splits.items()}
+        train, validation, test = (_in_memory(split) for split in gold.splits.values())
     except BaseException:
         cache.close()
         raise
     cache.close()
-    return replace(gold, **loaded)
+    return replace(gold, train=train, validation=validation, test=test)
 
 
-def _in_memory(images: Images) -> NDArray[np.uint8]:
-    assert isinstance(images, ShardImages)  # noqa: S101  # what `_split` makes
-    return images.in_memory()
+def _in_memory(split: Split) -> Split:
+    assert isinstance(split.images, ShardImages)  # noqa: S101  # what `_split` makes
+    return replace(split, images=split.images.in_memory())
 
 
 def _shards(description: Description) -> dict[str, Stored]:

@@ -9,7 +9,7 @@ import torch
 
 from tasks.contract.recipe import Recipe
 from tasks.vision.data.gold import Gold
-from tasks.vision.data.shards import images, read_ahead
+from tasks.vision.data.shards import read_ahead
 from tasks.vision.data.shards.images import ShardImages
 from tasks.vision.data.shards.writer import save
 from tasks.vision.models.build import build
@@ -100,7 +100,7 @@ def test_images_are_read_while_others_are_trained_on(folder: Path, monkeypatch: 
         asked += 1
         return real(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(images.os, "preadv", preadv)
+    monkeypatch.setattr("os.preadv", preadv)
     monkeypatch.setattr(read_ahead, "AHEAD_BYTES", 0)
     batches = [np.array([number]) for number in range(100)]
     reading = read_ahead.read_ahead(read(folder, most_memory=0).train.images, batches)  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from tasks.errors import ChangedError, DataError, SettingsError, UnavailableError
 from tasks.files import sha256
 from tasks.vision.data.gold import Gold
-from tasks.vision.data.shards import cache, reader
+from tasks.vision.data.shards import reader
 from tasks.vision.data.shards.cache import ShardCache, Stored
 from tasks.vision.data.shards.description import DESCRIPTION, complete, parse
 from tasks.vision.data.shards.images import ShardImages
@@ -143,7 +143,7 @@ def test_a_fetch_that_failed_is_tried_again(gold: Gold, folder: Path) -> None:
 def test_a_full_disk_says_so_and_can_be_tried_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = read(folder, most_memory=0).train.images
     (folder / FIRST).unlink()
-    monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10})())
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10})())
     with pytest.raises(UnavailableError, match=rf"no room for {FIRST} of gold of run r: 10 bytes are left"):
         images[0]
 
