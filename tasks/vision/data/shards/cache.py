@@ -8,7 +8,7 @@ import tempfile
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,6 +57,7 @@ class ShardCache:
         self._fetch, self._stored, self._most, self._where, self._fix = fetch, stored, most_bytes, where, fix
         self._folder = Path(tempfile.mkdtemp(prefix="shards-"))
         self._held: OrderedDict[str, _Held] = OrderedDict()  # the longest unused first
+        self._wanted: dict[str, int] = {}  # shards that are expected to be read, with their place in the order
         self._files: dict[str, int] = {}  # descriptors
         self._bytes = 0
         self._changed = threading.Condition()
@@ -89,13 +90,12 @@ class ShardCache:
 
     def expect(self, names: Iterable[str]) -> None:
         """Fetch shards that will be read, in this order, as far as there is room; others make room for them."""
-        names = list(names)
-        wanted = {*names}
         with self._changed:
-            for name in names:
+            self._wanted = {name: place for place, name in enumerate(names)}
+            for name in self._wanted:
                 while name not in self._held and self._bytes + self._stored[name].size > self._most:
-                    idle = self._idle(wanted)
-                    if idle is None:
+                    idle = self._idle()
+                    if idle is None or idle in self._wanted:
                         return
                     self._drop(idle)
                 self._begin(name)
@@ -117,10 +117,11 @@ class ShardCache:
         self._held.move_to_end(name)
         return held
 
-    def _idle(self, wanted: Collection[str] = ()) -> str | None:
-        """Return the longest unused shard that nobody reads and that is not wanted."""
-        held = self._held.items()
-        return next((name for name, one in held if not one.readers and one.opened.done() and name not in wanted), None)
+    def _idle(self) -> str | None:
+        """Return a shard that nobody reads: the longest unused, or if all are expected, the one needed last."""
+        idle = [name for name, one in self._held.items() if not one.readers and one.opened.done()]
+        others = (name for name in idle if name not in self._wanted)
+        return next(others, max(idle, key=lambda name: self._wanted.get(name, 0), default=None))
 
     def _drop(self, name: str) -> None:
         del self._held[name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,8 +37,8 @@ def read_ahead(
     waiting: deque[Future[NDArray[np.uint8]]] = deque()
     try:
         for number, batch in enumerate(batches):
-            plan.expect(number)
-            waiting.append(pool.submit(images.__getitem__, batch))
+            plan.begin(number)
+            waiting.append(pool.submit(plan.read, number, batch))
             if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:
@@ -58,14 +59,28 @@ class _Plan:
             self._first[used] = np.minimum(self._first[used], number)
             self._last[used] = number
         self._used = self._first.argsort(kind="stable")
-        self._changes = {0, *self._last.tolist()}  # the next batch after a shard's last one: there is room
+        self._begun = set[int]()  # batches that are not read yet
+        self._expected = -1  # from which batch on the shards are expected
+        self._lock = threading.Lock()
         # As many batches ahead as a window has.
         read = sum(map(len, batches)) * math.prod(images.shape[1:])
         self._ahead = math.ceil(len(batches) / max(1, math.ceil(read / WINDOW_BYTES)))
 
-    def expect(self, number: int) -> None:
-        """Have the shards fetched that the batches from `number` on need."""
-        if number not in self._changes and number % self._ahead:
-            return
-        near = (self._last >= number) & (self._first <= number + self._ahead)
-        self._images.expect([shard for shard in self._used.tolist() if near[shard]])
+    def begin(self, number: int) -> None:
+        """Note that a batch is going to be read; its shards and those of later ones are needed from now on."""
+        with self._lock:
+            self._begun.add(number)
+
+    def read(self, number: int, batch: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Read a batch, and have the shards fetched that it and the next ones need."""
+        with self._lock:
+            oldest = min(self._begun)
+            if oldest > self._expected:
+                self._expected = oldest
+                near = (self._last >= oldest) & (self._first <= oldest + self._ahead)
+                self._images.expect([shard for shard in self._used.tolist() if near[shard]])
+        try:
+            return self._images[batch]
+        finally:
+            with self._lock:
+                self._begun.discard(number)
