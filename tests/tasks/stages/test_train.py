@@ -221,6 +221,13 @@ def test_a_killed_training_goes_on_from_its_checkpoint_and_ends_with_the_same_bi
     assert steps(resumed.run_id, "epoch_seconds") == [1, 2, 3, 4, 5]
 
 
+def test_images_that_do_not_fit_into_memory_give_the_same_model(
+    train_stage: Train, settings: Settings, trained: Trained
+) -> None:
+    little = settings.model_copy(update={"pipeline_gold_memory_mib": 0})
+    assert train_stage("on disk", settings=little).model_sha256 == trained.first.model_sha256
+
+
 def test_a_training_killed_in_the_middle_of_an_epoch_goes_on_with_the_very_next_batch(
     train_stage: Train,
     settings: Settings,

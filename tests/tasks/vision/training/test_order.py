@@ -14,7 +14,9 @@ from tasks.vision.data.shards.images import ShardImages
 from tasks.vision.data.shards.writer import save
 from tasks.vision.models.build import build
 from tasks.vision.models.classifier import digest
+from tasks.vision.models.preprocessing import Preprocessing
 from tasks.vision.training import order
+from tasks.vision.training.augment import ImageTensor
 from tasks.vision.training.events import EpochEnd
 from tasks.vision.training.loop import Training
 from tests.digits import digits_as_gold
@@ -59,6 +61,17 @@ def test_training_from_disk_has_the_bits_of_training_from_memory(folder: Path, c
     expected = trained(read(folder), changes)
     torch.manual_seed(0)
     assert trained(disk, changes) == expected
+
+
+@pytest.mark.parametrize("most_memory", [None, 0])
+def test_mirrored_images_are_the_plain_ones_mirrored(folder: Path, most_memory: int | None) -> None:
+    train = read(folder, most_memory).train
+    images = ImageTensor(train.images, train.labels, Preprocessing((0.0,), (1.0,)), torch.device("cpu"))
+    plain, mirrored = (
+        torch.cat([pixels for pixels, _ in of.batches(30)]) for of in (images.plain(), images.mirrored())
+    )
+    assert mirrored.equal(plain.flip(3))
+    assert not mirrored.equal(plain)
 
 
 @pytest.mark.usefixtures("narrow")
