@@ -225,7 +225,7 @@ def test_images_that_do_not_fit_into_memory_give_the_same_model(
     train_stage: Train, settings: Settings, trained: Trained
 ) -> None:
     little = settings.model_copy(update={"pipeline_gold_memory_mib": 0})
-    assert train_stage("on disk", settings=little).model_sha256 == trained.first.model_sha256
+    assert train_stage("on-disk", settings=little).model_sha256 == trained.first.model_sha256
 
 
 def test_a_training_killed_in_the_middle_of_an_epoch_goes_on_with_the_very_next_batch(
