@@ -18,8 +18,8 @@ from deploy.setup_env import STORE_KEYS, complete
 from deploy.store_policies import PURPOSES, VARIABLES, Purpose, bucket_policy, user_policy
 
 ROOT = Path(__file__).resolve().parents[2]
-# An engine that writes down what it is asked. `exec` is the store's tool, `run` tries the keys: each prints what is in a
-# file of its name, or fails with it where `NAME.fails` lies beside it.
+# An engine that writes down what it is asked. `exec` is the store's tool, `run` tries the keys: each prints what is in
+# a file of its name, or fails with what is in `NAME.fails`.
 DOCKER = """#!/bin/sh
 echo "$*" >>{folder}/asked
 for action in exec run; do
