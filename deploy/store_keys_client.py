@@ -20,6 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 PATIENCE = 30.0  # seconds for new users and policies to be known
 NAME = ".trying-the-keys"
+NAMES = ("aws_access_key_id", "aws_secret_access_key")
 REFUSED = {401, 403}
 CONFIG = Config(connect_timeout=3, read_timeout=10, retries={"total_max_attempts": 2})
 
@@ -53,13 +54,13 @@ def opens(client: Any, bucket: str, key: str) -> dict[str, bool]:
     }
 
 
-def wrong(root: Any, bucket: str, purposes: Sequence[dict[str, Any]], connect: Callable[[Sequence[str]], Any]) -> str:
+def wrong(root: Any, bucket: str, purposes: Sequence[dict[str, Any]], clients: Sequence[Any]) -> str:
     """Return the first thing that a key can do and should not, or should and cannot; empty if there is none."""
-    for purpose in purposes:
+    for purpose, client in zip(purposes, clients, strict=True):
         for place in purposes:
             key, own = place["prefix"] + NAME, place is purpose
             root.put_object(Bucket=bucket, Key=key, Body=b"")
-            for action, may in opens(connect(purpose["keys"]), bucket, key).items():
+            for action, may in opens(client, bucket, key).items():
                 if may is not own:
                     can = "can" if may else "cannot"
                     return f"the key of {purpose['purpose']} {can} {action} in the place of {place['purpose']}"
@@ -72,15 +73,14 @@ def main() -> None:
     bucket, endpoint = os.environ["S3_BUCKET"], os.environ["MLFLOW_S3_ENDPOINT_URL"]
     root = boto3.client("s3", endpoint_url=endpoint, config=CONFIG)
 
-    def connect(keys: Sequence[str]) -> Any:
-        return boto3.Session(*keys).client("s3", endpoint_url=endpoint, config=CONFIG)
-
+    keys = [dict(zip(NAMES, purpose["keys"], strict=True)) for purpose in given["purposes"]]
+    clients = [boto3.client("s3", endpoint_url=endpoint, config=CONFIG, **one) for one in keys]
     try:
         ensure_bucket(root, bucket)
         if given["policy"]:
             root.put_bucket_policy(Bucket=bucket, Policy=json.dumps(given["policy"]))
         deadline = time.monotonic() + (PATIENCE if given["patient"] else 0)
-        while (found := wrong(root, bucket, given["purposes"], connect)) and time.monotonic() < deadline:
+        while (found := wrong(root, bucket, given["purposes"], clients)) and time.monotonic() < deadline:
             time.sleep(1)
         for purpose in given["purposes"]:
             root.delete_object(Bucket=bucket, Key=purpose["prefix"] + NAME)

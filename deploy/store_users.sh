@@ -7,7 +7,7 @@ minio() { mc --config-dir /tmp/mc --quiet "$@" >&2; }
 if command -v radosgw-admin >/dev/null; then kind=ceph
 elif command -v mc >/dev/null; then
   kind=minio
-  # Only users with a policy attached, no service accounts: CVE-2025-62506 (docs/decisions/0037-the-object-store.md).
+  # Only users with a policy attached, no service accounts: CVE-2025-62506 (docs/decisions/0037-keys-per-purpose-and-the-object-store.md).
   export MC_HOST_store="http://$MINIO_ROOT_USER:$MINIO_ROOT_PASSWORD@127.0.0.1:9000"
 else
   echo "this store has neither radosgw-admin nor mc" >&2
