@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ def deploy(stack: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=_bare_environment(), timeout=900)
 
 
+@cache  # a client takes half a second to make
 def connect(access_key: str, secret_key: str) -> Any:
     session = boto3.Session(access_key, secret_key, region_name="us-east-1")
     return session.client(
@@ -121,6 +123,7 @@ def test_each_key_does_all_in_its_own_place_and_nothing_in_another(up: Stack, pu
         assert allowed(action, **arguments) is (purpose == place), name
         if purpose != place:
             assert root.get_object(**theirs)["Body"].read() == b"theirs", name
+    root.put_object(**theirs, Body=b"theirs")
     assert allowed(client.put_object_acl, **{**theirs, "ACL": "public-read"}) is False
 
 
@@ -174,6 +177,8 @@ def test_a_search_keeps_and_removes_its_state_with_its_key(up: Stack, monkeypatc
         monkeypatch.setenv(name, up.variables[name])
     monkeypatch.setenv("S3_ENDPOINT_URL", f"http://127.0.0.1:{S3_PORT}")
     monkeypatch.setenv("PIPELINE_RUNTIME", "docker")
+    for name, value in {"URI": "http://not-asked:5000", "USERNAME": "nobody", "PASSWORD": "not-asked"}.items():
+        monkeypatch.setenv(f"MLFLOW_TRACKING_{name}", value)
     settings = Settings().with_the_stacks_ray()
     with storage.credentials(settings):
         kept = storage.SearchStorage(settings, "run-1")
