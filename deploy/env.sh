@@ -24,6 +24,7 @@ if [ "$PIPELINE_RUNTIME" = docker ] || [ "$PIPELINE_RUNTIME" = kubernetes ]; the
   while IFS= read -r line; do  # an empty value means the default, so it is not set at all
     [[ $line = [A-Z]*=?* ]] || continue
     case $line in MLFLOW_TRACKING_USERNAME=* | MLFLOW_TRACKING_PASSWORD=*) continue ;; esac  # the administrator's
+    case $PIPELINE_RUNTIME$line in kubernetesS3_*_*_KEY=*) continue ;; esac  # of the store on Docker
     [[ -v ${line%%=*} ]] || export "${line?}"  # the environment overrides .env, as with Compose
   done <"$root/.env"
   export MLFLOW_TRACKING_URI="http://127.0.0.1:${MLFLOW_PORT:-5000}" MLFLOW_PUBLIC_URL="http://127.0.0.1:${MLFLOW_PORT:-5000}"

@@ -98,15 +98,18 @@ def test_kubernetes_takes_what_the_clusters_airflow_is_told_and_not_its_addresse
     (tmp_path / "deploy").mkdir()
     shutil.copy(ROOT / "deploy/env.sh", tmp_path / "deploy")
     (tmp_path / ".env").write_text("MLFLOW_PORT=5001\nS3_BUCKET=of-the-file\nSTACK_NAME=of-the-file\n")
+    with (tmp_path / ".env").open("a") as file:  # of the stack on Docker, whose store is another one
+        file.write("S3_TUNE_ACCESS_KEY=of-docker\nS3_ACCESS_KEY=root\n")
     kubectl = tmp_path / "kubectl"  # what `kubectl get configmap` prints by the template
     told = "MLFLOW_TRACKING_URI=http://mlflow:5000\\nPIPELINE_STAGE_SERVING_URL=http://serving-pods:3000\\nS3_BUCKET=told\\n"
     kubectl.write_text(f"#!/bin/sh\n[ \"$2\" = mine ] && printf '{told}'\n")
     kubectl.chmod(0o755)
     shown = "$PIPELINE_RUNTIME $MLFLOW_TRACKING_URI $PIPELINE_STAGE_SERVING_URL $S3_BUCKET $STACK_NAME"
+    shown += " ${S3_TUNE_ACCESS_KEY-unset} $S3_ACCESS_KEY"
     shell = ["bash", "-euo", "pipefail", "-c", f'. deploy/env.sh kubernetes && echo "{shown}"']
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "NAMESPACE": "mine"}
     done = subprocess.run(shell, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    said = "kubernetes http://127.0.0.1:5001 http://serving-pods:3000 told of-the-file\n"
+    said = "kubernetes http://127.0.0.1:5001 http://serving-pods:3000 told of-the-file unset root\n"
     assert done.stdout == said, done.stderr
     done = subprocess.run(shell, cwd=tmp_path, env=environment | {"NAMESPACE": "no"}, capture_output=True, text=True)
     assert done.returncode == 78

@@ -204,7 +204,7 @@ def test_helm_gets_the_repository_where_one_is_named() -> None:
 
 
 def test_on_aws_the_accounts_that_touch_logs_have_the_role() -> None:
-    role = settings_of("eks")["STORAGE_ROLE_ARN"]
+    role = settings_of("eks")["AIRFLOW_ROLE_ARN"]
     given = {name: value for name, value in sets(helm("eks")).items() if "serviceAccount" in name}
     parts = ("apiServer", "scheduler", "triggerer", "workers")
     assert given == {rf"{part}.serviceAccount.annotations.eks\.amazonaws\.com/role-arn": role for part in parts}
