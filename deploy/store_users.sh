@@ -2,7 +2,7 @@
 #   sh store_users.sh make | forget      one line for each user on standard input: name, access key, secret key, policy
 # make: prints the kind of the store, and for Ceph the user who owns the bucket. forget: removes other keys of these users.
 set -eu
-minio() { mc --config-dir /tmp/mc --quiet "$@" >&2; }
+minio() { mc --config-dir /tmp/mc --quiet "$@" >&2 </dev/null; }
 
 if command -v radosgw-admin >/dev/null; then kind=ceph
 elif command -v mc >/dev/null; then
@@ -32,8 +32,9 @@ while read -r user access secret policy; do
       minio admin user add store "$access" "$secret"
       minio admin policy attach store "$user" --user "$access" || true ;;  # fails where it is attached; the keys are tried
     "minio forget")
-      found="s/.*\"accessKey\":\"\([^\"]*\)\".*\"policyName\":\"$user\".*/\1/p"
-      for old in $(mc --config-dir /tmp/mc --json admin user list store | sed -n "$found"); do
+      mc --config-dir /tmp/mc --json admin user list store | while read -r line; do  # its image may lack sed
+        case $line in *"\"policyName\":\"$user\""*) ;; *) continue ;; esac
+        old=${line#*\"accessKey\":\"} old=${old%%\"*}
         [ "$old" = "$access" ] || minio admin user remove store "$old"
       done ;;
   esac
