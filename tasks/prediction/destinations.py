@@ -67,7 +67,7 @@ class LocalFolder:
     def sizes(self, folders: tuple[str, ...]) -> dict[str, int]:
         """See `Destination`."""
         with _failures_named(self.where):
-            found = [file for folder in ("", *folders) for file in (self.path / folder).glob("*") if file.is_file()]
+            found = [file for folder in ("", *folders) for file in (self.path / folder).glob("[!.]*") if file.is_file()]
             return {file.relative_to(self.path).as_posix(): file.stat().st_size for file in found}
 
     def read(self, name: str) -> bytes:

@@ -194,8 +194,14 @@ def test_another_version_answers_when_it_is_asked_for(folder: Path, tmp_path: Pa
 def test_it_runs_in_its_image_without_torch(folder: Path, tmp_path: Path, store: Store) -> None:
     program = """
 import sys
-for name in ("torch", "torchvision", "pandas", "onnx", "sklearn", "scipy", "matplotlib", "bentoml", "httpx"):
-    sys.modules[name] = None
+absent = ("torch", "torchvision", "pandas", "onnx", "sklearn", "scipy", "matplotlib", "bentoml", "httpx")
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in absent:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
 from pathlib import Path
 from tasks.runner.stage_process import run_stage
 sys.exit(run_stage("predict", sys.argv[1], Path(sys.argv[2])))
