@@ -98,6 +98,6 @@ STAGES = (
         PredictResult,
         extra="inference",
         resources=StageResources(memory="4g"),
-        retried_out_of_memory=False,  # memory does not grow with the source: it would be too little again
+        retried_out_of_memory=False,  # images that anyone may have made; what is complete stays
     ),
 )

@@ -9,13 +9,14 @@ _SUCCESS                     JSON: the plan, all counts and all parts; written l
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from tasks.errors import RequestError
 from tasks.files import sha256
@@ -127,8 +128,9 @@ def begin(place: Destination, plan: Plan) -> Output:
     stored = _read(place, PLAN, Plan) if PLAN in sizes else None
     if stored is None:
         others = [name for name in sizes if name == SUCCESS or "/" in name]
-        if others and PLAN not in sizes:
-            raise RequestError(f"out={place.where!r} holds {others[0]!r} without {PLAN}; give an out of its own")
+        if others:
+            state = "a damaged" if PLAN in sizes else "no"
+            raise RequestError(f"out={place.where!r} holds {others[0]!r} and {state} {PLAN}; give an out of its own")
         _put_json(place, asdict(plan), PLAN)
     else:
         _require_same(stored, plan, place.where)
@@ -138,7 +140,8 @@ def begin(place: Destination, plan: Plan) -> Output:
         if part is None or any(sizes.get(file.name) != file.bytes for file in part.files):
             break
         output.parts.append(part)
-    output.complete = SUCCESS in sizes and _read_json(place, SUCCESS).get("images") == output.end.items
+    if SUCCESS in sizes and (said := _content(place, SUCCESS)) is not None:
+        output.complete = said["images"] == output.end.items
     return output
 
 
@@ -162,23 +165,30 @@ def _record(number: int) -> str:
 
 
 def _read(place: Destination, name: str, kind: type[Any]) -> Any:
-    """Read a file that this module wrote; None if it is only half there."""
-    try:
-        return TypeAdapter(kind).validate_json(place.read(name))
-    except ValidationError:
-        return None
+    """Read a file that this module wrote; None if it is half there or damaged."""
+    content = _content(place, name)
+    return None if content is None else TypeAdapter(kind).validate_python(content)
 
 
-def _read_json(place: Destination, name: str) -> dict[str, Any]:
+def _content(place: Destination, name: str) -> dict[str, Any] | None:
     try:
         found = json.loads(place.read(name))
     except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+        return None
+    if not isinstance(found, dict):
+        return None
+    digest = found.pop("sha256", None)
+    return found if digest == _digest(found) else None
 
 
-def _put_json(place: Destination, content: Any, name: str) -> None:
+def _put_json(place: Destination, content: dict[str, Any], name: str) -> None:
+    """Write a file with a digest of itself: a wrong bit in a store that is a folder must not pass for another plan."""
     with tempfile.TemporaryDirectory(prefix="predict-") as folder:
         path = Path(folder) / name.rpartition("/")[2]
-        path.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+        whole = {**content, "sha256": _digest(content)}
+        path.write_text(json.dumps(whole, ensure_ascii=False, indent=1), encoding="utf-8")
         place.put(path, name)
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

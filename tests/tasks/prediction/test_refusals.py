@@ -103,7 +103,7 @@ def test_out_that_cannot_be_written_is_named(
 def test_out_with_predictions_of_someone_else_is_refused(folder: Path, tmp_path: Path, run_predict: Predict) -> None:
     (tmp_path / "out/predictions").mkdir(parents=True)
     (tmp_path / "out/predictions/mine.csv").touch()
-    with pytest.raises(RequestError, match=r"holds 'predictions/mine.csv' without _plan.json; give an out of its own"):
+    with pytest.raises(RequestError, match=r"holds 'predictions/mine.csv' and no _plan.json; give an out of its own"):
         run_predict(folder, out=str(tmp_path / "out"))
 
 

@@ -137,6 +137,28 @@ def test_what_a_killed_write_left_is_removed(folder: Path, tmp_path: Path, run_p
     assert [name for name in files(tmp_path / "out") if "/." in f"/{name}"] == ["predictions/.mine"]
 
 
+def test_a_wrong_bit_does_not_pass_for_another_plan(folder: Path, tmp_path: Path, run_predict: Predict) -> None:
+    """As a store that is a folder may leave it: the plan of an empty `out`, a part's record, `_SUCCESS`."""
+    out = tmp_path / "out"
+    run_predict(folder, out=str(out), part_images=PARTS)
+    whole = files(out)
+    for name in ("_parts/part-00001.json", "_SUCCESS"):
+        data = bytearray(whole[name])
+        data[data.index(b'"failed": ') + 10] ^= 1
+        (out / name).write_bytes(data)
+        run_predict(folder, out=str(out), part_images=PARTS)
+        assert files(out) == whole, name
+    plan = whole["_plan.json"].replace(b"dark", b"bark")
+    (out / "_plan.json").write_bytes(plan)
+    with pytest.raises(RequestError, match=r"and a damaged _plan.json; give an out of its own"):
+        run_predict(folder, out=str(out), part_images=PARTS)
+    for name in files(out):
+        (out / name).unlink()
+    (out / "_plan.json").write_bytes(plan)
+    run_predict(folder, out=str(out), part_images=PARTS)
+    assert files(out) == whole
+
+
 @pytest.mark.parametrize("packed_as", ["folder", "archive"])
 def test_a_second_call_does_nothing(
     packed_as: str, folder: Path, tmp_path: Path, run_predict: Predict, passed: list[str]
