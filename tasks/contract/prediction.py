@@ -24,9 +24,9 @@ class PredictRequest(StageRequest):
 
     section: ClassVar[str] = "Prediction"
 
-    images: str = Field(
+    # Airflow gives null for a field of the form that is left empty.
+    images: Annotated[Annotated[str, Field(max_length=2000)], BeforeValidator(lambda text: text or "")] = Field(
         "",
-        max_length=2000,
         description="What to classify: a folder, .zip, .tar (plain, gz, bz2, xz, zst) or .parquet, local or s3://; "
         "s3://BUCKET/PREFIX/ is a folder.",
         json_schema_extra={"minLength": 1},

@@ -154,7 +154,7 @@ class RunArtifacts:
         for folder in ("", *folders):
             for one in mlflow.artifacts.list_artifacts(run_id=self._run_id, artifact_path=folder or None):
                 if not one.is_dir:
-                    found[one.path] = one.file_size
+                    found[one.path] = one.file_size or 0  # of a store that tells none: the part is made again
         return found
 
     def read(self, name: str) -> bytes:

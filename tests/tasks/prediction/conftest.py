@@ -26,7 +26,7 @@ from tests.tasks.serving.samples import Store, environment, picture
 __all__ = ["service", "session_service", "session_store", "store"]  # fixtures
 
 Predict = Callable[..., PredictResult]
-RunStage = Callable[..., "subprocess.CompletedProcess[str]"]
+RunStage = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture

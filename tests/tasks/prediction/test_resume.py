@@ -15,6 +15,7 @@ import pytest
 
 from tasks.errors import RequestError, UnavailableError
 from tasks.prediction import answers, destinations
+from tasks.prediction.sources import Item
 from tests.tasks.prediction.conftest import Predict, RunStage, files, packed
 from tests.tasks.prediction.s3_server import S3Server
 from tests.tasks.serving.samples import Store, picture
@@ -31,7 +32,7 @@ def passed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     work = answers._Work.answers
 
-    def answered(self: Any, items: list[answers.Item]) -> list[answers.Answer]:
+    def answered(self: Any, items: list[Item]) -> list[answers.Answer]:
         seen.extend(item.name for item in items)
         return work(self, items)
 
@@ -90,7 +91,9 @@ def test_a_write_that_fails_leaves_nothing_half_done(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As a kill does, but quick: at every write, to every place."""
-    kind = {"folder": destinations.LocalFolder, "s3": destinations.S3Prefix, "run": destinations.RunArtifacts}[place]
+    kind: Any = {"folder": destinations.LocalFolder, "s3": destinations.S3Prefix, "run": destinations.RunArtifacts}[
+        place
+    ]
     given = {"folder": str(tmp_path / "out"), "s3": "s3://data/out", "run": None}[place]
     write, left = kind.put, [put]
 
@@ -120,7 +123,7 @@ def test_a_full_disk_is_one_line_and_the_next_try_goes_on(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         copy(source, target)
 
-    monkeypatch.setattr(destinations.shutil, "copyfileobj", full)
+    monkeypatch.setattr(shutil, "copyfileobj", full)
     with pytest.raises(UnavailableError, match=r"out='.*/out': no space is left .* free some, then the run goes on"):
         run_predict(folder, out=str(out), part_images=PARTS)
     assert sorted(files(out)) == ["_parts/part-00000.json", "_plan.json", "predictions/part-00000.parquet"]
