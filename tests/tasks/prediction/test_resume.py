@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 
 from tasks.errors import RequestError, UnavailableError
@@ -109,6 +110,17 @@ def test_a_write_that_fails_leaves_nothing_half_done(
         run_predict(folder, **again)
     result = run_predict(folder, **again)
     assert (result.images, result.failed, result.parts) == (13, 1, 3)
+    match place:
+        case "folder":
+            found = files(tmp_path / "out")
+        case "s3":
+            found = {key.removeprefix("out/"): data for key, data in s3.objects.items()}
+        case _:
+            got = mlflow.artifacts.download_artifacts(run_id=result.run_id, dst_path=str(tmp_path / "got"))
+            found = files(Path(got))
+    monkeypatch.undo()
+    run_predict(folder, out=str(tmp_path / "undisturbed"), part_images=PARTS)
+    assert found == files(tmp_path / "undisturbed")
 
 
 def test_a_full_disk_is_one_line_and_the_next_try_goes_on(
