@@ -67,6 +67,13 @@ CASES: dict[str, list[tuple[str, ...]]] = {
         (*FORWARD, "--", *PIPELINE, "run", "daily_training", ""),
     ],
     "tune TRIALS=3": [(*PIPELINE, "run", "weekly_tuning", "", "--param", "trials=3")],
+    "predict SOURCE=photos": [(*PIPELINE, "run", "batch_predict", "", "--param", "images=photos")],
+    "predict SOURCE=a.zip OUT=found VERSION=3 ANEW=1": [
+        (
+            *(*PIPELINE, "run", "--anew", "batch_predict", "", "--param", "images=a.zip"),
+            *("--param", "out=found", "--param", "model_version=3"),
+        ),
+    ],
     "tune-results ARGS=--json": [(*TASKS, "tune-results", "--json")],
     "history": [(*TASKS, "history")],
     "export-onnx": [(*TASKS, "export-onnx")],

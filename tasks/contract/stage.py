@@ -22,7 +22,9 @@ class Stage:
     name: str
     request: type[StageRequest]
     result: type[StageResult]
-    extra: str  # of pyproject.toml: the packages in its image (client: MLflow; vision: torch too; tune: Ray too)
+    # Of pyproject.toml: the packages in its image (client: MLflow; inference: also ONNX Runtime; vision: also torch;
+    # tune: that and Ray).
+    extra: str
     # Defaults; PIPELINE_RESOURCES and the DAG override them.
     resources: StageResources = field(default_factory=StageResources)
     # `module:class` of what the stage reads from MLflow (see `tasks.records.inputs`), resolved once by the runner. A

@@ -13,14 +13,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tasks.contract import cleaning, compression, data, deployment, promotion, training
+from tasks.contract import cleaning, compression, data, deployment, prediction, promotion, training
 from tasks.contract.messages import ReusableRequest, StageRequest, parse
 from tasks.contract.stage import Stage
 from tasks.errors import RequestError
 
 STAGES: dict[str, Stage] = {
     stage.name: stage
-    for module in (data, training, compression, promotion, deployment, cleaning)
+    for module in (data, training, compression, promotion, deployment, cleaning, prediction)
     for stage in module.STAGES
 }
 # The allowed values of the parameter `force`.

@@ -90,6 +90,11 @@ def arm(stage: str) -> None:
         points.wrap(process, "start")
         points.wrap(process, "stop")
         points.wrap(ServiceClient, "refresh")
+    if stage == "predict":
+        from tasks.prediction.destinations import LocalFolder, S3Prefix
+
+        for place in (LocalFolder, S3Prefix):  # the artifacts of a run are points already
+            points.wrap(place, "put")
 
 
 class _Points:

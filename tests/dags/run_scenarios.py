@@ -56,6 +56,8 @@ more = {
                  "previous_champion": None, "reason": "first"},
     "deploy": {"registered_model": "m", "version": 12, "url": "http://x", "started": False, "answers_checked": 1,
                "replicas": 1, "skipped": told.get("skipped")},
+    "predict": {"registered_model": "m", "version": 12, "out": "s3://b/p/", "images": 5, "failed": 0, "parts": 1,
+                "images_per_second": 9.5},
     "clean": {"removed": {"weights": 2}, "megabytes": 3.5, "kept": 0},
 }[stage]
 run_id = {"prepare": "1" * 32, "tune": "7" * 32, "train": "12e45" + "0" * 27, "compress": "8" * 32}.get(stage, "f" * 32)

@@ -87,6 +87,10 @@ def test_identity_refuses_what_would_break_a_search(dag_run_id: str) -> None:
             ["compression_epochs=0", "greater than or equal to 1"],
         ),
         ("deploy", {"version": 0}, ["version=0"]),
+        ("predict", {}, ["images=''", "a folder or archive, local or s3://"]),
+        ("predict", {"images": "gs://b/a"}, ["images='gs://b/a' is neither a local path nor an s3:// address"]),
+        ("predict", {"images": "a", "out": "s3://b/"}, ["out='s3://b/' is a whole bucket"]),
+        ("predict", {"images": "a", "alias": "a b"}, ["alias='a b'"]),
     ],
 )
 def test_bad_request_names_the_value_and_what_would_do(stage: str, fields: dict[str, Any], names: list[str]) -> None:
