@@ -218,7 +218,8 @@ def _half(whole: Path, folder: Path) -> str:
 
 def _remove_half(remove: Callable[..., Any], folder: str) -> None:
     """Remove the first half of the files below an artifact folder, as a removal does that is cut short."""
-    repository, todo, files = remove.__self__, [folder], []  # type: ignore[attr-defined]  # a method of the store
+    repository = remove.__self__  # type: ignore[attr-defined]  # a method of the store
+    todo, files = [folder], list[str]()
     while todo:
         for found in repository.list_artifacts(todo.pop()):
             (todo if found.is_dir else files).append(found.path)

@@ -16,8 +16,7 @@ import requests
 from PIL import Image
 
 from tasks.serving import process
-from tests.tasks.serving.conftest import free_port
-from tests.tasks.serving.samples import Service, Store, environment
+from tests.tasks.serving.samples import Service, Store, environment, free_port
 from tests.waiting import until
 
 SIDE = 1024  # of a square image of SERVING_MAX_IMAGE_MEGAPIXELS=1
