@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import boto3
@@ -10,6 +11,8 @@ import pytest
 from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import ClientError
+
+from deploy.store_policies import PURPOSES, Purpose
 
 from . import role_tables
 from .conftest import Stack
@@ -27,11 +30,16 @@ def client(stack: Stack, key: tuple[str, str] | None) -> Any:
     return boto3.client("s3", endpoint_url=stack.s3_url, region_name="us-east-1", **given)
 
 
-# Who asks, and with which settings of `.env`. A key for one purpose is one line more.
+def key_of(purpose: Purpose, stack: Stack) -> tuple[str, str]:
+    return stack.variables[purpose.access_key], stack.variables[purpose.secret_key]
+
+
+# Who asks, and with which settings of `.env`.
 KEYS: dict[str, Callable[[Stack], tuple[str, str] | None]] = {
     "nobody": lambda stack: None,
     "`S3_ACCESS_KEY` with a wrong secret": lambda stack: (stack.variables["S3_ACCESS_KEY"], "0" * 40),
     "`S3_ACCESS_KEY`": lambda stack: (stack.variables["S3_ACCESS_KEY"], stack.variables["S3_SECRET_KEY"]),
+    **{f"`{one.access_key}`": partial(key_of, one) for one in PURPOSES},
 }
 ACTIONS: dict[str, Callable[[Any], object]] = {
     "list the bucket": lambda s3: s3.list_objects_v2(Bucket=BUCKET, MaxKeys=1),
