@@ -18,7 +18,7 @@ from tasks.contract.messages import TaskIdentity
 from tasks.records.tracking import connect
 from tasks.settings import Settings
 
-# MLflow reads all of its 70 migrations for each store that is opened, to know which is the last: here once a process.
+# MLflow reads all of its 68 migrations for each store that is opened, to know which is the last: here once a process.
 mlflow.store.db.utils._get_latest_schema_revision = functools.cache(mlflow.store.db.utils._get_latest_schema_revision)
 
 
