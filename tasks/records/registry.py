@@ -7,7 +7,7 @@ without their aliases, so aliases are always looked up by name.)
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
@@ -130,14 +130,14 @@ def require_same_classes(registered_model: str, classes: Sequence[str]) -> None:
     )
 
 
-def classes_of_run(train_run_id: str) -> list[str]:
-    """Return the class names of the model of a train run.
+def classes_of_run(train_run_id: str, tags: Mapping[str, str] | None = None) -> list[str]:
+    """Return the class names of the model of a train run; `tags` are the run's, where the caller has checked them.
 
     Raises:
         ChangedError: they are not those that train logged.
     """
     fix = 'restore it from a backup, or train again with force=["train"] if it is not the champion\'s'
-    return list(json.loads(verified_artifacts.read_text(train_run_id, CLASSES, fix)))
+    return list(json.loads(verified_artifacts.read_text(train_run_id, CLASSES, fix, tags)))
 
 
 def log_classes(classes: Sequence[str]) -> None:

@@ -52,7 +52,7 @@ def run(request: EvaluateRequest, inputs: EvaluateInputs, run: StageRun, setting
     """
     name = request.registered_model
     model, champion = inputs.model, inputs.champion
-    gold = gold_store.fetch_made_by(inputs.data.gold_run_id)
+    gold = gold_store.fetch_made_by(inputs.data.gold_run_id, inputs.data.gold_sha256)
     prepare_cpu(BATCH * math.prod(gold.shape))
     use_datasets(run, inputs.data.prepare_run_id, "testing")
     registry.require_same_classes(name, gold.classes)

@@ -49,10 +49,11 @@ log = logging.getLogger("tasks.prepare")
 
 @dataclass(frozen=True)
 class _Made:
-    """Gold with the run that stores it and the number of files left out."""
+    """Gold with the run that stores it, the digest of its files, and the number of files left out of it."""
 
     gold: Gold
     run_id: str
+    sha256: str
     removed: int
 
 
@@ -92,6 +93,7 @@ def run(request: PrepareRequest, run: StageRun, settings: Settings) -> PrepareRe
         {
             FINGERPRINT: key,
             gold_store.GOLD_RUN: made.run_id,
+            gold_store.GOLD_SHA256: made.sha256,
             "pipeline.dataset": made.gold.dataset,
             "pipeline.data_licence": licence_of(request.dataset, request.licence),
             **({CORRECTIONS: changes.sha256} if changes else {}),
@@ -128,14 +130,14 @@ def _earlier(key: str, experiment_id: str) -> _Made | None:
         if not gold_store.exists(run_id):
             continue
         try:
-            gold = gold_store.fetch_made_by(run_id, adopt=True)
+            gold, sha256 = gold_store.adopt(run_id)
         except ChangedError:
             raise
         except DataError as error:
             log.warning("the gold of run %s is made again: %s", run_id, error)
             continue
         log.info("the gold of run %s is reused", run_id)
-        return _Made(gold, run_id, int(removed))
+        return _Made(gold, run_id, sha256, int(removed))
     return None
 
 
@@ -168,10 +170,10 @@ def _make(source: Source, shaping: Shaping, key: str, run_id: str, request: Prep
         has_validation=listing.has_validation,
         columns=listing.columns,
     )
-    gold_store.store(gold)
+    sha256 = gold_store.store(gold)
     _log_layer("gold", len(kept), sum(map(len, gold.splits.values())), started)
     log_near_duplicates(gold)
-    return _Made(gold, run_id, len(removals))
+    return _Made(gold, run_id, sha256, len(removals))
 
 
 def _describe(made: _Made, request: PrepareRequest, *, reused: bool) -> None:
