@@ -149,6 +149,7 @@ STAGES = (
         depends_on="model, champion, policy and code",
         hands_over=(
             "pipeline.train_run_id",
+            "pipeline.gold_sha256",
             "pipeline.promote",
             "pipeline.sha256.evidence.json",
             "pipeline.sha256.verdict.json",

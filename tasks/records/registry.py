@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
 from tasks.errors import ModelError
-from tasks.records import queries, removed_weights, verified_artifacts
+from tasks.records import artifact_names, queries, removed_weights, verified_artifacts
 from tasks.records.tracking import http_status
 
 CHAMPION = "champion"
@@ -58,6 +58,16 @@ def by_digest(registered_model: str, model_sha256: str) -> ModelVersion | None:
     """
     found = queries.find_versions(registered_model, {SHA256: model_sha256})
     return next((version for version in found if removed_weights.TAG not in version.tags), None)
+
+
+def judged_gold(registered_model: str, fingerprint: str) -> dict[str, str]:
+    """Return the digests of the gold with this fingerprint on which versions were judged, by their prepare runs.
+
+    Only register writes tags of versions, so these are not what another stage would like them to be.
+    """
+    tags = {"pipeline.fingerprint": fingerprint, artifact_names.GOLD_SHA256: queries.PRESENT}
+    found = queries.find_versions(registered_model, tags)
+    return {version.tags["pipeline.prepare_run_id"]: version.tags[artifact_names.GOLD_SHA256] for version in found}
 
 
 def create_version(

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import TypeAlias
 
+import mlflow
 import numpy as np
 from numpy.typing import NDArray
 
@@ -114,6 +115,8 @@ def run(request: EvaluateRequest, inputs: EvaluateInputs, run: StageRun, setting
         *(title, facts, gold, evidence, verdict, request.policy),
         *(candidate.answers, champion_answers, regions, suspects),
     )
+    if inputs.data.gold_sha256 is not None:
+        mlflow.set_tag(gold_store.GOLD_SHA256, inputs.data.gold_sha256)
     log_verdict(evidence, verdict, request.train_run_id)
     return EvaluateResult(
         **run.result_fields,

@@ -9,7 +9,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,7 +83,11 @@ def run(request: PrepareRequest, run: StageRun, settings: Settings) -> PrepareRe
         registry.require_same_classes(request.registered_model, listing.classes)
         shaping = Shaping.of(request, source)
         key = fingerprint(source.digest(), shaping, listing, changes.sha256 if changes else "")
-        earlier = None if request.forced("prepare") else _earlier(key, run.experiment_id)
+        earlier = (
+            None
+            if request.forced("prepare")
+            else _earlier(key, run.experiment_id, registry.judged_gold(request.registered_model, key))
+        )
         if earlier and losses.exceed(listing, sum(map(len, earlier.gold.splits.values())), request.max_left_out):
             earlier = None  # that run allowed more; to make the gold again says which files are left out
         made = earlier or _make(source, shaping, key, run.run_id, request)
@@ -118,8 +122,18 @@ def _corrected(source: Source, changes: Corrections) -> Source:
     return made
 
 
-def _earlier(key: str, experiment_id: str) -> _Made | None:
-    """Find complete gold with this fingerprint; a finished run whose gold is missing or damaged does not count."""
+def _earlier(key: str, experiment_id: str, judged: Mapping[str, str]) -> _Made | None:
+    """Find complete gold with this fingerprint; a finished run whose gold is missing or damaged does not count.
+
+    Args:
+        key: the fingerprint.
+        experiment_id: MLflow's experiment.
+        judged: digests of such gold on which versions were judged, by prepare run; where there are any, other gold does
+            not count: every stage can write a run that looks like one of prepare.
+
+    Raises:
+        ChangedError: the gold of a run is not what was stored, or not what a version was judged on.
+    """
     tags = {"pipeline.stage": "prepare", FINGERPRINT: key}
     checked = set[str]()  # most of the runs reused the same gold: each gold is checked once
     for run in queries.find_runs(experiment_id, tags, status="FINISHED"):
@@ -135,6 +149,15 @@ def _earlier(key: str, experiment_id: str) -> _Made | None:
             raise
         except DataError as error:
             log.warning("the gold of run %s is made again: %s", run_id, error)
+            continue
+        if judged and sha256 not in judged.values():
+            if run_id in judged:
+                raise ChangedError(
+                    f"the gold of run {run_id} was changed, files and tags: a version was judged on SHA-256 "
+                    f"{judged[run_id][:12]}..., now it is {sha256[:12]}...; {gold_store.FIX}, and find out who can "
+                    "write to MLflow and its store"
+                )
+            log.warning("the gold of run %s is not reused: no version of the model was judged on it", run_id)
             continue
         log.info("the gold of run %s is reused", run_id)
         return _Made(gold, run_id, sha256, int(removed))

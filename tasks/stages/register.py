@@ -20,7 +20,9 @@ from tasks.records import (
     registry,
     tuned_sets,
     verdict_log,
+    verified_artifacts,
 )
+from tasks.records.artifact_names import GOLD_SHA256
 from tasks.records.tracking import RunTags, StageRun
 from tasks.settings import Settings
 
@@ -74,6 +76,7 @@ def run(request: RegisterRequest, run: StageRun, settings: Settings) -> Register
             "pipeline.fingerprint": made.require("pipeline.fingerprint"),
             registry.SHA256: model_sha256,
             artifact_digest.TAG: made.require(artifact_digest.TAG),
+            **({GOLD_SHA256: judged.values[GOLD_SHA256]} if judged.values.get(GOLD_SHA256) else {}),
             **tuned_sets.version_tags(made.values),
             **compressed_models.version_tags(made.values),
         }
@@ -98,6 +101,7 @@ def run(request: RegisterRequest, run: StageRun, settings: Settings) -> Register
         by=request.approval.by or request.task.by,
         reason=reason,
         evidence_run_id=request.evaluate_run_id,
+        evidence_sha256=judged.values.get(f"{verified_artifacts.TAG}{verdict_log.EVIDENCE}"),
     )
     if promote:
         ledger.move_champion(entry)

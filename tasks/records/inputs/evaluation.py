@@ -18,6 +18,7 @@ from tasks.records import (
     registry,
     removed_weights,
     verdict_log,
+    verified_artifacts,
 )
 from tasks.records.compressed_models import Compression
 from tasks.records.inputs.stage_inputs import PreparedData, StageInputs
@@ -169,10 +170,20 @@ class EvaluateInputs(StageInputs):
 
     @staticmethod
     def lost(run: Run) -> str:
-        """Name what is missing: the train run or its outputs, the verdict, the evidence."""
+        """Name what is missing: the train run or its outputs, the verdict, the evidence, its record in the ledger.
+
+        Every stage can write a run that looks like one of evaluate, with a verdict of its choice; no stage but register
+        writes into the ledger.
+        """
         client = MlflowClient()
         trained = client.get_run(tag_of(run.info.run_id, "pipeline.train_run_id"))
         if trained.info.lifecycle_stage != "active":
             return f"its train run {trained.info.run_id} is deleted"
+        recorded = ledger.judged_by(run.info.run_id)
+        if not recorded:
+            return "register has recorded no verdict of it"
+        evidence = run.data.tags.get(f"{verified_artifacts.TAG}{verdict_log.EVIDENCE}")
+        if any(entry.evidence_sha256 not in (None, evidence) for entry in recorded):
+            return f"its {verdict_log.EVIDENCE} is not the one that register recorded"
         missing = ", ".join(sorted(FILES - {file.path for file in client.list_artifacts(run.info.run_id)}))
         return f"its {missing} is gone" if missing else TrainInputs.lost(trained)
