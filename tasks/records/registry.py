@@ -60,14 +60,25 @@ def by_digest(registered_model: str, model_sha256: str) -> ModelVersion | None:
     return next((version for version in found if removed_weights.TAG not in version.tags), None)
 
 
-def judged_gold(registered_model: str, fingerprint: str) -> dict[str, str]:
+def judged_gold(registered_model: str, fingerprint: str) -> dict[str, list[str]]:
     """Return the digests of the gold with this fingerprint on which versions were judged, by their prepare runs.
 
     Only register writes tags of versions, so these are not what another stage would like them to be.
     """
     tags = {"pipeline.fingerprint": fingerprint, artifact_names.GOLD_SHA256: queries.PRESENT}
     found = queries.find_versions(registered_model, tags)
-    return {version.tags["pipeline.prepare_run_id"]: version.tags[artifact_names.GOLD_SHA256] for version in found}
+    return {
+        version.tags["pipeline.prepare_run_id"]: version.tags[artifact_names.GOLD_SHA256].split() for version in found
+    }
+
+
+def add_judged_gold(version: ModelVersion, sha256: str) -> None:
+    """Note that a version was judged on this gold, too: other bytes can make the same model."""
+    known = version.tags.get(artifact_names.GOLD_SHA256, "").split()
+    if sha256 not in known:
+        MlflowClient().set_model_version_tag(
+            version.name, str(version.version), artifact_names.GOLD_SHA256, " ".join([*known, sha256])
+        )
 
 
 def create_version(

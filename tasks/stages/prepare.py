@@ -122,7 +122,7 @@ def _corrected(source: Source, changes: Corrections) -> Source:
     return made
 
 
-def _earlier(key: str, experiment_id: str, judged: Mapping[str, str]) -> _Made | None:
+def _earlier(key: str, experiment_id: str, judged: Mapping[str, Sequence[str]]) -> _Made | None:
     """Find complete gold with this fingerprint; a finished run whose gold is missing or damaged does not count.
 
     Args:
@@ -150,11 +150,11 @@ def _earlier(key: str, experiment_id: str, judged: Mapping[str, str]) -> _Made |
         except DataError as error:
             log.warning("the gold of run %s is made again: %s", run_id, error)
             continue
-        if judged and sha256 not in judged.values():
+        if judged and not any(sha256 in digests for digests in judged.values()):
             if run_id in judged:
                 raise ChangedError(
                     f"the gold of run {run_id} was changed, files and tags: a version was judged on SHA-256 "
-                    f"{judged[run_id][:12]}..., now it is {sha256[:12]}...; {gold_store.FIX}, and find out who can "
+                    f"{judged[run_id][-1][:12]}..., now it is {sha256[:12]}...; {gold_store.FIX}, and find out who can "
                     "write to MLflow and its store"
                 )
             log.warning("the gold of run %s is not reused: no version of the model was judged on it", run_id)

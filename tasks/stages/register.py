@@ -85,6 +85,8 @@ def run(request: RegisterRequest, run: StageRun, settings: Settings) -> Register
         version = registry.create_version(name, source, train_run_id, tags, card)
     else:
         version = known
+        if judged.values.get(GOLD_SHA256):
+            registry.add_judged_gold(version, judged.values[GOLD_SHA256])
     number = int(version.version)
     log.info("%s version %d %s", name, number, "exists already" if known else "created")
 

@@ -181,6 +181,20 @@ def test_gold_that_a_version_was_judged_on_stops_prepare_if_it_was_changed(monda
         ask("prepare", "tue", {})
 
 
+def test_other_gold_of_which_the_same_model_was_made_is_reused_once_it_was_judged(monday: Day) -> None:
+    """Such as gold in the format of another release: the version is the same, and would be asked for ever after."""
+    MlflowClient().delete_tag(monday["evaluate"]["run_id"], gold_store.GOLD_SHA256)
+    before = {stage: {**result, "tags": None} for stage, result in monday.items()}
+    ask("register", "mon", before)
+    MlflowClient().set_model_version_tag(NAME, "1", gold_store.GOLD_SHA256, "f" * 64)  # the other gold
+    assert not ask("prepare", "tue", {}, force=["prepare"])["reused"]
+    MlflowClient().set_tag(
+        monday["evaluate"]["run_id"], gold_store.GOLD_SHA256, monday["prepare"]["tags"]["pipeline.gold_sha256"]
+    )
+    ask("register", "tue", before)
+    assert ask("prepare", "wed", {})["reused"]
+
+
 def test_gold_that_another_stage_left_is_not_reused(monday: Day) -> None:
     """A run that says it is prepare's, newer than the real one, with wrong labels and digests that fit them."""
     ask("register", "mon", monday)
