@@ -26,11 +26,12 @@ def promote_and_deploy(made: StageOperator, what: str = "model", *, prepared: St
         The tasks that whatever needs the promoted model comes after: the branch, which skips it too, and deploy.
     """
     model: Any = made.output  # Airflow's types do not say that an output can be indexed
+    data: Any = prepared.output if prepared else {}
     evaluate = stage_task(
         "evaluate",
         train_run_id=model["run_id"],
         train_tags=model["tags"],
-        prepare_tags=prepared.output["tags"] if prepared else None,
+        prepare_tags=data["tags"] if prepared else None,
         execution_timeout=timedelta(hours=1),
     )
     judged: Any = evaluate.output
