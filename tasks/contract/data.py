@@ -179,6 +179,13 @@ STAGES = (
         PrepareResult,
         extra="vision",
         resources=StageResources(memory="8g"),
+        # Not which run has the gold: trainings on the same bytes are reused, whichever run these are in.
+        hands_over=(
+            "pipeline.gold_sha256",
+            "pipeline.fingerprint",
+            "pipeline.dataset",
+            "pipeline.data_licence",
+        ),
         retried_out_of_memory=False,
     ),
 )

@@ -31,6 +31,9 @@ class Stage:
     # stage with inputs reuses the result of an earlier run with the same inputs, parameters and code.
     inputs: str | None = None
     depends_on: str = ""  # the same in words, for the log and the run's note
+    # Tags of its run that later stages rely on. Its result says what they were, and goes through Airflow's database, to
+    # which no stage writes: other stages may set tags of this run afterwards (docs/decisions/0038).
+    hands_over: tuple[str, ...] = ()
     # Asks the service, so that it gets its address and its key.
     calls_service: bool = False
     # Writes registered models or the ledger, so that it logs in to MLflow as the user that may.

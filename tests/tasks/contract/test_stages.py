@@ -125,6 +125,13 @@ def test_parameters_are_the_fields_with_a_default() -> None:
     assert names["model"]["anyOf"][0]["examples"][:2] == ["fast_cnn", "mobilenet_v3_small"]
 
 
+def test_what_a_stage_hands_over_is_no_parameter() -> None:
+    """Whoever starts a run cannot say what an earlier stage wrote."""
+    fields = {name for stage in STAGES.values() for name in stage.request.model_fields if name.endswith("_tags")}
+    assert fields == {"prepare_tags", "tune_tags", "train_tags", "evaluate_tags"}
+    assert not fields & {name for stage in STAGES.values() for name in parameters(stage.request)}
+
+
 def test_a_parameter_of_several_stages_is_the_same_everywhere() -> None:
     """One field of the form feeds them all, so type, default and limits must agree."""
     seen: dict[str, Any] = {}
