@@ -45,6 +45,7 @@ SCHEMA = _closed(
     airflowVersion=TEXT,
     executor={"type": "string", "pattern": "^[A-Z][a-zA-Z0-9]+Executor$"},
     allowPodLaunching=FLAG,
+    airflowLocalSettings=TEXT,
     images=_closed(airflow=IMAGE, pod_template=IMAGE),
     uid=NUMBER,
     gid=NUMBER,

@@ -178,6 +178,7 @@ def test_an_installation_whose_stages_run_in_the_platforms_namespace_is_moved(pi
     running = json.loads(pod("train-of-earlier", resources={"requests": {"memory": "16Mi"}}))
     running["metadata"]["labels"] = {"app.kubernetes.io/name": "stage"}
     state.kubectl("apply", "--filename", "-", text=json.dumps(running))
+    assert "FAIL  serviceaccount/airflow-worker" in state.verify().stdout
     done = state.up()
     assert (done.returncode, done.stderr.count("\n")) == (69, 1), done.stdout + done.stderr
     assert f"stages run in namespace {state.name}, such as train-of-earlier, and" in done.stderr
@@ -191,6 +192,7 @@ def test_an_installation_whose_stages_run_in_the_platforms_namespace_is_moved(pi
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"stages run in namespace {state.stages} from now on" in done.stdout
     old = "roles/stage-launcher rolebindings/stage-launcher secrets/stages serviceaccounts/stage"
+    assert "ok    serviceaccount/airflow-worker" in state.verify().stdout
     left = state.kubectl("get", *old.split(), "--ignore-not-found", "--output", "name")
     assert left == ""
     account = json.loads(state.kubectl("get", "serviceaccount", "stage", "-o", "json", namespace=state.stages))
