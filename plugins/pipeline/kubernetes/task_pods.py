@@ -13,14 +13,9 @@ from kubernetes.client import ApiClient
 from tasks.errors import SettingsError
 
 IN_A_TASK = "AIRFLOW_IS_K8S_EXECUTOR_POD"  # KubernetesExecutor sets it in the pods that it makes
-# Fields of a pod that name a thing of the namespace which the pod then has, and the field with the name.
-HELD = {
-    "secretRef": "name",
-    "secretKeyRef": "name",
-    "secret": "secretName",
-    "imagePullSecrets": "name",
-    "persistentVolumeClaim": "claimName",
-}
+# Fields of a pod that name a thing of the namespace which the pod then has, and the fields in them with the name.
+HELD = ("secretRef", "secretKeyRef", "secret", "imagePullSecrets", "persistentVolumeClaim")
+NAMES = ("name", "secretName", "claimName")
 
 
 def pod_mutation_hook(pod: Any) -> None:
@@ -57,8 +52,7 @@ def _below(node: Any, field: str) -> Iterator[tuple[str, str]]:
         for one in node:
             yield from _below(one, field)
     elif isinstance(node, dict):
-        # A projected volume calls the Secret's name `name`.
-        if name := field in HELD and (node.get(HELD[field]) or node.get("name")):
-            yield ("secret" if "ecret" in field else field), name
+        if field in HELD:
+            yield from (("secret" if "ecret" in field else field, node[name]) for name in NAMES if name in node)
         for key, value in node.items():
             yield from _below(value, key)
