@@ -55,7 +55,7 @@ def finish(cluster: Cluster) -> None:
     if removed.strip():
         print(
             f"stages run in namespace {cluster.stages().namespace} from now on; where Airflow is in the cluster, run "
-            "make kubernetes-airflow, which takes rights from it that it needs no more",
+            "make kubernetes-airflow, which takes away rights that it no longer needs",
             flush=True,
         )
 

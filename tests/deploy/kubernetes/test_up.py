@@ -74,7 +74,7 @@ class WithStages(Recorded):
     """A cluster where a stage runs in the platform's namespace, as in earlier releases."""
 
     def objects(self, kinds: str, selector: str = "") -> list[dict[str, object]]:
-        pod = {"metadata": {"name": "train-1"}, "status": {"phase": "Running"}}
+        pod: dict[str, object] = {"metadata": {"name": "train-1"}, "status": {"phase": "Running"}}
         return [pod] if (kinds, selector) == ("pods", "app.kubernetes.io/name=stage") else []
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 from airflow import policies
-from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator, PodMutationHookException
+from airflow.providers.cncf.kubernetes.exceptions import PodMutationHookException
+from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
 from airflow.settings import get_policy_plugin_manager
 from kubernetes.client import models as k8s
 
