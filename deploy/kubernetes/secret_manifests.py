@@ -35,6 +35,7 @@ REQUIRED: Mapping[str, tuple[str, ...]] = {
         "POSTGRES_MLFLOW_AUTH_PASSWORD",
     ),
     "serving": ("MLFLOW_SERVING_PASSWORD",),
+    "export-onnx": ("MLFLOW_REGISTRY_PASSWORD",),
     "stages": (*OF_STAGE_USERS, "RAY_AUTH_TOKEN"),
     "ray": ("RAY_AUTH_TOKEN",),
     "airflow": ("AIRFLOW_ADMIN_PASSWORD",),
