@@ -134,7 +134,7 @@ def _add_kubernetes(add: Add) -> None:
         commands.run_kubernetes_secrets,
         "print an overlay's Secrets",
         overlay,
-        env,
+        *cluster,
     )
     text = "print an overlay's roles on AWS: who may take each, and what it may do"
     one = add("kubernetes-roles", commands.run_kubernetes_roles, text, overlay, namespace)
@@ -142,7 +142,7 @@ def _add_kubernetes(add: Add) -> None:
     add("kubernetes-backup", commands.run_kubernetes_backup, "save the cluster's state to a file", *cluster, file)
     add("kubernetes-restore", commands.run_kubernetes_restore, "restore it from a file", *cluster, file, _restoring())
     one = add("leftover-pods", commands.run_leftover_pods, "list stage pods left behind", _days())
-    one.add_argument("--namespace", help=f"default: PIPELINE_KUBERNETES_NAMESPACE, or {NAMESPACE}")
+    one.add_argument("--namespace", help=f"of the platform, default: NAMESPACE, or {NAMESPACE}")
     text = "run a command with the cluster's MLflow and service at 127.0.0.1"
     one = add("forward", commands.run_forward, text, namespace)
     one.add_argument("--store", action="store_true", help="the S3 store as well, where it is in the cluster")

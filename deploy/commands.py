@@ -183,6 +183,7 @@ def run_kubernetes_up(given: Namespace) -> None:
 def run_kubernetes_airflow(given: Namespace) -> int:
     """Install or upgrade Airflow by its Helm chart."""
     values, settings = read(given.env_file), settings_of(given.overlay)
+    airflow.require_roles(Cluster(given.namespace))
     source = {"repository": given.repository, "ref": given.ref, "chart": given.chart}
     return airflow.install(airflow.helm(values, settings, namespace=given.namespace, **source))
 
@@ -207,7 +208,7 @@ def run_kubernetes_verify(given: Namespace) -> int:
 
 def run_kubernetes_secrets(given: Namespace) -> None:
     """Print an overlay's Secrets."""
-    print(manifest(secrets_of(read(given.env_file), settings_of(given.overlay))))
+    print(manifest(secrets_of(read(given.env_file), settings_of(given.overlay)), given.namespace))
 
 
 def run_kubernetes_roles(given: Namespace) -> None:
@@ -228,7 +229,7 @@ def run_kubernetes_restore(given: Namespace) -> None:
 
 def run_leftover_pods(given: Namespace) -> None:
     """List or remove stage pods left behind."""
-    namespace = given.namespace or os.environ.get("PIPELINE_KUBERNETES_NAMESPACE") or NAMESPACE
+    namespace = given.namespace or os.environ.get("NAMESPACE") or NAMESPACE
     leftover_stages.clean(leftover_pods.place(Cluster(namespace)), given.days, apply=given.apply)
 
 

@@ -8,15 +8,19 @@ export PIPELINE_RUNTIME="${1:-local}" PIPELINE_HOME="${PIPELINE_HOME:-$root/.loc
 unset PYTHONDONTWRITEBYTECODE  # every stage is a process of its own, and compiling torch and mlflow takes 10 s each time
 
 if [ "$PIPELINE_RUNTIME" = kubernetes ]; then
-  export PIPELINE_KUBERNETES_NAMESPACE="${PIPELINE_KUBERNETES_NAMESPACE:-${NAMESPACE:-vision-mlops}}"
+  # The platform's. Where earlier releases had stages in it, PIPELINE_KUBERNETES_NAMESPACE could name it as well.
+  stages="${PIPELINE_KUBERNETES_NAMESPACE:-vision-mlops}"
+  export NAMESPACE="${NAMESPACE:-${stages%-stages}}"
+  unset PIPELINE_KUBERNETES_NAMESPACE  # the settings have that of the stages
   while IFS= read -r line; do
     case $line in
       MLFLOW_TRACKING_URI=* | MLFLOW_PUBLIC_URL=*) ;;  # on this machine: the forwarded port, see below
       PIPELINE_*=?* | S3_*=?* | TUNE_*=?* | RAY_*=?* | SERVING_*=?*) [[ -v ${line%%=*} ]] || export "${line?}" ;;
     esac
-  done < <(kubectl --namespace "$PIPELINE_KUBERNETES_NAMESPACE" get configmap settings \
+  done < <(kubectl --namespace "$NAMESPACE" get configmap settings \
     --output 'go-template={{range $name, $value := .data}}{{$name}}={{$value}}{{"\n"}}{{end}}')
-  [[ -v PIPELINE_STAGE_SERVING_URL ]] || { echo "env.sh: namespace $PIPELINE_KUBERNETES_NAMESPACE has no settings; run make kubernetes-up" >&2; return 78; }
+  [[ -v PIPELINE_STAGE_SERVING_URL ]] || { echo "env.sh: namespace $NAMESPACE has no settings; run make kubernetes-up" >&2; return 78; }
+  export PIPELINE_KUBERNETES_NAMESPACE="${PIPELINE_KUBERNETES_NAMESPACE:-$NAMESPACE}"  # not applied again since an upgrade
 fi
 
 if [ "$PIPELINE_RUNTIME" = docker ] || [ "$PIPELINE_RUNTIME" = kubernetes ]; then

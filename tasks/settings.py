@@ -101,7 +101,7 @@ class Settings(BaseSettings):
         description="Folders of the Docker engine's machine, separated by commas, that stages may read; default: none.",
     )
     pipeline_kubernetes_namespace: str = Field(
-        "vision-mlops", min_length=1, description="Kubernetes namespace of the stages' pods."
+        "vision-mlops-stages", min_length=1, description="Kubernetes namespace of the stages' pods."
     )
     pipeline_kubernetes_service_account: str = Field(
         "stage", min_length=1, description="Account that the stages' pods run as."

@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
         (programs / name).chmod(0o755)
     (tmp_path / "deploy").mkdir()
     (tmp_path / "deploy" / "env.sh").write_text(
-        f'export PATH="{programs}:$PATH" PIPELINE_RUNTIME="$1" PIPELINE_KUBERNETES_NAMESPACE=of-env\n'
+        f'export PATH="{programs}:$PATH" PIPELINE_RUNTIME="$1" NAMESPACE=of-env\n'
         f'export PIPELINE_HOME="{tmp_path}/.local" AIRFLOW_HOME="{tmp_path}/.local/airflow"\n'
     )
     (tmp_path / ".local" / "airflow").mkdir(parents=True)

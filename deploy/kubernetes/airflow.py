@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from deploy.errors import DeployError
+from deploy.kubernetes.cluster import Cluster, ClusterError
 from deploy.kubernetes.roles import AIRFLOW
 
 VALUES = Path(__file__).resolve().with_name("airflow-values.yaml")
@@ -48,6 +49,17 @@ def helm(
     for name, value in given.items():
         command += ["--set-string", f"{name}={value}"]
     return command
+
+
+def require_roles(cluster: Cluster) -> None:
+    """Require the Roles by which Airflow starts its tasks and stages; the chart's are turned off.
+
+    Raises:
+        ClusterError: they are not there.
+    """
+    for where, role in ((cluster, "task-launcher"), (cluster.stages(), "stage-launcher")):
+        if not where.run("get", "role", role, "--ignore-not-found", "--output", "name"):
+            raise ClusterError(f"namespace {where.namespace} has no Role {role}; run make kubernetes-up first")
 
 
 def install(command: list[str]) -> int:

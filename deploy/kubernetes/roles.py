@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deploy.errors import USAGE
-from deploy.kubernetes.cluster import ClusterError
+from deploy.kubernetes.cluster import ClusterError, stages_of
 from deploy.store_policies import PURPOSES, VERSION, user_policy
 
 ISSUER = ":oidc-provider/"  # in the ARN of a cluster's provider, before its address
@@ -25,6 +25,7 @@ class Role:
     setting: str  # in settings.env, where its ARN is
     accounts: tuple[str, ...]
     purpose: str
+    of_stages: bool = False  # the accounts are in the stages' namespace
 
 
 AIRFLOW = Role(
@@ -33,7 +34,7 @@ AIRFLOW = Role(
 ROLES = (
     Role("MLFLOW_ROLE_ARN", ("mlflow",), "artifacts"),
     AIRFLOW,
-    Role("STAGE_ROLE_ARN", ("stage",), "tune"),
+    Role("STAGE_ROLE_ARN", ("stage",), "tune", of_stages=True),
     Role("RAY_ROLE_ARN", ("ray-worker",), "tune"),
 )
 
@@ -43,7 +44,7 @@ def roles(settings: Mapping[str, str], namespace: str, provider: str) -> dict[st
 
     Args:
         settings: of the overlay.
-        namespace: of the accounts.
+        namespace: of the platform.
         provider: ARN of the cluster's OIDC provider.
 
     Raises:
@@ -59,7 +60,8 @@ def roles(settings: Mapping[str, str], namespace: str, provider: str) -> dict[st
             raise ClusterError(
                 f"{role.setting} is not set in settings.env; give the ARN that the role is to have", USAGE
             )
-        accounts = [f"system:serviceaccount:{namespace}:{account}" for account in role.accounts]
+        where = stages_of(namespace) if role.of_stages else namespace
+        accounts = [f"system:serviceaccount:{where}:{account}" for account in role.accounts]
         trusted = {
             "Effect": "Allow",
             "Principal": {"Federated": provider},

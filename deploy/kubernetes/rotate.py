@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deploy.env_file import read
+from deploy.kubernetes import move_stages
 from deploy.kubernetes.cluster import Cluster, ClusterError
 from deploy.kubernetes.secret_manifests import settings_of
 from deploy.kubernetes.up import up
@@ -35,7 +36,12 @@ class InCluster(Place):
         self.kept = frozenset((*outside, *store, *VARIABLES))  # the keys of purposes are those of the stack on Docker
 
     def require_read(self, names: Sequence[str]) -> None:
-        """See Place; the commands for a cluster read `.env` only."""
+        """See Place; the commands for a cluster read `.env` only. What `up` would refuse at the end is refused here.
+
+        Raises:
+            ClusterError: stages run in the platform's namespace, as in earlier releases.
+        """
+        move_stages.require_none_running(self._cluster)
 
     def in_mlflow(self, program: str, text: str) -> str:
         """See Place."""

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from deploy.kubernetes import airflow
+from deploy.kubernetes.cluster import Cluster, ClusterError
 from deploy.kubernetes.secret_manifests import settings_of
 
 from .conftest import ROOT, manifests
@@ -43,6 +44,8 @@ PART = {"resources": OBJECT, "livenessProbe": PROBE, "logGroomerSidecar": OFF}
 SCHEMA = _closed(
     airflowVersion=TEXT,
     executor={"type": "string", "pattern": "^[A-Z][a-zA-Z0-9]+Executor$"},
+    allowPodLaunching=FLAG,
+    airflowLocalSettings=TEXT,
     images=_closed(airflow=IMAGE, pod_template=IMAGE),
     uid=NUMBER,
     gid=NUMBER,
@@ -137,6 +140,20 @@ def test_the_executor_and_the_runtime_are_those_of_kubernetes(values: dict[str, 
     environment = {one["name"]: one["value"] for one in values["env"]}
     assert values["executor"] == "KubernetesExecutor"
     assert environment["PIPELINE_RUNTIME"] == "kubernetes"
+
+
+def test_the_chart_gives_no_account_the_pods_of_the_platform(values: dict[str, Any]) -> None:
+    assert values["allowPodLaunching"] is False
+    accounts = {subject["name"] for m in manifests("local") for subject in m.get("subjects", [])}
+    assert accounts == {f"{airflow.RELEASE}-scheduler", f"{airflow.RELEASE}-worker"}
+
+
+def test_airflow_is_not_installed_before_the_roles_that_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Cluster, "run", lambda _, *words: "role/task-launcher" if "task-launcher" in words else "")
+    with pytest.raises(
+        ClusterError, match="namespace n-stages has no Role stage-launcher; run make kubernetes-up first"
+    ):
+        airflow.require_roles(Cluster("n"))
 
 
 def test_its_pods_are_restricted(values: dict[str, Any]) -> None:

@@ -28,7 +28,8 @@ def test_each_role_is_for_its_accounts_only_and_limited_to_its_prefix() -> None:
         documents = found[settings[role.setting]]
         [trusted] = documents["trust"]["Statement"]
         assert trusted["Principal"] == {"Federated": PROVIDER}
-        accounts = [f"system:serviceaccount:team:{account}" for account in role.accounts]
+        where = "team-stages" if role.accounts == ("stage",) else "team"
+        accounts = [f"system:serviceaccount:{where}:{account}" for account in role.accounts]
         assert trusted["Condition"] == {
             "StringEquals": {f"{ADDRESS}:sub": accounts, f"{ADDRESS}:aud": "sts.amazonaws.com"}
         }
