@@ -48,7 +48,7 @@ def outcome(
 
 def test_a_result_keeps_its_types(job: StageJob) -> None:
     result = result_of(job, outcome(0, result=json.dumps(RESULT).encode()))
-    assert result.model_dump() == {**RESULT, "reused_from": None}
+    assert result.model_dump() == {**RESULT, "reused_from": None, "tags": None}
 
 
 @pytest.mark.parametrize(
