@@ -15,7 +15,7 @@ import boto3
 import docker
 import pytest
 
-from deploy.setup_env import SECRETS
+from deploy.setup_env import SECRETS, STORE_KEYS
 from pipeline.socket_proxy.creation import WRITABLE
 from tasks.contract.stages import STAGES
 from tests.stack import role_tables
@@ -167,7 +167,7 @@ def test_every_program_has_the_secrets_that_the_document_says_and_no_more(
     column = "secrets of `.env`"
 
     def of(values: list[str]) -> str:
-        held = [name for name in SECRETS if any(airflow.variables[name] in value for value in values)]
+        held = [name for name in (*SECRETS, *STORE_KEYS) if any(airflow.variables[name] in value for value in values)]
         return ", ".join(f"`{name}`" for name in held) or "-"
 
     rows = ((name, {column: of(answer["environment"])}) for name, answer in found.items())
