@@ -11,7 +11,7 @@ ENV = . deploy/env.sh $(RUNTIME)
 LOCAL = . deploy/env.sh local
 option = $(if $($2),--$1 "$$$2")
 flag = $(if $(filter 1,$($2)),--$1)
-FORWARD = $(if $(filter kubernetes,$(RUNTIME)),python -m deploy forward --namespace "$$PIPELINE_KUBERNETES_NAMESPACE" $1--)
+FORWARD = $(if $(filter kubernetes,$(RUNTIME)),python -m deploy forward --namespace "$$NAMESPACE" $1--)
 RUN = $(FORWARD) python -m pipeline run $(call flag,anew,ANEW)
 IN = $(call option,namespace,NAMESPACE)
 PLACE = $(call option,overlay,OVERLAY) $(IN)
@@ -29,8 +29,8 @@ demo: ready ## train, evaluate, register and serve a model of the digits data se
 	@$(ENV) && $(RUN) daily_training && $(FORWARD) python -m deploy curl-line daily_training
 run: ready ## run a DAG: DAG=daily_training CONF='{"dataset": "digits", "epochs": 5}'; ANEW=1 ignores an unfinished run
 	@$(ENV) && $(RUN) "$${DAG:-daily_training}" "$$CONF"
-tune: ready ## search hyperparameters, then train with the best: TRIALS=20 CONF='{"dataset": "digits"}'
-	@$(ENV) && $(RUN) weekly_tuning "$$CONF" $(if $(TRIALS),--param "trials=$$TRIALS")
+tune: ready; @$(ENV) && $(RUN) weekly_tuning "$$CONF" $(if $(TRIALS),--param "trials=$$TRIALS") ## search hyperparameters, then train with the best: TRIALS=20 CONF='{"dataset": "digits"}'
+predict: ready; @$(ENV) && $(RUN) batch_predict "$$CONF" --param "images=$$SOURCE" $(if $(OUT),--param "out=$$OUT") $(if $(VERSION),--param "model_version=$$VERSION") ## classify the images in SOURCE=folder, archive or s3://B/P/ with the champion, into OUT=folder or s3://B/P/ (VERSION=3)
 tune-results: ready; @$(ENV) && $(FORWARD) python -m tasks $@ $(ARGS) ## show the trials of the newest search, best first (ARGS="--run-id ID --limit 10 --json")
 history: ready; @$(ENV) && $(FORWARD) python -m tasks $@ $(ARGS) ## show who or what promoted, refused or rolled back which model version, and why
 inspect: install; @$(LOCAL) && python -m tasks inspect --source "$$SOURCE" $(call option,layout,LAYOUT) $(call option,out,OUT) $(ARGS) ## show what prepare would make of SOURCE=folder or archive, and leave out (LAYOUT=, OUT=folder for list and sample grid)

@@ -1,10 +1,10 @@
 """What three years of history cost: `make bench-history`.
 
 Two installations, one fresh and one with 1,100 daily runs of seven stages, 150 searches of 20 trials, 1,200 versions
-and 3,000 ledger records (`benchmarks/old_installation.py`: copies of what real stages wrote). Both on SQLite, as `make
-run` has it, and on Postgres behind MLflow's server, as the stack has it. In the old one, half of the
-ledger is about the daily model: refusals, the last 400 by its champion, which is as old as the installation. The other
-half is about another registered model, promoted every day, with tuned hyperparameters.
+and 3,000 ledger records (`benchmarks/old_installation.py`: copies of what real stages wrote), or with a share of that
+(`--scale 0.1`). Both on SQLite, as `make run` has it, and on Postgres behind MLflow's server, as the stack has it. In
+the old one, half of the ledger is about the daily model: refusals, the last 400 by its champion, which is as old as the
+installation. The other half is about another registered model, promoted every day, with tuned hyperparameters.
 
     daily     prepare, train (2 epochs), evaluate and register of digits, nothing reused: the same in both, in turns
     commands  what a person waits for, process and imports included: history, tune-results, gc; and the stage rollback
@@ -30,7 +30,7 @@ from typing import Any
 
 import sqlalchemy
 
-from benchmarks.history_answers import Past, check_answers, plant
+from benchmarks.history_answers import Past, Size, check_answers, plant
 from benchmarks.history_installations import Installation, Measure, Measures, free_port, output, postgres, sqlite
 from benchmarks.machine import cpu_model
 from benchmarks.old_installation import rows_of
@@ -184,6 +184,9 @@ def main() -> int:
     parser.add_argument("databases", nargs="*", choices=["sqlite", "postgres", []], help="default: both")
     parser.add_argument("--postgres", metavar="URL", help="a server to use; default: a container")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="share of three years, to try this program (default: 1)"
+    )
     parser.add_argument("--write", type=Path, metavar="FILE", help="also write the report to this file")
     options = parser.parse_args()
     logging.getLogger("tasks").setLevel(logging.ERROR)
@@ -196,6 +199,7 @@ def main() -> int:
             with pair as (fresh, old, past):
                 engine = sqlalchemy.create_engine(old.database)
                 os.environ |= old.environment
+                past.size = Size.scaled(options.scale)
                 began = time.perf_counter()
                 plant(past, engine, old.artifacts)
                 print(f"planted the past in {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
@@ -209,6 +213,7 @@ def main() -> int:
         "Written by `make bench-history ARGS='--write docs/benchmarks/history.md'`; the top of `benchmarks/history.py`",
         "describes both sides. Seconds of CPU, and in brackets of the clock; those of the day are medians of",
         f"{options.rounds} rounds. The old installation has {rows}.",
+        *([f"This is {options.scale:g} of three years."] if options.scale != 1 else []),
         "",
         *table(found),
         "",

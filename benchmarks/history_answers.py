@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,17 +13,44 @@ from mlflow import MlflowClient
 from sqlalchemy import Engine
 
 from benchmarks.old_installation import Original, Writer, add_records, add_versions, chain_records, move_back
-from tasks.records import ledger, queries, registry, tracking, tuned_sets
+from tasks.records import artifact_names, ledger, queries, registry, removed_weights, tracking, tuned_sets
 from tasks.records.ledger import Entry, Kind
 from tasks.settings import load_settings
 
-DAYS, SEARCHES, TRIALS, VERSIONS, RECORDS = 1100, 150, 20, 1200, 3000
-MET = 400  # candidates of the champion: more than a year without a better one
+TRIALS = 20
 DAY = 24 * 3600 * 1000  # milliseconds
+KEPT_DAYS = 90  # default of PIPELINE_KEEP_WEIGHTS_DAYS
 OTHER = "other-classifier"
 BAD = hashlib.sha256(b"rolled back three years ago").hexdigest()
-ABANDONED = range(0, DAYS - 30, 50)  # days that led to no version and no record
-"""Their gold is left over, and there is a folder for it."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much the past of an installation holds; by default that of three years."""
+
+    days: int = 1100
+    searches: int = 150
+    versions: int = 1200
+    records: int = 3000
+    met: int = 400
+    """Candidates of the champion: more than a year without a better one."""
+
+    @classmethod
+    def scaled(cls, scale: float) -> Size:
+        """Return a share of three years, of 100 days or more."""
+        whole = cls()
+        return cls(
+            days=max(100, round(whole.days * scale)),
+            searches=max(2, round(whole.searches * scale)),
+            versions=max(110, round(whole.versions * scale)),
+            records=max(270, round(whole.records * scale)),
+            met=max(36, round(whole.met * scale)),
+        )
+
+    @property
+    def abandoned(self) -> range:
+        """Days that led to no version and no record; their gold is left over, and there is a folder for it."""
+        return range(0, self.days - 30, 50)
 
 
 @dataclass
@@ -35,6 +63,7 @@ class Past:
     """IDs of the stage runs to copy, in one DAG run."""
     tune_run_id: str
     dag_run_id: str
+    size: Size = field(default_factory=Size)
     met: int = 0
     """Candidates that the champion was compared with."""
     records: int = 0
@@ -44,6 +73,8 @@ class Past:
     """Days that were measured since it was planted; each may have written a record."""
     kept: list[str] = field(default_factory=list)
     """IDs of runs whose gold only the oldest record or a version refers to."""
+    weights: list[str] = field(default_factory=list)
+    """IDs of the runs whose weights are to go: of abandoned days, longer ago than weights are kept."""
 
     def check_output(self, command: str, text: str) -> None:
         """Check what a command printed.
@@ -57,16 +88,19 @@ class Past:
         elif command == "tune-results":
             _equal("trials of the newest search", f"{TRIALS} finished" in text or f"{TRIALS} completed" in text, True)
         elif command == "gc":
-            listed = {line.split()[3] for line in text.splitlines() if line.startswith("gold ")}
-            _equal("gold left over", listed, set(self.left))
+            for kind, expected in (("gold", self.left), ("weights", self.weights)):
+                lines = [line for line in text.splitlines() if re.match(rf"{kind}[ ,]", line)]
+                _equal(f"{kind} left over", set(re.findall(r"\b[0-9a-f]{32}\b", "\n".join(lines))), set(expected))
 
 
 def plant(past: Past, engine: Engine, artifacts: Path) -> None:
     """Write the past, and the answers to expect, into `past`."""
+    size = past.size
+    abandoned = size.abandoned
     experiment_id = tracking.connect(load_settings())
     records_in = tracking.experiment(ledger.EXPERIMENT, load_settings().artifact_root)
     real = list(ledger.history())
-    move_back(engine, [record.run_id for record in real], DAYS * DAY)
+    move_back(engine, [record.run_id for record in real], size.days * DAY)
     now = MlflowClient().get_run(past.days[0]).info.start_time
     parent = MlflowClient().get_run(past.days[0]).data.tags["mlflow.parentRunId"]
     whole_day = Original(engine, [parent, *past.days], [past.dag_run_id])
@@ -76,13 +110,13 @@ def plant(past: Past, engine: Engine, artifacts: Path) -> None:
     prepare, train, evaluate = past.days[:3]
     first = registry.by_number(past.model, 1)
     with Writer(engine) as writer:
-        for number in range(DAYS):
-            whole_day.copy(writer, f"d{number}", (number - DAYS) * DAY)
-        for number in range(SEARCHES):
-            _search(writer, search, trial, past.tune_run_id, number, (number - SEARCHES + 1) * 7 * DAY + 1000)
-        numbers = iter(range(past.champion + 1, 10 * VERSIONS))
+        for number in range(size.days):
+            whole_day.copy(writer, f"d{number}", (number - size.days) * DAY)
+        for number in range(size.searches):
+            _search(writer, search, trial, past.tune_run_id, number, (number - size.searches + 1) * 7 * DAY + 1000)
+        numbers = iter(range(past.champion + 1, 10 * size.versions))
         for model in (past.model, OTHER):
-            used = [day for day in range(DAYS) if day not in ABANDONED][: VERSIONS // 2]
+            used = [day for day in range(size.days) if day not in abandoned][: size.versions // 2]
             ids = {day: (whole_day.renamed(train, f"d{day}"), whole_day.renamed(prepare, f"d{day}")) for day in used}
             versions = {}
             for number, (day, (train_id, prepare_id)) in zip(numbers, ids.items(), strict=False):
@@ -91,13 +125,13 @@ def plant(past: Past, engine: Engine, artifacts: Path) -> None:
                 if model == OTHER:
                     tune = whole_day.renamed(past.tune_run_id, f"d{day}")
                     tags |= {tuned_sets.TUNE_RUN: tune}
-                versions[number] = (train_id, now + (day - DAYS) * DAY, tags)
+                versions[number] = (train_id, now + (day - size.days) * DAY, tags)
             add_versions(writer, model, versions)
-            half = (RECORDS - len(real)) // 2
-            evidence = [whole_day.renamed(evaluate, f"d{day}") for day in range(DAYS) if day not in ABANDONED]
+            half = (size.records - len(real)) // 2
+            evidence = [whole_day.renamed(evaluate, f"d{day}") for day in range(size.days) if day not in abandoned]
             entries = list(_entries(past, model, half, sorted(versions), evidence))
-            start = now - DAYS * DAY + DAY // 2
-            step = (DAYS - 2) * DAY // half
+            start = now - size.days * DAY + DAY // 2
+            step = (size.days - 2) * DAY // half
             add_records(writer, records_in, [(entry, start + i * step) for i, entry in enumerate(entries)])
             past.records += len(entries)
             if model == OTHER:
@@ -108,22 +142,31 @@ def plant(past: Past, engine: Engine, artifacts: Path) -> None:
     MlflowClient().set_registered_model_alias(OTHER, registry.CHAMPION, str(others_champion))
     chain_records(engine, records_in)
     past.records += len(real)
-    past.left = [whole_day.renamed(prepare, f"d{day}") for day in ABANDONED]
-    past.kept = [whole_day.renamed(prepare, f"d{day}") for day in (1, DAYS - 31)]
+    past.left = [whole_day.renamed(prepare, f"d{day}") for day in abandoned]
+    past.kept = [whole_day.renamed(prepare, f"d{day}") for day in (1, size.days - 31)]
+    client = MlflowClient()
     for run_id in (*past.left, *past.kept):
-        folder = _artifacts_of(run_id, artifacts) / "gold"
-        folder.mkdir(parents=True)
-        (folder / "gold.bin").write_bytes(b"gold")
+        _write(_place(str(client.get_run(run_id).info.artifact_uri), artifacts) / "gold")
+    past.weights = [whole_day.renamed(train, f"d{day}") for day in abandoned if size.days - day > KEPT_DAYS]
+    staying = [whole_day.renamed(train, f"d{day}") for day in (1, abandoned[-1])]  # of a version, and not old enough
+    for run_id in (*past.weights, *staying):
+        model = client.get_run(run_id).data.tags[artifact_names.MODEL_URI].removeprefix("models:/")
+        location = str(client.get_logged_model(model).artifact_location)
+        _write(_place(location, artifacts) / removed_weights.FILES)
     with engine.begin() as connection:
         connection.execute(sqlalchemy.text("ANALYZE"))  # as autovacuum does on a server that has run for years
 
 
-def _artifacts_of(run_id: str, artifacts: Path) -> Path:
-    """Find the folder of a run's artifacts on this machine."""
-    uri = str(MlflowClient().get_run(run_id).info.artifact_uri)
+def _place(uri: str, artifacts: Path) -> Path:
+    """Find the folder of artifacts on this machine."""
     if uri.startswith("mlflow-artifacts:/"):
         return artifacts / uri.removeprefix("mlflow-artifacts:/")
     return Path(uri.removeprefix("file://"))
+
+
+def _write(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "a.bin").write_bytes(b"some bytes")
 
 
 def _search(writer: Writer, search: Original, trial: Original, tune_run_id: str, number: int, later: int) -> None:
@@ -143,7 +186,7 @@ def _entries(past: Past, model: str, count: int, versions: list[int], evidence: 
     champion = past.champion if model != past.model else versions[0]
     for number in range(count):
         version = versions[number % len(versions)]
-        if model == past.model and number == count - MET:
+        if model == past.model and number == count - past.size.met:
             champion = past.champion
         kind = Kind.ROLLBACK if number == 0 else Kind.REFUSAL if model == past.model else Kind.PROMOTION
         moves = kind is not Kind.REFUSAL and model != past.model
@@ -180,7 +223,7 @@ def check_answers(past: Past) -> None:
     _equal("tuned set", tuned_sets.newest_proven(OTHER, "digits", "resnet18"), None)
     found = tuned_sets.newest_proven(OTHER, "digits", "fast_cnn")
     _equal("newest tuned set", found is not None, True)
-    _equal("versions", len(list(queries.find_versions())) >= VERSIONS, True)
+    _equal("versions", len(list(queries.find_versions())) >= past.size.versions, True)
 
 
 def _equal(what: str, found: object, expected: object) -> None:

@@ -45,9 +45,16 @@ A task that failed for a permanent reason (bad data, bad request) is not retried
     ),
 ):
     prepare = stage_task("prepare", execution_timeout=timedelta(hours=2))
-    train = stage_task("train", prepare_run_id=prepare.output["run_id"], execution_timeout=timedelta(hours=8))
-    deployed = promote_and_deploy(train)
+    train = stage_task(
+        "train",
+        prepare_run_id=prepare.output["run_id"],
+        prepare_tags=prepare.output["tags"],
+        execution_timeout=timedelta(hours=8),
+    )
+    deployed = promote_and_deploy(train, prepared=prepare)
     with TaskGroup(
         "compression", tooltip="With the Param compress, after a promotion: the new champion, made smaller."
     ):
-        deployed >> compress_and_promote(trained_by=train.output["run_id"])
+        deployed >> compress_and_promote(
+            trained_by=train.output["run_id"], train_tags=train.output["tags"], prepared=prepare
+        )

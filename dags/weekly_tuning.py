@@ -39,12 +39,19 @@ A search that was killed resumes when the task is retried: finished trials are n
     ),
 ):
     prepare = stage_task("prepare", execution_timeout=timedelta(hours=2))
-    tune = stage_task("tune", prepare_run_id=prepare.output["run_id"], execution_timeout=timedelta(hours=12))
+    tune = stage_task(
+        "tune",
+        prepare_run_id=prepare.output["run_id"],
+        prepare_tags=prepare.output["tags"],
+        execution_timeout=timedelta(hours=12),
+    )
     train = stage_task(
         "train",
         prepare_run_id=prepare.output["run_id"],
+        prepare_tags=prepare.output["tags"],
         tuned_by=tune.output["run_id"],
+        tune_tags=tune.output["tags"],
         model=tune.output["model"],
         execution_timeout=timedelta(hours=8),
     )
-    promote_and_deploy(train)
+    promote_and_deploy(train, prepared=prepare)

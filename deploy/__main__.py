@@ -78,6 +78,7 @@ def _add_compose(add: Add) -> None:
     text = "replace the release that runs by the one in this folder, or go back to it if that fails"
     one = add("upgrade", commands.run_upgrade, text, env)
     one.add_argument("--force", action="store_true", help="even if DAG runs are in progress")
+    add("store-policies", commands.run_store_policies, "print what each key of the store may do, as policies", env)
     one = add("doctor", commands.run_doctor, "find what keeps the stack from working")
     one.add_argument("folder", nargs="?", type=Path, default=ROOT, help="default: the repository")
     add("backup", commands.run_backup, "save databases and bucket to a file", env, file)
@@ -133,12 +134,15 @@ def _add_kubernetes(add: Add) -> None:
         commands.run_kubernetes_secrets,
         "print an overlay's Secrets",
         overlay,
-        env,
+        *cluster,
     )
+    text = "print an overlay's roles on AWS: who may take each, and what it may do"
+    one = add("kubernetes-roles", commands.run_kubernetes_roles, text, overlay, namespace)
+    one.add_argument("--oidc-provider", required=True, metavar="ARN", help="of the cluster")
     add("kubernetes-backup", commands.run_kubernetes_backup, "save the cluster's state to a file", *cluster, file)
     add("kubernetes-restore", commands.run_kubernetes_restore, "restore it from a file", *cluster, file, _restoring())
     one = add("leftover-pods", commands.run_leftover_pods, "list stage pods left behind", _days())
-    one.add_argument("--namespace", help=f"default: PIPELINE_KUBERNETES_NAMESPACE, or {NAMESPACE}")
+    one.add_argument("--namespace", help=f"of the platform, default: NAMESPACE, or {NAMESPACE}")
     text = "run a command with the cluster's MLflow and service at 127.0.0.1"
     one = add("forward", commands.run_forward, text, namespace)
     one.add_argument("--store", action="store_true", help="the S3 store as well, where it is in the cluster")

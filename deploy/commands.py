@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from argparse import Namespace
@@ -35,8 +36,10 @@ from deploy.kubernetes import airflow, forward, leftover_pods, verify
 from deploy.kubernetes import up as cluster_up
 from deploy.kubernetes.backup import ClusterStack
 from deploy.kubernetes.cluster import NAMESPACE, Cluster
+from deploy.kubernetes.roles import roles
 from deploy.kubernetes.rotate import InCluster
 from deploy.kubernetes.secret_manifests import manifest, secrets_of, settings_of
+from deploy.store_policies import PURPOSES, user_policy
 
 
 def run_setup(given: Namespace) -> None:
@@ -79,6 +82,12 @@ def run_rotate(given: Namespace) -> None:
 def run_upgrade(given: Namespace) -> None:
     """Replace the release that runs by the one in this folder."""
     print(upgrade.upgrade(given.env_file, force=given.force))
+
+
+def run_store_policies(given: Namespace) -> None:
+    """Print the policy of each purpose's key, by the variable that the key has."""
+    bucket = read_as_compose(given.env_file).get("S3_BUCKET") or "mlflow"
+    print(json.dumps({one.access_key: user_policy(one, bucket) for one in PURPOSES}, indent=2))
 
 
 def run_doctor(given: Namespace) -> int:
@@ -174,6 +183,7 @@ def run_kubernetes_up(given: Namespace) -> None:
 def run_kubernetes_airflow(given: Namespace) -> int:
     """Install or upgrade Airflow by its Helm chart."""
     values, settings = read(given.env_file), settings_of(given.overlay)
+    airflow.require_roles(Cluster(given.namespace))
     source = {"repository": given.repository, "ref": given.ref, "chart": given.chart}
     return airflow.install(airflow.helm(values, settings, namespace=given.namespace, **source))
 
@@ -198,7 +208,12 @@ def run_kubernetes_verify(given: Namespace) -> int:
 
 def run_kubernetes_secrets(given: Namespace) -> None:
     """Print an overlay's Secrets."""
-    print(manifest(secrets_of(read(given.env_file), settings_of(given.overlay))))
+    print(manifest(secrets_of(read(given.env_file), settings_of(given.overlay)), given.namespace))
+
+
+def run_kubernetes_roles(given: Namespace) -> None:
+    """Print an overlay's roles on AWS."""
+    print(json.dumps(roles(settings_of(given.overlay), given.namespace, given.oidc_provider), indent=2))
 
 
 def run_kubernetes_backup(given: Namespace) -> None:
@@ -214,7 +229,7 @@ def run_kubernetes_restore(given: Namespace) -> None:
 
 def run_leftover_pods(given: Namespace) -> None:
     """List or remove stage pods left behind."""
-    namespace = given.namespace or os.environ.get("PIPELINE_KUBERNETES_NAMESPACE") or NAMESPACE
+    namespace = given.namespace or os.environ.get("NAMESPACE") or NAMESPACE
     leftover_stages.clean(leftover_pods.place(Cluster(namespace)), given.days, apply=given.apply)
 
 

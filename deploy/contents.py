@@ -7,11 +7,10 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 from deploy.backup_stack import Stack
-from tasks.files import replacing
+from deploy.kept_record import KeptRecord
 
 COUNTED = {"mlflow": ("experiments", "runs", "model_versions", "registered_models"), "airflow": ("dag_run",)}
 ALIASES = "SELECT name || '@' || alias || ' is version ' || version FROM registered_model_aliases ORDER BY 1"
@@ -20,7 +19,7 @@ SERVED_WITHIN = 900.0  # seconds from the service's start; a version of an earli
 
 
 @dataclass(frozen=True)
-class Contents:
+class Contents(KeptRecord):
     """What a stack holds."""
 
     rows: dict[str, int]
@@ -28,16 +27,6 @@ class Contents:
     aliases: list[str]
     served: str
     """The model in service; empty where there is no service, or it has none."""
-
-    def write(self, file: Path) -> None:
-        """Keep them in a file."""
-        with replacing(file) as opened:
-            opened.write(json.dumps(asdict(self)).encode())
-
-    @classmethod
-    def read(cls, file: Path) -> Contents:
-        """Return what `write` kept."""
-        return cls(**json.loads(file.read_text(encoding="utf-8")))
 
     def lost(self, stack: Stack, values: Mapping[str, str]) -> list[str]:
         """Return what a stack no longer has, a line each; wait until the service has its model."""

@@ -8,15 +8,19 @@ export PIPELINE_RUNTIME="${1:-local}" PIPELINE_HOME="${PIPELINE_HOME:-$root/.loc
 unset PYTHONDONTWRITEBYTECODE  # every stage is a process of its own, and compiling torch and mlflow takes 10 s each time
 
 if [ "$PIPELINE_RUNTIME" = kubernetes ]; then
-  export PIPELINE_KUBERNETES_NAMESPACE="${PIPELINE_KUBERNETES_NAMESPACE:-${NAMESPACE:-vision-mlops}}"
+  # The platform's. Where earlier releases had stages in it, PIPELINE_KUBERNETES_NAMESPACE could name it as well.
+  stages="${PIPELINE_KUBERNETES_NAMESPACE:-vision-mlops}"
+  export NAMESPACE="${NAMESPACE:-${stages%-stages}}"
+  unset PIPELINE_KUBERNETES_NAMESPACE  # the settings have that of the stages
   while IFS= read -r line; do
     case $line in
       MLFLOW_TRACKING_URI=* | MLFLOW_PUBLIC_URL=*) ;;  # on this machine: the forwarded port, see below
       PIPELINE_*=?* | S3_*=?* | TUNE_*=?* | RAY_*=?* | SERVING_*=?*) [[ -v ${line%%=*} ]] || export "${line?}" ;;
     esac
-  done < <(kubectl --namespace "$PIPELINE_KUBERNETES_NAMESPACE" get configmap settings \
+  done < <(kubectl --namespace "$NAMESPACE" get configmap settings \
     --output 'go-template={{range $name, $value := .data}}{{$name}}={{$value}}{{"\n"}}{{end}}')
-  [[ -v PIPELINE_STAGE_SERVING_URL ]] || { echo "env.sh: namespace $PIPELINE_KUBERNETES_NAMESPACE has no settings; run make kubernetes-up" >&2; return 78; }
+  [[ -v PIPELINE_STAGE_SERVING_URL ]] || { echo "env.sh: namespace $NAMESPACE has no settings; run make kubernetes-up" >&2; return 78; }
+  export PIPELINE_KUBERNETES_NAMESPACE="${PIPELINE_KUBERNETES_NAMESPACE:-$NAMESPACE}"  # not applied again since an upgrade
 fi
 
 if [ "$PIPELINE_RUNTIME" = docker ] || [ "$PIPELINE_RUNTIME" = kubernetes ]; then
@@ -24,6 +28,7 @@ if [ "$PIPELINE_RUNTIME" = docker ] || [ "$PIPELINE_RUNTIME" = kubernetes ]; the
   while IFS= read -r line; do  # an empty value means the default, so it is not set at all
     [[ $line = [A-Z]*=?* ]] || continue
     case $line in MLFLOW_TRACKING_USERNAME=* | MLFLOW_TRACKING_PASSWORD=*) continue ;; esac  # the administrator's
+    case $PIPELINE_RUNTIME$line in kubernetesS3_*_*_KEY=*) continue ;; esac  # of the store on Docker
     [[ -v ${line%%=*} ]] || export "${line?}"  # the environment overrides .env, as with Compose
   done <"$root/.env"
   export MLFLOW_TRACKING_URI="http://127.0.0.1:${MLFLOW_PORT:-5000}" MLFLOW_PUBLIC_URL="http://127.0.0.1:${MLFLOW_PORT:-5000}"

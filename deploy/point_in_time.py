@@ -10,12 +10,11 @@ only.
 from __future__ import annotations
 
 import io
-import json
 import shutil
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -27,8 +26,8 @@ from deploy.backup_places import place_of
 from deploy.backup_stack import BackupError, ComposeStack
 from deploy.env_file import read
 from deploy.errors import CANNOT_CREATE, DAMAGED, USAGE
+from deploy.kept_record import KeptRecord
 from deploy.wal_chain import NEWEST, STAMP, Kept, shown, time_given
-from tasks.files import replacing
 
 SECONDS = 3600.0  # for the second Postgres to read the WAL
 NOTE = "begun.json"
@@ -91,11 +90,11 @@ def restore_to(
         if begun is not None:
             stack.start([])  # what a restore needs: it may have been killed while that was stopped
         stack.require_running()
-        when = begun.time if begun else time_given(text, Kept(place.names()))
+        when = datetime.fromisoformat(begun.time) if begun else time_given(text, Kept(place.names()))
         done = [] if begun else _keep_present(stack, values, metrics, force=force)
         Kept(place.names()).plan(when)  # a time that cannot be restored leaves nothing behind
         work.mkdir(exist_ok=True)
-        _note(work, when, begun.services if begun else sorted(stack.running(work=True)))
+        (begun or _Begun(shown(when), sorted(stack.running(work=True)))).write(work / NOTE)
         saved = work / f"databases-{when.strftime(STAMP)}.backup"
         try:
             if saved.exists():
@@ -160,10 +159,10 @@ def save_newest(stack: ComposeStack, text: str, use: Callable[[Path], list[str]]
 
 
 @dataclass(frozen=True)
-class _Begun:
-    """A restore that was killed: its time, and the services that ran before it."""
+class _Begun(KeptRecord):
+    """A restore that has begun, and may be killed: its time, as `shown`, and the services that ran before it."""
 
-    time: datetime
+    time: str
     services: list[str]
 
 
@@ -171,19 +170,14 @@ def _begun(work: Path, text: str) -> _Begun | None:
     note = work / NOTE
     if not note.exists():
         return None
-    told = json.loads(note.read_text(encoding="utf-8"))
-    if text != NEWEST and time_given(text, Kept([])) != datetime.fromisoformat(told["time"]):
+    begun = _Begun.read(note)
+    if text != NEWEST and time_given(text, Kept([])) != datetime.fromisoformat(begun.time):
         raise BackupError(
-            f"a restore to {told['time']} was interrupted: TIME={told['time']} goes on with it; to give it up, "
+            f"a restore to {begun.time} was interrupted: TIME={begun.time} goes on with it; to give it up, "
             f"delete {work} and run make up",
             CANNOT_CREATE,
         )
-    return _Begun(datetime.fromisoformat(told["time"]), told["services"])
-
-
-def _note(work: Path, when: datetime, services: Sequence[str]) -> None:
-    with replacing(work / NOTE) as file:
-        file.write(json.dumps({"time": shown(when), "services": list(services)}).encode())
+    return begun
 
 
 def _keep_present(stack: ComposeStack, values: Mapping[str, str], metrics: Path, *, force: bool) -> list[str]:

@@ -5,24 +5,23 @@ Standard library only.
 
 from __future__ import annotations
 
-import json
 import subprocess
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from deploy import engine, up
 from deploy.env_file import ROOT
 from deploy.errors import CANNOT_CREATE, DeployError
+from deploy.kept_record import KeptRecord
 from images import declared
-from tasks.files import replacing
 
 CONTAINER = '{{.Config.Image}} {{.Image}} {{index .Config.Labels "com.docker.compose.service"}}'
 COMMIT = '{{index .Config.Labels "org.opencontainers.image.revision"}}'
 
 
 @dataclass(frozen=True)
-class Release:
+class Release(KeptRecord):
     """What runs of a stack."""
 
     commit: str
@@ -30,16 +29,6 @@ class Release:
     """ID of each image of the project, by name and tag."""
     services: list[str]
     """Those of docker-compose-mlops.yml that run."""
-
-    def write(self, file: Path) -> None:
-        """Keep it in a file."""
-        with replacing(file) as opened:
-            opened.write(json.dumps(asdict(self)).encode())
-
-    @classmethod
-    def read(cls, file: Path) -> Release:
-        """Return what `write` kept."""
-        return cls(**json.loads(file.read_text(encoding="utf-8")))
 
     def tag_images(self) -> None:
         """Give each image its name and tag again."""

@@ -19,15 +19,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from deploy import backup_encryption, engine, up
+from deploy import backup_encryption, engine, store_keys, up
 from deploy.backup_stack import last_line
 from deploy.env_file import ROOT, read
 from deploy.errors import USAGE, DeployError
-from deploy.setup_env import SECRETS
+from deploy.setup_env import SECRETS, STORE_KEYS
+from deploy.store_policies import VARIABLES
 from tasks.files import replacing
 
 API_KEY = "SERVING_API_KEY"  # of clients; rotated where one is set
-OF_THE_STORE = ("S3_ACCESS_KEY", "S3_SECRET_KEY")
+OF_THE_STORE = ("S3_ACCESS_KEY", "S3_SECRET_KEY", *VARIABLES)
 FERNET = "AIRFLOW_FERNET_KEY"
 # Postgres' users with their databases, and the variables of their passwords. `monitoring` gets its own from its own
 # program, at every start.
@@ -103,6 +104,7 @@ class Compose(Place):
     def start(self, env_file: Path) -> None:
         """See Place."""
         up.start(ROOT, env_file, sorted(self._running) or None)
+        store_keys.forget_old(env_file)  # not before: what ran until now used them
 
 
 def rotated(values: Mapping[str, str], keep: Sequence[str] = ()) -> dict[str, str]:
@@ -111,14 +113,15 @@ def rotated(values: Mapping[str, str], keep: Sequence[str] = ()) -> dict[str, st
     Raises:
         DeployError: `keep` names what is no secret of the stack.
     """
-    if unknown := sorted(set(keep) - {*SECRETS, API_KEY}):
+    if unknown := sorted(set(keep) - {*SECRETS, *STORE_KEYS, API_KEY}):
         raise DeployError(f"KEEP={' '.join(keep)}: {unknown[0]} is no secret of the stack", USAGE)
     outside = (
         OF_THE_STORE if values.get("S3_ENDPOINT_URL") else ()
     )  # a store outside the stack: its keys are made there
     kept = {*KEPT, *keep, *outside}
-    names = [name for name in (*SECRETS, API_KEY) if values.get(name) and name not in kept]
-    new = {name: SECRETS.get(name, SECRETS["RAY_AUTH_TOKEN"])() for name in names}
+    names = [name for name in (*SECRETS, *STORE_KEYS, API_KEY) if values.get(name) and name not in kept]
+    makers = SECRETS | STORE_KEYS | {API_KEY: SECRETS["RAY_AUTH_TOKEN"]}
+    new = {name: makers[name]() for name in names}
     if backup_encryption.VARIABLE in new:  # earlier backups stay readable
         new[backup_encryption.VARIABLE] += f",{values[backup_encryption.VARIABLE]}"
     return new

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from deploy import engine
+from deploy import engine, store_policies
 from deploy.backup_stack import BackupError, last_line
 from deploy.errors import USAGE
 
@@ -18,7 +18,8 @@ def different(values: Mapping[str, str], purpose: str) -> dict[str, str]:
     """Return what is different in the `.env` of the second stack, whose name ends with its purpose."""
     name = f"{engine.stack_name(values)}-{purpose}"
     ports = dict.fromkeys(("MLFLOW_PORT", "S3_PORT", "SERVING_PORT"), "0")  # the engine chooses
-    own_store = dict.fromkeys(("S3_ENDPOINT_URL", "S3_REGION"), "")
+    # Its store has one user, the root.
+    own_store = dict.fromkeys(("S3_ENDPOINT_URL", "S3_REGION", *store_policies.VARIABLES), "")
     plain = dict.fromkeys(("COMPOSE_PROFILES", "SERVING_MODEL"), "")
     return {"STACK_NAME": name, "PIPELINE_DOCKER_NETWORK": name, **ports, **own_store, **plain}
 

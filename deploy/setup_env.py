@@ -13,6 +13,7 @@ from pathlib import Path
 
 from deploy.env_file import parse
 from deploy.errors import CONFIG, DeployError
+from deploy.store_policies import PURPOSES
 from tasks.files import replacing
 
 
@@ -47,6 +48,15 @@ SECRETS: dict[str, Callable[[], str]] = {
     "BACKUP_KEY": lambda: secrets.token_hex(32),
     "POSTGRES_MONITORING_PASSWORD": _hex,
     "GRAFANA_ADMIN_PASSWORD": _hex,
+}
+# Not written by `make setup`: `make up` makes them where the store can (deploy/store_keys.py).
+STORE_KEYS: dict[str, Callable[[], str]] = {
+    name: make
+    for purpose in PURPOSES
+    for name, make in (
+        (purpose.access_key, lambda name=purpose.name: f"{name}-{secrets.token_hex(5)}"),  # at most 20 characters
+        (purpose.secret_key, SECRETS["S3_SECRET_KEY"]),
+    )
 }
 
 

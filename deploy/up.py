@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from deploy import doctor, engine
+from deploy import doctor, engine, store_keys, store_policies
 from deploy.env_file import has_profile, read_as_compose
 from deploy.errors import CONFIG, UNAVAILABLE, DeployError
 from deploy.stack_files import published, required
@@ -147,13 +147,42 @@ def start(folder: Path, env_file: Path, services: Sequence[str] | None) -> None:
     """
     if wrong := before(folder, env_file):
         raise DeployError("\n".join(wrong), CONFIG)
+    refused = make_store_keys(env_file)
     work = [] if services is None else [(engine.WORK, services)]
     for file, wanted in [(engine.STATE, ()), *work]:
         Project(file, env_file).up(wanted)
+        if refused:  # not before: `bucket` says more about a store that refuses its root
+            raise refused
         if wrong := after(env_file):
             raise DeployError("\n".join(wrong), FAILED)
     if services is not None and (not services or FOR_STAGES in services):
         start_export(env_file)
+
+
+def make_store_keys(env_file: Path) -> DeployError | None:
+    """Start the stack's own store and have it know the keys per purpose.
+
+    Returns:
+        Why it does not know those that `.env` has. Where it has none, that is one line on standard error.
+
+    Raises:
+        DeployError: the store does not start.
+    """
+    values = read_as_compose(env_file)
+    if values.get("S3_ENDPOINT_URL"):
+        return None
+    Project(engine.STATE, env_file).up(["s3"])
+    try:
+        store_keys.ensure(env_file, values)
+    except store_keys.StoreKeysError as error:
+        if any(values.get(name) for name in store_policies.VARIABLES):
+            return DeployError(
+                f"keys of the store: {error}; empty S3_*_ACCESS_KEY and S3_*_SECRET_KEY of purposes in "
+                f"{env_file} to go back to one key",
+                error.code,
+            )
+        print(f"every program uses S3_ACCESS_KEY: {error} (docs/stack.md, Keys of the store)", file=sys.stderr)
+    return None
 
 
 def start_export(env_file: Path) -> None:

@@ -7,7 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 uv=${UV:-.venv/bin/uv}
-environments=(client torch vision tune serving mlflow airflow)
+environments=(client torch vision inference tune serving mlflow airflow)
 into=requirements
 upgrade=()
 case ${1:-} in

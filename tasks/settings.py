@@ -109,7 +109,7 @@ class Settings(BaseSettings):
         description="Folders of the Docker engine's machine, separated by commas, that stages may read; default: none.",
     )
     pipeline_kubernetes_namespace: str = Field(
-        "vision-mlops", min_length=1, description="Kubernetes namespace of the stages' pods."
+        "vision-mlops-stages", min_length=1, description="Kubernetes namespace of the stages' pods."
     )
     pipeline_kubernetes_service_account: str = Field(
         "stage", min_length=1, description="Account that the stages' pods run as."
@@ -166,6 +166,8 @@ class Settings(BaseSettings):
     s3_region: str = Field("us-east-1", description="Region of that store.")
     s3_access_key: str | None = Field(None, description="User of that store.")
     s3_secret_key: SecretStr | None = Field(None, description="Secret key of that user.")
+    s3_tune_access_key: str | None = Field(None, description="User of that store for searches; default: S3_ACCESS_KEY.")
+    s3_tune_secret_key: SecretStr | None = Field(None, description="Secret key of that user.")
 
     serving_url: str = Field("http://127.0.0.1:3000", description="Where the service answers, as stages reach it.")
     serving_model: str | None = Field(
@@ -305,13 +307,15 @@ class Settings(BaseSettings):
         stack's store, no storage is filled in.
         """
         given: dict[str, object] = {}
-        if self.tune_storage_uri is None and self.s3_access_key is not None:
+        own = self.s3_tune_access_key is not None
+        user = self.s3_tune_access_key if own else self.s3_access_key
+        if self.tune_storage_uri is None and user is not None:
             given = {
                 "tune_storage_uri": f"s3://{self.s3_bucket}/tune",
                 "tune_storage_region": self.s3_region,
                 "tune_storage_endpoint_url": self.s3_endpoint_url,
-                "tune_storage_access_key_id": self.s3_access_key,
-                "tune_storage_secret_access_key": self.s3_secret_key,
+                "tune_storage_access_key_id": user,
+                "tune_storage_secret_access_key": self.s3_tune_secret_key if own else self.s3_secret_key,
             }
         if self.ray_address is None and {name.strip() for name in self.compose_profiles.split(",")} & {"ray", "*"}:
             given["ray_address"] = RAY_HEAD

@@ -5,12 +5,16 @@ Tests marked `long` run only where TEST_LONG=1 asks for them, as `make test-long
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 
+from tasks import GC_THRESHOLDS
+
+gc.set_threshold(*GC_THRESHOLDS)  # a test process imports more than any command
 LONG = os.environ.get("TEST_LONG") == "1"
 # `make test` gets it from deploy/env.sh, and it goes before a PIPELINE_HOME that a test sets.
 os.environ.pop("MLFLOW_TRACKING_URI", None)
@@ -24,6 +28,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if others:
         config.hook.pytest_deselected(items=others)
         items[:] = [item for item in items if item not in set(others)]
+
+
+def pytest_collection_finish() -> None:
+    """Spare each later collection of garbage the modules, of which there are hundreds of megabytes by now."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(trylast=True)

@@ -4,7 +4,7 @@
 # keeps its MLflow and service up while another starts its own.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-pipeline=(tests/stack/kubernetes/test_{daily_training,faults}.py)
+pipeline=(tests/stack/kubernetes/test_{daily_training,faults,stage_namespace}.py)
 
 session() { pytest -m kubernetes --durations=10 "$@"; }
 failed=0

@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
         (programs / name).chmod(0o755)
     (tmp_path / "deploy").mkdir()
     (tmp_path / "deploy" / "env.sh").write_text(
-        f'export PATH="{programs}:$PATH" PIPELINE_RUNTIME="$1" PIPELINE_KUBERNETES_NAMESPACE=of-env\n'
+        f'export PATH="{programs}:$PATH" PIPELINE_RUNTIME="$1" NAMESPACE=of-env\n'
         f'export PIPELINE_HOME="{tmp_path}/.local" AIRFLOW_HOME="{tmp_path}/.local/airflow"\n'
     )
     (tmp_path / ".local" / "airflow").mkdir(parents=True)
@@ -67,6 +67,13 @@ CASES: dict[str, list[tuple[str, ...]]] = {
         (*FORWARD, "--", *PIPELINE, "run", "daily_training", ""),
     ],
     "tune TRIALS=3": [(*PIPELINE, "run", "weekly_tuning", "", "--param", "trials=3")],
+    "predict SOURCE=photos": [(*PIPELINE, "run", "batch_predict", "", "--param", "images=photos")],
+    "predict SOURCE=a.zip OUT=found VERSION=3 ANEW=1": [
+        (
+            *(*PIPELINE, "run", "--anew", "batch_predict", "", "--param", "images=a.zip"),
+            *("--param", "out=found", "--param", "model_version=3"),
+        ),
+    ],
     "tune-results ARGS=--json": [(*TASKS, "tune-results", "--json")],
     "history": [(*TASKS, "history")],
     "export-onnx": [(*TASKS, "export-onnx")],

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from deploy.errors import DeployError
+from deploy.kubernetes.cluster import Cluster, ClusterError
+from deploy.kubernetes.roles import AIRFLOW
 
 VALUES = Path(__file__).resolve().with_name("airflow-values.yaml")
 RELEASE = "airflow"  # prefix of its services and accounts; the NetworkPolicies and the Ingress use them
@@ -26,7 +28,7 @@ def helm(
 
     Args:
         values: of `.env`; PIPELINE_IMAGE_PREFIX and PIPELINE_IMAGE_TAG are used.
-        settings: of the overlay; STORAGE_ROLE_ARN is used, where set.
+        settings: of the overlay; AIRFLOW_ROLE_ARN is used, where set.
         namespace: the one of the other workloads.
         repository: Git address of the DAG files; empty means the one in the values.
         ref: its branch, tag or commit; the images should be built from the same.
@@ -40,13 +42,24 @@ def helm(
         given["dags.gitSync.repo"] = repository
     if ref:
         given["dags.gitSync.ref"] = ref
-    if role := settings.get("STORAGE_ROLE_ARN"):
+    if role := settings.get(AIRFLOW.setting):
         given |= {rf"{part}.serviceAccount.annotations.eks\.amazonaws\.com/role-arn": role for part in WITH_ROLE}
     command = ["helm", "upgrade", "--install", RELEASE, chart, "--version", VERSION]
     command += ["--namespace", namespace, "--values", str(VALUES)]
     for name, value in given.items():
         command += ["--set-string", f"{name}={value}"]
     return command
+
+
+def require_roles(cluster: Cluster) -> None:
+    """Require the Roles by which Airflow starts its tasks and stages; the chart's are turned off.
+
+    Raises:
+        ClusterError: they are not there.
+    """
+    for where, role in ((cluster, "task-launcher"), (cluster.stages(), "stage-launcher")):
+        if not where.run("get", "role", role, "--ignore-not-found", "--output", "name"):
+            raise ClusterError(f"namespace {where.namespace} has no Role {role}; run make kubernetes-up first")
 
 
 def install(command: list[str]) -> int:

@@ -9,10 +9,15 @@ from typing import IO, Any
 from deploy.backup_stack import last_line
 from deploy.errors import DeployError
 
-NAMESPACE = "vision-mlops"
+NAMESPACE = "vision-mlops"  # of the platform: MLflow, the service, their state, Airflow
 # Annotation of a workload that a restore stopped: how many pods it had. Kept in the cluster, so that another restore
 # can resume after one that was killed.
 BEFORE = "vision-mlops/replicas-before-restore"
+
+
+def stages_of(namespace: str) -> str:
+    """Return the namespace of the stages of a platform."""
+    return f"{namespace}-stages"
 
 
 class ClusterError(DeployError):
@@ -25,6 +30,10 @@ class Cluster:
     def __init__(self, namespace: str = NAMESPACE) -> None:
         self.namespace = namespace
 
+    def stages(self) -> Cluster:
+        """Return the same cluster, seen through the namespace of this one's stages."""
+        return Cluster(stages_of(self.namespace))
+
     def command(self, *arguments: str) -> list[str]:
         """Return the kubectl command with these arguments."""
         return ["kubectl", "--namespace", self.namespace, *arguments]
@@ -32,7 +41,7 @@ class Cluster:
     def run(
         self, *arguments: str, text: str | None = None, stdin: IO[bytes] | None = None, stdout: IO[bytes] | None = None
     ) -> str:
-        """Run kubectl and return what it printed.
+        """Run kubectl in the namespace and return what it printed.
 
         Args:
             arguments: of kubectl.
@@ -43,16 +52,7 @@ class Cluster:
         Raises:
             ClusterError: it failed, or is not installed; the text is the last line it wrote.
         """
-        given: dict[str, Any] = {"input": text.encode()} if text is not None else {"stdin": stdin or subprocess.DEVNULL}
-        try:
-            done = subprocess.run(  # noqa: S603  # kubectl, with arguments of ours
-                self.command(*arguments), stdout=stdout or subprocess.PIPE, stderr=subprocess.PIPE, **given
-            )
-        except FileNotFoundError:
-            raise ClusterError("kubectl is not installed; install it, version 1.32 or later") from None
-        if done.returncode != 0:
-            raise ClusterError(last_line(done.stderr) or f"kubectl {' '.join(arguments[:3])} failed")
-        return "" if stdout else done.stdout.decode()
+        return _run(self.command(*arguments), text=text, stdin=stdin, stdout=stdout)
 
     def objects(self, kinds: str, selector: str = "") -> list[dict[str, Any]]:
         """Return the objects of these kinds (`deployments,jobs`) that match a label selector."""
@@ -60,12 +60,25 @@ class Cluster:
         return list(json.loads(self.run("get", kinds, *chosen, "--output", "json"))["items"])
 
     def apply(self, manifests: str) -> None:
-        """Apply manifests, server-side: so no Secret carries a copy of itself in an annotation."""
-        self.run(
-            "apply", "--server-side", "--force-conflicts", "--field-manager", "vision-mlops", "--filename", "-",
-            text=manifests,
-        )  # fmt: skip
+        """Apply manifests, each in the namespace that it names; server-side, so no annotation holds a Secret's copy."""
+        options = ("--server-side", "--force-conflicts", "--field-manager", "vision-mlops", "--filename", "-")
+        _run(["kubectl", "apply", *options], text=manifests)
 
     def python(self, pod: str, program: str, *, container: str, text: str = "") -> str:
         """Run a Python program in a container of a pod and return what it printed; `text` is its input."""
         return self.run("exec", "--stdin", pod, "--container", container, "--", "python", "-c", program, text=text)
+
+
+def _run(
+    command: list[str], *, text: str | None = None, stdin: IO[bytes] | None = None, stdout: IO[bytes] | None = None
+) -> str:
+    given: dict[str, Any] = {"input": text.encode()} if text is not None else {"stdin": stdin or subprocess.DEVNULL}
+    try:
+        done = subprocess.run(  # noqa: S603  # kubectl, with arguments of ours
+            command, stdout=stdout or subprocess.PIPE, stderr=subprocess.PIPE, **given
+        )
+    except FileNotFoundError:
+        raise ClusterError("kubectl is not installed; install it, version 1.32 or later") from None
+    if done.returncode != 0:
+        raise ClusterError(last_line(done.stderr) or f"{' '.join(command[:6])} failed")
+    return "" if stdout else done.stdout.decode()

@@ -16,18 +16,20 @@ STAGES = "app.kubernetes.io/name=stage"
 
 
 def stages(cluster: Cluster) -> list[Leftover]:
-    """List the stages' pods of a namespace, running or not; not those that are being removed.
+    """List the stages' pods, running or not; not those that are being removed.
+
+    They are in the namespace of the platform's stages; earlier releases ran them in the platform's own.
 
     Raises:
         ClusterError: the cluster does not answer.
     """
     try:
-        found = cluster.objects("pods", STAGES)
+        found = [pod for one in (cluster.stages(), cluster) for pod in one.objects("pods", STAGES)]
     except ClusterError as error:
         raise ClusterError(f"{error}; set KUBECONFIG, or NAMESPACE") from error
     return [
         Leftover(
-            id=pod["metadata"]["name"],
+            id=f"{pod['metadata']['namespace']}/{pod['metadata']['name']}",
             name=pod["metadata"]["name"],
             key=pod["metadata"].get("annotations", {}).get("pipeline.key", "of an unknown task"),
             state=pod["status"]["phase"],
@@ -38,15 +40,16 @@ def stages(cluster: Cluster) -> list[Leftover]:
     ]
 
 
-def remove(cluster: Cluster, pod: Leftover) -> None:
+def remove(pod: Leftover) -> None:
     """Ask the cluster to end and remove a pod.
 
     Raises:
         ClusterError: the cluster does not answer, or refuses.
     """
-    cluster.run("delete", "pod", pod.id, "--ignore-not-found", "--wait=false")
+    namespace, _, name = pod.id.partition("/")
+    Cluster(namespace).run("delete", "pod", name, "--ignore-not-found", "--wait=false")
 
 
 def place(cluster: Cluster) -> Place:
-    """Return the stages in a namespace as a place to clean up."""
-    return Place("pods", f"in namespace {cluster.namespace}", partial(stages, cluster), partial(remove, cluster))
+    """Return the stages of a platform's namespace as a place to clean up."""
+    return Place("pods", f"in namespace {cluster.stages().namespace}", partial(stages, cluster), remove)

@@ -1,23 +1,41 @@
-"""An overlay as manifests, with the wanted images and namespace; kubectl renders them, there are no templates."""
+"""An overlay as manifests, with the wanted images and namespaces; kubectl renders them, there are no templates."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from deploy.errors import CONFIG
-from deploy.kubernetes.cluster import NAMESPACE, Cluster, ClusterError
+from deploy.kubernetes.cluster import NAMESPACE, Cluster, ClusterError, stages_of
 from deploy.kubernetes.secret_manifests import folder_of
 
 IMAGES = ("mlflow", "serving", "train", "tune")  # in the manifests: vision-mlops/NAME:dev
 
 
-def in_namespace(namespace: str) -> dict[str, object]:
-    """Return `base/in-one-namespace.yaml` for another namespace."""
-    return {
+# Settings with the address of a service, which pods of both namespaces read.
+ADDRESSES = (
+    "PIPELINE_STAGE_MLFLOW_TRACKING_URI",
+    "PIPELINE_STAGE_SERVING_URL",
+    "PIPELINE_STAGE_AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL",
+    "S3_ENDPOINT_URL",
+    "TUNE_STORAGE_ENDPOINT_URL",
+    "RAY_ADDRESS",
+)
+# A name without a dot is a service of the pod's own namespace.
+SHORT = re.compile(rf"^(  (?:{'|'.join(ADDRESSES)}): (?:https?://)?)([a-z][a-z0-9-]*)(?=:\d|/|$)", re.MULTILINE)
+ALLOWED_HOSTS = re.compile(r"^(  MLFLOW_SERVER_ALLOWED_HOSTS: [^\s'\"]+)$", re.MULTILINE)
+# Who is in which namespace, in a NetworkPolicy.
+NAMED = re.compile(rf"^( +kubernetes\.io/metadata\.name: ){NAMESPACE}(?=$|-stages$)", re.MULTILINE)
+
+
+def in_namespaces(namespace: str) -> list[str]:
+    """Return the transformers that put every object into a platform's namespace, and those of stages into theirs."""
+    platform = {
         "apiVersion": "builtin",
         "kind": "NamespaceTransformer",
         "metadata": {"name": "in-one-namespace", "namespace": namespace},
@@ -27,6 +45,14 @@ def in_namespace(namespace: str) -> dict[str, object]:
             {"path": "metadata/name", "kind": "Namespace", "create": True},
         ],
     }
+    stages = {
+        "apiVersion": "builtin",
+        "kind": "PatchTransformer",
+        "metadata": {"name": "stages-in-theirs"},
+        "target": {"labelSelector": "vision-mlops/namespace=stages"},
+        "patch": json.dumps([{"op": "replace", "path": "/metadata/namespace", "value": stages_of(namespace)}]),
+    }
+    return [json.dumps(platform), json.dumps(stages)]
 
 
 def kustomization(overlay: str, values: Mapping[str, str], namespace: str, where: Path) -> dict[str, object]:
@@ -35,7 +61,7 @@ def kustomization(overlay: str, values: Mapping[str, str], namespace: str, where
     Args:
         overlay: name of a folder in `overlays`, or the path of one.
         values: of `.env`.
-        namespace: of every object.
+        namespace: of the platform.
         where: folder of the kustomization; paths in it are relative.
 
     Raises:
@@ -46,7 +72,7 @@ def kustomization(overlay: str, values: Mapping[str, str], namespace: str, where
     return {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
-        "transformers": [json.dumps(in_namespace(namespace))],
+        "transformers": in_namespaces(namespace),
         "resources": [os.path.relpath(folder_of(overlay), where)],
         "images": [
             {"name": f"vision-mlops/{name}", "newName": f"{prefix}/{name}"}
@@ -61,6 +87,7 @@ def kustomization(overlay: str, values: Mapping[str, str], namespace: str, where
                 "literals": [
                     f"PIPELINE_IMAGE_PREFIX={prefix}",
                     f"PIPELINE_IMAGE_TAG={tag}",
+                    f"PIPELINE_KUBERNETES_NAMESPACE={stages_of(namespace)}",
                     *([f"PIPELINE_IMAGE_DIGESTS={json.dumps(digests)}"] if digests else []),
                 ],
                 "options": {"disableNameSuffixHash": True},
@@ -94,4 +121,17 @@ def render(overlay: str, values: Mapping[str, str], namespace: str = NAMESPACE) 
         where = Path(name).resolve()  # kustomize compares paths without links
         text = json.dumps(kustomization(overlay, values, namespace, where))  # JSON is YAML
         (where / "kustomization.yaml").write_text(text, encoding="utf-8")
-        return Cluster(namespace).run("kustomize", str(where))
+        return across_namespaces(Cluster(namespace).run("kustomize", str(where)), namespace)
+
+
+def across_namespaces(manifests: str, namespace: str) -> str:
+    """Return manifests whose stages are in another namespace than what they reach.
+
+    That namespace is added, a copy of the platform's with its labels; network policies name both; and addresses in the
+    settings, such as http://mlflow:5000, get the namespace, so that those of an overlay of your own work as they are.
+    """
+    [own] = [part for part in manifests.split("\n---\n") if "\nkind: Namespace\n" in f"\n{part}"]
+    theirs = own.replace(f"\n  name: {namespace}", f"\n  name: {stages_of(namespace)}").strip("\n")
+    text = SHORT.sub(rf"\1\2.{namespace}", f"{theirs}\n---\n{manifests}")
+    text = ALLOWED_HOSTS.sub(rf"\1,mlflow.{namespace},mlflow.{namespace}:5000", text)
+    return NAMED.sub(rf"\g<1>{namespace}", text)

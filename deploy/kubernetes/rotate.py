@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deploy.env_file import read
+from deploy.kubernetes import move_stages
 from deploy.kubernetes.cluster import Cluster, ClusterError
 from deploy.kubernetes.secret_manifests import settings_of
 from deploy.kubernetes.up import up
 from deploy.rotate import OF_THE_STORE, Place
+from deploy.store_policies import VARIABLES
 
 SCHEDULER = "app=airflow,component=scheduler"  # labels of Airflow's chart
 # Reads its input as lines, so that no secret is in the list of processes.
@@ -31,10 +33,15 @@ class InCluster(Place):
         self.postgres = settings["POSTGRES_HOST"]
         outside = () if self.postgres == "postgres" else ("POSTGRES_PASSWORD",)
         store = () if settings["S3_AUTH"] == "keys" and "//s3:" in settings["S3_ENDPOINT_URL"] else OF_THE_STORE
-        self.kept = frozenset((*outside, *store))
+        self.kept = frozenset((*outside, *store, *VARIABLES))  # the keys of purposes are those of the stack on Docker
 
     def require_read(self, names: Sequence[str]) -> None:
-        """See Place; the commands for a cluster read `.env` only."""
+        """See Place; the commands for a cluster read `.env` only. What `up` would refuse at the end is refused here.
+
+        Raises:
+            ClusterError: stages run in the platform's namespace, as in earlier releases.
+        """
+        move_stages.require_none_running(self._cluster)
 
     def in_mlflow(self, program: str, text: str) -> str:
         """See Place."""

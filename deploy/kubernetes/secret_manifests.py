@@ -1,9 +1,9 @@
 """The Secrets of an overlay, made from `.env` and the overlay's settings.
 
-    python3 -m deploy kubernetes-secrets --overlay local | kubectl -n vision-mlops apply --server-side -f -
+    python3 -m deploy kubernetes-secrets --overlay local | kubectl apply --server-side -f -
 
-Each program has a Secret of its own with what it reads, and no more. They are never written to a file.
-Standard library only.
+Each program has a Secret of its own with what it reads, and no more; that of the stages is in their namespace. They are
+never written to a file. Standard library only.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from deploy.env_file import PLACEHOLDER, parse
 from deploy.errors import CONFIG
-from deploy.kubernetes.cluster import ClusterError
+from deploy.kubernetes.cluster import ClusterError, stages_of
 
 OVERLAYS = Path(__file__).resolve().parent / "overlays"
 
@@ -35,6 +35,7 @@ REQUIRED: Mapping[str, tuple[str, ...]] = {
         "POSTGRES_MLFLOW_AUTH_PASSWORD",
     ),
     "serving": ("MLFLOW_SERVING_PASSWORD",),
+    "export-onnx": ("MLFLOW_REGISTRY_PASSWORD",),
     "stages": (*OF_STAGE_USERS, "RAY_AUTH_TOKEN"),
     "ray": ("RAY_AUTH_TOKEN",),
     "airflow": ("AIRFLOW_ADMIN_PASSWORD",),
@@ -154,13 +155,18 @@ def _log_store(env: Values, settings: Mapping[str, str]) -> dict[str, Any]:
     return connection
 
 
-def manifest(secrets: Mapping[str, Mapping[str, str]]) -> str:
-    """Return the Secrets as one JSON list, which kubectl accepts like YAML."""
+def manifest(secrets: Mapping[str, Mapping[str, str]], namespace: str) -> str:
+    """Return the Secrets of a platform's namespace, and that of its stages, as one JSON list."""
+    stages = stages_of(namespace)
     items = [
         {
             "apiVersion": "v1",
             "kind": "Secret",
-            "metadata": {"name": name, "labels": {"app.kubernetes.io/part-of": "vision-mlops"}},
+            "metadata": {
+                "name": name,
+                "namespace": stages if name == "stages" else namespace,
+                "labels": {"app.kubernetes.io/part-of": "vision-mlops"},
+            },
             "type": "Opaque",
             "data": {key: base64.b64encode(value.encode()).decode() for key, value in sorted(content.items())},
         }

@@ -1,6 +1,6 @@
 """Apply an overlay to the cluster of the current kubectl context and wait until it is healthy. Safe to run again.
 
-Order: namespace, Secrets, everything else, once the store is ready the Job that creates the bucket, and once MLflow is
+Order: namespaces, Secrets, everything else, once the store is ready the Job that creates the bucket, and once MLflow is
 ready the Job that exports a champion of an earlier release. Workloads that read a changed setting or Secret are
 restarted, pod by pod. Neither that Job nor the service is waited for: the service is ready when there is a champion
 that it can run. Standard library only.
@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 from hashlib import sha256
 
+from deploy.kubernetes import move_stages
 from deploy.kubernetes.cluster import BEFORE, Cluster, ClusterError
 from deploy.kubernetes.render import render
 from deploy.kubernetes.rollout import await_ready
@@ -29,16 +30,19 @@ def up(cluster: Cluster, overlay: str, values: Mapping[str, str]) -> None:
     Raises:
         ClusterError: says what is wrong, in one line.
     """
-    secrets = manifest(secrets_of(values, settings_of(overlay)))
+    secrets = manifest(secrets_of(values, settings_of(overlay)), cluster.namespace)
     manifests = render(overlay, values, cluster.namespace)
     _require_kuberay(cluster, manifests)
-    namespace, bucket, export = (_one(manifests, *it) for it in (("Namespace",), ("Job", BUCKET), ("Job", EXPORT)))
-    cluster.apply(namespace)
+    move_stages.require_none_running(cluster)
+    bucket, export = _one(manifests, "Job", BUCKET), _one(manifests, "Job", EXPORT)
+    for name in (cluster.namespace, cluster.stages().namespace):
+        cluster.apply(_one(manifests, "Namespace", name))
     before = _digests(cluster)
     cluster.apply(secrets)
     # A Job's template cannot be edited, and both change nothing where their work is done.
     cluster.run("delete", "job", BUCKET, EXPORT, "--ignore-not-found")
     cluster.apply(manifests.replace(bucket, "").replace(export, ""))
+    move_stages.finish(cluster)
     after = _digests(cluster)
     if changed := sorted(name for name in before if after.get(name) != before[name]):
         print(f"changed: {', '.join(changed)}; restarting the workloads that read them", flush=True)
@@ -58,10 +62,10 @@ def _await(cluster: Cluster, *workloads: str) -> None:
         await_ready(cluster, workload)
 
 
-def _one(manifests: str, kind: str, name: str = "") -> str:
-    """Return a manifest that is applied separately: the one of its kind, or of its kind and name."""
-    parts = [f"\n{part}" for part in manifests.split("\n---\n")]
-    return next(p[1:] for p in parts if f"\nkind: {kind}\n" in p and (not name or f"\n  name: {name}\n" in p))
+def _one(manifests: str, kind: str, name: str) -> str:
+    """Return a manifest that is applied separately."""
+    parts = [f"\n{part}\n" for part in manifests.split("\n---\n")]
+    return next(p[1:-1] for p in parts if f"\nkind: {kind}\n" in p and f"\n  name: {name}\n" in p)
 
 
 def _require_kuberay(cluster: Cluster, manifests: str) -> None:

@@ -1,4 +1,4 @@
-"""Check what runs in the cluster: workloads, MLflow's login, the model of every serving pod.
+"""Check what runs in the cluster: workloads, MLflow's login, the model of every serving pod, the rights of tasks.
 
 Changes nothing. Standard library only.
 """
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from deploy.kubernetes import rights
 from deploy.kubernetes.cluster import BEFORE, Cluster, ClusterError
 from deploy.kubernetes.rollout import blocked_by
 from deploy.kubernetes.up import AIRFLOW, EXPORT, OURS
@@ -82,6 +83,19 @@ def replica(pod: str, info: Mapping[str, Any], wanted: str | None) -> Line:
     return Line(f"pod/{pod}", said, version == wanted)
 
 
+def tasks_rights(cluster: Cluster) -> Line:
+    """Judge what Airflow's tasks may do in the platform's namespace: they start their stages in another."""
+    subject = f"serviceaccount/{rights.ACCOUNT}"
+    try:
+        found = rights.excess(cluster)
+    except ClusterError as error:
+        return Line(subject, f"not checked ({error})", True)
+    if found:
+        fix = "run make kubernetes-up and make kubernetes-airflow, which take it away"
+        return Line(subject, f"may {', '.join(found)} in namespace {cluster.namespace}; {fix}", False)
+    return Line(subject, f"reaches no pod and no Secret of namespace {cluster.namespace}", True)
+
+
 def verify(cluster: Cluster, values: Mapping[str, str]) -> list[Line]:
     """Run every check; return a line for each.
 
@@ -120,7 +134,7 @@ def verify(cluster: Cluster, values: Mapping[str, str]) -> list[Line]:
         well = line.well or line.subject in waiting
         why = "" if well else blocked_by(cluster, line.subject)
         judged.append(Line(line.subject, f"{line.state}; {why}" if why else line.state, well))
-    return [*judged, *lines]
+    return [*judged, *lines, tasks_rights(cluster)]
 
 
 def _works_still(found: Mapping[str, Any]) -> bool:

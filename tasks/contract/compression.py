@@ -11,11 +11,12 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from tasks.contract.messages import REGISTERED_MODEL, ModelName, ReusableRequest, RunId, StageResult
+from tasks.contract.messages import REGISTERED_MODEL, ModelName, ReusableRequest, RunId, StageResult, UpstreamTags
 from tasks.contract.networks import Architecture
 from tasks.contract.resources import StageResources
 from tasks.contract.stage import Stage
 from tasks.contract.table_key import KeyOf
+from tasks.contract.training import MODEL_TAGS
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class CompressRequest(ReusableRequest):
     trained_by: RunId | None = Field(
         None, description="ID of a train run; its model is compressed. Default: the run that trained the champion."
     )
+    train_tags: UpstreamTags = None
     method: Annotated[str, KeyOf(METHODS)] = Field(
         "int8", description=f"How: {'; '.join(f'{name} ({method.about})' for name, method in METHODS.items())}."
     )
@@ -121,6 +123,7 @@ STAGES = (
         resources=StageResources(memory="16g", shm_size="1g"),
         inputs="tasks.records.inputs.compression:CompressInputs",
         depends_on="model, data, method, weights and code",
+        hands_over=MODEL_TAGS,
         choice="method",
     ),
 )

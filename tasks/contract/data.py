@@ -21,6 +21,12 @@ LayoutName = Literal["auto", "splits", "classes", "sheet", "parquet", "names"]
 LABEL_GROUP = "label"
 RUN_ARTIFACT = re.compile(r"runs:/(?P<run_id>[0-9a-f]{32})/(?P<path>.+)")
 _ENCODINGS = "try gb18030, cp1252, cp932, cp949 or cp437"
+FILE_COLUMN = Field(
+    None, description="Column of the label sheet with the file names, or of Parquet files with the images."
+)
+NAME_ENCODING = Field(
+    None, description="Encoding of the file names in an archive that does not say it, such as gb18030."
+)
 OF_FILES = ("layout", "file_column", "label_column", "label_pattern", "name_encoding")
 
 
@@ -44,6 +50,9 @@ def _is_encoding(name: str) -> str:
     if not fits:
         raise ValueError(f"not an encoding of file names; {_ENCODINGS}")
     return name
+
+
+EncodingName = Annotated[str, Field(min_length=1, max_length=40), AfterValidator(_is_encoding)]
 
 
 def _is_address_of_table(text: str) -> str:
@@ -71,9 +80,7 @@ class PrepareRequest(ReusableRequest):
         description="How the source is laid out, if it could be understood in two ways: `splits` (train/CLASS/*), "
         "`classes` (CLASS/*), `sheet` (a table of labels), `parquet`, or `names` (labels in file names).",
     )
-    file_column: ColumnName | None = Field(
-        None, description="Column of the label sheet with the file names, or of Parquet files with the images."
-    )
+    file_column: ColumnName | None = FILE_COLUMN
     label_column: ColumnName | None = Field(
         None, description="Column of the label sheet or of Parquet files with the labels."
     )
@@ -82,9 +89,7 @@ class PrepareRequest(ReusableRequest):
         description="Regular expression that finds the class in a file name, by its group `label`: "
         r"(?P<label>.+)_\d+ for cat_001.jpg.",
     )
-    name_encoding: Annotated[str, Field(min_length=1, max_length=40), AfterValidator(_is_encoding)] | None = Field(
-        None, description="Encoding of the file names in an archive that does not say it, such as gb18030."
-    )
+    name_encoding: EncodingName | None = NAME_ENCODING
     corrections: Annotated[
         Annotated[str, Field(max_length=2000), AfterValidator(_is_address_of_table)] | None,
         BeforeValidator(lambda text: text or None),
@@ -174,6 +179,13 @@ STAGES = (
         PrepareResult,
         extra="vision",
         resources=StageResources(memory="8g"),
+        # Not which run has the gold: trainings on the same bytes are reused, whichever run these are in.
+        hands_over=(
+            "pipeline.gold_sha256",
+            "pipeline.fingerprint",
+            "pipeline.dataset",
+            "pipeline.data_licence",
+        ),
         retried_out_of_memory=False,
     ),
 )

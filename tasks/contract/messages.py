@@ -5,6 +5,7 @@ An error about an invalid message names the field, the value and the fix.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -15,6 +16,12 @@ M = TypeVar("M", bound=BaseModel)
 RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", description="An MLflow run ID.")]
 # A field that an earlier stage fills in; the example takes its place where only the parameters are checked.
 UpstreamRunId = Annotated[RunId, Field(examples=["0" * 32])]
+# Of an upstream run, as its stage's result had them; no parameter of the form, though a request may do without.
+FROM_STAGE = "x-from-stage"
+UpstreamTags = Annotated[
+    Mapping[str, Annotated[str, Field(max_length=8000)]] | None,
+    Field(description="Tags that the run must still have.", max_length=50, json_schema_extra={FROM_STAGE: True}),
+]
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 REGISTERED_MODEL = Field(
     "vision-classifier",
@@ -64,6 +71,12 @@ class StageRequest(Message):
 
     task: TaskIdentity
 
+    @classmethod
+    def upstream_tags(cls) -> set[str]:
+        """Return the fields with tags of upstream runs (`UpstreamTags`): no parameters, though a default is there."""
+        extras = {name: field.json_schema_extra for name, field in cls.model_fields.items()}
+        return {name for name, extra in extras.items() if isinstance(extra, dict) and FROM_STAGE in extra}
+
 
 class ReusableRequest(StageRequest):
     """The request of a stage that may reuse the result of an earlier run."""
@@ -88,6 +101,10 @@ class StageResult(Message):
     seconds: float = Field(ge=0, description="Wall-clock seconds of the stage.")
     reused_from: RunId | None = Field(
         None, description="The run whose result this one reused; null if it did the work itself."
+    )
+
+    tags: Mapping[str, str] | None = Field(
+        None, description="Tags of the run that later stages rely on, as they were when it ended.", repr=False
     )
 
     @property

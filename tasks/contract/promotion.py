@@ -19,6 +19,7 @@ from tasks.contract.messages import (
     StageRequest,
     StageResult,
     UpstreamRunId,
+    UpstreamTags,
 )
 from tasks.contract.resources import StageResources
 from tasks.contract.stage import Stage
@@ -32,6 +33,8 @@ class EvaluateRequest(ReusableRequest, GatePolicy):
     section: ClassVar[str] = "Promotion"
 
     train_run_id: UpstreamRunId
+    train_tags: UpstreamTags = None
+    prepare_tags: UpstreamTags = None
     registered_model: ModelName = REGISTERED_MODEL
 
     @property
@@ -79,6 +82,8 @@ class RegisterRequest(StageRequest):
     section: ClassVar[str] = "Promotion"
 
     evaluate_run_id: UpstreamRunId
+    evaluate_tags: UpstreamTags = None
+    train_tags: UpstreamTags = None
     approval: Approval = Field(examples=[{}])
     require_approval: bool = Field(
         False, description="Ask a person before a model that passed the gate becomes champion."
@@ -142,6 +147,14 @@ STAGES = (
         resources=StageResources(memory="8g", shm_size="1g"),
         inputs="tasks.records.inputs.evaluation:EvaluateInputs",
         depends_on="model, champion, policy and code",
+        hands_over=(
+            "pipeline.train_run_id",
+            "pipeline.gold_sha256",
+            "pipeline.promote",
+            "pipeline.sha256.evidence.json",
+            "pipeline.sha256.verdict.json",
+            "pipeline.sha256.probes.json",
+        ),
     ),
     Stage("register", RegisterRequest, RegisterResult, extra="client", resources=LIGHT, changes_registry=True),
     # With torch, to export a version of an earlier release to ONNX before it goes into service (decision 22).

@@ -22,13 +22,18 @@ class Stage:
     name: str
     request: type[StageRequest]
     result: type[StageResult]
-    extra: str  # of pyproject.toml: the packages in its image (client: MLflow; vision: torch too; tune: Ray too)
+    # Of pyproject.toml: the packages in its image (client: MLflow; inference: also ONNX Runtime; vision: also torch;
+    # tune: that and Ray).
+    extra: str
     # Defaults; PIPELINE_RESOURCES and the DAG override them.
     resources: StageResources = field(default_factory=StageResources)
     # `module:class` of what the stage reads from MLflow (see `tasks.records.inputs`), resolved once by the runner. A
     # stage with inputs reuses the result of an earlier run with the same inputs, parameters and code.
     inputs: str | None = None
     depends_on: str = ""  # the same in words, for the log and the run's note
+    # Tags of its run that later stages rely on. Its result says what they were, and goes through Airflow's database, to
+    # which no stage writes: other stages may set tags of this run afterwards (docs/decisions/0038).
+    hands_over: tuple[str, ...] = ()
     # Asks the service, so that it gets its address and its key.
     calls_service: bool = False
     # Writes registered models or the ledger, so that it logs in to MLflow as the user that may.

@@ -1,7 +1,8 @@
 """The table of stages: the one place where every stage is declared.
 
 A request field **with a default** is a parameter: it becomes a field of the DAG's form in the Airflow UI, with the
-limits and description given there. A field **without a default** comes from an earlier stage, most often as its run ID.
+limits and description given there. A field **without a default** comes from an earlier stage, most often as its run ID;
+so do the tags of such a run (`UpstreamTags`), which a DAG may leave out.
 Results are small JSON (IDs, numbers, one verdict); data, weights and plots are found through `run_id` in MLflow.
 
 The table is read by the runner, the operator, the form, reuse, the summary and the images. It imports pydantic and
@@ -13,14 +14,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tasks.contract import cleaning, compression, data, deployment, promotion, training
+from tasks.contract import cleaning, compression, data, deployment, prediction, promotion, training
 from tasks.contract.messages import ReusableRequest, StageRequest, parse
 from tasks.contract.stage import Stage
 from tasks.errors import RequestError
 
 STAGES: dict[str, Stage] = {
     stage.name: stage
-    for module in (data, training, compression, promotion, deployment, cleaning)
+    for module in (data, training, compression, promotion, deployment, cleaning, prediction)
     for stage in module.STAGES
 }
 # The allowed values of the parameter `force`.
@@ -48,4 +49,5 @@ def parameters(request: type[StageRequest]) -> dict[str, dict[str, Any]]:
     properties: dict[str, dict[str, Any]] = request.model_json_schema()["properties"]
     if "force" in properties:  # Airflow's form makes a multiple choice of the examples
         properties["force"] |= {"items": {"type": "string", "enum": [*FORCE_CHOICES]}, "examples": [*FORCE_CHOICES]}
-    return {name: properties[name] for name, field in request.model_fields.items() if not field.is_required()}
+    given = {name for name, field in request.model_fields.items() if field.is_required()} | request.upstream_tags()
+    return {name: of for name, of in properties.items() if name not in given}

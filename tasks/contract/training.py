@@ -16,6 +16,7 @@ from tasks.contract.messages import (
     RunId,
     StageResult,
     UpstreamRunId,
+    UpstreamTags,
 )
 from tasks.contract.networks import Architecture
 from tasks.contract.recipe import EPOCHS, Basis, Hyperparameters, TrainingRequest
@@ -23,6 +24,21 @@ from tasks.contract.resources import StageResources
 from tasks.contract.search_space import Dimension, SearchSpace, require_searchable
 from tasks.contract.stage import Stage
 from tasks.text_table import short
+
+# Of a run that made a model, by training or by compression.
+MODEL_TAGS = (
+    "pipeline.logged_model_uri",
+    "pipeline.model_sha256",
+    "pipeline.artifact_sha256",
+    "pipeline.sha256.classes.json",
+    "pipeline.prepare_run_id",
+    "pipeline.fingerprint",
+    "pipeline.tune_run_id",
+    "pipeline.compression",
+    "pipeline.compressed_from_run_id",
+    "pipeline.compressed_from_version",
+    "pipeline.calibration_images",
+)
 
 
 class TrainRequest(ReusableRequest, TrainingRequest):
@@ -39,6 +55,8 @@ class TrainRequest(ReusableRequest, TrainingRequest):
     tuned_by: RunId | None = Field(
         None, description="ID of a tune run; its best hyperparameters are used in place of any others."
     )
+    prepare_tags: UpstreamTags = None
+    tune_tags: UpstreamTags = None
     registered_model: ModelName = REGISTERED_MODEL
 
 
@@ -66,6 +84,7 @@ class TuneRequest(ReusableRequest, TrainingRequest):
     section: ClassVar[str] = "Tuning"
 
     prepare_run_id: UpstreamRunId
+    prepare_tags: UpstreamTags = None
     trials: int = Field(20, ge=1, le=10_000, description="Number of trials.")
     search_space: Annotated[SearchSpace, WithJsonSchema({"type": "object"})] = Field(
         SearchSpace(),
@@ -148,6 +167,7 @@ STAGES = (
         resources=StageResources(memory="16g", shm_size="4g"),
         inputs="tasks.records.inputs.training:TuneInputs",
         depends_on="data, weights, search and code",
+        hands_over=("pipeline.hyperparameters", "pipeline.model", "pipeline.dataset"),
     ),
     Stage(
         "train",
@@ -157,5 +177,6 @@ STAGES = (
         resources=StageResources(memory="16g", shm_size="1g"),
         inputs="tasks.records.inputs.training:TrainInputs",
         depends_on="data, weights, hyperparameters and code",
+        hands_over=MODEL_TAGS,
     ),
 )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
 
 from tasks.errors import ModelError
 from tasks.files import sha256
@@ -15,12 +16,15 @@ ADDED = {"registered_model_meta"}
 
 def digest(folder: Path) -> str:
     """Return the SHA-256 over the names and contents of all files in a model's folder, as 64 hexadecimal digits."""
+    names = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    return of_files({name: sha256(path) for name, path in names.items() if name not in ADDED})
+
+
+def of_files(files: Mapping[str, str]) -> str:
+    """Return the same of files whose SHA-256 are known, by their names in the folder."""
     whole = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        name = path.relative_to(folder).as_posix()
-        if name in ADDED:
-            continue
-        whole.update(f"{name}\0{sha256(path)}\n".encode())
+    for name in sorted(files, key=PurePosixPath):
+        whole.update(f"{name}\0{files[name]}\n".encode())
     return whole.hexdigest()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -41,12 +42,7 @@ class Compression:
     images: int
 
     @classmethod
-    def of(cls, run_id: str) -> Self | None:
-        """Read how the model of a run was compressed; None if it was trained."""
-        return cls.in_tags(MlflowClient().get_run(run_id).data.tags)
-
-    @classmethod
-    def in_tags(cls, tags: dict[str, str]) -> Self | None:
+    def in_tags(cls, tags: Mapping[str, str]) -> Self | None:
         """Read it from the tags of a run or of a version; None if they have none, or are not complete."""
         if not {METHOD, TRAIN_RUN, IMAGES} <= set(tags):
             return None
@@ -75,9 +71,9 @@ class Compression:
         return {METHOD: self.method, TRAIN_RUN: self.train_run_id, IMAGES: str(self.images), **version}
 
 
-def tags_of(run_id: str) -> dict[str, str]:
-    """Return the tags of a version whose model this run made: how it was compressed, if it was."""
-    compression = Compression.of(run_id)
+def version_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return the tags of a version by those of the run that made its model: how it was compressed, if it was."""
+    compression = Compression.in_tags(tags)
     return compression.tags if compression else {}
 
 

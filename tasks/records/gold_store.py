@@ -16,8 +16,8 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
-from tasks.errors import DataError
-from tasks.records import artifact_names, tracking, verified_artifacts
+from tasks.errors import ChangedError, DataError
+from tasks.records import artifact_digest, artifact_names, tracking, verified_artifacts
 from tasks.settings import Settings
 from tasks.vision.data import gold_tensors
 from tasks.vision.data.gold import Gold
@@ -28,6 +28,7 @@ from tasks.vision.memory import available_memory
 
 ARTIFACT = artifact_names.GOLD
 GOLD_RUN = artifact_names.GOLD_RUN
+GOLD_SHA256 = artifact_names.GOLD_SHA256
 FIX = 'restore it from a backup, or make it again with force=["prepare"]'
 MEMORY_SHARE = 0.5  # of what is available, for images; the network needs the rest
 
@@ -42,22 +43,27 @@ def fetch(prepare_run_id: str) -> Gold:
     return fetch_made_by(tracking.tag_of(prepare_run_id, GOLD_RUN))
 
 
-def fetch_made_by(gold_run_id: str, *, adopt: bool = False) -> Gold:
+def fetch_made_by(gold_run_id: str, sha256: str | None = None) -> Gold:
     """Load the gold stored in this run itself into memory.
 
     Args:
         gold_run_id: the run.
-        adopt: record the digests of gold that a release without them stored, so that it cannot be changed from now on.
+        sha256: digest that the gold must have, as prepare recorded it; None: a release that recorded none.
 
     Raises:
         DataError: the gold is missing or damaged.
         ChangedError: the gold is not what was stored.
     """
-    return _read(gold_run_id, adopt, most_memory=None, most_disk=None)
+    return _read(gold_run_id, sha256)[0]
 
 
-def open_made_by(gold_run_id: str, settings: Settings) -> Gold:
+def open_made_by(gold_run_id: str, sha256: str | None, settings: Settings) -> Gold:
     """Open the gold stored in this run: in memory where it fits, else its images stay on disk, the same ones.
+
+    Args:
+        gold_run_id: the run.
+        sha256: as of `fetch_made_by`.
+        settings: how much memory and disk images may take.
 
     Raises:
         DataError: the gold is missing or damaged.
@@ -69,13 +75,32 @@ def open_made_by(gold_run_id: str, settings: Settings) -> Gold:
         most_memory = int(available * MEMORY_SHARE) // 2**20
     return _read(
         gold_run_id,
-        adopt=False,
+        sha256,
         most_memory=None if most_memory is None else most_memory * 2**20,
         most_disk=None if most_disk is None else most_disk * 2**30,
-    )
+    )[0]
 
 
-def _read(gold_run_id: str, adopt: bool, most_memory: int | None, most_disk: int | None) -> Gold:
+def adopt(gold_run_id: str) -> tuple[Gold, str]:
+    """Load the gold of an earlier run; what a release without digests stored has them from now on.
+
+    Returns:
+        The gold and its digest.
+
+    Raises:
+        DataError: the gold is missing or damaged.
+        ChangedError: the gold is not what was stored.
+    """
+    gold, digests = _read(gold_run_id)
+    if not verified_artifacts.has_digests(MlflowClient().get_run(gold_run_id).data.tags, ARTIFACT):
+        verified_artifacts.adopt_folder(gold_run_id, ARTIFACT, digests)
+    return gold, artifact_digest.of_files(digests)
+
+
+def _read(
+    gold_run_id: str, sha256: str | None = None, *, most_memory: int | None = None, most_disk: int | None = None
+) -> tuple[Gold, dict[str, str]]:
+    """Return gold, and the SHA-256 of the files that have a tag of their own: the others' are in the description."""
     if not exists(gold_run_id):
         raise DataError(f"run {gold_run_id!r} has no artifact {ARTIFACT!r} (any more); run prepare again")
     fetch_file = _fetching(gold_run_id)
@@ -85,17 +110,21 @@ def _read(gold_run_id: str, adopt: bool, most_memory: int | None, most_disk: int
         earlier = _format(text) == gold_tensors.FORMAT
         if earlier:
             fetch_file(gold_tensors.TENSORS, path.parent)
-        verified_artifacts.require_folder(gold_run_id, ARTIFACT, path.parent, FIX)
-        if earlier:
-            gold = gold_tensors.load(path.parent)
-        else:
-            where = f"gold of run {gold_run_id}"
-            gold = reader.read(
-                parse(text, where), fetch_file, most_memory=most_memory, most_disk=most_disk, where=where, fix=FIX
+        digests = verified_artifacts.require_folder(gold_run_id, ARTIFACT, path.parent, FIX)
+        found = artifact_digest.of_files(digests)
+        if sha256 is not None and found != sha256:
+            raise ChangedError(
+                f"the gold of run {gold_run_id} is not what prepare made or checked (SHA-256 {found[:12]}..., then "
+                f"{sha256[:12]}...): its files and its tags were both changed; {FIX}, and find out who can write to "
+                "MLflow and its store"
             )
-        if adopt and not verified_artifacts.has_digests(MlflowClient().get_run(gold_run_id).data.tags, ARTIFACT):
-            verified_artifacts.adopt_folder(gold_run_id, ARTIFACT, path.parent)
-        return gold
+        if earlier:
+            return gold_tensors.load(path.parent), digests
+        where = f"gold of run {gold_run_id}"
+        gold = reader.read(
+            parse(text, where), fetch_file, most_memory=most_memory, most_disk=most_disk, where=where, fix=FIX
+        )
+        return gold, digests
 
 
 def exists(gold_run_id: str) -> bool:
@@ -113,15 +142,15 @@ def exists(gold_run_id: str) -> bool:
     return complete(names) or {gold_tensors.TENSORS, gold_tensors.DESCRIPTION} <= names
 
 
-def store(gold: Gold) -> None:
-    """Log `gold` to the active run."""
+def store(gold: Gold) -> str:
+    """Log `gold` to the active run; returns its digest."""
     with tempfile.TemporaryDirectory(prefix="gold-") as folder:
         shards, last = Path(folder) / "shards", Path(folder) / "last"
         writer.save(gold, shards)
         last.mkdir()
         shutil.move(shards / DESCRIPTION, last)
         mlflow.log_artifacts(str(shards), ARTIFACT)
-        verified_artifacts.log_folder(last, ARTIFACT)
+        return artifact_digest.of_files(verified_artifacts.log_folder(last, ARTIFACT))
 
 
 def _fetching(run_id: str) -> Fetch:

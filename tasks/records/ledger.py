@@ -55,6 +55,7 @@ class Entry:
     by: str  # a person, or the DAG run that acted
     reason: str
     evidence_run_id: str | None = None  # of evaluate
+    evidence_sha256: str | None = None  # of the evidence in that run
     former_sha256: str | None = None  # `pipeline.model_sha256` of `from_version`
 
     @property
@@ -168,6 +169,12 @@ def evidence_of(registered_model: str, version: int) -> str | None:
     return _record(found).entry.evidence_run_id if found else None
 
 
+def judged_by(evaluate_run_id: str) -> list[Entry]:
+    """Return the newest promotion and the newest refusal on the evidence of this evaluate run, if there are any."""
+    found = (_newest(evidence_run_id=evaluate_run_id, kind=kind) for kind in (Kind.PROMOTION, Kind.REFUSAL))
+    return [_record(run).entry for run in found if run is not None]
+
+
 def was_champion(registered_model: str, version: int) -> bool:
     """Tell whether a move made this version champion, took it out of service, or was to."""
     known = {"registered_model": registered_model, "moves": MOVED}
@@ -256,6 +263,7 @@ def _entry(run: Run) -> Entry:
         by=tags["by"],
         reason=tags["reason"],
         evidence_run_id=tags.get("evidence_run_id"),
+        evidence_sha256=tags.get("evidence_sha256"),
         former_sha256=tags.get("former_sha256"),
     )
 

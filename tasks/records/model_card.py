@@ -19,7 +19,7 @@ from tasks.gate.evidence import Evidence
 from tasks.gate.verdict import Check, Verdict
 from tasks.records import registry, weights_store
 from tasks.records.compressed_models import Compression
-from tasks.records.tracking import tag_of
+from tasks.records.tracking import RunTags
 from tasks.records.verdict_log import read_evidence
 
 LIMIT = 5000  # characters; the limit of MLflow's database for a version's description
@@ -70,27 +70,32 @@ class Origin:
         return self.compressed if self.compressed and compression and compression.trained else self.train
 
 
-def read(registered_model: str, evaluate_run_id: str, verdict: Verdict) -> Origin:
-    """Collect what is known about the model that `evaluate_run_id` judged.
+def read(registered_model: str, judged: RunTags, made: RunTags, verdict: Verdict) -> Origin:
+    """Collect what is known about a model.
+
+    Args:
+        registered_model: its name.
+        judged: tags of the evaluate run that judged it.
+        made: tags of the run that trained or compressed it.
+        verdict: on it.
 
     Raises:
-        DataError: the evaluate or train run lacks the tag that names the run before it.
+        DataError: the train run is missing, or lacks the tag that names the run before it.
         ChangedError: the evidence or the classes are not what was logged.
     """
-    made_by = tag_of(evaluate_run_id, "pipeline.train_run_id")
-    compression = Compression.of(made_by)
-    train_run_id = compression.train_run_id if compression else made_by
-    prepare_run_id = tag_of(train_run_id, "pipeline.prepare_run_id")
+    compression = Compression.in_tags(made.values)
+    trained = RunTags.read(compression.train_run_id) if compression else made
+    prepare_run_id = trained.require("pipeline.prepare_run_id")
     client = MlflowClient()
     return Origin(
         registered_model=registered_model,
         prepare=client.get_run(prepare_run_id),
-        train=client.get_run(train_run_id),
-        evaluate=client.get_run(evaluate_run_id),
-        classes=registry.classes_of_run(train_run_id),
-        evidence=read_evidence(evaluate_run_id),
+        train=client.get_run(trained.run_id),
+        evaluate=client.get_run(judged.run_id),
+        classes=registry.classes_of_run(trained.run_id, trained.values),
+        evidence=read_evidence(judged.run_id, judged.values),
         verdict=verdict,
-        compressed=client.get_run(made_by) if compression else None,
+        compressed=client.get_run(made.run_id) if compression else None,
     )
 
 

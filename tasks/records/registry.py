@@ -7,7 +7,7 @@ without their aliases, so aliases are always looked up by name.)
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
 from tasks.errors import ModelError
-from tasks.records import queries, removed_weights, verified_artifacts
+from tasks.records import artifact_names, queries, removed_weights, verified_artifacts
 from tasks.records.tracking import http_status
 
 CHAMPION = "champion"
@@ -58,6 +58,27 @@ def by_digest(registered_model: str, model_sha256: str) -> ModelVersion | None:
     """
     found = queries.find_versions(registered_model, {SHA256: model_sha256})
     return next((version for version in found if removed_weights.TAG not in version.tags), None)
+
+
+def judged_gold(registered_model: str, fingerprint: str) -> dict[str, list[str]]:
+    """Return the digests of the gold with this fingerprint on which versions were judged, by their prepare runs.
+
+    Only register writes tags of versions, so these are not what another stage would like them to be.
+    """
+    tags = {"pipeline.fingerprint": fingerprint, artifact_names.GOLD_SHA256: queries.PRESENT}
+    found = queries.find_versions(registered_model, tags)
+    return {
+        version.tags["pipeline.prepare_run_id"]: version.tags[artifact_names.GOLD_SHA256].split() for version in found
+    }
+
+
+def add_judged_gold(version: ModelVersion, sha256: str) -> None:
+    """Note that a version was judged on this gold, too: other bytes can make the same model."""
+    known = version.tags.get(artifact_names.GOLD_SHA256, "").split()
+    if sha256 not in known:
+        MlflowClient().set_model_version_tag(
+            version.name, str(version.version), artifact_names.GOLD_SHA256, " ".join([*known, sha256])
+        )
 
 
 def create_version(
@@ -130,14 +151,14 @@ def require_same_classes(registered_model: str, classes: Sequence[str]) -> None:
     )
 
 
-def classes_of_run(train_run_id: str) -> list[str]:
-    """Return the class names of the model of a train run.
+def classes_of_run(train_run_id: str, tags: Mapping[str, str] | None = None) -> list[str]:
+    """Return the class names of the model of a train run; `tags` are the run's, where the caller has checked them.
 
     Raises:
         ChangedError: they are not those that train logged.
     """
     fix = 'restore it from a backup, or train again with force=["train"] if it is not the champion\'s'
-    return list(json.loads(verified_artifacts.read_text(train_run_id, CLASSES, fix)))
+    return list(json.loads(verified_artifacts.read_text(train_run_id, CLASSES, fix, tags)))
 
 
 def log_classes(classes: Sequence[str]) -> None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import mlflow
 from mlflow import MlflowClient
@@ -21,7 +21,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from tasks.contract.messages import StageRequest, StageResult, TaskIdentity
-from tasks.errors import DataError, SettingsError, UnavailableError
+from tasks.errors import ChangedError, DataError, SettingsError, UnavailableError
 from tasks.records.queries import newest_run
 from tasks.records.termination import sigterm_delayed
 from tasks.records.transient_errors import answered_by_another, as_unavailable
@@ -63,6 +63,52 @@ class StageRun:
             "experiment_id": self.experiment_id,
             "seconds": round(time.monotonic() - self.started, 3),
         }
+
+
+@dataclass(frozen=True)
+class RunTags:
+    """The tags of a run that an earlier stage created, all read at the same moment."""
+
+    run_id: str
+    values: Mapping[str, str]
+
+    @classmethod
+    def read(cls, run_id: str, handed_over: Mapping[str, str] | None = None) -> Self:
+        """Read the tags of a run.
+
+        Args:
+            run_id: the run.
+            handed_over: what its stage's result said of its tags; empty text: there was none. None: it said nothing.
+
+        Raises:
+            DataError: there is no such run.
+            ChangedError: a tag is not what the stage handed over.
+        """
+        try:
+            tags = MlflowClient().get_run(run_id).data.tags
+        except MlflowException as error:
+            if http_status(error) != 404:
+                raise
+            raise DataError(f"MLflow has no run {run_id!r}; start the DAG again from its first stage") from error
+        for name, value in (handed_over or {}).items():
+            if (found := tags.get(name, "")) != value:
+                raise ChangedError(
+                    f"tag {name!r} of run {run_id} was changed after its stage had ended: it is {found[:80]!r}, "
+                    f"and was {value[:80]!r}; clear the task that made this run, and find out who can write to MLflow"
+                )
+        return cls(run_id, tags)
+
+    def require(self, name: str) -> str:
+        """Return one tag.
+
+        Raises:
+            DataError: the run does not have it.
+        """
+        if name not in self.values:
+            raise DataError(
+                f"run {self.run_id!r} has no tag {name!r}; it was not created by the stage that comes before"
+            )
+        return str(self.values[name])
 
 
 def connect(settings: Settings) -> str:
@@ -135,7 +181,7 @@ def stage_run(request: StageRequest, stage: str, settings: Settings) -> Iterator
     experiment_id = connect(settings)
     client = MlflowClient()
     task = request.task
-    body = request.model_dump(mode="json", exclude={"task"})
+    body = request.model_dump(mode="json", exclude={"task"} | request.upstream_tags())
     run_id = ""
     opened: list[str] = []
     status = "FAILED"
@@ -172,6 +218,12 @@ def stage_run(request: StageRequest, stage: str, settings: Settings) -> Iterator
                 client.set_terminated(ended, status)
 
 
+def handed_over(run_id: str, names: Sequence[str]) -> dict[str, str] | None:
+    """Return what a stage's result says of its run's tags; None if it hands over none."""
+    tags = MlflowClient().get_run(run_id).data.tags if names else {}
+    return {name: tags.get(name, "") for name in names} or None
+
+
 def record_result(run: StageRun, result: StageResult) -> None:
     """Store the result with its run, for later runs that reuse it."""
     MlflowClient().set_tag(run.run_id, RESULT_TAG, result.model_dump_json())
@@ -183,16 +235,7 @@ def tag_of(run_id: str, name: str) -> str:
     Raises:
         DataError: the run or the tag does not exist.
     """
-    try:
-        run = MlflowClient().get_run(run_id)
-    except MlflowException as error:
-        if http_status(error) != 404:
-            raise
-        raise DataError(f"MLflow has no run {run_id!r}; start the DAG again from its first stage") from error
-    value = run.data.tags.get(name)
-    if value is None:
-        raise DataError(f"run {run_id!r} has no tag {name!r}; it was not created by the stage that comes before")
-    return str(value)
+    return RunTags.read(run_id).require(name)
 
 
 def use_datasets(run: StageRun, prepare_run_id: str, *contexts: str) -> None:

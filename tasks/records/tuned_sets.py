@@ -7,7 +7,7 @@ that it was promoted and not rolled back since.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
@@ -20,7 +20,7 @@ from tasks.errors import DataError
 from tasks.records import ledger, queries
 from tasks.records.paging import FEW, PAGE
 from tasks.records.queries import PRESENT
-from tasks.records.tracking import tag_of
+from tasks.records.tracking import RunTags
 
 HYPERPARAMETERS = "pipeline.hyperparameters"  # tag of a tune run: the best set, JSON
 MODEL = "pipeline.model"  # tag of a tune run: the network it is for
@@ -51,17 +51,19 @@ def keep(tuned: TunedSet) -> None:
     client.set_tag(tuned.run_id, HYPERPARAMETERS, tuned.hyperparameters.model_dump_json())  # last: it completes the set
 
 
-def read(run_id: str) -> TunedSet:
-    """Read the set of a tune run.
+def read(run_id: str, handed_over: Mapping[str, str] | None = None) -> TunedSet:
+    """Read the set of a tune run, whose tags must be those of its result, if the DAG passes it on.
 
     Raises:
         DataError: the run does not exist, or is not a finished search.
+        ChangedError: a tag is not what tune handed over.
     """
-    text = tag_of(run_id, HYPERPARAMETERS)
+    tags = RunTags.read(run_id, handed_over)
+    text = tags.require(HYPERPARAMETERS)
     return TunedSet(
         run_id=run_id,
-        dataset=tag_of(run_id, DATASET),
-        model=tag_of(run_id, MODEL),
+        dataset=tags.require(DATASET),
+        model=tags.require(MODEL),
         hyperparameters=parse(Hyperparameters, text, DataError),
     )
 
@@ -109,13 +111,16 @@ def choose(request: TrainRequest, run_id: str, dataset: str) -> TunedSet | None:
 
     Raises:
         DataError: `request.tuned_by` does not exist, is not a finished search, or is for another data set or network.
+        ChangedError: what that search found is not what tune handed over.
     """
     chosen = MlflowClient().get_run(run_id).data.tags.get(TUNE_RUN)
     model = request.network(dataset)
     if chosen == NONE:
         return None
     if chosen or request.tuned_by:
-        tuned: TunedSet | None = read(chosen or str(request.tuned_by))
+        run_of_search = chosen or str(request.tuned_by)
+        handed_over = request.tune_tags if run_of_search == request.tuned_by else None
+        tuned: TunedSet | None = read(run_of_search, handed_over)
     elif request.hyperparameters == "tuned":
         tuned = newest_proven(request.registered_model, dataset, model)
     else:
@@ -133,7 +138,7 @@ def keep_choice(run_id: str, tuned: TunedSet | None) -> None:
     MlflowClient().set_tag(run_id, TUNE_RUN, tuned.run_id if tuned else NONE)
 
 
-def tags_of(train_run_id: str) -> dict[str, str]:
-    """Return the tags of a version whose model was trained by this run: the search it comes from, if any."""
-    chosen = MlflowClient().get_run(train_run_id).data.tags.get(TUNE_RUN, NONE)
+def version_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return the tags of a version by those of the run that trained its model: the search it comes from, if any."""
+    chosen = tags.get(TUNE_RUN, NONE)
     return {} if chosen == NONE else {TUNE_RUN: chosen}

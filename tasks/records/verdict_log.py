@@ -6,6 +6,7 @@ Both lie in the bucket, and neither is believed: their digests are tags, and reg
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 import mlflow
 from mlflow import MlflowClient
@@ -21,7 +22,7 @@ from tasks.gate.floors import decide_by
 from tasks.gate.verdict import Verdict
 from tasks.records import verified_artifacts
 from tasks.records.metric_log import log_values
-from tasks.records.tracking import StageRun, tag_of
+from tasks.records.tracking import RunTags, StageRun
 
 EVIDENCE, VERDICT = "evidence.json", "verdict.json"
 PROMOTE = "pipeline.promote"  # set last: a run without it has no verdict to read
@@ -37,32 +38,34 @@ def log_verdict(evidence: Evidence, verdict: Verdict, train_run_id: str) -> None
     mlflow.set_tags({"pipeline.train_run_id": train_run_id, PROMOTE: str(verdict.promote).lower()})
 
 
-def read_evidence(evaluate_run_id: str) -> Evidence:
-    """Read the evidence of an evaluate run.
+def read_evidence(evaluate_run_id: str, tags: Mapping[str, str] | None = None) -> Evidence:
+    """Read the evidence of an evaluate run; `tags` are the run's, where the caller has checked them.
 
     Raises:
         ChangedError: it is not what evaluate logged.
         MlflowException, OSError: there is none, or the store does not answer.
         ValidationError: it is damaged.
     """
-    return Evidence.model_validate_json(verified_artifacts.read_text(evaluate_run_id, EVIDENCE, FIX))
+    return Evidence.model_validate_json(verified_artifacts.read_text(evaluate_run_id, EVIDENCE, FIX, tags))
 
 
-def read_verdict(evaluate_run_id: str, rules: Rules | None = None) -> Verdict:
+def read_verdict(tags: RunTags, rules: Rules | None = None) -> Verdict:
     """Judge the evidence of an evaluate run again, by the policy of its request, and require the verdict it logged.
 
     Args:
-        evaluate_run_id: of the evaluate run.
+        tags: of the evaluate run.
         rules: the administrators'; where that policy asked for less, the verdict returned is by their floors.
 
     Raises:
-        DataError: the run does not exist or did not end with a verdict.
+        DataError: the run did not end with a verdict.
         ChangedError: evidence or verdict is not what evaluate logged, or the verdict does not follow from the evidence.
     """
-    tag_of(evaluate_run_id, PROMOTE)
+    evaluate_run_id = tags.run_id
+    tags.require(PROMOTE)
     try:
-        logged = Verdict.model_validate_json(verified_artifacts.read_text(evaluate_run_id, VERDICT, FIX))
-        evidence = read_evidence(evaluate_run_id)
+        text = verified_artifacts.read_text(evaluate_run_id, VERDICT, FIX, tags.values)
+        logged = Verdict.model_validate_json(text)
+        evidence = read_evidence(evaluate_run_id, tags.values)
     except (ValidationError, UnicodeDecodeError) as error:
         raise ChangedError(
             f"{VERDICT} or {EVIDENCE} of run {evaluate_run_id} is not what evaluate writes ({error}); {FIX}"
@@ -81,13 +84,14 @@ def read_verdict(evaluate_run_id: str, rules: Rules | None = None) -> Verdict:
     return verdict
 
 
-def table_sha256(evaluate_run_id: str) -> str:
+def table_sha256(tags: RunTags) -> str:
     """SHA-256 of the table that an approver of this evaluate run's model was shown.
 
     Raises:
         ChangedError: the verdict is not what evaluate logged.
     """
-    logged = Verdict.model_validate_json(verified_artifacts.read_text(evaluate_run_id, VERDICT, FIX))
+    text = verified_artifacts.read_text(tags.run_id, VERDICT, FIX, tags.values)
+    logged = Verdict.model_validate_json(text)
     return hashlib.sha256(logged.markdown().encode()).hexdigest()
 
 

@@ -17,7 +17,8 @@ from tasks.records import artifact_names, ledger, queries, registry, tracking
 REFERENCE = "_run_id"  # suffix of tags and parameters that hold the ID of another run
 DATASET = "dataset"
 CLOCKS = timedelta(hours=1)  # by which the clocks of the machines that start runs may differ
-LAST_OF_A_DAY = {"register", "deploy", "rollback", "clean"}  # no run, version or ledger record refers to a run of these
+# No run, version or ledger record refers to a run of these.
+LAST_OF_A_DAY = {"register", "deploy", "rollback", "clean", "predict"}
 REFERRED_TO = [stage for stage in STAGES if stage not in LAST_OF_A_DAY]
 UNFINISHED = ("RUNNING", "SCHEDULED")
 VERSION = re.compile(r"models:/([^/@]+/[1-9][0-9]*)")

@@ -1,7 +1,7 @@
 """Fault injection for the chaos test (docs/reliability.md); does nothing unless PIPELINE_FAULT is set.
 
 Every external write of a stage is a point, `STAGE/FUNCTION#N` for the N-th call of that function: a write to MLflow's
-tracking store or registry, an artifact, the result file, a change of the service. The variable holds JSON:
+tracking store or registry, an artifact, its removal, the result file, a change of the service. The variable holds JSON:
 
     {"record": "FILE"}                                      append the name of each point reached
     {"point": "train/log_batch#2", "when": "before", "action": "SIGKILL", "marker": "FILE"}
@@ -37,6 +37,7 @@ WRITES = (
     *("transition_", "update_"),
 )
 ARTIFACTS = ("log_artifact", "log_artifacts")
+REMOVALS = ("delete_artifacts",)
 
 
 class Fault(Message):
@@ -45,7 +46,7 @@ class Fault(Message):
     record: Path | None = None
     point: str | None = None
     when: Literal["before", "during", "after"] = "before"
-    """Relative to the write; `during`: half of an artifact is written, or all of it with a flipped bit."""
+    """Relative to the write; `during`: half of an artifact is written or removed, or all written with a flipped bit."""
     action: Literal["SIGKILL", "SIGTERM", "away", "full", "damaged"] = "SIGKILL"
     """A signal to this process; `away`: the store cannot be reached any more (ConnectionError); `full`: the disk is
     full (ENOSPC); `damaged`: during a write, a flipped bit in each file, then SIGKILL."""
@@ -57,8 +58,10 @@ class Fault(Message):
             raise ValueError("give either record, or point and marker")
         if self.point is not None and self.marker is None:
             raise ValueError("point without marker: the fault would hit every try; name a file that does not exist")
-        if self.when == "during" and (self.point is None or not _is_artifact(self.point)):
-            raise ValueError(f"when='during' is for {' and '.join(ARTIFACTS)} only")
+        if self.when == "during" and (self.point is None or not _is_one_of((*ARTIFACTS, *REMOVALS), self.point)):
+            raise ValueError(f"when='during' is for {', '.join(ARTIFACTS)} and {', '.join(REMOVALS)} only")
+        if self.action == "damaged" and self.point is not None and _is_one_of(REMOVALS, self.point):
+            raise ValueError("action='damaged' is for what is written, not removed")
         if self.action == "damaged" and self.when != "during":
             raise ValueError("action='damaged' is for when='during' only")
         return self
@@ -81,7 +84,7 @@ def arm(stage: str) -> None:
 
     for registry in (TrackingStoreRegistry, ModelRegistryStoreRegistry):
         _wrap_made(registry, "get_store", points, WRITES)
-    _wrap_made(ArtifactRepositoryRegistry, "get_artifact_repository", points, ARTIFACTS)
+    _wrap_made(ArtifactRepositoryRegistry, "get_artifact_repository", points, (*ARTIFACTS, *REMOVALS))
     points.wrap(result_file, "write", "write_result")
     if stage == "deploy":  # other stages' images lack these modules
         from tasks.serving import process
@@ -90,6 +93,11 @@ def arm(stage: str) -> None:
         points.wrap(process, "start")
         points.wrap(process, "stop")
         points.wrap(ServiceClient, "refresh")
+    if stage == "predict":
+        from tasks.prediction.destinations import LocalFolder, S3Prefix
+
+        for place in (LocalFolder, S3Prefix):  # the artifacts of a run are points already
+            points.wrap(place, "put")
 
 
 class _Points:
@@ -135,6 +143,10 @@ class _Points:
         if fault.when == "before":
             self._strike(point)
             return write(*args, **kwargs)
+        if fault.when == "during" and name in REMOVALS:
+            _remove_half(write, *args, **kwargs)
+            self._strike(point)
+            return write(*args, **kwargs)
         if fault.when == "during":
             with tempfile.TemporaryDirectory(prefix="torn-") as folder:
                 spoil = _damaged if fault.action == "damaged" else _half
@@ -178,8 +190,8 @@ def _wrap_made(registry: type, name: str, points: _Points, prefixes: tuple[str, 
     setattr(registry, name, made)
 
 
-def _is_artifact(point: str) -> bool:
-    return point.partition("/")[2].partition("#")[0] in ARTIFACTS
+def _is_one_of(functions: tuple[str, ...], point: str) -> bool:
+    return point.partition("/")[2].partition("#")[0] in functions
 
 
 def _first(marker: Path | None) -> bool:
@@ -207,6 +219,17 @@ def _half(whole: Path, folder: Path) -> str:
     if kept:
         os.truncate(copy, copy.stat().st_size // 2)
     return str(target)
+
+
+def _remove_half(remove: Callable[..., Any], folder: str) -> None:
+    """Remove the first half of the files below an artifact folder, as a removal does that is cut short."""
+    repository = remove.__self__  # type: ignore[attr-defined]  # a method of the store
+    todo, files = [folder], list[str]()
+    while todo:
+        for found in repository.list_artifacts(todo.pop()):
+            (todo if found.is_dir else files).append(found.path)
+    for path in sorted(files)[: (len(files) + 1) // 2]:
+        remove(path)
 
 
 def _damaged(whole: Path, folder: Path) -> str:

@@ -81,7 +81,8 @@ def execute(stage: str, request: str) -> StageResult:
         if not isinstance(result, declared.result):
             raise ResultError(f"{stage} returned {type(result).__name__}; it must return {declared.result.__name__}")
         tracking.record_result(run, result)
-    return result
+        handed_over = tracking.handed_over(result.run_id, declared.hands_over)
+    return result.model_copy(update={"tags": handed_over})
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import TypeAlias
 
+import mlflow
 import numpy as np
 from numpy.typing import NDArray
 
@@ -52,7 +53,7 @@ def run(request: EvaluateRequest, inputs: EvaluateInputs, run: StageRun, setting
     """
     name = request.registered_model
     model, champion = inputs.model, inputs.champion
-    gold = gold_store.open_made_by(inputs.data.gold_run_id, settings)
+    gold = gold_store.open_made_by(inputs.data.gold_run_id, inputs.data.gold_sha256, settings)
     prepare_cpu(BATCH * math.prod(gold.shape))
     use_datasets(run, inputs.data.prepare_run_id, "testing")
     registry.require_same_classes(name, gold.classes)
@@ -114,6 +115,8 @@ def run(request: EvaluateRequest, inputs: EvaluateInputs, run: StageRun, setting
         *(title, facts, gold, evidence, verdict, request.policy),
         *(candidate.answers, champion_answers, regions, suspects),
     )
+    if inputs.data.gold_sha256 is not None:
+        mlflow.set_tag(gold_store.GOLD_SHA256, inputs.data.gold_sha256)
     log_verdict(evidence, verdict, request.train_run_id)
     return EvaluateResult(
         **run.result_fields,

@@ -9,7 +9,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,10 +50,11 @@ log = logging.getLogger("tasks.prepare")
 
 @dataclass(frozen=True)
 class _Made:
-    """Gold with the run that stores it and the number of files left out."""
+    """Gold with the run that stores it, the digest of its files, and the number of files left out of it."""
 
     gold: Gold
     run_id: str
+    sha256: str
     removed: int
 
 
@@ -83,7 +84,11 @@ def run(request: PrepareRequest, run: StageRun, settings: Settings) -> PrepareRe
         registry.require_same_classes(request.registered_model, listing.classes)
         shaping = Shaping.of(request, source)
         key = fingerprint(source.digest(), shaping, listing, changes.sha256 if changes else "")
-        earlier = None if request.forced("prepare") else _earlier(key, run.experiment_id)
+        earlier = (
+            None
+            if request.forced("prepare")
+            else _earlier(key, run.experiment_id, registry.judged_gold(request.registered_model, key))
+        )
         if earlier and losses.exceed(listing, sum(map(len, earlier.gold.splits.values())), request.max_left_out):
             earlier = None  # that run allowed more; to make the gold again says which files are left out
         made = earlier or _make(source, shaping, key, run.run_id, request)
@@ -93,6 +98,7 @@ def run(request: PrepareRequest, run: StageRun, settings: Settings) -> PrepareRe
         {
             FINGERPRINT: key,
             gold_store.GOLD_RUN: made.run_id,
+            gold_store.GOLD_SHA256: made.sha256,
             "pipeline.dataset": made.gold.dataset,
             "pipeline.data_licence": licence_of(request.dataset, request.licence),
             **({CORRECTIONS: changes.sha256} if changes else {}),
@@ -117,8 +123,18 @@ def _corrected(source: Source, changes: Corrections) -> Source:
     return made
 
 
-def _earlier(key: str, experiment_id: str) -> _Made | None:
-    """Find complete gold with this fingerprint; a finished run whose gold is missing or damaged does not count."""
+def _earlier(key: str, experiment_id: str, judged: Mapping[str, Sequence[str]]) -> _Made | None:
+    """Find complete gold with this fingerprint; a finished run whose gold is missing or damaged does not count.
+
+    Args:
+        key: the fingerprint.
+        experiment_id: MLflow's experiment.
+        judged: digests of such gold on which versions were judged, by prepare run; where there are any, other gold does
+            not count: every stage can write a run that looks like one of prepare.
+
+    Raises:
+        ChangedError: the gold of a run is not what was stored, or not what a version was judged on.
+    """
     tags = {"pipeline.stage": "prepare", FINGERPRINT: key}
     checked = set[str]()  # most of the runs reused the same gold: each gold is checked once
     for run in queries.find_runs(experiment_id, tags, status="FINISHED"):
@@ -129,14 +145,23 @@ def _earlier(key: str, experiment_id: str) -> _Made | None:
         if not gold_store.exists(run_id):
             continue
         try:
-            gold = gold_store.fetch_made_by(run_id, adopt=True)
+            gold, sha256 = gold_store.adopt(run_id)
         except ChangedError:
             raise
         except DataError as error:
             log.warning("the gold of run %s is made again: %s", run_id, error)
             continue
+        if judged and not any(sha256 in digests for digests in judged.values()):
+            if run_id in judged:
+                raise ChangedError(
+                    f"the gold of run {run_id} was changed, files and tags: a version was judged on SHA-256 "
+                    f"{judged[run_id][-1][:12]}..., now it is {sha256[:12]}...; {gold_store.FIX}, and find out who can "
+                    "write to MLflow and its store"
+                )
+            log.warning("the gold of run %s is not reused: no version of the model was judged on it", run_id)
+            continue
         log.info("the gold of run %s is reused", run_id)
-        return _Made(gold, run_id, int(removed))
+        return _Made(gold, run_id, sha256, int(removed))
     return None
 
 
@@ -169,10 +194,10 @@ def _make(source: Source, shaping: Shaping, key: str, run_id: str, request: Prep
         has_validation=listing.has_validation,
         columns=listing.columns,
     )
-    gold_store.store(gold)
+    sha256 = gold_store.store(gold)
     _log_layer("gold", len(kept), sum(map(len, gold.splits.values())), started)
     log_near_duplicates(gold)
-    return _Made(gold, run_id, len(removals))
+    return _Made(gold, run_id, sha256, len(removals))
 
 
 def _describe(made: _Made, request: PrepareRequest, *, reused: bool) -> None:

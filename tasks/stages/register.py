@@ -11,8 +11,19 @@ from tasks.contract.policies_file import rules_for
 from tasks.contract.promotion import RegisterRequest, RegisterResult
 from tasks.errors import ModelError, RequestError
 from tasks.gate.verdict import Verdict
-from tasks.records import artifact_digest, compressed_models, ledger, model_card, registry, tuned_sets, verdict_log
-from tasks.records.tracking import StageRun, tag_of
+from tasks.records import (
+    artifact_digest,
+    artifact_names,
+    compressed_models,
+    ledger,
+    model_card,
+    registry,
+    tuned_sets,
+    verdict_log,
+    verified_artifacts,
+)
+from tasks.records.artifact_names import GOLD_SHA256
+from tasks.records.tracking import RunTags, StageRun
 from tasks.settings import Settings
 
 ASK = "nobody was asked; clear the approval task and this one"
@@ -30,16 +41,19 @@ def run(request: RegisterRequest, run: StageRun, settings: Settings) -> Register
         RequestError: an approval is missing, or the one that was given does not count.
         SettingsError: the administrators' rules cannot be read.
         DataError: the evaluate run is missing or has no verdict.
-        ChangedError: the verdict is not what evaluate logged, or does not follow from the evidence.
+        ChangedError: the verdict is not what evaluate logged, or does not follow from the evidence; or a tag of its run
+            or of the model's is not what evaluate or train handed over.
         ModelError: the champion changed since the verdict, or has other classes.
     """
     name = request.registered_model
-    train_run_id = tag_of(request.evaluate_run_id, "pipeline.train_run_id")
+    judged = RunTags.read(request.evaluate_run_id, request.evaluate_tags)
+    train_run_id = judged.require("pipeline.train_run_id")
+    made = RunTags.read(train_run_id, request.train_tags)
     rules = rules_for(name, settings)
-    verdict = verdict_log.read_verdict(request.evaluate_run_id, rules)
-    registry.require_same_classes(name, registry.classes_of_run(train_run_id))
+    verdict = verdict_log.read_verdict(judged, rules)
+    registry.require_same_classes(name, registry.classes_of_run(train_run_id, made.values))
 
-    model_sha256 = tag_of(train_run_id, registry.SHA256)
+    model_sha256 = made.require(registry.SHA256)
     known = registry.by_digest(name, model_sha256)
     champion = registry.by_alias(name)
     champion_version = int(champion.version) if champion else None
@@ -51,25 +65,28 @@ def run(request: RegisterRequest, run: StageRun, settings: Settings) -> Register
         )
     promote, reason = conclusion(request, verdict, rules)
     if promote and rules and rules.approval and request.approval.approved:
-        _require_valid(request, rules, rules.approval)
+        _require_valid(request, judged, rules, rules.approval)
 
     if known is None:
         tags = {
             "pipeline.key": request.task.key,
             "pipeline.train_run_id": train_run_id,
             "pipeline.evaluate_run_id": request.evaluate_run_id,
-            "pipeline.prepare_run_id": tag_of(train_run_id, "pipeline.prepare_run_id"),
-            "pipeline.fingerprint": tag_of(train_run_id, "pipeline.fingerprint"),
+            "pipeline.prepare_run_id": made.require("pipeline.prepare_run_id"),
+            "pipeline.fingerprint": made.require("pipeline.fingerprint"),
             registry.SHA256: model_sha256,
-            artifact_digest.TAG: tag_of(train_run_id, artifact_digest.TAG),
-            **tuned_sets.tags_of(train_run_id),
-            **compressed_models.tags_of(train_run_id),
+            artifact_digest.TAG: made.require(artifact_digest.TAG),
+            **({GOLD_SHA256: judged.values[GOLD_SHA256]} if judged.values.get(GOLD_SHA256) else {}),
+            **tuned_sets.version_tags(made.values),
+            **compressed_models.version_tags(made.values),
         }
-        source = tag_of(train_run_id, "pipeline.logged_model_uri")
-        card = model_card.write(model_card.read(name, request.evaluate_run_id, verdict))
+        source = made.require(artifact_names.MODEL_URI)
+        card = model_card.write(model_card.read(name, judged, made, verdict))
         version = registry.create_version(name, source, train_run_id, tags, card)
     else:
         version = known
+        if judged.values.get(GOLD_SHA256):
+            registry.add_judged_gold(version, judged.values[GOLD_SHA256])
     number = int(version.version)
     log.info("%s version %d %s", name, number, "exists already" if known else "created")
 
@@ -86,6 +103,7 @@ def run(request: RegisterRequest, run: StageRun, settings: Settings) -> Register
         by=request.approval.by or request.task.by,
         reason=reason,
         evidence_run_id=request.evaluate_run_id,
+        evidence_sha256=judged.values.get(f"{verified_artifacts.TAG}{verdict_log.EVIDENCE}"),
     )
     if promote:
         ledger.move_champion(entry)
@@ -134,10 +152,10 @@ def conclusion(request: RegisterRequest, verdict: Verdict, rules: Rules | None =
     return True, f"{judged}; approved by {approval.by}{word}"
 
 
-def _require_valid(request: RegisterRequest, rules: Rules, rule: ApprovalRule) -> None:
+def _require_valid(request: RegisterRequest, judged: RunTags, rules: Rules, rule: ApprovalRule) -> None:
     """Refuse an approval by somebody who may not give it, or of other evidence than that of this run."""
     objection = rule.objection(str(request.approval.by), request.task.user)
-    if not objection and request.approval.evidence != verdict_log.table_sha256(request.evaluate_run_id):
+    if not objection and request.approval.evidence != verdict_log.table_sha256(judged):
         objection = f"{request.approval.by} approved other evidence than evaluate has logged by now"
     if objection:
         raise RequestError(f"{rules.source}: {objection}; clear the approval task and this one")

@@ -43,7 +43,7 @@ def run(request: TuneRequest, inputs: TuneInputs, run: StageRun, settings: Setti
         UnavailableError: no Ray cluster, MLflow or storage answers.
     """
     data = inputs.data
-    gold = gold_store.fetch_made_by(data.gold_run_id)
+    gold = gold_store.fetch_made_by(data.gold_run_id, data.gold_sha256)
     use_datasets(run, data.prepare_run_id, "training", "validation")
     mlflow.set_tags(
         {

@@ -22,6 +22,7 @@ GRACE = 3.0  # seconds from SIGTERM to the end; then `pipeline.local` sends SIGK
 TRIES = 3  # as in `dags/`: one, and two retries
 ACTS = [(when, action) for action in ("SIGKILL", "SIGTERM", "away") for when in ("before", "after")]
 SIGNALS = [act for act in ACTS if act[1] != "away"]
+CUT_SHORT = [("during", "SIGKILL")]
 TORN = [("during", "SIGKILL"), ("during", "full"), ("during", "damaged")]
 SERVICE = {"start", "stop", "refresh"}
 EXPECTED = {"SIGKILL": {-signal.SIGKILL}, "SIGTERM": {143}, "away": {69}, "full": {1, 69}, "damaged": {-signal.SIGKILL}}
@@ -104,7 +105,9 @@ class Pipeline:
                 if point == last or (step.only is not None and name not in step.only):
                     continue
                 acts = ACTS + TORN if name in faults.ARTIFACTS else ACTS
-                if name == "write_result":
+                if name in faults.REMOVALS:
+                    acts = ACTS + CUT_SHORT
+                elif name == "write_result":
                     acts = [*SIGNALS, ("before", "full")]
                 elif name in SERVICE:
                     acts = SIGNALS
@@ -151,6 +154,8 @@ class Pipeline:
         elif step.stage == "deploy":
             lab.serve(None)
         lab.restore(step.after)
+        if step.never_ended:
+            lab.unend(self.results[step.never_ended]["run_id"])
 
     def _state(self, step: Step, ended: Ended) -> State:
         service = self.lab.service() if step.stage == "deploy" and not step.elsewhere else None

@@ -24,8 +24,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import requests
 
@@ -49,7 +50,7 @@ IMPORTS = (
     *("matplotlib.pyplot", "matplotlib.backends.backend_agg", "sklearn.datasets", "PIL.JpegImagePlugin"),
     *("mlflow.pyfunc.scoring_server", "mlflow.types.responses", "redis", "PIL.GifImagePlugin", "PIL.BmpImagePlugin"),
     *(f"tasks.stages.{name}" for name in ("prepare", "tune", "train", "compress", "evaluate")),
-    *(f"tasks.stages.{name}" for name in ("register", "rollback", "deploy")),
+    *(f"tasks.stages.{name}" for name in ("register", "rollback", "deploy", "clean")),
     *("tasks.serving.load_check", "tasks.serving.model"),
 )
 
@@ -143,6 +144,8 @@ class Lab:
                 os.environ[faults.VARIABLE] = json.dumps(fault)
             _fork_trials()
             _save_every_epoch()
+            if step.days_later:
+                _set_clock(step.days_later)
             from tasks.runner.stage_process import run_stage
 
             code = run_stage(step.stage, request, self._result)
@@ -190,6 +193,12 @@ class Lab:
         # Into the existing file, because the service has it open.
         _copy_database(folder / "mlflow.db", self.home / "mlflow.db")
         shutil.copytree(folder / "artifacts", self.home / "artifacts")
+
+    def unend(self, run_id: str) -> None:
+        """Let a run be one that never ended, as a lost machine leaves it."""
+        with contextlib.closing(sqlite3.connect(self.home / "mlflow.db")) as connection:
+            connection.execute("UPDATE runs SET status = 'RUNNING', end_time = NULL WHERE run_uuid = ?", [run_id])
+            connection.commit()
 
     def clear(self) -> None:
         """Remove the marker of a fault and the result of the previous step."""
@@ -259,6 +268,22 @@ def _save_every_epoch() -> None:
     from tasks.vision.training import cadence
 
     cadence.TIME_SHARE = 1e9
+
+
+def _set_clock(days: int) -> None:
+    """Let MLflow and the cleaning see a time that is days ahead; what earlier steps wrote is then old."""
+    from tasks.retention import known_runs, leftovers
+    from tasks.stages import clean
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return super().now(tz) + timedelta(days)
+
+    seconds = time.time
+    setattr(time, "time", lambda: seconds() + days * 24 * 3600)  # noqa: B010  # MLflow's: of runs and metrics
+    for module in (known_runs, leftovers, clean):
+        setattr(module, "datetime", Later)  # noqa: B010
 
 
 def _copy_database(source: Path, target: Path) -> None:

@@ -49,6 +49,9 @@ ALLOWED: tuple[tuple[str, str | None, str], ...] = (
         None,
         "over seconds per epoch; the weights are compared by the model's digest",
     ),
+    (r"clean \| metric removed", None, "what an earlier try removed is not found again: of the last try"),
+    (r"clean \| tag pipeline.result", r'"(removed":\s*\{[^}]*\}|megabytes":\s*[\d.e+-]+)', "the same"),
+    (r"^result \| (removed|megabytes)", None, "the same"),
     (r"tag ledger.previous", r"[0-9a-f]{64}$", "over the ID and time of the record before"),
     (r"artifact checkpoints/", None, "holds seconds per epoch; the weights are compared by the model's digest"),
     (
@@ -57,11 +60,13 @@ ALLOWED: tuple[tuple[str, str | None, str], ...] = (
         "over a file with the model's ID and time; the weights' digest is compared",
     ),
 )
+# Each try of a cleaning lists what it removed in a file of its own, which its time names.
+OF_ONE_TRY = re.compile(r"run .* clean \| artifact \d{8}T\d{6}-removed\.json")
 # What a retry measures again is a further step of the metric, not the same one twice
 # (`tasks.records.metric_log.log_values`).
 AGAIN = re.compile(
-    r"(run .* (prepare|evaluate|deploy)|model of .*) \| metric "
-    r"(.*seconds|.*latency.*|batch_images_per_second|peak_memory_mb|deploy/(request_milliseconds|largest_difference))"
+    r"(run .* (prepare|evaluate|deploy|clean)|model of .*) \| metric "
+    r"(removed(_megabytes)?|.*seconds|.*latency.*|batch_images_per_second|peak_memory_mb|deploy/(request_milliseconds|largest_difference))"
     r"@[1-9]\d*$"
 )
 
@@ -89,6 +94,7 @@ def read(service: dict[str, Any] | None, rewrite: Callable[[str], str]) -> State
         about = {name: service[name] for name in ("registered_model", "model_version", "run_id", "problem")}
         state |= {f"service | {name}": str(value) for name, value in about.items()}
     named = {rewrite(key): rewrite(_named(str(value), names)) for key, value in sorted(state.items())}
+    named = {key: value for key, value in named.items() if not OF_ONE_TRY.fullmatch(key)}
     masked = {key: _mask(key, value) for key, value in named.items()}
     return {
         key: value if len(value) <= SHOWN else f"SHA-256 {_digest(value.encode())}" for key, value in masked.items()

@@ -1,4 +1,4 @@
-"""The pipeline under test: two days, a refused candidate, a rollback and a deploy that fails, step by step.
+"""The pipeline under test: two days, a refused candidate, a rollback, a cleaning and a deploy that fails, step by step.
 
 Each step is one task of a DAG: its request is made from the results of earlier steps, as the DAG makes it. A step
 begins where the step named in `after` ended, so that the pipeline is a tree and every step can be repeated alone.
@@ -37,6 +37,10 @@ class Step:
     """Whether SERVING_URL leads to another program."""
     service: int | None = None
     """Version in service when the step begins; None: no service runs."""
+    days_later: int = 0
+    """By how many days the clock of the stage is ahead."""
+    never_ended: str = ""
+    """A step before, whose run is unfinished when this one begins."""
 
     def request(self, results: Results) -> str:
         """The request as JSON; the same for every try."""
@@ -71,6 +75,10 @@ def _deploy(step: str) -> Callable[[Results], dict[str, Any]]:
 
 def _prepare(results: Results) -> dict[str, Any]:
     return {"dataset": "digits", "registered_model": MODEL}
+
+
+def _split(seed: int) -> Callable[[Results], dict[str, Any]]:
+    return lambda results: {**_prepare(results), "data_seed": seed}
 
 
 def _rollback(results: Results) -> dict[str, Any]:
@@ -134,6 +142,16 @@ STEPS: tuple[Step, ...] = (
     Step("compress-week3", "compress", "register-day2", _compress("train-day2", **PRUNING)),
     Step("rollback-undo", "rollback", "register-day2", _rollback),
     Step("deploy-undo", "deploy", "rollback-undo", _deploy("rollback-undo"), service=2),
+    # A hundred days later nobody needs a gold, the checkpoints of two trainings and the weights of a refused candidate.
+    Step("prepare-left", "prepare", "register-day1", _split(1), only=()),
+    Step("prepare-newer", "prepare", "prepare-left", _split(2), only=()),
+    Step("train-left", "train", "prepare-newer", _train("prepare-day1", epochs=1, learning_rate=1e-5), only=()),
+    Step("evaluate-left", "evaluate", "train-left", _evaluate("train-left"), only=()),
+    Step("register-left", "register", "evaluate-left", _register("evaluate-left"), only=()),
+    # Another one is the newest candidate meanwhile, which keeps its weights.
+    Step("evaluate-newest", "evaluate", "register-left", _evaluate("train-day1"), only=()),
+    Step("register-newest", "register", "evaluate-newest", _register("evaluate-newest"), only=()),
+    Step("clean-week4", "clean", "register-newest", days_later=100, never_ended="prepare-newer"),
     # Another program answers at the service's address: the promotion is undone, and the stage ends with 76.
     Step("deploy-wrong", "deploy", "register-day2", _deploy("register-day2"), exit_code=76, elsewhere=True),
 )

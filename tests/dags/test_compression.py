@@ -28,7 +28,7 @@ def weekly(parse: Parse) -> dict[str, Any]:
 
 def test_what_is_compressed_is_judged_as_what_is_trained(weekly: dict[str, Any]) -> None:
     order = {task: downstream for task, (downstream, *_) in weekly["tasks"].items()}
-    assert order == {"compress": ["evaluate"], **model_tasks.ORDER}
+    assert order == {"compress": ["evaluate", "register"], **model_tasks.ORDER}
 
 
 def test_the_form_has_every_parameter_of_its_stages(weekly: dict[str, Any]) -> None:

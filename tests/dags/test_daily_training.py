@@ -27,12 +27,12 @@ def test_the_stages_follow_each_other_and_the_branch_guards_what_needs_a_new_cha
     order = {task: downstream for task, (downstream, *_) in facts["tasks"].items()}
     first = "compression.compress"
     assert order == {
-        "prepare": ["train"],
-        "train": [first, "evaluate"],
+        "prepare": ["compression.evaluate", "evaluate", "train"],
+        "train": [first, "evaluate", "register"],
         **model_tasks.ORDER,
         "promoted": [first, "deploy"],
         "deploy": [first],
-        **model_tasks.in_group("compression", {"compress": ["evaluate"], **model_tasks.ORDER}),
+        **model_tasks.in_group("compression", {"compress": ["evaluate", "register"], **model_tasks.ORDER}),
     }
 
 

@@ -47,6 +47,7 @@ def test_only_the_plugin_module_is_loaded_as_a_plugin(parse: Parse) -> None:
         ("weekly_compression", "0 12 * * 0", WEEK - 1),  # when the trainings of that night are over
         ("rollback_champion", "None", WEEK),
         ("weekly_maintenance", "0 6 * * 6", WEEK - 1),
+        ("batch_predict", "None", WEEK),
     ],
 )
 def test_the_schedule_is_fixed(parse: Parse, dag: str, schedule: str, longest: int) -> None:
@@ -58,7 +59,9 @@ def test_the_schedule_is_fixed(parse: Parse, dag: str, schedule: str, longest: i
     assert facts["tags"]
 
 
-@pytest.mark.parametrize("dag", ["daily_training", "weekly_compression", "weekly_maintenance", "weekly_tuning"])
+@pytest.mark.parametrize(
+    "dag", ["batch_predict", "daily_training", "weekly_compression", "weekly_maintenance", "weekly_tuning"]
+)
 def test_each_task_is_retried_with_back_off_and_ends_in_time(parse: Parse, dag: str) -> None:
     facts = parse(dag)["facts"]
     for task, (_, retries, back_off, timeout) in facts["tasks"].items():

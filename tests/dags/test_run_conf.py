@@ -66,7 +66,21 @@ ROLLBACK = {
     '{"reason": "sees cats", "version": 0}': "version=0",
     '{"reason": ""}': "reason=''",
 }
+PREDICTION = {
+    '{"images": "photos.zip"}': "",
+    '{"images": "s3://b/p/", "out": "s3://b/found/", "model_version": 3, "output_format": "csv"}': "",
+    "{}": "images=''",
+    '{"images": ""}': "images='': '' should be non-empty",
+    '{"images": "https://host/a.zip"}': "images='https://host/a.zip' is neither a local path nor an s3:// address",
+    '{"images": "a", "out": "ftp://host/a"}': "out='ftp://host/a' is neither a local path nor an s3:// address",
+    '{"images": "a", "out": "s3://bucket"}': "out='s3://bucket' is a whole bucket; add a prefix of its own",
+    '{"images": "a", "model_version": "champion"}': "model_version='champion': 'champion' is not of type 'integer'",
+    '{"images": "a", "output_format": "json"}': "output_format='json': 'json' is not one of ['parquet', 'csv']",
+    '{"images": "a", "max_failed": 2}': "max_failed=2: 2 is greater than the maximum of 1",
+    '{"images": "a", "source": "b"}': "unknown parameter 'source'",
+}
 CONFS = {
+    "batch_predict": PREDICTION,
     "daily_training": CASES,
     "weekly_tuning": WEEKLY,
     "weekly_compression": COMPRESSION,
@@ -113,5 +127,5 @@ def test_an_unknown_dag_ends_the_command_in_one_line(forks: Forks) -> None:
     command = "from runpy import run_module; run_module('pipeline', run_name='__main__', alter_sys=True)"  # python -m
     done = forks.run(command, "run", "daily_trainig", "{}")
     assert done.returncode == 64
-    known = "daily_training, rollback_champion, weekly_compression, weekly_maintenance, weekly_tuning"
+    known = "batch_predict, daily_training, rollback_champion, weekly_compression, weekly_maintenance, weekly_tuning"
     assert done.stderr.splitlines()[-1] == f"RequestError: DAG 'daily_trainig' is unknown; choose from: {known}"

@@ -22,7 +22,12 @@ def facts(parse: Parse) -> dict[str, Any]:
 
 def test_the_search_comes_before_the_training_and_the_branch_guards_deploy(facts: dict[str, Any]) -> None:
     order = {task: downstream for task, (downstream, *_) in facts["tasks"].items()}
-    assert order == {"prepare": ["train", "tune"], "tune": ["train"], "train": ["evaluate"], **model_tasks.ORDER}
+    assert order == {
+        "prepare": ["evaluate", "train", "tune"],
+        "tune": ["train"],
+        "train": ["evaluate", "register"],
+        **model_tasks.ORDER,
+    }
 
 
 def test_a_tasks_token_outlives_the_longest_search(facts: dict[str, Any]) -> None:

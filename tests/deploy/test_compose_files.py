@@ -27,7 +27,9 @@ def test_every_secret_comes_from_the_environment_and_must_be_there(
     for variable, value in service.get("environment", {}).items():
         if re.search(r"PASSWORD|SECRET|ACCESS_KEY|ROOT_USER", variable):
             optional = f"${{{variable}:-}}"  # a user's own, for data sets elsewhere
-            assert value == optional or re.fullmatch(r"\$\{[A-Z0-9_]+:\?run make setup\}", value), variable
+            required = r"\$\{[A-Z0-9_]+:\?run make setup\}"
+            of_a_purpose = rf"\$\{{S3_[A-Z]+_(ACCESS|SECRET)_KEY:-{required}\}}"
+            assert value == optional or re.fullmatch(f"{required}|{of_a_purpose}", value), variable
         if "://" in str(value) and "@" in str(value):
             assert re.search(r"//\w+:\$\{[A-Z0-9_]+:\?run make setup\}@", value), variable
 
@@ -36,6 +38,29 @@ def test_every_secret_comes_from_the_environment_and_must_be_there(
 def test_only_mlflow_itself_has_its_administrators_password(file: str, name: str, service: dict[str, Any]) -> None:
     given = json.dumps(service.get("environment", {}))
     assert "MLFLOW_TRACKING_PASSWORD:?" not in given or name == "mlflow"
+
+
+# Whose keys of the store each service has. Every other service has none.
+STORE_KEYS = {
+    "s3": {"root"},
+    "bucket": {"root"},
+    "mlflow": {"ARTIFACTS"},
+    "airflow-api-server": {"LOGS"},
+    "airflow-triggerer": {"LOGS"},
+    "airflow-scheduler": {"LOGS", "TUNE"},
+    "airflow-worker": {"LOGS", "TUNE"},
+    "ray-worker": {"TUNE"},
+}
+
+
+@over_services
+def test_each_service_has_the_keys_of_the_store_that_it_needs_and_no_other(
+    file: str, name: str, service: dict[str, Any]
+) -> None:
+    given = json.dumps(service.get("environment", {}))
+    purposes = re.findall(r"\$\{S3_(?:([A-Z]+)_)?(?:ACCESS|SECRET)_KEY:[-?]", re.sub(r":-\$\{S3[^}]*\}", ":-", given))
+    assert {purpose or "root" for purpose in purposes} == STORE_KEYS.get(name, set())
+    assert len(purposes) == 2 * len(set(purposes))  # access key and secret key
 
 
 @over_services

@@ -98,16 +98,41 @@ def test_kubernetes_takes_what_the_clusters_airflow_is_told_and_not_its_addresse
     (tmp_path / "deploy").mkdir()
     shutil.copy(ROOT / "deploy/env.sh", tmp_path / "deploy")
     (tmp_path / ".env").write_text("MLFLOW_PORT=5001\nS3_BUCKET=of-the-file\nSTACK_NAME=of-the-file\n")
+    with (tmp_path / ".env").open("a") as file:  # of the stack on Docker, whose store is another one
+        file.write("S3_TUNE_ACCESS_KEY=of-docker\nS3_ACCESS_KEY=root\n")
     kubectl = tmp_path / "kubectl"  # what `kubectl get configmap` prints by the template
     told = "MLFLOW_TRACKING_URI=http://mlflow:5000\\nPIPELINE_STAGE_SERVING_URL=http://serving-pods:3000\\nS3_BUCKET=told\\n"
     kubectl.write_text(f"#!/bin/sh\n[ \"$2\" = mine ] && printf '{told}'\n")
     kubectl.chmod(0o755)
     shown = "$PIPELINE_RUNTIME $MLFLOW_TRACKING_URI $PIPELINE_STAGE_SERVING_URL $S3_BUCKET $STACK_NAME"
+    shown += " ${S3_TUNE_ACCESS_KEY-unset} $S3_ACCESS_KEY"
     shell = ["bash", "-euo", "pipefail", "-c", f'. deploy/env.sh kubernetes && echo "{shown}"']
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "NAMESPACE": "mine"}
     done = subprocess.run(shell, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    said = "kubernetes http://127.0.0.1:5001 http://serving-pods:3000 told of-the-file\n"
+    said = "kubernetes http://127.0.0.1:5001 http://serving-pods:3000 told of-the-file unset root\n"
     assert done.stdout == said, done.stderr
+    for given in ("mine", "mine-stages"):  # where an earlier release had both in one namespace, this variable named it
+        environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "PIPELINE_KUBERNETES_NAMESPACE": given}
+        assert subprocess.run(shell, cwd=tmp_path, env=environment, capture_output=True, text=True).stdout == said
     done = subprocess.run(shell, cwd=tmp_path, env=environment | {"NAMESPACE": "no"}, capture_output=True, text=True)
     assert done.returncode == 78
     assert "namespace no has no settings; run make kubernetes-up" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("told", "stages"), [("PIPELINE_KUBERNETES_NAMESPACE=mine-stages\\n", "mine-stages"), ("", "mine")]
+)
+def test_stages_run_where_the_settings_say_and_where_they_say_nothing_as_before(
+    tmp_path: Path, told: str, stages: str
+) -> None:
+    (tmp_path / "deploy").mkdir()
+    shutil.copy(ROOT / "deploy/env.sh", tmp_path / "deploy")
+    (tmp_path / ".env").write_text("PIPELINE_KUBERNETES_NAMESPACE=of-the-file\n")
+    kubectl = tmp_path / "kubectl"
+    kubectl.write_text(f"#!/bin/sh\nprintf 'PIPELINE_STAGE_SERVING_URL=http://serving-pods:3000\\n{told}'\n")
+    kubectl.chmod(0o755)
+    shown = '. deploy/env.sh kubernetes && echo "$NAMESPACE $PIPELINE_KUBERNETES_NAMESPACE"'
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "NAMESPACE": "mine"}
+    command = ["bash", "-euo", "pipefail", "-c", shown]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout == f"mine {stages}\n", done.stderr

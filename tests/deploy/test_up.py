@@ -49,6 +49,7 @@ def test_it_belongs_to_the_service(
 ) -> None:
     monkeypatch.setattr(up, "before", lambda folder, env_file: [])
     monkeypatch.setattr(up, "after", lambda env_file: [])
+    (docker / ".env").write_text("S3_ENDPOINT_URL=http://elsewhere:9000\n")
     start(ROOT, docker / ".env", services)
     started = [line for line in (docker / "asked").read_text().splitlines() if " up " in line]
     assert [engine.STATE in line for line in started] == [True, False, *([False] if exports else [])]

@@ -91,7 +91,7 @@ def job_of(runtime: str, stage: str, params: dict[str, Any], monkeypatch: pytest
     """The job that a DAG's task builds under a runtime."""
     monkeypatch.setenv("PIPELINE_RUNTIME", runtime)
     dag, defaults = dag_of(runtime)
-    given = {**defaults, "reason": "worse in the field", **params}
+    given = {**defaults, "reason": "worse in the field", "images": "s3://data/photos/", **params}
     context = {"ti": SimpleNamespace(run_id="r", map_index=-1), "dag_run": SimpleNamespace(conf=None), "params": given}
     return dag.get_task(stage).job(context)
 

@@ -11,11 +11,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from deploy import store_policies, up
 from deploy.env_file import parse
 from deploy.setup_env import complete
 
@@ -144,7 +145,7 @@ def gateway_of(network: str) -> str:
 
 @contextlib.contextmanager
 def running(folder: Path) -> Iterator[Stack]:
-    """Run Postgres, the S3 store and MLflow, healthy and empty; write their `.env` to a folder."""
+    """Run Postgres, the S3 store with its keys, and MLflow, healthy and empty; write their `.env` to a folder."""
     build_images("mlflow")
     text, _ = complete("", (ROOT / ".env.example").read_text())
     variables = parse(text) | OWN
@@ -153,7 +154,13 @@ def running(folder: Path) -> Iterator[Stack]:
     found = Stack(env_file, variables)
     found.remove()
     try:
+        began = time.monotonic()
+        assert up.make_store_keys(env_file) is None
+        seconds = time.monotonic() - began
+        found = replace(found, variables=parse(env_file.read_text()))
+        assert all(found.variables.get(name) for name in store_policies.VARIABLES)
         found.start()
+        SECONDS_TO_HEALTHY["docker-compose.yml"] += seconds
         yield found
     finally:
         found.remove()

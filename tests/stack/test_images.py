@@ -23,6 +23,7 @@ from .conftest import ROOT, TAG, build_images
 pytestmark = pytest.mark.docker
 LIGHT = [name for name, stage in stages.STAGES.items() if stage.extra == "client"]
 STAGES = [*LIGHT, *(name for name in stages.STAGES if name not in LIGHT)]
+WITH_TORCH = [name for name, stage in stages.STAGES.items() if stage.extra not in ("client", "inference")]
 MEGABYTE = 1_000_000
 
 
@@ -105,6 +106,10 @@ def test_light_images_hold_nothing_for_training(name: str) -> None:
     assert answers(name)["held"] == []
 
 
+def test_the_image_of_predict_reads_images_without_torch() -> None:
+    assert answers("predict")["held"] == ["numpy", "PIL"]
+
+
 def test_an_image_for_training_holds_what_they_lack() -> None:
     """So that the test above can fail."""
     assert {"torch", "numpy", "PIL"} <= set(answers("train")["held"])
@@ -117,8 +122,8 @@ def test_what_needs_no_torch_is_small(name: str) -> None:
 
 
 def test_the_training_images_share_one_torch_layer() -> None:
-    layers = [inspect(f"vision-mlops/{name}:{TAG}")["RootFS"]["Layers"] for name in STAGES]
-    shared = set.intersection(*map(set, layers[len(LIGHT) :])) - set(layers[0])
+    layers = {name: inspect(f"vision-mlops/{name}:{TAG}")["RootFS"]["Layers"] for name in STAGES}
+    shared = set.intersection(*(set(layers[name]) for name in WITH_TORCH)) - set(layers[LIGHT[0]])
     assert shared
     own = [inspect(f"vision-mlops/{name}:{TAG}")["Size"] for name in ("prepare", "train", "evaluate", "rollback")]
     assert max(own) - min(own) < MEGABYTE

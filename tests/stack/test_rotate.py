@@ -93,6 +93,7 @@ def rotation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rotation]:
     try:
         done = deploy(before, "up", "airflow-api-server", "serving")
         assert done.returncode == 0, done.stdout + done.stderr
+        before = Stack(env_file, parse(env_file.read_text()))  # with the keys of the store that `up` made
         in_airflow("airflow", "connections", "add", "kept", "--conn-uri", "http://someone:of-the-connection@host")
         with pytest.MonkeyPatch.context() as patch:
             mlflow = client(before, patch)

@@ -5,14 +5,31 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import sqlite3
 import sys
 from pathlib import Path
 
+import mlflow.store.db.utils
 import pytest
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from tasks.contract.messages import TaskIdentity
 from tasks.records.tracking import connect
 from tasks.settings import Settings
+
+# MLflow reads all of its 68 migrations for each store that is opened, to know which is the last: here once a process.
+mlflow.store.db.utils._get_latest_schema_revision = functools.cache(mlflow.store.db.utils._get_latest_schema_revision)
+
+
+@event.listens_for(Engine, "connect")
+def commit_to_memory(connection: object, _: object) -> None:
+    """A store of a test need not outlast a power failure, and a test waits for its disk at each commit.
+
+    Other processes read what was committed as ever.
+    """
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous = OFF")
 
 
 @pytest.fixture(autouse=True)

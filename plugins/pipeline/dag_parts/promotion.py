@@ -14,21 +14,36 @@ from pipeline.operator.stage_operator import StageOperator
 from pipeline.runtimes import stage_task
 
 
-def promote_and_deploy(made: StageOperator, what: str = "model") -> list[Any]:
+def promote_and_deploy(made: StageOperator, what: str = "model", *, prepared: StageOperator | None = None) -> list[Any]:
     """Add the tasks that judge the model of `made`, register it, and deploy it if it was promoted.
 
     Args:
         made: the task that made it.
         what: it is, for a person who is asked to approve it.
+        prepared: the task whose data it was made of, where that is in the same DAG.
 
     Returns:
         The tasks that whatever needs the promoted model comes after: the branch, which skips it too, and deploy.
     """
     model: Any = made.output  # Airflow's types do not say that an output can be indexed
-    evaluate = stage_task("evaluate", train_run_id=model["run_id"], execution_timeout=timedelta(hours=1))
+    data: Any = prepared.output if prepared else {}
+    evaluate = stage_task(
+        "evaluate",
+        train_run_id=model["run_id"],
+        train_tags=model["tags"],
+        prepare_tags=data["tags"] if prepared else None,
+        execution_timeout=timedelta(hours=1),
+    )
     judged: Any = evaluate.output
     approve = PromotionApproval(task_id="approve", model=what, promote=judged["promote"], table=judged["table"])
-    register = stage_task("register", evaluate_run_id=judged["run_id"], approval=approve.output, pool=CHAMPION)
+    register = stage_task(
+        "register",
+        evaluate_run_id=judged["run_id"],
+        evaluate_tags=judged["tags"],
+        train_tags=model["tags"],
+        approval=approve.output,
+        pool=CHAMPION,
+    )
     register.on_success_callback = [promotion]
     registered: Any = register.output
     deploy = stage_task("deploy", version=registered["version"], execution_timeout=timedelta(minutes=75))

@@ -16,7 +16,7 @@ from docker.errors import APIError, NotFound
 from docker.types import DeviceRequest, LogConfig, Mount
 
 from pipeline.docker import engine
-from pipeline.operator.job import StageJob, image_of, local_paths
+from pipeline.operator.job import StageJob, image_of, local_paths, require_shared_out
 from pipeline.operator.local_sources import in_container, root_of
 from pipeline.operator.outcome import LINES_KEPT, StageOutcome
 from pipeline.operator.stage_operator import StageOperator
@@ -47,11 +47,12 @@ class DockerStageOperator(StageOperator, DockerOperator):  # type: ignore[misc] 
         self._container: str | None = None
 
     def require_reachable(self, request: StageRequest) -> None:
-        """Refuse paths that are not below PIPELINE_SOURCE_ROOTS.
+        """Refuse paths that are not below PIPELINE_SOURCE_ROOTS, and those to write to.
 
         Raises:
             RequestError: naming the field, the path and the setting.
         """
+        require_shared_out(request)
         roots_of(absolute_paths(request))
 
     def run_job(self, job: StageJob) -> StageOutcome:

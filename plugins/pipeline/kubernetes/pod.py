@@ -14,7 +14,7 @@ from airflow.providers.cncf.kubernetes.utils.xcom_sidecar import PodDefaults, ad
 from kubernetes.client import ApiClient
 from kubernetes.client import models as k8s
 
-from pipeline.operator.job import StageJob
+from pipeline.operator.job import StageJob, require_shared_out
 from tasks.contract.resources import SHARE, StageResources
 from tasks.errors import RequestError, SettingsError
 from tasks.settings import Settings
@@ -48,6 +48,7 @@ def stage_pod(job: StageJob, settings: Settings, sidecar: Mapping[str, Any] | No
         RequestError: a field is a path on this machine, which pods do not share.
         SettingsError: a limit has no meaning on a cluster.
     """
+    require_shared_out(job.request)
     for name, path in job.local_paths.items():
         raise RequestError(
             f"{name}={path!r} is a path, and a pod cannot read this machine's folders; use an s3:// "

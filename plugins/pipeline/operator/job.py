@@ -10,6 +10,7 @@ from tasks.contract.messages import StageRequest
 from tasks.contract.policies_file import VARIABLE, for_stage, load_policies
 from tasks.contract.resources import StageResources
 from tasks.contract.stages import STAGES
+from tasks.errors import RequestError
 from tasks.settings import Settings
 
 RAY = "tune"  # the extra that installs Ray
@@ -55,8 +56,22 @@ class StageJob:
 
 def local_paths(request: StageRequest) -> dict[str, str]:
     """Return the fields of a request that are paths on this machine, not addresses."""
-    given = {name: getattr(request, name, None) for name in ("source", "corrections")}
+    given = {name: getattr(request, name, None) for name in ("source", "corrections", "images")}
     return {name: path for name, path in given.items() if path and "://" not in path and path[:6] != "runs:/"}
+
+
+def require_shared_out(request: StageRequest) -> None:
+    """Refuse a folder of this machine as `out`: in a container, what is written there would be gone with it.
+
+    Raises:
+        RequestError: naming the folder and what to give in its place.
+    """
+    out = getattr(request, "out", None)
+    if out and "://" not in out:
+        raise RequestError(
+            f"out={out!r} is a folder of this machine, and a stage in a container writes to none; give an s3:// "
+            "prefix, or no out: then the predictions are artifacts of the MLflow run"
+        )
 
 
 def image_of(stage: str, settings: Settings) -> str:

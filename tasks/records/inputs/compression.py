@@ -19,7 +19,7 @@ from tasks.records.inputs.evaluation import TrainedModel
 from tasks.records.inputs.stage_inputs import PreparedData, StageInputs
 from tasks.records.inputs.training import TrainInputs
 from tasks.records.inputs.weights import Weights, resolve
-from tasks.records.tracking import StageRun, tag_of
+from tasks.records.tracking import RunTags, StageRun
 from tasks.vision import accelerator
 
 
@@ -45,18 +45,20 @@ class CompressInputs(StageInputs):
         Raises:
             ModelError: there is no champion, or another program registered it.
             DataError: the run or one of its tags is missing.
+            ChangedError: a tag is not what train handed over.
             RequestError: the model is of the student's network already.
         """
         tags = MlflowClient().get_run(run.run_id).data.tags
         name = request.registered_model
         found = tags.get(compressed_models.TRAIN_RUN) or request.trained_by or _run_of_champion(name)
-        model = TrainedModel.of(found)
-        compression = Compression.of(found)
+        made_by = RunTags.read(found, request.train_tags if found == request.trained_by else None)
+        compression = Compression.in_tags(made_by.values)
         if compression is not None and not compression.has_network:
             found = compression.train_run_id
-            model = TrainedModel.of(found)
+            made_by = RunTags.read(found)
+        model = TrainedModel.of(made_by)
         version = registry.by_digest(name, model.sha256)
-        data = PreparedData.of(tag_of(found, "pipeline.prepare_run_id"))
+        data = PreparedData.of(made_by.require("pipeline.prepare_run_id"))
         params = MlflowClient().get_run(found).data.params
         made = cls(found, int(version.version) if version else None, model, data, params)
         method = METHODS[request.method]

@@ -10,12 +10,21 @@ from mlflow.entities import Run
 
 from tasks.contract.messages import StageResult
 from tasks.contract.promotion import EvaluateRequest, EvaluateResult
-from tasks.records import artifact_digest, ledger, reference_predictions, registry, removed_weights, verdict_log
+from tasks.records import (
+    artifact_digest,
+    artifact_names,
+    ledger,
+    reference_predictions,
+    registry,
+    removed_weights,
+    verdict_log,
+    verified_artifacts,
+)
 from tasks.records.compressed_models import Compression
 from tasks.records.inputs.stage_inputs import PreparedData, StageInputs
 from tasks.records.inputs.training import TrainInputs
 from tasks.records.onnx_forms import OnnxForm
-from tasks.records.tracking import StageRun, tag_of
+from tasks.records.tracking import RunTags, StageRun, tag_of
 
 FILES = {verdict_log.VERDICT, verdict_log.EVIDENCE, reference_predictions.FILE}
 
@@ -29,17 +38,17 @@ class TrainedModel:
     artifact_sha256: str  # of its files
 
     @classmethod
-    def of(cls, train_run_id: str) -> Self:
-        """Read the tags of a train run.
+    def of(cls, tags: RunTags) -> Self:
+        """Take it from the tags of a train run.
 
         Raises:
-            DataError: there is no such run, or it stored no model.
+            DataError: it stored no model.
             ModelError: its weights were removed.
         """
-        names = ("pipeline.logged_model_uri", registry.SHA256, artifact_digest.TAG)
-        made = cls(*(tag_of(train_run_id, name) for name in names))
-        tags = MlflowClient().get_run(train_run_id).data.tags
-        removed_weights.require(tags, f"run {train_run_id}", 'train it again: start a run with force=["train"]')
+        names = (artifact_names.MODEL_URI, registry.SHA256, artifact_digest.TAG)
+        made = cls(*(tags.require(name) for name in names))
+        fix = 'train it again: start a run with force=["train"]'
+        removed_weights.require(tags.values, f"run {tags.run_id}", fix)
         return made
 
 
@@ -63,14 +72,14 @@ class Uncompressed:
     model: TrainedModel
 
     @classmethod
-    def of(cls, run_id: str) -> Self | None:
-        """Read the run of a candidate; None if it was trained.
+    def of(cls, tags: RunTags) -> Self | None:
+        """Read what the run of a candidate was made from; None if it was trained.
 
         Raises:
             DataError: the run that trained the model is missing.
         """
-        compression = Compression.of(run_id)
-        return cls(compression, TrainedModel.of(compression.train_run_id)) if compression else None
+        compression = Compression.in_tags(tags.values)
+        return cls(compression, TrainedModel.of(RunTags.read(compression.train_run_id))) if compression else None
 
 
 @dataclass(frozen=True)
@@ -91,11 +100,12 @@ class EvaluateInputs(StageInputs):
 
         Raises:
             DataError: the train run, its prepare run or one of their tags is missing.
+            ChangedError: a tag is not what the run's stage handed over.
         """
         name = request.registered_model
-        model = TrainedModel.of(request.train_run_id)
-        data = PreparedData.of(tag_of(request.train_run_id, "pipeline.prepare_run_id"))
-        before = Uncompressed.of(request.train_run_id)
+        tags = RunTags.read(request.train_run_id, request.train_tags)
+        model, before = TrainedModel.of(tags), Uncompressed.of(tags)
+        data = PreparedData.of(tags.require("pipeline.prepare_run_id"), request.prepare_tags)
         found = registry.by_alias(name)
         if found is None:
             return cls(model, data, None, ledger.rolled_back(name, model.sha256), before)
@@ -160,10 +170,20 @@ class EvaluateInputs(StageInputs):
 
     @staticmethod
     def lost(run: Run) -> str:
-        """Name what is missing: the train run or its outputs, the verdict, the evidence."""
+        """Name what is missing: the train run or its outputs, the verdict, the evidence, its record in the ledger.
+
+        Every stage can write a run that looks like one of evaluate, with a verdict of its choice; no stage but register
+        writes into the ledger.
+        """
         client = MlflowClient()
         trained = client.get_run(tag_of(run.info.run_id, "pipeline.train_run_id"))
         if trained.info.lifecycle_stage != "active":
             return f"its train run {trained.info.run_id} is deleted"
+        recorded = ledger.judged_by(run.info.run_id)
+        if not recorded:
+            return "register has recorded no verdict of it"
+        evidence = run.data.tags.get(f"{verified_artifacts.TAG}{verdict_log.EVIDENCE}")
+        if any(entry.evidence_sha256 not in (None, evidence) for entry in recorded):
+            return f"its {verdict_log.EVIDENCE} is not the one that register recorded"
         missing = ", ".join(sorted(FILES - {file.path for file in client.list_artifacts(run.info.run_id)}))
         return f"its {missing} is gone" if missing else TrainInputs.lost(trained)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self
 
-from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from tasks.contract.messages import StageResult
 from tasks.records import gold_store, tuned_sets
-from tasks.records.tracking import StageRun, tag_of
+from tasks.records.tracking import RunTags, StageRun
 
 
 class StageInputs(ABC):
@@ -74,21 +74,28 @@ class PreparedData:
     fingerprint: str | None
     dataset: str | None
     licence: str | None
+    gold_sha256: str | None  # None: a release that did not record it
 
     @classmethod
-    def of(cls, prepare_run_id: str) -> Self:
-        """Read the tags of a prepare run.
+    def of(cls, prepare_run_id: str, handed_over: Mapping[str, str] | None = None) -> Self:
+        """Read the tags of a prepare run, which must be those of its result, if the DAG passes it on.
 
         Raises:
             DataError: there is no such run, or it holds no gold.
+            ChangedError: a tag is not what prepare handed over.
         """
-        gold_run_id = tag_of(prepare_run_id, gold_store.GOLD_RUN)
-        tags = MlflowClient().get_run(prepare_run_id).data.tags
-        names = ("pipeline.fingerprint", tuned_sets.DATASET, "pipeline.data_licence")
-        return cls(prepare_run_id, gold_run_id, *(tags.get(name) for name in names))
+        tags = RunTags.read(prepare_run_id, handed_over)
+        names = ("pipeline.fingerprint", tuned_sets.DATASET, "pipeline.data_licence", gold_store.GOLD_SHA256)
+        return cls(prepare_run_id, tags.require(gold_store.GOLD_RUN), *(tags.values.get(name) for name in names))
 
     @property
     def identity(self) -> dict[str, str] | None:
-        """Fingerprint, data set and licence; None if an old run has not recorded all three."""
+        """Fingerprint, data set, licence and digest of the gold; None if an old run has not recorded the first three.
+
+        The digest too, because other versions of decoders can make other gold of the same source.
+        """
         values = {name: value for name, value in asdict(self).items() if not name.endswith("_run_id")}
-        return None if None in values.values() else values
+        gold_sha256 = values.pop("gold_sha256")
+        if None in values.values():
+            return None
+        return values if gold_sha256 is None else {**values, "gold_sha256": gold_sha256}

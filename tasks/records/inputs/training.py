@@ -40,9 +40,10 @@ class TrainInputs(StageInputs):
 
         Raises:
             DataError: the prepare run or the search does not exist, or the search is for something else.
+            ChangedError: a tag of one of them is not what its stage handed over.
             PipelineError: the weights are missing, changed, or of another network; see `weights.resolve`.
         """
-        data = PreparedData.of(request.prepare_run_id)
+        data = PreparedData.of(request.prepare_run_id, request.prepare_tags)
         dataset = data.dataset or tag_of(data.prepare_run_id, tuned_sets.DATASET)
         tuned = tuned_sets.choose(request, run.run_id, dataset)
         found = weights.resolve(_asked(request), request.network(dataset), run)
@@ -85,9 +86,10 @@ class TuneInputs(StageInputs):
 
         Raises:
             DataError: the prepare run does not exist or has no gold.
+            ChangedError: a tag of it is not what prepare handed over.
             PipelineError: the weights are missing, changed, or of another network; see `weights.resolve`.
         """
-        data = PreparedData.of(request.prepare_run_id)
+        data = PreparedData.of(request.prepare_run_id, request.prepare_tags)
         networks = tuple(request.search_space.model or [request.network(data.dataset or "")])
         found = weights.resolve_each(_asked(request), networks, run)
         return cls(data, networks, found, accelerator.kind(request.device))

@@ -30,8 +30,16 @@ class Folder:
         if self.only:
             yield self._file(self.only, self.path / self.only)
             return
-        sizes: dict[str, int] = {}
         links: dict[str, str] = {}
+        yield from self._walk(links)
+        # Read once more for links only: the names of all files would take memory, and most folders have no link.
+        sizes = {file.name: file.size for file in self._walk({})} if links else {}
+        aliases, self.links = follow(links, sizes, self.where, self.limits.entries)
+        for name, real in aliases.items():
+            yield self._file(name, self.path / real)
+
+    def _walk(self, links: dict[str, str]) -> Iterator[File]:
+        """Yield the regular files, and note the target of every link."""
         for folder, folders, names in os.walk(self.path, onerror=self._unreadable):
             folders.sort()
             here = Path(folder)
@@ -41,12 +49,7 @@ class Folder:
                 if path.is_symlink():
                     links[safe_name(inner, self.where)] = self._target(path, inner)
                 elif path.is_file():
-                    file = self._file(safe_name(inner, self.where), path)
-                    sizes[file.name] = file.size
-                    yield file
-        aliases, self.links = follow(links, sizes, self.where, self.limits.entries)
-        for name, real in aliases.items():
-            yield self._file(name, self.path / real)
+                    yield self._file(safe_name(inner, self.where), path)
 
     def _target(self, link: Path, inner: str) -> str:
         """Return where a link leads, relative to its folder if that is inside this one."""

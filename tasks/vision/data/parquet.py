@@ -63,6 +63,17 @@ def scan(file: File, where: str, image_column: str | None, label_column: str | N
         return Columns(image, _labels(parquet, label, names, f"{where}: column {label!r}", file.size))
 
 
+def image_column(file: File, where: str, given: str | None, limits: Limits) -> str:
+    """Find the column with the images of a file that needs no labels; the arguments are those of `scan`.
+
+    Raises:
+        DataError: the file is damaged, has no such column, or unpacks to too much.
+    """
+    with _opened(file, where) as parquet:
+        _check_size(parquet, file.size, where, limits)
+        return _image_column(parquet.schema_arrow, given, where)
+
+
 def images(file: File, where: str, column: str, limits: Limits) -> Iterator[bytes | DataError]:
     """Yield the encoded image of every row, a batch of rows in memory at a time; or what is wrong with it.
 

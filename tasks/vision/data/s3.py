@@ -57,9 +57,9 @@ def download(url: str, folder: Path, endpoint_url: str | None = None, limits: Li
         UnavailableError: the store does not answer.
     """
     limits = limits or Limits()
-    bucket, key = _location(url)
-    with _failures_named(url):
-        client = _client(endpoint_url)
+    bucket, key = location(url)
+    with failures_named(url):
+        client = connected(endpoint_url)
         if not key or key.endswith("/"):
             return _download_prefix(client, url, bucket, key, folder, limits)
         target = folder / f"archive{PurePosixPath(key).suffix}"
@@ -76,12 +76,12 @@ def read(url: str, limit: int, endpoint_url: str | None = None) -> bytes:
         SettingsError: credentials are missing or refused.
         UnavailableError: the store does not answer.
     """
-    bucket, key = _location(url)
+    bucket, key = location(url)
     if not key or key.endswith("/"):
         raise DataError(f"source {url!r} is a folder; give a file, s3://BUCKET/KEY")
     data = io.BytesIO()
-    with _failures_named(url):
-        client = _client(endpoint_url)
+    with failures_named(url):
+        client = connected(endpoint_url)
         size = client.head_object(Bucket=bucket, Key=key)["ContentLength"]
         if size > limit:
             raise DataError(f"source {url!r} has {size} bytes, over {limit}; give a smaller file")
@@ -89,15 +89,21 @@ def read(url: str, limit: int, endpoint_url: str | None = None) -> bytes:
     return data.getvalue()
 
 
-def _location(url: str) -> tuple[str, str]:
-    """Return bucket and key. Not by urlsplit: a key may hold # and ?, which mean nothing here."""
+def location(url: str) -> tuple[str, str]:
+    """Return bucket and key of an address.
+
+    Raises:
+        DataError: it has no bucket.
+    """
+    # Not by urlsplit: a key may hold # and ?, which mean nothing here.
     bucket, _, key = url.removeprefix("s3://").partition("/")
     if not bucket:
         raise DataError(f"source {url!r} has no bucket; write s3://BUCKET/KEY or s3://BUCKET/PREFIX/")
     return bucket, key.lstrip("/")
 
 
-def _client(endpoint_url: str | None) -> Any:
+def connected(endpoint_url: str | None) -> Any:
+    """Return boto3's client of a store; by default that of boto3's own AWS_ENDPOINT_URL, or Amazon."""
     config = Config(connect_timeout=5, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 4})
     # A session of its own: boto3's default one keeps the credentials of its first use.
     return boto3.Session().client("s3", endpoint_url=endpoint_url, config=config)
@@ -146,32 +152,46 @@ def _download_prefix(client: Any, url: str, bucket: str, prefix: str, folder: Pa
 
 
 @contextmanager
-def _failures_named(url: str) -> Iterator[None]:
+def failures_named(url: str, field: str = "source", tried: str = "read") -> Iterator[None]:
+    """Turn what boto3 raises into one line that says which address could not be read or written.
+
+    Args:
+        url: the address.
+        field: what the request calls it.
+        tried: what was to be done with it: `read` or `written`.
+
+    Raises:
+        DataError: no such bucket or object, or an address that is none.
+        SettingsError: credentials are missing or refused.
+        UnavailableError: the store does not answer.
+    """
     try:
         yield
     except (NoCredentialsError, PartialCredentialsError) as error:
         raise SettingsError(
-            f"source {url!r} needs credentials ({error}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            f"{field} {url!r} needs credentials ({error}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         ) from error
     except (ConnectionError, HTTPClientError, RetriesExceededError) as error:
         raise UnavailableError(
-            f"the store of source {url!r} does not answer ({error}); start it or correct AWS_ENDPOINT_URL"
+            f"the store of {field} {url!r} does not answer ({error}); start it or correct AWS_ENDPOINT_URL"
         ) from error
     except ClientError as error:
         code = str(error.response.get("Error", {}).get("Code", ""))
         if code in MISSING:
             raise DataError(
-                f"source {url!r} does not exist ({code}); correct bucket and key, and end a folder with /"
+                f"{field} {url!r} does not exist ({code}); correct bucket and key, and end a folder with /"
             ) from error
         if code in REFUSED:
             raise SettingsError(
-                f"source {url!r} may not be read by this user ({code}); "
+                f"{field} {url!r} may not be {tried} by this user ({code}); "
                 "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             ) from error
         if int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) >= 500:
-            raise UnavailableError(f"the store of source {url!r} reports an error ({code}); try again later") from error
-        raise DataError(f"source {url!r} cannot be read ({error}); correct bucket and key") from error
+            raise UnavailableError(
+                f"the store of {field} {url!r} reports an error ({code}); try again later"
+            ) from error
+        raise DataError(f"{field} {url!r} cannot be {tried} ({error}); correct bucket and key") from error
     except ParamValidationError as error:
-        raise DataError(f"source {url!r} is not an S3 address ({error}); write s3://BUCKET/KEY") from error
+        raise DataError(f"{field} {url!r} is not an S3 address ({error}); write s3://BUCKET/KEY") from error
     except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is not a URL
-        raise SettingsError(f"source {url!r} cannot be opened ({error}); check AWS_* and the endpoint") from error
+        raise SettingsError(f"{field} {url!r} cannot be opened ({error}); check AWS_* and the endpoint") from error

@@ -6,16 +6,21 @@ of KubeRay 1.7 lists for ray.io/v1, strictly; pod templates, environments and se
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jsonschema
 import kubernetes_validate
+import kubernetes_validate.utils
 
 from .conftest import Manifest
 from .pods import templates
 
 VERSIONS = ("1.25", "1.37")  # the oldest that docs/kubernetes.md promises, and the newest there is
 TEXT, FLAG, NUMBER = {"type": "string"}, {"type": "boolean"}, {"type": "integer", "minimum": 0}
+
+# It reads the definitions of a version, megabytes of JSON, for every object that it looks at.
+kubernetes_validate.utils.schema_contents = functools.cache(kubernetes_validate.utils.schema_contents)
 
 
 def _strict(required: list[str] | None = None, **properties: Any) -> dict[str, Any]:

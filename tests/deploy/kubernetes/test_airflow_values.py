@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from deploy.kubernetes import airflow
+from deploy.kubernetes.cluster import Cluster, ClusterError
 from deploy.kubernetes.secret_manifests import settings_of
 
 from .conftest import ROOT, manifests
@@ -43,6 +44,8 @@ PART = {"resources": OBJECT, "livenessProbe": PROBE, "logGroomerSidecar": OFF}
 SCHEMA = _closed(
     airflowVersion=TEXT,
     executor={"type": "string", "pattern": "^[A-Z][a-zA-Z0-9]+Executor$"},
+    allowPodLaunching=FLAG,
+    airflowLocalSettings=TEXT,
     images=_closed(airflow=IMAGE, pod_template=IMAGE),
     uid=NUMBER,
     gid=NUMBER,
@@ -139,6 +142,20 @@ def test_the_executor_and_the_runtime_are_those_of_kubernetes(values: dict[str, 
     assert environment["PIPELINE_RUNTIME"] == "kubernetes"
 
 
+def test_the_chart_gives_no_account_the_pods_of_the_platform(values: dict[str, Any]) -> None:
+    assert values["allowPodLaunching"] is False
+    accounts = {subject["name"] for m in manifests("local") for subject in m.get("subjects", [])}
+    assert accounts == {f"{airflow.RELEASE}-scheduler", f"{airflow.RELEASE}-worker"}
+
+
+def test_airflow_is_not_installed_before_the_roles_that_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Cluster, "run", lambda _, *words: "role/task-launcher" if "task-launcher" in words else "")
+    with pytest.raises(
+        ClusterError, match="namespace n-stages has no Role stage-launcher; run make kubernetes-up first"
+    ):
+        airflow.require_roles(Cluster("n"))
+
+
 def test_its_pods_are_restricted(values: dict[str, Any]) -> None:
     pod, container = values["securityContexts"]["pod"], values["securityContexts"]["containers"]
     assert pod["runAsNonRoot"] is True
@@ -204,7 +221,7 @@ def test_helm_gets_the_repository_where_one_is_named() -> None:
 
 
 def test_on_aws_the_accounts_that_touch_logs_have_the_role() -> None:
-    role = settings_of("eks")["STORAGE_ROLE_ARN"]
+    role = settings_of("eks")["AIRFLOW_ROLE_ARN"]
     given = {name: value for name, value in sets(helm("eks")).items() if "serviceAccount" in name}
     parts = ("apiServer", "scheduler", "triggerer", "workers")
     assert given == {rf"{part}.serviceAccount.annotations.eks\.amazonaws\.com/role-arn": role for part in parts}

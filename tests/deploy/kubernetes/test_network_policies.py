@@ -6,18 +6,21 @@ import pytest
 
 from .conftest import Manifest, manifests
 from .pods import pods
-from .traffic import End, allowed, selects
+from .traffic import NAMESPACE, STAGES, End, allowed, selects
 
 NAME, COMPONENT = "app.kubernetes.io/name", "app.kubernetes.io/component"
 MLFLOW, SERVING, BUCKET = End({NAME: "mlflow"}), End({NAME: "serving"}), End({NAME: "bucket"})
 EXPORT = End({NAME: "export-onnx"})
 POSTGRES, S3 = End({NAME: "postgres"}), End({NAME: "s3"})
-TRAIN, TUNE = End({NAME: "stage", COMPONENT: "train"}), End({NAME: "stage", COMPONENT: "tune"})
+TRAIN = End({NAME: "stage", COMPONENT: "train"}, namespace=STAGES)
+TUNE = End({NAME: "stage", COMPONENT: "tune"}, namespace=STAGES)
+AMONG_STAGES = End({NAME: "something"}, namespace=STAGES)
 RAY_HEAD, RAY_WORKER = End({NAME: "ray", COMPONENT: "head"}), End({NAME: "ray", COMPONENT: "worker"})
 SCHEDULER = End({"tier": "airflow", "component": "scheduler", "release": "airflow"})
 TASK = End({"tier": "airflow", "component": "worker", "release": "airflow"})
 API = End({"tier": "airflow", "component": "api-server", "release": "airflow"})
 STRANGER, ELSEWHERE = End({NAME: "something"}), End({NAME: "stage"}, namespace="default")
+IN_THE_PLATFORMS = End({NAME: "stage", COMPONENT: "tune"})  # where earlier releases ran stages
 DNS, PROMETHEUS = End({"k8s-app": "kube-dns"}, namespace="kube-system"), End({}, namespace="monitoring")
 INTERNET, VPC, METADATA = End(address="93.184.216.34"), End(address="10.1.2.3"), End(address="169.254.169.254")
 
@@ -65,8 +68,16 @@ NEVER = [
     (STRANGER, SERVING, 3000),
     (STRANGER, POSTGRES, 5432),
     (STRANGER, INTERNET, 443),
-    (ELSEWHERE, MLFLOW, 5000),
-    (ELSEWHERE, SERVING, 3000),
+    *((end, MLFLOW, 5000) for end in (ELSEWHERE, AMONG_STAGES, IN_THE_PLATFORMS)),
+    *((end, SERVING, 3000) for end in (ELSEWHERE, AMONG_STAGES, IN_THE_PLATFORMS)),
+    *((end, S3, 9000) for end in (ELSEWHERE, AMONG_STAGES, IN_THE_PLATFORMS)),
+    (IN_THE_PLATFORMS, RAY_HEAD, 6379),
+    (AMONG_STAGES, INTERNET, 443),
+    (TRAIN, AMONG_STAGES, 8080),
+    (TUNE, TRAIN, 8080),
+    (SCHEDULER, TRAIN, 8080),
+    (PROMETHEUS, TRAIN, 8080),
+    (TRAIN, SCHEDULER, 8793),
     (SERVING, POSTGRES, 5432),
     (TRAIN, POSTGRES, 5432),
     (TUNE, POSTGRES, 5432),
@@ -120,9 +131,15 @@ def test_every_pod_finds_names(objects: list[Manifest]) -> None:
             assert not allowed(objects, End(pod.labels), DNS, 8080, protocol) or pod.labels[NAME] == "ray", pod.where
 
 
-def test_everything_is_denied_first(objects: list[Manifest]) -> None:
-    [deny] = [m["spec"] for m in objects if m["kind"] == "NetworkPolicy" and m["metadata"]["name"] == "default-deny"]
-    assert deny == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+def test_everything_is_denied_first_in_each_namespace(objects: list[Manifest]) -> None:
+    deny = {m["metadata"]["namespace"]: m["spec"] for m in objects if m["metadata"]["name"].endswith("default-deny")}
+    assert set(deny) == {NAMESPACE, STAGES}
+    for spec in deny.values():
+        assert spec == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+
+
+def test_a_stage_finds_names(objects: list[Manifest]) -> None:
+    assert all(allowed(objects, end, DNS, 53, protocol) for end in (TRAIN, TUNE) for protocol in ("UDP", "TCP"))
 
 
 def test_every_port_of_a_service_is_opened_to_somebody(objects: list[Manifest]) -> None:
@@ -141,7 +158,11 @@ def test_every_port_of_a_service_is_opened_to_somebody(objects: list[Manifest]) 
 
 
 @pytest.mark.parametrize(
-    "policy", ["mlflow", "serving", "export-onnx", "stage", "postgres", "to-postgres", "s3", "to-s3", "airflow"]
+    "policy",
+    [
+        *("mlflow", "serving", "export-onnx", "stage", "postgres", "to-postgres"),
+        *("s3", "to-s3", "stage-to-s3", "airflow"),
+    ],
 )
 def test_without_a_policy_something_that_must_pass_does_not(policy: str) -> None:
     found = [m for m in manifests("local") if (m["kind"], m["metadata"]["name"]) != ("NetworkPolicy", policy)]
@@ -149,5 +170,6 @@ def test_without_a_policy_something_that_must_pass_does_not(policy: str) -> None
 
 
 def test_without_the_default_a_stranger_gets_out() -> None:
-    found = [m for m in manifests("local") if m["metadata"]["name"] not in ("default-deny", "names")]
+    found = [m for m in manifests("local") if not m["metadata"]["name"].endswith(("default-deny", "names"))]
     assert allowed(found, STRANGER, INTERNET, 443)
+    assert allowed(found, AMONG_STAGES, INTERNET, 443)

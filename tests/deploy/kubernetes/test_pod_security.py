@@ -18,10 +18,11 @@ def test_no_pod_breaks_a_rule(objects: list[Manifest]) -> None:
     assert [line for pod in found for line in problems(pod)] == []
 
 
-def test_the_namespace_refuses_what_is_not_restricted(objects: list[Manifest]) -> None:
-    [namespace] = [found for found in objects if found["kind"] == "Namespace"]
-    labels = namespace["metadata"]["labels"]
-    assert {labels[f"pod-security.kubernetes.io/{mode}"] for mode in ("enforce", "audit", "warn")} == {"restricted"}
+def test_both_namespaces_refuse_what_is_not_restricted(objects: list[Manifest]) -> None:
+    found = {m["metadata"]["name"]: m["metadata"]["labels"] for m in objects if m["kind"] == "Namespace"}
+    assert set(found) == {"vision-mlops", "vision-mlops-stages"}
+    for labels in found.values():
+        assert {labels[f"pod-security.kubernetes.io/{mode}"] for mode in ("enforce", "audit", "warn")} == {"restricted"}
 
 
 def mlflow() -> Pod:

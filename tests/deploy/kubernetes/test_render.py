@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import yaml
@@ -49,15 +50,58 @@ def test_airflow_is_told_which_images_stages_have() -> None:
     assert settings["PIPELINE_IMAGE_TAG"] == "7"
 
 
-def test_the_namespace_is_the_one_that_is_asked_for() -> None:
-    found = list(yaml.safe_load_all(render("local", {}, "elsewhere")))
-    assert {m["metadata"].get("namespace", "elsewhere") for m in found} == {"elsewhere"}
-    assert [m["metadata"]["name"] for m in found if m["kind"] == "Namespace"] == ["elsewhere"]
+OF_STAGES = {
+    ("LimitRange", "stages"),
+    ("NetworkPolicy", "stage"),
+    ("NetworkPolicy", "stages-default-deny"),
+    ("NetworkPolicy", "stages-names"),
+    ("ResourceQuota", "stages"),
+    ("Role", "stage-launcher"),
+    ("RoleBinding", "stage-launcher"),
+    ("ServiceAccount", "stage"),
+}
+
+
+@pytest.mark.parametrize(
+    ("overlay", "more"),
+    [
+        ("local-ray", {("NetworkPolicy", "stage-to-s3"), ("NetworkPolicy", "tune-joins-ray")}),
+        ("eks", {("NetworkPolicy", "stage-to-aws"), ("NetworkPolicy", "tune-joins-ray")}),
+    ],
+)
+def test_stages_have_a_namespace_of_their_own(overlay: str, more: set[tuple[str, str]]) -> None:
+    found = list(yaml.safe_load_all(render(overlay, {}, "elsewhere")))
+    namespaces = {m["metadata"].get("namespace", "none") for m in found if m["kind"] != "Namespace"}
+    assert namespaces == {"elsewhere", "elsewhere-stages"}
+    assert [m["metadata"]["name"] for m in found if m["kind"] == "Namespace"] == ["elsewhere-stages", "elsewhere"]
+    theirs = {(m["kind"], m["metadata"]["name"]) for m in found if m["metadata"].get("namespace") == "elsewhere-stages"}
+    assert theirs == OF_STAGES | more
+
+
+def test_policies_name_the_namespaces_that_are_asked_for() -> None:
+    text = render("local-ray", {}, "elsewhere")
+    named = set(re.findall(r"kubernetes\.io/metadata\.name: (.+)", text))
+    assert named == {"kube-system", "monitoring", "elsewhere", "elsewhere-stages"}
+
+
+def test_addresses_lead_from_the_stages_to_the_platform(overlay: str) -> None:
+    found = yaml.safe_load_all(render(overlay, {}, "elsewhere"))
+    [settings] = [m["data"] for m in found if m["kind"] == "ConfigMap" and m["metadata"]["name"] == "settings"]
+    assert settings["PIPELINE_KUBERNETES_NAMESPACE"] == "elsewhere-stages"
+    assert settings["PIPELINE_STAGE_MLFLOW_TRACKING_URI"] == "http://mlflow.elsewhere:5000"
+    assert settings["PIPELINE_STAGE_SERVING_URL"] == "http://serving-pods.elsewhere:3000"
+    assert {"mlflow:5000", "mlflow.elsewhere:5000"} <= set(settings["MLFLOW_SERVER_ALLOWED_HOSTS"].split(","))
+    store = "http://s3.elsewhere:9000" if overlay.startswith("local") else "https://s3.eu-central-1.amazonaws.com"
+    assert settings["S3_ENDPOINT_URL"] == store, "MLflow signs addresses of it for stages"
+    assert settings["MLFLOW_TRACKING_URI"] == "http://mlflow:5000", "of Airflow, in the same namespace"
+    ray = settings.get("RAY_ADDRESS")
+    assert ray == (None if overlay == "local" else "ray-head-svc.elsewhere:6379")
 
 
 @pytest.mark.parametrize("namespace", ["vision-mlops", "elsewhere"])
-def test_an_account_of_a_role_binding_is_in_the_namespace_too(namespace: str) -> None:
+def test_an_account_of_a_role_binding_is_in_the_platforms_namespace(namespace: str) -> None:
     bindings = [m for m in yaml.safe_load_all(render("local", {}, namespace)) if m["kind"] == "RoleBinding"]
+    assert {m["metadata"]["name"] for m in bindings} == {"stage-launcher", "task-launcher"}
     for binding in bindings:
         assert {subject["namespace"] for subject in binding["subjects"]} == {namespace}
 
@@ -72,3 +116,21 @@ def test_an_overlay_that_is_not_there_is_one_line() -> None:
     with pytest.raises(ClusterError) as error:
         render("gke", {})
     assert "\n" not in str(error.value)
+
+
+def test_no_role_of_the_platform_lets_anybody_into_a_pod_or_a_secret(objects: list[Manifest]) -> None:
+    rules = [
+        rule
+        for m in objects
+        if m["kind"] == "Role" and m["metadata"]["namespace"] == "vision-mlops"
+        for rule in m["rules"]
+    ]
+    assert {resource for rule in rules for resource in rule["resources"]} == {"pods"}
+    subjects = [
+        (m["metadata"]["namespace"], one["name"])
+        for m in objects
+        if m["kind"] == "RoleBinding"
+        for one in m["subjects"]
+    ]
+    assert sorted(subjects) == [("vision-mlops", "airflow-scheduler"), ("vision-mlops-stages", "airflow-worker")]
+    assert not [m for m in objects if m["kind"].startswith("ClusterRole")]

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from deploy.kubernetes import up
-from deploy.kubernetes.cluster import Cluster
+from deploy.kubernetes.cluster import Cluster, ClusterError
 from deploy.kubernetes.render import render
 
 
@@ -43,7 +43,7 @@ def test_jobs_are_made_anew_after_what_they_need(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(up, "secrets_of", lambda values, settings: {"serving": {"KEY": "value"}})
     up.up(cluster, "local", {})
     told = cluster.told
-    assert told[0] == ["apply", "Namespace/vision-mlops"]
+    assert told[:2] == [["apply", "Namespace/vision-mlops"], ["apply", "Namespace/vision-mlops-stages"]]
     places = [
         at(told, "delete", "job", "bucket", "export-onnx"),
         next(number for number, one in enumerate(told) if "Deployment/serving" in one),
@@ -54,6 +54,7 @@ def test_jobs_are_made_anew_after_what_they_need(monkeypatch: pytest.MonkeyPatch
     ]
     assert places == sorted(places)
     assert "Job/export-onnx" not in told[places[1]]
+    assert at(told, "delete", "rolebinding/stage-launcher") > places[1], "what earlier releases needed goes last"
     assert "await" not in {one[0] for one in told[places[-1] + 1 :]}, "nothing waits for the export"
 
 
@@ -67,3 +68,21 @@ def test_it_exports_the_model_that_the_service_follows() -> None:
     own = [one for one in job["env"] if one not in serving["env"]]
     assert {one["name"] for one in own} == {"MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"}, "it writes"
     assert {one["name"] for one in serving["env"]} & {"SERVING_MODEL"} == set(), "or the Job needs it too"
+
+
+class WithStages(Recorded):
+    """A cluster where a stage runs in the platform's namespace, as in earlier releases."""
+
+    def objects(self, kinds: str, selector: str = "") -> list[dict[str, object]]:
+        pod: dict[str, object] = {"metadata": {"name": "train-1"}, "status": {"phase": "Running"}}
+        return [pod] if (kinds, selector) == ("pods", "app.kubernetes.io/name=stage") else []
+
+
+def test_while_a_stage_of_an_earlier_release_runs_nothing_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = WithStages()
+    monkeypatch.setattr(up, "secrets_of", lambda values, settings: {"serving": {"KEY": "value"}})
+    with pytest.raises(ClusterError) as error:
+        up.up(cluster, "local", {})
+    assert cluster.told == []
+    assert str(error.value).startswith("stages run in namespace vision-mlops, such as train-1, and this release runs")
+    assert str(error.value).endswith("kubectl -n vision-mlops delete pods -l app.kubernetes.io/name=stage")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
-from deploy.kubernetes.cluster import BEFORE
-from deploy.kubernetes.verify import Line, _works_still, champion, replica, workload
+from deploy.kubernetes.cluster import BEFORE, Cluster, ClusterError
+from deploy.kubernetes.verify import Line, _works_still, champion, replica, tasks_rights, workload
 
 
 def deployment(replicas: int, **status: int) -> dict[str, Any]:
@@ -86,3 +87,35 @@ def test_a_pod_is_well_when_it_serves_the_champion(info: dict[str, Any], wanted:
     line = replica("serving-1", info, wanted)
     assert line.well is well
     assert str(info["problem"] or "") in line.state
+
+
+class Answering(Cluster):
+    """A cluster whose API server allows some of what it is asked."""
+
+    def __init__(self, *allowed: str) -> None:
+        super().__init__("n")
+        self.allowed = allowed
+
+    def run(self, *_: str, text: str | None = None, **__: Any) -> str:
+        spec = json.loads(text or "")["spec"]
+        assert spec["user"] == "system:serviceaccount:n:airflow-worker"
+        wanted = spec["resourceAttributes"]
+        asked = f"{wanted['verb']} {wanted['resource']} {wanted['subresource']}".strip()
+        return json.dumps({"status": {"allowed": wanted["namespace"] == "n" and asked in self.allowed}})
+
+
+class Silent(Cluster):
+    """A cluster that answers no such question."""
+
+    def run(self, *_: str, **__: Any) -> str:
+        raise ClusterError("subjectaccessreviews is forbidden")
+
+
+def test_tasks_that_can_open_the_platform_are_a_fault() -> None:
+    assert tasks_rights(Answering()).well
+    line = tasks_rights(Answering("create pods exec", "create pods"))
+    assert not line.well
+    assert line.state.startswith("may create pods, create pods/exec in namespace n; run make kubernetes-up and")
+    assert tasks_rights(Silent()) == Line(
+        "serviceaccount/airflow-worker", "not checked (subjectaccessreviews is forbidden)", True
+    )

@@ -12,7 +12,7 @@ from typing import Any
 
 from .conftest import Manifest
 
-NAMESPACE = "vision-mlops"
+NAMESPACE, STAGES = "vision-mlops", "vision-mlops-stages"
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
     return True
 
 
-def _peer(peer: dict[str, Any], end: End) -> bool:
+def _peer(peer: dict[str, Any], end: End, own: str) -> bool:
+    """Whether a peer in a policy of the namespace `own` is this end."""
     if "ipBlock" in peer:
         if end.address is None:  # addresses of pods are whatever the cluster gives; a policy should not count on them
             return False
@@ -50,7 +51,7 @@ def _peer(peer: dict[str, Any], end: End) -> bool:
     if "namespaceSelector" in peer:
         if not selects(peer["namespaceSelector"], {"kubernetes.io/metadata.name": end.namespace}):
             return False
-    elif end.namespace != NAMESPACE:
+    elif end.namespace != own:
         return False
     return selects(peer.get("podSelector", {}), end.labels)
 
@@ -59,9 +60,11 @@ def _passes(policies: list[Manifest], direction: str, of: End, other: End, port:
     mine = [
         policy["spec"]
         for policy in policies
-        if direction in policy["spec"]["policyTypes"] and selects(policy["spec"]["podSelector"], of.labels)
+        if policy["metadata"]["namespace"] == of.namespace
+        and direction in policy["spec"]["policyTypes"]
+        and selects(policy["spec"]["podSelector"], of.labels)
     ]
-    if of.address is not None or of.namespace != NAMESPACE or not mine:
+    if of.address is not None or not mine:
         return True
     key, peers = ("ingress", "from") if direction == "Ingress" else ("egress", "to")
     for spec in mine:
@@ -69,7 +72,7 @@ def _passes(policies: list[Manifest], direction: str, of: End, other: End, port:
             ports = rule.get("ports")
             if ports and not any(p["port"] == port and p["protocol"] == protocol for p in ports):
                 continue
-            if peers not in rule or any(_peer(peer, other) for peer in rule[peers]):
+            if peers not in rule or any(_peer(peer, other, of.namespace) for peer in rule[peers]):
                 return True
     return False
 

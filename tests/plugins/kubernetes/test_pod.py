@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -10,9 +11,10 @@ from kubernetes.client import ApiClient
 
 from pipeline.kubernetes.pod import key_label, stage_pod
 from pipeline.operator.job import StageJob
+from tasks.contract.prediction import PredictRequest
 from tasks.contract.resources import StageResources
 from tasks.contract.stages import parse_request
-from tasks.errors import PermanentError, SettingsError
+from tasks.errors import PermanentError, RequestError, SettingsError
 from tasks.settings import load_settings
 
 Make = Callable[..., StageJob]
@@ -113,6 +115,15 @@ def test_a_path_of_this_machine_is_nothing_for_a_pod(make: Make, field: str) -> 
     object.__setattr__(job, "request", job.request.model_copy(update={field: "/data"}))
     with pytest.raises(PermanentError, match=f"{field}='/data' is a path"):
         stage_pod(job, load_settings())
+
+
+def test_predictions_are_not_written_into_a_pod(make: Make) -> None:
+    job, task = make(), make().request.task
+    for out, refused in (("/data/found", True), ("s3://data/found/", False), (None, False)):
+        request = PredictRequest(task=task, images="s3://data/photos/", out=out)
+        object.__setattr__(job, "request", request)
+        with pytest.raises(RequestError, match="out='/data/found' is a folder of") if refused else nullcontext():
+            stage_pod(job, load_settings())
 
 
 @pytest.mark.parametrize("address", ["s3://data/fixed.csv", f"runs:/{'a' * 32}/suspected_labels.csv"])

@@ -11,5 +11,5 @@ TASK = TaskIdentity(dag_id="d", dag_run_id="r", task_id="t")
 def request_of(stage: str, **fields: object) -> StageRequest:
     """A request of a stage with these fields."""
     declared = STAGES[stage]
-    needed = {"reason": "worse in the field"} if stage == "rollback" else {}
+    needed = {"rollback": {"reason": "worse in the field"}, "predict": {"images": "/data/photos"}}.get(stage, {})
     return declared.request.model_validate({**declared.upstream_examples, **needed, "task": TASK, **fields})

@@ -65,6 +65,8 @@ def test_without_the_stacks_users_it_logs_in_as_airflow_does(monkeypatch: pytest
     [
         ("prepare", {"dataset": "image_folder", "source": "s3://team/photos"}),
         ("prepare", {"corrections": "s3://team/corrections.csv"}),
+        ("predict", {"images": "s3://team/photos/"}),
+        ("predict", {"images": "/data/photos", "out": "s3://team/found/"}),
         ("train", WEIGHTS),
         ("tune", WEIGHTS),
     ],

@@ -101,6 +101,19 @@ def test_a_path_outside_stops_the_run_before_anything_starts(dag: DAG, conf: dic
         dag.task_dict["prepare"].job(context(asked(dag, **conf)))
 
 
+def test_predictions_are_not_written_into_a_container(monkeypatch: pytest.MonkeyPatch, dag: DAG) -> None:
+    monkeypatch.setenv("PIPELINE_SOURCE_ROOTS", "/data")
+    with DAG("p", params=stage_params("predict")) as made:
+        DockerStageOperator(task_id="predict", stage="predict")
+    params = {**made.params.dump(), "images": "/data/photos"}
+    check_stages(made, params)
+    check_stages(made, params | {"out": "s3://b/found/"})
+    with pytest.raises(RequestError, match=r"out='/data/found' is a folder of this machine, .* give an s3:// prefix"):
+        check_stages(made, params | {"out": "/data/found"})
+    with pytest.raises(RequestError, match=r"images='/etc' is not below a folder of PIPELINE_SOURCE_ROOTS=/data"):
+        check_stages(made, params | {"images": "/etc"})
+
+
 def test_a_root_is_named_in_the_refusal_and_lets_others_pass(dag: DAG, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIPELINE_SOURCE_ROOTS", "/data, /mnt")
     check_stages(dag, asked(dag, source="/data/pets", corrections="/mnt/fixed.csv"))

@@ -48,7 +48,7 @@ def outcome(
 
 def test_a_result_keeps_its_types(job: StageJob) -> None:
     result = result_of(job, outcome(0, result=json.dumps(RESULT).encode()))
-    assert result.model_dump() == {**RESULT, "reused_from": None}
+    assert result.model_dump() == {**RESULT, "reused_from": None, "tags": None}
 
 
 @pytest.mark.parametrize(
@@ -113,9 +113,10 @@ def test_prepare_that_is_killed_otherwise_is_retried(preparing: StageJob, kills:
     assert not isinstance(failure.value, PermanentError)
 
 
-def test_only_prepare_reads_what_strangers_made() -> None:
-    """Every later stage is worth a retry: what it reads fitted before, and a training may have gone before it."""
-    assert [stage.name for stage in STAGES.values() if not stage.retried_out_of_memory] == ["prepare"]
+def test_only_two_stages_read_what_strangers_made() -> None:
+    """Every other stage is worth a retry: what it reads fitted before, and a training may have gone before it."""
+    once = [stage.name for stage in STAGES.values() if not stage.retried_out_of_memory]
+    assert once == ["prepare", "predict"]
 
 
 def test_a_failed_stages_result_file_is_not_looked_at(job: StageJob) -> None:

@@ -31,6 +31,17 @@ def test_a_search_keeps_its_state_in_the_stacks_bucket(monkeypatch: pytest.Monke
     assert secrets["TUNE_STORAGE_SECRET_ACCESS_KEY"] == "stack-s3cret"
 
 
+def test_a_search_has_the_key_of_searches_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = {"S3_TUNE_ACCESS_KEY": "tune-user", "S3_TUNE_SECRET_KEY": "tune-s3cret"}
+    environment, secrets = told(monkeypatch, "tune", **own)
+    assert environment["TUNE_STORAGE_URI"] == "s3://mlflow/tune"
+    assert secrets["TUNE_STORAGE_ACCESS_KEY_ID"] == "tune-user"
+    assert secrets["TUNE_STORAGE_SECRET_ACCESS_KEY"] == "tune-s3cret"
+    monkeypatch.delenv("S3_ACCESS_KEY")  # as in Airflow's containers and on Ray's nodes
+    monkeypatch.delenv("S3_SECRET_KEY")
+    assert load_settings().with_the_stacks_ray().tune_storage_access_key_id == "tune-user"
+
+
 def test_a_store_outside_is_used_as_the_stack_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
     outside = {"S3_ENDPOINT_URL": "https://s3.example.org", "S3_REGION": "eu-west-1", "S3_BUCKET": "team"}
     environment, secrets = told(monkeypatch, "tune", **outside)

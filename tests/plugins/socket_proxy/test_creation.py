@@ -264,6 +264,8 @@ def test_what_the_operator_asks_for_is_passed_on(allowed: Allowed, stage: str, r
         assert binds == ["/sources/data", "/sources/mnt/a b"]
         asked = json.loads(given["Cmd"][2])
         assert (asked["source"], asked["corrections"]) == ("/sources/data/pets", "/sources/mnt/a b/fixed.csv")
+    elif stage == "predict":
+        assert (binds, json.loads(given["Cmd"][2])["images"]) == (["/sources/data"], "/sources/data/photos")
     else:
         assert binds == []
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import mlflow
 import pytest
 from mlflow import MlflowClient
 
@@ -35,7 +36,11 @@ def champions(airflow: Stack, admin: User) -> Iterator[None]:
         patch.setenv("MLFLOW_TRACKING_USERNAME", user)
         patch.setenv("MLFLOW_TRACKING_PASSWORD", password)
         tracking.connect(Settings(mlflow_tracking_uri=airflow.mlflow_url, pipeline_experiment="promotion-tests"))
-        yield
+        try:
+            yield
+        finally:  # clients of later tests would ask this stack for registered models
+            mlflow.set_tracking_uri("")
+            mlflow.set_registry_uri("")
 
 
 def wait_for(admin: User, state: str) -> None:

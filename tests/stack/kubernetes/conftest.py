@@ -23,7 +23,8 @@ os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-home-"))
 from airflow.sdk import DAG
 from kubernetes.config import kube_config
 
-from deploy.kubernetes.render import in_namespace
+from deploy.kubernetes.cluster import stages_of
+from deploy.kubernetes.render import in_namespaces
 from pipeline.kubernetes.operator import KubernetesStageOperator
 from tests.stack.conftest import STAGES, TAG, build_images
 from tests.stack.stub_stage import RUN_ID, build_image
@@ -68,19 +69,30 @@ class Namespace:
 
 
 @pytest.fixture(scope="session")
-def namespace() -> Iterator[Namespace]:
-    """A namespace with the accounts and the Role of the manifests, and the Secret that stages read."""
+def platform() -> Iterator[Namespace]:
+    """A namespace with the account of Airflow's tasks."""
     found = Namespace(f"vm-test-kubernetes-{secrets.token_hex(3)}")
+    found.kubectl("create", "namespace", found.name)
+    try:
+        found.kubectl("create", "serviceaccount", "airflow-worker")
+        yield found
+    finally:
+        found.kubectl("delete", "namespace", found.name, "--wait=false")
+
+
+@pytest.fixture(scope="session")
+def namespace(platform: Namespace) -> Iterator[Namespace]:
+    """The namespace of the stages: the account and the Role of the manifests, and the Secret that stages read."""
+    found = Namespace(stages_of(platform.name))
     found.kubectl("create", "namespace", found.name)
     try:
         with tempfile.TemporaryDirectory() as folder:
             where = Path(folder).resolve()
             base = os.path.relpath(ROOT / "deploy/kubernetes/base/stages", where)
-            transformers = [json.dumps(in_namespace(found.name))]
+            transformers = in_namespaces(platform.name)
             (where / "kustomization.yaml").write_text(json.dumps({"resources": [base], "transformers": transformers}))
             manifests = found.kubectl("kustomize", str(where))
         found.kubectl("apply", "--filename", "-", text=manifests)
-        found.kubectl("create", "serviceaccount", "airflow-worker")
         found.kubectl("create", "secret", "generic", "stages", f"--from-literal=MLFLOW_TRACKING_PASSWORD={PASSWORD}")
         yield found
     finally:
@@ -98,9 +110,9 @@ def kubeconfig_of(account: str, namespace: Namespace | State, path: Path) -> Pat
 
 
 @pytest.fixture(scope="session")
-def worker(namespace: Namespace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def worker(platform: Namespace, namespace: Namespace, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Kubeconfig of the account that Airflow's chart gives a task: it has the Role and nothing else."""
-    return kubeconfig_of("airflow-worker", namespace, tmp_path_factory.mktemp("worker") / "config")
+    return kubeconfig_of("airflow-worker", platform, tmp_path_factory.mktemp("worker") / "config")
 
 
 def become(kubeconfig: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,13 +204,12 @@ CONF = {
 
 
 def pipeline_settings(state: State) -> dict[str, str]:
-    """Variables of an Airflow whose stages are pods beside that state."""
+    """Variables of an Airflow whose stages are pods with that state: settings of the cluster, and secrets."""
+    told = json.loads(state.kubectl("get", "configmap", "settings", "--output", "json"))["data"]
     return {
+        **{name: value for name, value in told.items() if name.startswith("PIPELINE_") and value},
         **{name: state.variables[name] for name in ("MLFLOW_STAGES_PASSWORD", "MLFLOW_REGISTRY_PASSWORD")},
         "PIPELINE_RUNTIME": "kubernetes",
-        "PIPELINE_KUBERNETES_NAMESPACE": state.name,
-        "PIPELINE_IMAGE_TAG": TAG,
-        "PIPELINE_STAGE_SERVING_URL": "http://serving-pods:3000",
         "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000",  # for links only: no Airflow task calls MLflow
     }
 

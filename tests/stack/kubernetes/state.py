@@ -18,6 +18,7 @@ from typing import Any
 import requests
 
 from deploy.env_file import parse
+from deploy.kubernetes.cluster import stages_of
 from deploy.setup_env import complete
 from tests.stack.conftest import FIRST_PORT, TAG, _bare_environment, build_images
 from tests.tasks.serving.samples import picture
@@ -56,15 +57,20 @@ class State:
         own = {"KUBECONFIG": os.environ["TEST_KUBECONFIG"], "PYTHONPATH": str(ROOT)}
         return _bare_environment() | own | login | PORTS
 
-    def kubectl(self, *arguments: str, text: str | None = None) -> str:
-        """Run kubectl in the namespace and return what it printed."""
-        command = ["kubectl", "--namespace", self.name, *arguments]
+    @property
+    def stages(self) -> str:
+        """The namespace of the stages."""
+        return stages_of(self.name)
+
+    def kubectl(self, *arguments: str, text: str | None = None, namespace: str = "") -> str:
+        """Run kubectl in the namespace, or in another one, and return what it printed."""
+        command = ["kubectl", "--namespace", namespace or self.name, *arguments]
         done = subprocess.run(command, input=text, capture_output=True, text=True, env=self.environment(), timeout=3000)
         assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
         return done.stdout
 
-    def objects(self, kinds: str, *more: str) -> list[dict[str, Any]]:
-        return list(json.loads(self.kubectl("get", kinds, *more, "--output", "json"))["items"])
+    def objects(self, kinds: str, *more: str, namespace: str = "") -> list[dict[str, Any]]:
+        return list(json.loads(self.kubectl("get", kinds, *more, "--output", "json", namespace=namespace))["items"])
 
     def deploy(self, name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         """Run a command of `python3 -m deploy` on the namespace."""
@@ -102,8 +108,9 @@ class State:
         return done.stdout
 
     def remove(self, *, wait: bool = True) -> None:
-        """Remove the namespace, and with it everything."""
-        command = ["kubectl", "delete", "namespace", self.name, "--ignore-not-found", f"--wait={str(wait).lower()}"]
+        """Remove the namespaces, and with them everything."""
+        command = ["kubectl", "delete", "namespace", self.name, self.stages, "--ignore-not-found"]
+        command += [f"--wait={str(wait).lower()}"]
         subprocess.run(command, env=self.environment(), check=True, capture_output=True, text=True)
 
     @property

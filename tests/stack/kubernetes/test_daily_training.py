@@ -68,7 +68,11 @@ def test_the_log_shows_the_stages_as_they_ran_and_no_secret(daily_run: str, pipe
 
 
 def test_no_pod_of_a_stage_is_left(daily_run: str, pipeline_state: State) -> None:
-    left = pipeline_state.objects("pods", "--selector", "app.kubernetes.io/name=stage")
+    left = [
+        pod
+        for namespace in (pipeline_state.name, pipeline_state.stages)
+        for pod in pipeline_state.objects("pods", "--selector", "app.kubernetes.io/name=stage", namespace=namespace)
+    ]
     assert [pod for pod in left if not pod["metadata"].get("deletionTimestamp")] == []
 
 
@@ -81,11 +85,13 @@ def test_photos_are_fine_tuned_from_the_weights_in_the_image(
     photos.upload(boto3.Session(*keys, region_name="us-east-1").client("s3", endpoint_url=f"http://{address}:9000"))
     private = {"AWS_ACCESS_KEY_ID": keys[0], "AWS_SECRET_ACCESS_KEY": keys[1]}
     patch = json.dumps({"stringData": private})
-    pipeline_state.kubectl("patch", "secret", "stages", "--type", "merge", "--patch", patch)
+    pipeline_state.kubectl(
+        "patch", "secret", "stages", "--type", "merge", "--patch", patch, namespace=pipeline_state.stages
+    )
     (tmp_path / "dags").mkdir()
     (tmp_path / "dags/photos.py").write_text(photos.DAG)
     settings = {"AIRFLOW__CORE__DAGS_FOLDER": str(tmp_path / "dags"), "PIPELINE_EXPERIMENT": "photos"}
-    settings |= private | {"AWS_ENDPOINT_URL": "http://s3:9000"}
+    settings |= private | {"AWS_ENDPOINT_URL": f"http://s3.{pipeline_state.name}:9000"}
     done = airflow(pipeline_state, pipeline_worker, tmp_path, "db", "migrate", **settings)
     assert done.returncode == 0, done.stderr[-2000:]
     conf = json.dumps(photos.CONF | {"resources": CONF["resources"]})

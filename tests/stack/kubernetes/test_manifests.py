@@ -20,7 +20,6 @@ from tests.tasks.serving.samples import picture
 from .state import Load, State, running
 
 pytestmark = pytest.mark.kubernetes
-Rules = set[tuple[str, str, str]]
 REGISTER = ("python", "-m", "tests.stack.kubernetes.champion")
 REMOVE_OBJECTS = """
 import os, boto3
@@ -51,6 +50,12 @@ def pods(state: State) -> dict[str, tuple[str, int]]:
         pod["metadata"]["name"]: (pod["metadata"]["uid"], pod["status"]["containerStatuses"][0]["restartCount"])
         for pod in state.objects("pods", "--selector", "app.kubernetes.io/name notin (bucket,export-onnx)")
     }
+
+
+def stored_secrets(state: State) -> list[dict[str, Any]]:
+    """Our Secrets in both namespaces."""
+    ours = ("secrets", "--selector", "app.kubernetes.io/part-of=vision-mlops")
+    return [one for where in (state.name, state.stages) for one in state.objects(*ours, namespace=where)]
 
 
 def answer(state: State) -> dict[str, Any]:
@@ -104,7 +109,7 @@ def test_verify_finds_a_login_that_mlflow_refuses(state: State, tmp_path: Path) 
 
 
 def test_no_secret_stands_in_clear(state: State) -> None:
-    stored = state.objects("secrets", "--selector", "app.kubernetes.io/part-of=vision-mlops")
+    stored = stored_secrets(state)
     values = {base64.b64decode(value).decode() for secret in stored for value in secret["data"].values()}
     # A user name is none, and the address of a database holds one of the others.
     values -= {state.variables["MLFLOW_TRACKING_USERNAME"]}
@@ -114,36 +119,6 @@ def test_no_secret_stands_in_clear(state: State) -> None:
     seen += json.dumps([secret["metadata"] for secret in stored])
     assert [value for value in values if value in seen] == []
     assert [value for value in values if base64.b64encode(value.encode()).decode() in seen] == []
-
-
-def rules(state: State, account: str) -> Rules:
-    """Everything that the API server lets an account do in the namespace: group, resource, verb."""
-    kind = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview"}
-    review = kind | {"spec": {"namespace": state.name}}
-    who = f"--as=system:serviceaccount:{state.name}:{account}"
-    told = json.loads(state.kubectl("create", who, "--filename", "-", "--output", "json", text=json.dumps(review)))
-    assert not told["status"]["incomplete"]
-    return {
-        (group, resource, verb)
-        for rule in told["status"]["resourceRules"]
-        for group in rule["apiGroups"]
-        for resource in rule["resources"]
-        for verb in rule["verbs"]
-    }
-
-
-def test_the_account_of_airflows_tasks_may_do_what_the_role_lists_and_that_of_stages_nothing(state: State) -> None:
-    anyone = rules(state, "nobody-made-this-one")  # may ask what it may do
-    assert {group for group, _, _ in anyone} == {"authorization.k8s.io"}
-    assert rules(state, "stage") == anyone
-    assert rules(state, "airflow-worker") - anyone == {
-        *(("", "pods", verb) for verb in ("create", "get", "list", "delete")),
-        ("", "pods/log", "get"),
-        *(("", "pods/exec", verb) for verb in ("get", "create")),
-        ("", "events", "list"),
-    }
-    worker = f"--as=system:serviceaccount:{state.name}:airflow-worker"
-    assert state.kubectl("auth", "can-i", "create", "pods", worker).strip() == "yes"
 
 
 def test_the_champion_reaches_every_pod(state: State, champion: dict[str, Any]) -> None:
@@ -191,7 +166,10 @@ def test_a_rotation_replaces_every_secret_while_the_service_answers(state: State
     state.variables.update(new)
     changed = {name: value for name, value in old.items() if new[name] != value}
     assert len(changed) >= 16
-    stored = json.dumps(state.objects("secrets", "--selector", "app.kubernetes.io/part-of=vision-mlops"))
+    stored = json.dumps(stored_secrets(state))
+    assert base64.b64encode(new["MLFLOW_STAGES_PASSWORD"].encode()).decode() in json.dumps(
+        state.objects("secrets", namespace=state.stages)
+    )
     assert [name for name, value in changed.items() if base64.b64encode(value.encode()).decode() in stored] == []
     verified = state.verify()
     assert verified.returncode == 0, verified.stdout + verified.stderr

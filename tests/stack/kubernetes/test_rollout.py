@@ -49,7 +49,7 @@ def apply(cluster: Cluster, name: str, spec: dict[str, Any], ready_seconds: int 
     manifest = {
         "apiVersion": "batch/v1" if job else "apps/v1",
         "kind": "Job" if job else "Deployment",
-        "metadata": {"name": name, "labels": labels},
+        "metadata": {"name": name, "namespace": cluster.namespace, "labels": labels},
         "spec": own | {"template": {"metadata": {"labels": labels}, "spec": spec}},
     }
     cluster.apply(json.dumps(manifest))

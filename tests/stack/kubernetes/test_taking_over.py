@@ -103,7 +103,7 @@ def test_the_pod_of_another_task_stays(make: Make, left: Any) -> None:
 
 
 def test_what_no_try_comes_back_for_is_listed_and_removed_by_gc(
-    make: Make, left: Any, namespace: Namespace, tmp_path: Path
+    make: Make, left: Any, platform: Namespace, namespace: Namespace, tmp_path: Path
 ) -> None:
     task = make("time.sleep(300)")
     name = lose(task, left)
@@ -111,7 +111,7 @@ def test_what_no_try_comes_back_for_is_listed_and_removed_by_gc(
         "PATH": os.environ["PATH"],
         "HOME": str(tmp_path),  # kubectl's cache is there, or in the working folder
         "KUBECONFIG": KUBECONFIG,
-        "PIPELINE_KUBERNETES_NAMESPACE": namespace.name,
+        "NAMESPACE": platform.name,
     }
     command = [sys.executable, "-m", "deploy", "leftover-pods"]
 

@@ -69,6 +69,11 @@ from tasks.contract.stages import STAGES
             },
             "int8: 1.9 MB (before 6.5), 99.6% of the validation images answered as before",
         ),
+        (
+            "predict",
+            {"images": 12345, "failed": 12, "version": 3, "images_per_second": 1234.5},
+            "12,345 images by version 3, 12 failed, 1,234 images/s",
+        ),
         ("evaluate", {"accuracy": 0.9, "promote": False}, "test accuracy 0.9000, refused"),
         (
             "register",

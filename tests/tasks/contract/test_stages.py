@@ -87,6 +87,10 @@ def test_identity_refuses_what_would_break_a_search(dag_run_id: str) -> None:
             ["compression_epochs=0", "greater than or equal to 1"],
         ),
         ("deploy", {"version": 0}, ["version=0"]),
+        ("predict", {}, ["images=''", "a folder or archive, local or s3://"]),
+        ("predict", {"images": "gs://b/a"}, ["images='gs://b/a' is neither a local path nor an s3:// address"]),
+        ("predict", {"images": "a", "out": "s3://b/"}, ["out='s3://b/' is a whole bucket"]),
+        ("predict", {"images": "a", "alias": "a b"}, ["alias='a b'"]),
     ],
 )
 def test_bad_request_names_the_value_and_what_would_do(stage: str, fields: dict[str, Any], names: list[str]) -> None:
@@ -119,6 +123,13 @@ def test_parameters_are_the_fields_with_a_default() -> None:
     assert "epochs" in names
     assert not {"task", "prepare_run_id"} & set(names)
     assert names["model"]["anyOf"][0]["examples"][:2] == ["fast_cnn", "mobilenet_v3_small"]
+
+
+def test_what_a_stage_hands_over_is_no_parameter() -> None:
+    """Whoever starts a run cannot say what an earlier stage wrote."""
+    fields = {name for stage in STAGES.values() for name in stage.request.model_fields if name.endswith("_tags")}
+    assert fields == {"prepare_tags", "tune_tags", "train_tags", "evaluate_tags"}
+    assert not fields & {name for stage in STAGES.values() for name in parameters(stage.request)}
 
 
 def test_a_parameter_of_several_stages_is_the_same_everywhere() -> None:

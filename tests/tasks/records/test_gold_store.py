@@ -158,7 +158,7 @@ def test_a_file_that_someone_added_is_not_read(experiment: str, gold: Gold) -> N
 def test_gold_of_an_earlier_release_is_read_and_can_be_adopted(experiment: str, gold: Gold) -> None:
     run_id = stored_before_digests(experiment, gold)
     assert gold_store.fetch(run_id).classes == gold.classes
-    fetched = gold_store.fetch_made_by(run_id, adopt=True)
+    fetched, _ = gold_store.adopt(run_id)
     np.testing.assert_array_equal(fetched.train.images, gold.train.images[:])
     poison(run_id)
     with pytest.raises(ChangedError, match="was changed in the store"):
@@ -169,5 +169,5 @@ def test_damaged_gold_of_an_earlier_release_is_not_adopted(experiment: str, gold
     run_id = stored_before_digests(experiment, gold)
     (folder_of(run_id) / TENSORS).write_bytes(b"damaged")
     with pytest.raises(DataError, match="cannot be used"):
-        gold_store.fetch_made_by(run_id, adopt=True)
+        gold_store.adopt(run_id)
     assert not any(name.startswith(verified_artifacts.TAG) for name in mlflow.get_run(run_id).data.tags)

@@ -13,8 +13,9 @@ from tasks.errors import DataError
 from tasks.gate.decision import decide
 from tasks.gate.evidence import Evidence, Loading, Scores, Slice
 from tasks.gate.verdict import Verdict
-from tasks.records import tracking
-from tasks.records.model_card import LIMIT, ROWS, Origin, read, write
+from tasks.records import model_card, tracking
+from tasks.records.model_card import LIMIT, ROWS, Origin, write
+from tasks.records.tracking import RunTags
 from tasks.settings import Settings
 
 EVIL = "|`<img src=x>`[a](b) *x* \\ \n# y"
@@ -76,10 +77,17 @@ def logged(settings: Settings, found: Evidence, classes: list[str], *, bare: boo
     return str(ids["evaluate"])
 
 
+def read(evaluate_run_id: str, judged: Verdict) -> Origin:
+    """Read the card as register does, which knows both runs."""
+    evaluated = RunTags.read(evaluate_run_id)
+    made = RunTags.read(evaluated.require("pipeline.train_run_id"))
+    return model_card.read("pets", evaluated, made, judged)
+
+
 @pytest.fixture
 def origin(settings: Settings) -> Origin:
     found = evidence({"cat": 40, "dog": 12}, ("camera",))
-    return read("pets", logged(settings, found, ["cat", "dog"]), verdict(found))
+    return read(logged(settings, found, ["cat", "dog"]), verdict(found))
 
 
 def test_a_card_says_what_a_user_has_to_know(origin: Origin) -> None:
@@ -165,14 +173,14 @@ def test_without_metadata_columns_that_is_a_limit(origin: Origin) -> None:
 
 def test_what_older_runs_do_not_hold_is_said(settings: Settings) -> None:
     found = evidence({"cat": 40, "dog": 12})
-    card = write(read("pets", logged(settings, found, ["cat", "dog"], bare=True), verdict(found)))
+    card = write(read(logged(settings, found, ["cat", "dog"], bare=True), verdict(found)))
     assert "licence: not recorded" in card
     assert "None" not in card
 
 
 def test_a_run_that_judged_nothing(settings: Settings) -> None:
     with mlflow.start_run(experiment_id=tracking.connect(settings)) as run, pytest.raises(DataError, match="no tag"):
-        read("pets", run.info.run_id, verdict(evidence({"cat": 1})))
+        read(run.info.run_id, verdict(evidence({"cat": 1})))
 
 
 @pytest.mark.parametrize("count", [2, 30, 1000])

@@ -120,7 +120,7 @@ def test_a_training_takes_the_proven_set_and_says_so(experiment_id: str) -> None
     record(Kind.PROMOTION, version_of(experiment_id, tuned), None)
     chosen, run_id = choose(experiment_id)
     assert chosen == tuned
-    assert tuned_sets.tags_of(run_id) == {tuned_sets.TUNE_RUN: tuned.run_id}
+    assert tuned_sets.version_tags(mlflow.get_run(run_id).data.tags) == {tuned_sets.TUNE_RUN: tuned.run_id}
 
 
 def test_choosing_writes_nothing(experiment_id: str) -> None:
@@ -134,7 +134,7 @@ def test_who_asks_for_the_defaults_gets_them(experiment_id: str) -> None:
     record(Kind.PROMOTION, version_of(experiment_id, search(experiment_id, 0.02)), None)
     chosen, run_id = choose(experiment_id, hyperparameters="default")
     assert chosen is None
-    assert tuned_sets.tags_of(run_id) == {}
+    assert tuned_sets.version_tags(mlflow.get_run(run_id).data.tags) == {}
 
 
 def test_a_retry_takes_what_the_first_try_took(experiment_id: str) -> None:

@@ -15,6 +15,7 @@ from tasks.records import queries, registry, removed_weights
 from tasks.records.compressed_models import TRAIN_RUN
 from tasks.records.inputs.evaluation import TrainedModel
 from tasks.records.ledger import Kind
+from tasks.records.tracking import RunTags
 from tasks.retention import leftovers, weights
 from tasks.retention.leftovers import Store
 from tasks.serving import client as service
@@ -108,7 +109,7 @@ def test_killed_at_any_write_and_run_again_it_ends_the_same(
     monkeypatch.setenv("PIPELINE_HOME", str(settings.pipeline_home))
     if len(files(run_id)) < len(WHOLE):  # nobody takes a part for a model
         with pytest.raises(ModelError, match=r"the weights of run .* were removed"):
-            TrainedModel.of(run_id)
+            TrainedModel.of(RunTags.read(run_id))
     clean(settings)
     assert files(run_id) == EMPTY
     assert removed_weights.TAG in MlflowClient().get_run(run_id).data.tags

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 from tasks.errors import SettingsError
 from tasks.runner import faults
@@ -114,7 +115,11 @@ def test_points_are_recorded_killed_at_torn_and_passed_by_the_retry(settings: Se
         ('{"point": "train/log_batch#1"}', "point without marker"),
         (
             '{"point": "train/log_batch#1", "marker": "m", "when": "during"}',
-            "is for log_artifact and log_artifacts only",
+            "is for log_artifact, log_artifacts and delete_artifacts only",
+        ),
+        (
+            '{"point": "clean/delete_artifacts#1", "marker": "m", "when": "during", "action": "damaged"}',
+            "is for what is written, not removed",
         ),
         ('{"point": "train/log_batch#1", "marker": "m", "action": "SIGSTOP"}', "action='SIGSTOP'"),
         ('{"point": "train/log_artifact#1", "marker": "m", "action": "damaged"}', "is for when='during' only"),
@@ -131,3 +136,14 @@ def test_a_full_disk_is_that_of_the_system() -> None:
     with pytest.raises(OSError, match="No space left") as raised:
         points._strike("train/p#1")
     assert raised.value.errno == errno.ENOSPC
+
+
+def test_a_removal_that_is_cut_short_leaves_the_later_half(tmp_path: Path) -> None:
+    names = ("a/1", "a/2", "b", "c")
+    for name in names:
+        (tmp_path / "weights" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "weights" / name).write_text(name)
+    repository = LocalArtifactRepository(tmp_path.as_uri())
+    faults._remove_half(repository.delete_artifacts, "weights")
+    left = [path.relative_to(tmp_path / "weights").as_posix() for path in (tmp_path / "weights").rglob("*")]
+    assert sorted(left) == ["a", "b", "c"]

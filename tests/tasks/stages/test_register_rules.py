@@ -53,7 +53,7 @@ def run_register(settings: Settings, identity: Callable[[str], TaskIdentity]) ->
         evaluate_run_id: str, models: Any, approval: Any = None, *, started_by: str | None = "ann", **fields: Any
     ) -> RegisterResult:
         task = identity("register").model_copy(update={"user": started_by})
-        seen = {"evidence": verdict_log.table_sha256(evaluate_run_id)} if approval else {}
+        seen = {"evidence": verdict_log.table_sha256(tracking.RunTags.read(evaluate_run_id))} if approval else {}
         request = RegisterRequest.model_validate(
             {"task": task, "evaluate_run_id": evaluate_run_id, "registered_model": "pets"}
             | {"approval": seen | (approval or {}), **fields}
