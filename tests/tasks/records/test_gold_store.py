@@ -98,14 +98,14 @@ def test_images_stay_on_disk_where_they_do_not_fit_into_memory(
     run_id = stored(experiment, gold)
     if memory is not None:
         monkeypatch.setenv("PIPELINE_GOLD_MEMORY_MIB", memory)
-    images = gold_store.open_made_by(run_id, load_settings()).train.images
+    images = gold_store.open_made_by(run_id, None, load_settings()).train.images
     assert isinstance(images, np.ndarray if memory is None else ShardImages)
     np.testing.assert_array_equal(images[:], gold.train.images)
 
 
 def test_a_shard_that_goes_missing_is_named(experiment: str, gold: Gold, settings: Settings) -> None:
     run_id = stored(experiment, gold)
-    opened = gold_store.open_made_by(run_id, settings.model_copy(update={"pipeline_gold_memory_mib": 0}))
+    opened = gold_store.open_made_by(run_id, None, settings.model_copy(update={"pipeline_gold_memory_mib": 0}))
     (folder_of(run_id) / SHARD).unlink()
     with pytest.raises(DataError, match=rf"gold/{SHARD} of run {run_id} is missing in the store; .*force="):
         opened.train.images[0]
