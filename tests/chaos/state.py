@@ -19,6 +19,7 @@ from mlflow.entities import LoggedModel, Run
 
 State = dict[str, str]
 SHOWN = 1000
+MODEL_ID = re.compile(r"m-[0-9a-f]{32}")
 
 # (entries, what is masked in their values or None for the value as a whole, why it may differ)
 ALLOWED: tuple[tuple[str, str | None, str], ...] = (
@@ -102,8 +103,11 @@ def read(service: dict[str, Any] | None, rewrite: Callable[[str], str]) -> State
 
 
 def of_result(result: dict[str, Any]) -> State:
-    """A stage's result; its run's ID differs in every try of the first step."""
-    return {f"result | {k}": _mask(f"result | {k}", "ID" if k == "run_id" else str(v)) for k, v in result.items()}
+    """A stage's result; the IDs of its run and its model differ in every try of the first step."""
+    tags = result.get("tags") or {}
+    flat = {k: v for k, v in result.items() if k != "tags"} | {f"tag {k}": v for k, v in tags.items()}
+    named = {k: "ID" if k == "run_id" else MODEL_ID.sub("ID", str(v)) for k, v in flat.items()}
+    return {f"result | {k}": _mask(f"result | {k}", v) for k, v in named.items()}
 
 
 def unfinished(*ended: str) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from . import kills, state
@@ -78,3 +80,17 @@ def test_the_last_call_of_a_function_that_is_called_by_time_is_not_tried() -> No
             self.points = {name: [] for name in names} | {"tune-week1": [f"tune/log_batch#{n}" for n in range(1, 4)]}
 
     assert {fault.point for fault in Nowhere().faults(["tune"])} == {"tune/log_batch#1", "tune/log_batch#2"}
+
+
+def test_tags_in_a_result_are_compared_one_by_one() -> None:
+    """A model's ID differs in every try, and so does the digest of what was measured."""
+
+    def result(model: str, evidence: str, promote: str) -> dict[str, Any]:
+        tags = {"pipeline.logged_model_uri": f"models:/m-{model * 32}", "pipeline.promote": promote}
+        return {"run_id": model * 32, "tags": tags | {"pipeline.sha256.evidence.json": evidence}}
+
+    expected = state.of_result(result("a", "1", "true"))
+    assert state.of_result(result("b", "2", "true")) == expected
+    other = state.of_result(result("b", "2", "false"))
+    assert [name for name in other if other[name] != expected[name]] == ["result | tag pipeline.promote"]
+    assert state.of_result({"run_id": "c" * 32, "tags": None}) == {"result | run_id": "ID"}

@@ -13,7 +13,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import boto3
 import pytest
 
 from deploy import store_policies, up
@@ -84,6 +86,12 @@ class Stack:
     def stage_passwords(self) -> dict[str, str]:
         """Those with which Airflow gives each stage the user of MLflow that is for it."""
         return {name: self.variables[name] for name in ("MLFLOW_STAGES_PASSWORD", "MLFLOW_REGISTRY_PASSWORD")}
+
+    @property
+    def store(self) -> Any:
+        """A client of the S3 store with the key of its root."""
+        keys = (self.variables["S3_ACCESS_KEY"], self.variables["S3_SECRET_KEY"])
+        return boto3.Session(*keys, region_name="us-east-1").client("s3", endpoint_url=self.s3_url)
 
     def compose(self, *arguments: str, file: str = "docker-compose.yml", override: Path | None = None) -> str:
         """Run `docker compose` on the stack and return what it printed."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from deploy.wal_chain import Kept
+from tests import waiting
 
 from .conftest import ROOT, Stack, _bare_environment
 
@@ -101,11 +101,14 @@ def with_store(stack: Stack, folder: Path, **more: str) -> Shipping:
 
 def until(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
     """Wait for a condition while a process runs."""
-    deadline = time.monotonic() + LIMIT
-    while not condition():
+
+    def met() -> bool:
+        if condition():
+            return True
         assert process.poll() is None, "it ended before"
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+        return False
+
+    waiting.until(met, seconds=LIMIT)
 
 
 def containers(project: str) -> list[str]:

@@ -19,7 +19,7 @@ from mlflow.exceptions import RestException
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from deploy import backup_encryption, backup_file
+from deploy import backup_encryption, backup_file, up
 from tasks.serving.client import ServiceClient
 
 from .conftest import FIRST_PORT, PROJECT, ROOT, Stack, _bare_environment
@@ -157,13 +157,14 @@ def plain(saved: Path, stack: Stack, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="module")
 def empty(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Restored]:
-    """A new stack of the same `.env`, with a name and ports of its own."""
+    """A new stack of the same `.env`, with a name and ports of its own; its store has the keys, as after `make up`."""
     variables = stack.variables | NEW
     env_file = tmp_path_factory.mktemp("empty") / ".env"
     env_file.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
     new = Restored(env_file, variables)
     new.remove()
     try:
+        assert up.make_store_keys(env_file) is None
         new.compose("up", "--detach", "--wait", "--wait-timeout", "1800")
         yield new
     finally:

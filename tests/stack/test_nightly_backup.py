@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 
 from deploy import backup_encryption, nightly_backup
@@ -26,13 +25,7 @@ WORK = "docker-compose-mlops.yml"
 @pytest.fixture(scope="module")
 def store(stack: Stack) -> Any:
     """The bucket of the backups, with an old one and a file of somebody else."""
-    client = boto3.client(
-        "s3",
-        endpoint_url=stack.s3_url,
-        region_name="us-east-1",
-        aws_access_key_id=stack.variables["S3_ACCESS_KEY"],
-        aws_secret_access_key=stack.variables["S3_SECRET_KEY"],
-    )
+    client = stack.store
     client.create_bucket(Bucket=BUCKET)
     for name in (OLD, OTHER):
         client.put_object(Bucket=BUCKET, Key=name, Body=b"old")

@@ -13,7 +13,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 
 from deploy import backup, point_in_time
@@ -133,13 +132,7 @@ def test_an_older_copy_of_postgres_does_not_write_over_the_history_of_the_newer(
 @pytest.fixture(scope="module")
 def store(stack: Stack) -> Any:
     """The bucket of the WAL."""
-    client = boto3.client(
-        "s3",
-        endpoint_url=stack.s3_url,
-        region_name="us-east-1",
-        aws_access_key_id=stack.variables["S3_ACCESS_KEY"],
-        aws_secret_access_key=stack.variables["S3_SECRET_KEY"],
-    )
+    client = stack.store
     client.create_bucket(Bucket=BUCKET)
     return client
 

@@ -12,6 +12,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from deploy.store_policies import VARIABLES
 from tasks.search.journal import MACHINE
 from tasks.search.table import TRIAL
 from tests.waiting import until
@@ -130,7 +131,7 @@ def test_a_search_that_has_ended_leaves_nothing_in_the_bucket_and_on_the_engine(
 
 
 def test_no_key_of_the_store_is_in_what_airflow_says(killed: str, stack: Stack) -> None:
-    for name in ("S3_SECRET_KEY", "S3_ACCESS_KEY", "RAY_AUTH_TOKEN", *stack.stage_passwords):
+    for name in ("S3_SECRET_KEY", "S3_ACCESS_KEY", *VARIABLES, "RAY_AUTH_TOKEN", *stack.stage_passwords):
         assert stack.variables[name] not in killed
 
 

@@ -97,6 +97,7 @@ def admin(airflow: Stack) -> User:
 
 
 def user(airflow: Stack, role: str) -> User:
+    """Make the user of a role, or give it a new password: who had the fixture of it then cannot log in any more."""
     made = make_user(airflow, f"the-{role}", role)
     assert made.returncode == 0, made.stderr
     password = made.stdout.split()[-1]
@@ -106,6 +107,11 @@ def user(airflow: Stack, role: str) -> User:
 @pytest.fixture(scope="package")
 def viewer(airflow: Stack) -> User:
     return user(airflow, "viewer")
+
+
+@pytest.fixture(scope="package")
+def editor(airflow: Stack) -> User:
+    return user(airflow, "editor")
 
 
 def trigger(admin: User, run_id: str, *, dag: str = DAG, **conf: Any) -> None:

@@ -170,7 +170,7 @@ def person(name: str, role: str, password: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def people(airflow: Stack, admin: User, viewer: User) -> dict[str, User]:
+def people(airflow: Stack, admin: User, viewer: User, editor: User) -> dict[str, User]:
     """Somebody of each role; Op is one that only an administrator can give by hand."""
     password = "a-long-password-1"
     assert admin.ask("POST", USERS, person("the-op", "Op", password)).status_code in (200, 409)
@@ -178,7 +178,7 @@ def people(airflow: Stack, admin: User, viewer: User) -> dict[str, User]:
     return {
         "nobody": User("nobody", "", ""),
         "viewer (Viewer)": viewer,
-        "editor (User)": user(airflow, "editor"),
+        "editor (User)": editor,
         "Op, made by hand": op,
         "admin (Admin)": user(airflow, "admin"),
     }

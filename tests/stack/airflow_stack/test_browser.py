@@ -19,7 +19,7 @@ from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
 from tests.chromium import chromium, window
-from tests.stack.airflow_stack.conftest import DAG, MODEL, STAGES, User, user
+from tests.stack.airflow_stack.conftest import DAG, MODEL, STAGES, User
 from tests.stack.conftest import ROOT, Stack
 
 pytestmark = pytest.mark.docker
@@ -146,9 +146,8 @@ def test_from_the_form_to_the_metrics(desk: Desk, airflow: Stack, admin: User) -
     desk.picture("mlflow-run", mlflow)
 
 
-def test_a_viewers_trigger_button_starts_nothing(desk: Desk, airflow: Stack, admin: User) -> None:
+def test_a_viewers_trigger_button_starts_nothing(desk: Desk, viewer: User, admin: User) -> None:
     """Airflow shows the button and the form to everyone, and refuses what comes of it."""
-    viewer = user(airflow, "viewer")
     desk.log_in(viewer.name, viewer.password)
     desk.page.get_by_role("button", name="Trigger Dag").click()
     form = desk.page.get_by_role("dialog")

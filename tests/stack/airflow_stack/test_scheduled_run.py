@@ -30,11 +30,6 @@ RUN = f"{DAG}/dagRuns/by-hand"
 
 
 @pytest.fixture(scope="module")
-def editor(airflow: Stack) -> User:
-    return user(airflow, "editor")
-
-
-@pytest.fixture(scope="module")
 def finished(by_hand: DailyRun) -> dict[str, dict[str, Any]]:
     """The tasks of one DAG run that the scheduler took to its end, by name."""
     return by_hand.tasks
