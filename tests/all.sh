@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # `make test`: every test but the long ones, side by side. Without a Docker engine the tests that need one are skipped
-# and named. With one there are two lanes: what computes has the cores, and what waits for containers waits beside it.
-# More lanes took less time, but containers that share two cores with too many others started too late (decision 14).
+# and named. With one there are two lanes: what waits for containers on a stack without Airflow, and beside it first what
+# computes and then Airflow's stack. More lanes at once took less time, but containers that share two cores with too many
+# others started too late (decision 14).
 #   REQUIRE_DOCKER=1   fail without an engine
 #   COVERAGE=1         measure coverage of what computes, and fail when it is too low
 #   TEST_WORKERS=4     processes for what computes (default: one more than cores, for a third of the time they wait)
@@ -37,16 +38,11 @@ on_stack() {  # NAME PORT PATHS...: a session with a stack of its own
   shift 2
   TEST_STACK=vm-test-$name TEST_STACK_PORT=$port pytest --durations=15 "$@" >"$logs/$name" 2>&1
 }
-on_engine() {
-  local code=0
-  on_stack engine 21410 tests/stack --ignore=tests/stack/airflow_stack --ignore=tests/stack/kubernetes "$@" || code=1
-  on_stack airflow 21440 tests/stack/airflow_stack "$@" || code=1
-  return $code
-}
-on_engine "$@" &
+on_stack engine 21410 tests/stack --ignore=tests/stack/airflow_stack --ignore=tests/stack/kubernetes "$@" &
 engine=$!
 compute --ignore=tests/stack --durations=15 "$@" 2>&1 | tee "$logs/computing" || failed=1
-printf '=== what computes took %d s; waiting for what runs on the engine\n' "$SECONDS"
+printf '=== what computes took %d s; now Airflow, beside what runs on the engine\n' "$SECONDS"
+on_stack airflow 21440 tests/stack/airflow_stack "$@" || failed=1
 wait "$engine" || failed=1
 cat "$logs/engine" "$logs/airflow"
 grep -hE '^(FAILED|ERROR) ' "$logs"/* || true  # the failures of all lanes once more, where a reader looks first
