@@ -274,6 +274,11 @@ class Settings(BaseSettings):
         return MlflowLogin("MLFLOW_STAGES_PASSWORD", MLFLOW_STAGES_USER, self.mlflow_stages_password)
 
     @property
+    def gold_disk_bytes(self) -> int | None:
+        """Bytes of images that a stage keeps on its disk; None: half of what is free."""
+        return None if self.pipeline_gold_disk_gib is None else self.pipeline_gold_disk_gib * 2**30
+
+    @property
     def tracking_uri(self) -> str:
         """MLflow's tracking URI: the configured one, or the SQLite file under `pipeline_home`."""
         return self.mlflow_tracking_uri or f"sqlite:///{self.pipeline_home.resolve() / 'mlflow.db'}"

@@ -7,16 +7,21 @@ releases before shards is read as it is (`tasks.vision.data.gold_tensors`).
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import tempfile
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
-from tasks.errors import ChangedError, DataError
+from tasks.errors import ChangedError, DataError, SettingsError
 from tasks.records import artifact_digest, artifact_names, tracking, verified_artifacts
 from tasks.settings import Settings
 from tasks.vision.data import gold_tensors
@@ -24,6 +29,7 @@ from tasks.vision.data.gold import Gold
 from tasks.vision.data.shards import reader, writer
 from tasks.vision.data.shards.cache import Fetch
 from tasks.vision.data.shards.description import DESCRIPTION, complete, parse
+from tasks.vision.data.shards.images import ShardImages
 from tasks.vision.memory import available_memory
 
 ARTIFACT = artifact_names.GOLD
@@ -31,6 +37,7 @@ GOLD_RUN = artifact_names.GOLD_RUN
 GOLD_SHA256 = artifact_names.GOLD_SHA256
 FIX = 'restore it from a backup, or make it again with force=["prepare"]'
 MEMORY_SHARE = 0.5  # of what is available, for images; the network needs the rest
+UPLOADS = 4  # at the same time
 
 
 def fetch(prepare_run_id: str) -> Gold:
@@ -44,7 +51,7 @@ def fetch(prepare_run_id: str) -> Gold:
 
 
 def fetch_made_by(gold_run_id: str, sha256: str | None = None) -> Gold:
-    """Load the gold stored in this run itself into memory.
+    """Load the gold stored in this run itself into memory, wherever it fits.
 
     Args:
         gold_run_id: the run.
@@ -53,8 +60,9 @@ def fetch_made_by(gold_run_id: str, sha256: str | None = None) -> Gold:
     Raises:
         DataError: the gold is missing or damaged.
         ChangedError: the gold is not what was stored.
+        SettingsError: its images have more bytes than memory is left.
     """
-    return _read(gold_run_id, sha256)[0]
+    return _read(gold_run_id, _Room(), sha256)[0]
 
 
 def open_made_by(gold_run_id: str, sha256: str | None, settings: Settings) -> Gold:
@@ -70,19 +78,15 @@ def open_made_by(gold_run_id: str, sha256: str | None, settings: Settings) -> Go
         ChangedError: the gold is not what was stored.
         SettingsError: the disk has too little room for it.
     """
-    most_memory, most_disk = settings.pipeline_gold_memory_mib, settings.pipeline_gold_disk_gib
-    if most_memory is None and (available := available_memory()) is not None:
-        most_memory = int(available * MEMORY_SHARE) // 2**20
-    return _read(
-        gold_run_id,
-        sha256,
-        most_memory=None if most_memory is None else most_memory * 2**20,
-        most_disk=None if most_disk is None else most_disk * 2**30,
-    )[0]
+    return _read(gold_run_id, _Room.of(settings), sha256)[0]
 
 
-def adopt(gold_run_id: str) -> tuple[Gold, str]:
-    """Load the gold of an earlier run; what a release without digests stored has them from now on.
+def adopt(gold_run_id: str, settings: Settings) -> tuple[Gold, str]:
+    """Open and check the gold of an earlier run; what a release without digests stored has them from now on.
+
+    Args:
+        gold_run_id: the run.
+        settings: how much memory and disk images may take.
 
     Returns:
         The gold and its digest.
@@ -90,16 +94,39 @@ def adopt(gold_run_id: str) -> tuple[Gold, str]:
     Raises:
         DataError: the gold is missing or damaged.
         ChangedError: the gold is not what was stored.
+        SettingsError: the disk has too little room for it.
     """
-    gold, digests = _read(gold_run_id)
+    gold, digests = _read(gold_run_id, _Room.of(settings))
+    for split in gold.splits.values():
+        if isinstance(split.images, ShardImages):
+            split.images.require_all()
     if not verified_artifacts.has_digests(MlflowClient().get_run(gold_run_id).data.tags, ARTIFACT):
         verified_artifacts.adopt_folder(gold_run_id, ARTIFACT, digests)
     return gold, artifact_digest.of_files(digests)
 
 
-def _read(
-    gold_run_id: str, sha256: str | None = None, *, most_memory: int | None = None, most_disk: int | None = None
-) -> tuple[Gold, dict[str, str]]:
+@dataclass(frozen=True)
+class _Room:
+    """Bytes that images may take; None: all the memory that is left and no disk, or half of the disk.
+
+    Attributes:
+        memory: if they have more, they stay on disk.
+        disk: that they may take there.
+    """
+
+    memory: int | None = None
+    disk: int | None = None
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        memory, disk = settings.pipeline_gold_memory_mib, settings.gold_disk_bytes
+        if memory is None:
+            available = available_memory()
+            return cls(None if available is None else int(available * MEMORY_SHARE), disk)
+        return cls(memory * 2**20, disk)
+
+
+def _read(gold_run_id: str, room: _Room, sha256: str | None = None) -> tuple[Gold, dict[str, str]]:
     """Return gold, and the SHA-256 of the files that have a tag of their own: the others' are in the description."""
     if not exists(gold_run_id):
         raise DataError(f"run {gold_run_id!r} has no artifact {ARTIFACT!r} (any more); run prepare again")
@@ -121,9 +148,13 @@ def _read(
         if earlier:
             return gold_tensors.load(path.parent), digests
         where = f"gold of run {gold_run_id}"
-        gold = reader.read(
-            parse(text, where), fetch_file, most_memory=most_memory, most_disk=most_disk, where=where, fix=FIX
-        )
+        description = parse(text, where)
+        if room.memory is None and description.nbytes > (available_memory() or math.inf):
+            raise SettingsError(
+                f"the images of {where} have {description.nbytes / 2**30:.1f} GiB, and this stage keeps them in "
+                "memory; give it more, or choose a smaller image_size"
+            )
+        gold = reader.read(description, fetch_file, most_memory=room.memory, most_disk=room.disk, where=where, fix=FIX)
         return gold, digests
 
 
@@ -143,10 +174,30 @@ def exists(gold_run_id: str) -> bool:
 
 
 def store(gold: Gold) -> str:
-    """Log `gold` to the active run; returns its digest."""
-    with tempfile.TemporaryDirectory(prefix="gold-") as folder:
+    """Log `gold` to the active run, shard by shard, several at a time; returns its digest.
+
+    Raises:
+        RuntimeError: no run is active.
+    """
+    active = mlflow.active_run()
+    if active is None:
+        raise RuntimeError("start a run first")
+    with tempfile.TemporaryDirectory(prefix="gold-") as folder, ThreadPoolExecutor(UPLOADS, "upload") as pool:
         shards, last = Path(folder) / "shards", Path(folder) / "last"
-        writer.save(gold, shards)
+        uploads: deque[Future[None]] = deque()
+
+        def upload(path: Path) -> None:
+            MlflowClient().log_artifact(active.info.run_id, str(path), ARTIFACT)
+            path.unlink()
+
+        def closed(path: Path) -> None:
+            if len(uploads) == UPLOADS:  # so many shards are on the disk, and the one that is written
+                uploads.popleft().result()
+            uploads.append(pool.submit(upload, path))
+
+        writer.save(gold, shards, closed=closed)
+        while uploads:
+            uploads.popleft().result()
         last.mkdir()
         shutil.move(shards / DESCRIPTION, last)
         mlflow.log_artifacts(str(shards), ARTIFACT)

@@ -101,8 +101,9 @@ class Record:
         sha256: hex digest of the encoded file, or of the raw pixels where there is no file; "" if it cannot be read.
         size: number of bytes that `sha256` is the digest of.
         width: width in pixels as declared, 0 if unknown; likewise `height`.
-        pixels: uint8 [C, S, S]; None when `fault` says why there are none.
+        pixels: uint8 [C, S, S], on disk (`pixel_file`); None when `fault` says why there are none.
         fault: UNREADABLE or WRONG_SIZE, and `detail` in words.
+        pixels_sha256: digest of the pixels; b"" when there are none.
     """
 
     entry: Entry
@@ -113,3 +114,4 @@ class Record:
     pixels: NDArray[np.uint8] | None = None
     fault: Reason | None = None
     detail: str = ""
+    pixels_sha256: bytes = b""

@@ -37,12 +37,12 @@ class Stored:
 class _Held:
     """A shard in the folder, or on its way there; `readers` have its file open."""
 
-    opened: Future[int]
+    fetched: Future[Path]
     readers: int = 0
 
 
 class ShardCache:
-    """Gives file descriptors of shards, which it fetches and checks first. Threads may share it."""
+    """Opens shards, which it fetches and checks first. Threads may share it."""
 
     def __init__(self, fetch: Fetch, stored: Mapping[str, Stored], most_bytes: int, where: str, fix: str) -> None:
         """Make the folder; nothing is fetched yet.
@@ -58,11 +58,10 @@ class ShardCache:
         self._folder = Path(tempfile.mkdtemp(prefix="shards-"))
         self._held: OrderedDict[str, _Held] = OrderedDict()  # the longest unused first
         self._wanted: dict[str, int] = {}  # shards that are expected to be read, with their place in the order
-        self._files: dict[str, int] = {}  # descriptors
         self._bytes = 0
         self._changed = threading.Condition()
         self._pool = ThreadPoolExecutor(DOWNLOADS, thread_name_prefix="shards")
-        self._close = weakref.finalize(self, _remove, self._folder, self._pool, self._files)
+        self._close = weakref.finalize(self, _remove, self._folder, self._pool)
 
     def close(self) -> None:
         """Remove the folder; also done when nothing refers to the cache any more."""
@@ -73,6 +72,8 @@ class ShardCache:
     def opened(self, name: str) -> Iterator[int]:
         """Open a shard for reading at any offset; it stays while the block runs.
 
+        Only so long: a disk holds more shards than a process may have files open.
+
         Raises:
             ChangedError: it is not what was stored.
         """
@@ -80,11 +81,15 @@ class ShardCache:
             held = self._begin(name)
             held.readers += 1
         try:
-            yield held.opened.result()
+            file = os.open(held.fetched.result(), os.O_RDONLY)
+            try:
+                yield file
+            finally:
+                os.close(file)
         finally:
             with self._changed:
                 held.readers -= 1
-                if held.opened.done() and held.opened.exception() is not None and self._held.get(name) is held:
+                if held.fetched.done() and held.fetched.exception() is not None and self._held.get(name) is held:
                     self._drop(name)  # the next reader tries again
                 self._changed.notify_all()
 
@@ -107,7 +112,7 @@ class ShardCache:
             size = self._stored[name].size
             if not self._held or self._bytes + size <= self._most:
                 held = self._held[name] = _Held(self._pool.submit(self._get, name))
-                held.opened.add_done_callback(partial(_tell, self._changed))
+                held.fetched.add_done_callback(partial(_tell, self._changed))
                 self._bytes += size
             elif (idle := self._idle()) is not None:
                 self._drop(idle)
@@ -119,19 +124,17 @@ class ShardCache:
 
     def _idle(self) -> str | None:
         """Return a shard that nobody reads: the longest unused, or if all are expected, the one needed last."""
-        idle = [name for name, one in self._held.items() if not one.readers and one.opened.done()]
+        idle = [name for name, one in self._held.items() if not one.readers and one.fetched.done()]
         others = (name for name in idle if name not in self._wanted)
         return next(others, max(idle, key=lambda name: self._wanted.get(name, 0), default=None))
 
     def _drop(self, name: str) -> None:
         del self._held[name]
         self._bytes -= self._stored[name].size
-        if (file := self._files.pop(name, None)) is not None:
-            os.close(file)
-            (self._folder / name).unlink(missing_ok=True)
+        (self._folder / name).unlink(missing_ok=True)
 
-    def _get(self, name: str) -> int:
-        """Fetch a shard, check it, and open it."""
+    def _get(self, name: str) -> Path:
+        """Fetch a shard and check it."""
         with tempfile.TemporaryDirectory(dir=self._folder) as own:
             stored = self._stored[name]
             try:
@@ -147,9 +150,7 @@ class ShardCache:
             require(path, stored.sha256, self._where, self._fix)
             if path.stat().st_size != stored.size:
                 raise damaged(self._where, f"{name} has {path.stat().st_size} bytes in place of {stored.size}")
-            path.replace(self._folder / name)
-        file = self._files[name] = os.open(self._folder / name, os.O_RDONLY)
-        return file
+            return path.replace(self._folder / name)
 
 
 def require(path: Path, expected: str, where: str, fix: str) -> None:
@@ -166,14 +167,12 @@ def require(path: Path, expected: str, where: str, fix: str) -> None:
         )
 
 
-def _tell(changed: threading.Condition, done: Future[int]) -> None:
+def _tell(changed: threading.Condition, done: Future[Path]) -> None:
     """Wake those who wait for a download. Refers to no cache, so that one is gone when nobody uses it any more."""
     with changed:
         changed.notify_all()
 
 
-def _remove(folder: Path, pool: ThreadPoolExecutor, files: dict[str, int]) -> None:
+def _remove(folder: Path, pool: ThreadPoolExecutor) -> None:
     pool.shutdown(wait=False, cancel_futures=True)  # in one of its threads, it could not wait for itself
     shutil.rmtree(folder, ignore_errors=True)
-    while files:
-        os.close(files.popitem()[1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby, pairwise
 from typing import Any
 
@@ -78,10 +78,24 @@ class ShardImages:
     def in_memory(self) -> NDArray[np.uint8]:
         """Read all images, shard by shard, each of which is fetched once."""
         pixels = np.empty(self.shape, np.uint8)
-        for shard, (start, end) in enumerate(pairwise(self._starts.tolist())):
-            self.expect(range(shard, min(shard + 2, len(self._names))))
+        for start, end in self._in_order():
             pixels[start:end] = self[start:end]
         return pixels
+
+    def require_all(self) -> None:
+        """Fetch every shard once.
+
+        Raises:
+            ChangedError: one is not what was stored.
+        """
+        for start, _ in self._in_order():
+            self[start]
+
+    def _in_order(self) -> Iterator[tuple[int, int]]:
+        """Yield the first image of each shard and that after its last, while the next shard is fetched."""
+        for shard, (start, end) in enumerate(pairwise(self._starts.tolist())):
+            self.expect(range(shard, min(shard + 2, len(self._names))))
+            yield start, end
 
     def _read(self, file: int, rows: NDArray[np.uint8], first: int, name: str) -> None:
         """Read consecutive images of a shard into rows, uint8 [B, bytes]."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from tasks.errors import SettingsError
 from tasks.vision.data.gold import SPLITS, WINDOW_BYTES, Gold, Split, check, damaged
 from tasks.vision.data.shards.cache import Fetch, ShardCache, Stored, require
 from tasks.vision.data.shards.description import (
@@ -21,6 +19,7 @@ from tasks.vision.data.shards.description import (
 )
 from tasks.vision.data.shards.images import ShardImages
 from tasks.vision.data.shards.index import Index
+from tasks.vision.disk import room
 
 LOADING_BYTES = 2**30  # of shards on disk while all of them go into memory
 
@@ -54,16 +53,7 @@ def read(
     total = sum(shard.size for shard in stored.values())
     # The images of a window are read in random order, while the shards of the next one are fetched.
     needed = min(total, 2 * (WINDOW_BYTES + max((shard.size for shard in stored.values()), default=0)))
-    folder = tempfile.gettempdir()  # as `ShardCache` does
-    free = shutil.disk_usage(folder).free
-    most = LOADING_BYTES if whole else min(total, free // 2 if most_disk is None else most_disk)
-    if not whole and most < needed:
-        raise SettingsError(
-            f"{where} needs {needed / 2**30:.1f} GiB of disk, and may take {most / 2**30:.1f} GiB of {folder}, where "
-            f"{free / 2**30:.1f} are free; set PIPELINE_GOLD_DISK_GIB to {math.ceil(needed / 2**30)} or more, or give "
-            "the stage a larger disk"
-        )
-    cache = ShardCache(fetch, stored, most, where, fix)
+    cache = ShardCache(fetch, stored, LOADING_BYTES if whole else room(needed, most_disk, where), where, fix)
     try:
         gold = Gold(
             **{name: _split(name, description, fetch, cache, where, fix) for name in SPLITS},

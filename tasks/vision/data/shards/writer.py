@@ -144,8 +144,16 @@ def npy_header(shape: tuple[int, ...]) -> bytes:
     return header.getvalue()
 
 
-def save(gold: Gold, folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
-    """Write gold that is in memory to `folder`, which is made when missing; the description last.
+def save(
+    gold: Gold, folder: Path, shard_bytes: int = SHARD_BYTES, closed: Callable[[Path], None] = lambda path: None
+) -> None:
+    """Write gold to `folder`, which is made when missing; the description last.
+
+    Args:
+        gold: its images may be anywhere; one is in memory at a time.
+        folder: where the files go.
+        shard_bytes: of pixels in a shard, at most.
+        closed: called with each shard once it is complete; it may upload and remove it.
 
     Raises:
         DataError: its parts do not fit together (see `gold.check`); nothing is written.
@@ -155,7 +163,9 @@ def save(gold: Gold, folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
     splits = {}
     for name, split in gold.splits.items():
         columns = tuple(split.columns)
-        with SplitWriter(folder, name, len(split), gold.shape, columns=columns, shard_bytes=shard_bytes) as writer:
+        with SplitWriter(
+            folder, name, len(split), gold.shape, columns=columns, shard_bytes=shard_bytes, closed=closed
+        ) as writer:
             for position, (label, image) in enumerate(zip(split.labels.tolist(), split.names, strict=True)):
                 metadata = [split.columns[column][position] for column in columns]
                 writer.add(split.images[position], label, image, metadata)

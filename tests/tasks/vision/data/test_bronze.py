@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from tasks.errors import DataError
+from tasks.errors import DataError, SettingsError
 from tasks.vision.data import bronze, images
 from tasks.vision.data.contents import Contents
 from tasks.vision.data.fingerprint import Shaping
@@ -123,11 +123,11 @@ def test_the_order_is_that_of_the_names_whoever_decodes(workers: int) -> None:
     assert cats == [int(name[10:13]) for name in sorted(files)]
 
 
-def test_more_pixels_than_memory_are_refused_before_reading(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bronze, "MAX_PIXEL_BYTES", 2 * 3 * 16 * 16)
-    assert len(bronze.read(Files({}), SHAPING)) == 2
-    with pytest.raises(DataError, match=r"3 images of 16 x 16 need .* choose a smaller image_size"):
-        bronze.read(Files({"train/cat/1.png": png()}), SHAPING)
+def test_more_pixels_than_the_disk_takes_are_refused_before_reading() -> None:
+    most = 2 * 3 * 16 * 16
+    assert len(bronze.read(Files({}), SHAPING, most_disk=most)) == 2
+    with pytest.raises(SettingsError, match=r"3 images of 16 x 16 pixels needs .* choose a smaller image_size"):
+        bronze.read(Files({"train/cat/1.png": png()}), SHAPING, most_disk=most)
 
 
 def test_a_picture_with_odd_metadata_is_read_and_an_unknown_error_of_a_decoder_is_recorded(

@@ -97,6 +97,14 @@ def test_the_folder_holds_no_more_than_it_may_and_each_shard_is_fetched_once_in_
     assert max(sizes) <= 3 * SHARD
 
 
+def test_shards_on_disk_take_no_descriptors(folder: Path) -> None:
+    """A disk holds thousands of them, and a process may often have 1,024 files open."""
+    images = read(folder, most_memory=0).train.images
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    assert len(images[:]) == 100
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 def test_with_enough_room_no_shard_is_fetched_twice(folder: Path) -> None:
     fetched, images, _ = cached(folder, 15 * SHARD)
     for epoch in range(3):
