@@ -20,7 +20,7 @@ from tasks.vision.data import images
 from tasks.vision.data.decoder_process import DecoderProcesses, belongs_apart
 from tasks.vision.data.fingerprint import Shaping
 from tasks.vision.data.limits import MIN_SIDE
-from tasks.vision.data.pixel_file import PixelFile
+from tasks.vision.data.pixel_file import FiledImage, PixelFile
 from tasks.vision.data.progress import Progress
 from tasks.vision.data.records import Content, Entry, Reason, Record
 from tasks.vision.data.sources import Source
@@ -59,7 +59,7 @@ def read(source: Source, shaping: Shaping, workers: int | None = None, *, most_d
     records: list[Record] = []
     pending: deque[tuple[Future[list[Record]], int]] = deque()
     waiting = 0
-    decode = _Decode(shaping.channels, shaping.size, decoders, PixelFile(count, shape))
+    decode = _Decode(shaping.channels, shaping.size, decoders, PixelFile(shape))
 
     def collect() -> None:
         nonlocal waiting
@@ -126,7 +126,7 @@ class _Decode:
     size: int
     decoders: DecoderProcesses
     file: PixelFile
-    known: dict[str, tuple[NDArray[np.uint8], bytes]] = field(default_factory=dict)  # with their digest
+    known: dict[str, tuple[FiledImage, bytes]] = field(default_factory=dict)  # with their digest
 
     def batch(self, batch: Batch) -> list[Record]:
         return [self._record(entry, content) for entry, content in batch]

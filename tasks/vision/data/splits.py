@@ -12,7 +12,7 @@ import numpy as np
 from tasks.errors import DataError
 from tasks.vision.data.fingerprint import Shaping
 from tasks.vision.data.gold import WINDOW_BYTES, Gold, Images, Split
-from tasks.vision.data.pixel_file import Stacked
+from tasks.vision.data.pixel_file import FiledImages
 from tasks.vision.data.records import Record
 
 AT_ONCE = 2**22  # pixels of a channel: bincount widens its input to 64 bits
@@ -98,7 +98,7 @@ def statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
 def _stack(records: list[Record], classes: Sequence[str], columns: Sequence[str]) -> Split:
     index = {label: number for number, label in enumerate(classes)}
     return Split(
-        images=Stacked([record.pixels for record in records if record.pixels is not None]),
+        images=FiledImages([record.pixels for record in records if record.pixels is not None]),
         labels=np.array([index[record.entry.label] for record in records], dtype=np.int64),
         names=tuple(record.entry.name for record in records),
         columns={name: tuple(r.entry.metadata[number] for r in records) for number, name in enumerate(columns)},

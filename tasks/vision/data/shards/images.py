@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Sequence
-from itertools import groupby, pairwise
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.errors import DataError
+from tasks.vision.data.image_rows import positions_of, read_rows
 from tasks.vision.data.shards.cache import ShardCache
 from tasks.vision.data.shards.description import HEADER_BYTES, SplitFiles, shard_name
 
@@ -52,23 +51,14 @@ class ShardImages:
         if isinstance(index, int | np.integer):
             found: NDArray[np.uint8] = self[np.array([index])][0]
             return found
-        positions = np.arange(*index.indices(len(self))) if isinstance(index, slice) else np.asarray(index, np.int64)
-        positions = np.where(positions < 0, positions + len(self), positions)
-        if len(positions) and not 0 <= positions.min() <= positions.max() < len(self):
-            raise IndexError(f"an image of {positions.min()} to {positions.max()}, and there are {len(self)}")
+        positions = positions_of(index, len(self))
         pixels = np.empty((len(positions), *self.shape[1:]), np.uint8)
         rows = pixels.reshape(len(positions), self._each)
-        # Those that lie next to each other are read at once.
-        order = positions.argsort(kind="stable")
-        found_at = positions[order]
-        shard_of = self._starts.searchsorted(found_at, side="right") - 1
-        breaks = np.flatnonzero((np.diff(order) != 1) | (np.diff(found_at) != 1) | (np.diff(shard_of) != 0)) + 1
-        runs = pairwise([0, *breaks.tolist(), len(order)]) if len(order) else ()
-        for shard, of_shard in groupby(runs, key=lambda run: int(shard_of[run[0]])):
+        shard_of = self._starts.searchsorted(positions, side="right") - 1
+        for shard in np.unique(shard_of).tolist():
+            into = np.flatnonzero(shard_of == shard)
             with self._cache.opened(self._names[shard]) as file:
-                for begin, end in of_shard:
-                    first, row = int(found_at[begin] - self._starts[shard]), int(order[begin])
-                    self._read(file, rows[row : row + end - begin], first, self._names[shard])
+                read_rows(file, HEADER_BYTES, positions[into] - self._starts[shard], rows, into)
         return pixels
 
     def expect(self, shards: Sequence[int]) -> None:
@@ -96,13 +86,3 @@ class ShardImages:
         for shard, (start, end) in enumerate(pairwise(self._starts.tolist())):
             self.expect(range(shard, min(shard + 2, len(self._names))))
             yield start, end
-
-    def _read(self, file: int, rows: NDArray[np.uint8], first: int, name: str) -> None:
-        """Read consecutive images of a shard into rows, uint8 [B, bytes]."""
-        block = memoryview(rows.reshape(-1))  # type: ignore[arg-type]
-        offset = HEADER_BYTES + first * self._each
-        while len(block):
-            count = os.preadv(file, [block], offset)
-            if count == 0:
-                raise DataError(f"the copy of {name} on this machine ends early; start the stage again")
-            block, offset = block[count:], offset + count

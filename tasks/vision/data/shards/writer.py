@@ -8,7 +8,9 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -17,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.files import sha256
-from tasks.vision.data.gold import Gold, check
+from tasks.vision.data.gold import Gold, Images, check
 from tasks.vision.data.shards.description import (
     DESCRIPTION,
     HEADER_BYTES,
@@ -30,6 +32,7 @@ from tasks.vision.data.shards.description import (
 from tasks.vision.data.shards.index import IndexWriter
 
 SHARD_BYTES = 128 * 2**20  # of a shard, at most, unless one image has more
+READERS, READ_BYTES = 4, 4 * 2**20  # threads that read the images to be written, and of how many each at a time
 
 
 class SplitWriter:
@@ -136,6 +139,19 @@ class SplitWriter:
         return shard_name(self._name, len(self._shards), len(self._sizes))
 
 
+def _in_order(images: Images) -> Iterator[NDArray[np.uint8]]:
+    """Yield each image [C, H, W]; the next ones are read meanwhile."""
+    step = max(1, READ_BYTES // math.prod(images.shape[1:]))
+    batches: deque[Future[NDArray[np.uint8]]] = deque()
+    with ThreadPoolExecutor(READERS, "read") as pool:
+        for start in range(0, len(images), step):
+            batches.append(pool.submit(images.__getitem__, slice(start, start + step)))
+            if len(batches) > READERS:
+                yield from batches.popleft().result()
+        while batches:
+            yield from batches.popleft().result()
+
+
 def npy_header(shape: tuple[int, ...]) -> bytes:
     """Return how a .npy file of uint8 begins, HEADER_BYTES long."""
     header = io.BytesIO()
@@ -150,7 +166,7 @@ def save(
     """Write gold to `folder`, which is made when missing; the description last.
 
     Args:
-        gold: its images may be anywhere; one is in memory at a time.
+        gold: its images may be anywhere; a few are in memory at a time.
         folder: where the files go.
         shard_bytes: of pixels in a shard, at most.
         closed: called with each shard once it is complete; it may upload and remove it.
@@ -166,9 +182,9 @@ def save(
         with SplitWriter(
             folder, name, len(split), gold.shape, columns=columns, shard_bytes=shard_bytes, closed=closed
         ) as writer:
-            for position, (label, image) in enumerate(zip(split.labels.tolist(), split.names, strict=True)):
-                metadata = [split.columns[column][position] for column in columns]
-                writer.add(split.images[position], label, image, metadata)
+            rows = zip(_in_order(split.images), split.labels.tolist(), split.names, strict=True)
+            for position, (pixels, label, image) in enumerate(rows):
+                writer.add(pixels, label, image, [split.columns[column][position] for column in columns])
             splits[name] = writer.finish(len(gold.classes))
     description = Description(
         dataset=gold.dataset,

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.errors import UnavailableError
-from tasks.vision.data import pixel_file
-from tasks.vision.data.pixel_file import PixelFile, Stacked
+from tasks.errors import DataError, UnavailableError
+from tasks.vision.data.pixel_file import FiledImages, PixelFile
 
 SHAPE = (3, 8, 8)
 
@@ -22,41 +21,42 @@ def noise(count: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, *SHAPE), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("expected", [0, 1, 100, 2000])
-def test_images_are_given_back_whatever_thread_added_them(expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pixel_file, "SEGMENT_BYTES", 50 * 3 * 8 * 8)
-    file, images = PixelFile(expected, SHAPE), noise(2000)
+def test_images_are_given_back_whatever_thread_added_them() -> None:
+    file, images = PixelFile(SHAPE), noise(2000)
     with ThreadPoolExecutor(4) as pool:
-        kept = list(pool.map(file.add, images))
+        filed = list(pool.map(file.add, images))
     del file
-    np.testing.assert_array_equal(Stacked(kept)[:], images)
+    np.testing.assert_array_equal(FiledImages(filed)[:], images)
+    np.testing.assert_array_equal(filed[7].read(), images[7])
 
 
-def test_a_large_file_takes_few_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each segment takes one, and a process may have few."""
-    monkeypatch.setattr(pixel_file, "SEGMENT_BYTES", 3 * 8 * 8)
-    before = len(list(Path("/proc/self/fd").iterdir()))
-    file = PixelFile(2000, SHAPE)
-    kept = list(map(file.add, noise(2000)))
-    assert len(kept) == 2000
-    assert len(list(Path("/proc/self/fd").iterdir())) - before <= pixel_file.SEGMENTS + 3
+def test_they_are_read_like_an_array() -> None:
+    file, images = PixelFile(SHAPE), noise(5)
+    filed = FiledImages([file.add(images[position]) for position in (3, 1, 4, 0, 2)])
+    expected = images[[3, 1, 4, 0, 2]]
+    assert (filed.shape, filed.dtype, filed.nbytes, len(filed)) == (images.shape, np.uint8, images.nbytes, 5)
+    for index in (2, np.int64(-1), slice(1, 4), slice(9, 12), [4, 0, 4], np.array([1, 3]), np.array([-1, 2])):
+        np.testing.assert_array_equal(filed[index], expected[index])
+    with pytest.raises(IndexError, match="an image of 2 to 5, and there are 5"):
+        filed[[2, 5]]
 
 
 def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(UnavailableError, match=r"has no room for 4,096 more bytes of images \(.*No space left"):
-        PixelFile(3, SHAPE).add(noise(1)[0])
+    file = PixelFile(SHAPE)
+    file.add(noise(1)[0])
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(UnavailableError, match=r"no room for an image after 1 others of 192 bytes \(.*No space left"):
+        file.add(noise(1)[0])
 
 
-def test_a_stack_is_read_like_an_array() -> None:
-    images = noise(5)
-    stack = Stacked(list(images))
-    assert (stack.shape, stack.dtype, stack.nbytes, len(stack)) == (images.shape, np.uint8, images.nbytes, 5)
-    for index in (2, np.int64(-1), slice(1, 4), slice(9, 12), [4, 0, 4], np.array([1, 3])):
-        np.testing.assert_array_equal(stack[index], images[index])
+def test_a_file_that_ends_early_is_no_image() -> None:
+    file = PixelFile(SHAPE)
+    file.add(noise(1)[0])
+    with pytest.raises(DataError, match="ends early"):
+        file.read(np.array([0, 1]))
 
 
 PROGRAM = """

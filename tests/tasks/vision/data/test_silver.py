@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tasks.vision.data.pixel_file import PixelFile
 from tasks.vision.data.records import Entry, Reason, Record
 from tasks.vision.data.silver import clean
 
@@ -12,7 +13,7 @@ def record(name: str, value: int | None, fault: Reason | None = None) -> Record:
     split, label, _ = name.split("/")
     if value is None:
         return Record(Entry(name, split, label), sha256=name, fault=fault, detail="because")
-    pixels = np.full((1, 8, 8), value, np.uint8)
+    pixels = PixelFile((1, 8, 8)).add(np.full((1, 8, 8), value, np.uint8))
     return Record(
         Entry(name, split, label), name, pixels=pixels, pixels_sha256=bytes([value]), fault=fault, detail="because"
     )

@@ -12,18 +12,20 @@ from tasks.errors import DataError
 from tasks.vision.data import splits
 from tasks.vision.data.fingerprint import Shaping
 from tasks.vision.data.gold import Gold
+from tasks.vision.data.pixel_file import PixelFile
 from tasks.vision.data.records import Entry, Record
 from tasks.vision.data.splits import split, statistics
 
 SHAPING = Shaping("pets", 1, 8, 0.2, 0.25, seed=0)
 KEY = "f" * 64
+FILE = PixelFile((1, 8, 8))
 
 
 def records(label: str, count: int, part: str = "train") -> list[Record]:
     def one(index: int) -> Record:
         name = f"{part}/{label}/{index:03d}"
         pixels = np.full((1, 8, 8), index, np.uint8)
-        return Record(Entry(name, part, label), hashlib.sha256(name.encode()).hexdigest(), pixels=pixels)
+        return Record(Entry(name, part, label), hashlib.sha256(name.encode()).hexdigest(), pixels=FILE.add(pixels))
 
     return [one(index) for index in range(count)]
 
