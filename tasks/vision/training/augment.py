@@ -10,6 +10,7 @@ Random numbers are torch's global ones: on the images' device, and for torchvisi
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -93,6 +94,12 @@ class ImageTensor:
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.labels)
+
+    @property
+    def values(self) -> int:
+        """Numbers in one image, as the network takes it."""
+        channels, *sides = self._images.shape[1:]
+        return channels * (math.prod(sides) if self._enlarge is None else self._enlarge.side**2)
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Return images, float32 [B, C, H, W] in channels_last layout and normalised, and labels [B] at `index`."""

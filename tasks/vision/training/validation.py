@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tasks.vision.training.augment import ImageTensor
-
-BATCH = 512
+from tasks.vision.training.batches import at_once
 
 
 def validate(network: nn.Module, images: ImageTensor) -> tuple[float, float]:
@@ -31,10 +30,9 @@ def predict(network: nn.Module, images: ImageTensor) -> Tensor:
 def _answers(network: nn.Module, images: ImageTensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield logits and labels, batch by batch."""
     network.eval()
-    count = len(images)
-    for pixels, labels in images.read(
-        torch.arange(count, device=images.labels.device).tensor_split(math.ceil(count / BATCH))
-    ):
+    count, device = len(images), images.labels.device
+    batches = math.ceil(count / at_once(images.values, device))
+    for pixels, labels in images.read(torch.arange(count, device=device).tensor_split(batches)):
         with torch.inference_mode():
             logits = network(pixels)
         yield logits, labels

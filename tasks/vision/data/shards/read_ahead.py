@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from tasks.vision.cpus import available_cpus
 from tasks.vision.data.gold import WINDOW_BYTES
 from tasks.vision.data.shards.images import ShardImages
+from tasks.vision.memory import available_memory
 
-AHEAD_BYTES = 256 * 2**20  # of batches that wait
+AHEAD_BYTES, AHEAD_SHARE = 256 * 2**20, 1 / 16  # of batches that wait, at most: bytes, and of the memory that is left
 FEWEST, MOST = 2, 64  # batches that wait
 
 
@@ -31,7 +32,8 @@ def read_ahead(
     """
     threads = threads or available_cpus()
     largest = max((len(batch) for batch in batches), default=1) * math.prod(images.shape[1:])
-    ahead = max(FEWEST, min(MOST, AHEAD_BYTES // largest))
+    waiting_bytes = min(AHEAD_BYTES, int((available_memory() or AHEAD_BYTES / AHEAD_SHARE) * AHEAD_SHARE))
+    ahead = max(FEWEST, min(MOST, waiting_bytes // largest))
     plan = _Plan(images, batches)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="read")
     waiting: deque[Future[NDArray[np.uint8]]] = deque()
