@@ -15,7 +15,7 @@ from tasks.vision.cpus import available_cpus, idle_cpus
 # running: each of thousands of short kernels then waits until its other thread gets a turn.
 VALUES_PER_THREAD = 16_384
 # From glibc's malloc.h.
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 
 
 def choose_device(asked: str) -> torch.device:
@@ -83,3 +83,4 @@ def prepare_cpu(batch_values: int, cpus: int | None = None) -> None:
     if hasattr(allocator, "mallopt"):  # glibc has it, musl does not
         allocator.mallopt(M_MMAP_MAX, 0)
         allocator.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        allocator.mallopt(M_ARENA_MAX, 2)  # or what each thread frees that reads images would be kept for it alone
