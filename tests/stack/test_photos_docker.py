@@ -1,4 +1,4 @@
-"""Photos in the stack's store, trained on in containers: from the weights that are in the images, and with little memory."""
+"""Photos in the stack's store, trained on in containers: from the weights in the images, and with little memory."""
 
 from __future__ import annotations
 
