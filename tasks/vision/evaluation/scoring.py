@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, t
 
 from tasks.errors import DataError, ModelError
 from tasks.vision.data.gold import Images
+from tasks.vision.devices import images_at_once
 from tasks.vision.models.forward import Forward
 
 # Faster than larger ones on a CPU. Images of 224 pixels take EfficientNet-Lite0 0.65 GB, in batches of 256 4.6 GB.
@@ -96,11 +98,13 @@ def predict(forward: Forward, images: Images, shape: tuple[int, int, int], at_on
     if len(images) == 0:
         raise DataError("there are no images to score; prepare a data set with a test split")
 
+    batch = min(BATCH, images_at_once(math.prod(shape), torch.device("cpu")))
+
     def answer(start: int) -> NDArray[np.float32]:  # reads its images too: they may be on disk
-        return forward(fitted(images[start : start + BATCH], shape))
+        return forward(fitted(images[start : start + batch], shape))
 
     with ThreadPoolExecutor(at_once, "predict") as pool:
-        probabilities = np.concatenate(list(pool.map(answer, range(0, len(images), BATCH))))
+        probabilities = np.concatenate(list(pool.map(answer, range(0, len(images), batch))))
     if not np.isfinite(probabilities).all():
         raise ModelError("the model answers with NaN or infinity; train it again with a lower learning_rate")
     return probabilities

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tasks.vision.devices import images_at_once
 from tasks.vision.training import linear_probe
 from tasks.vision.training.augment import ImageTensor
-from tasks.vision.training.batches import at_once
 from tasks.vision.training.head_epoch import mirrors
 from tasks.vision.training.learner import Learner
 from tasks.vision.training.loop import Training
@@ -100,7 +100,7 @@ def _step_seconds(learner: Learner, images: ImageTensor, steps_per_epoch: int, s
 def _image_seconds(learner: Learner, images: ImageTensor) -> float:
     """Measure an image on its way through the network alone, as in validation."""
     device = images.labels.device
-    batch = min(len(images), at_once(images.values, device))
+    batch = min(len(images), images_at_once(images.values, device))
     index = torch.arange(batch, device=device)
     network = learner.evaluated.eval()
     return _seconds(lambda: network(images.batch(index)[0]).sum(), 1) / batch

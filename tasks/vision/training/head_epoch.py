@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from tasks.vision.devices import images_at_once
 from tasks.vision.models.build import head_name
 from tasks.vision.training import linear_probe
 from tasks.vision.training.augment import ImageTensor
-from tasks.vision.training.batches import at_once
 from tasks.vision.training.events import HeadFitted, Reading
 from tasks.vision.training.linear_probe import Probe
 
@@ -63,7 +63,7 @@ def fit_head(
     found, done = [], 0
     for images in sources:
         parts = []
-        size = min(BATCH, at_once(images.values, images.labels.device))
+        size = min(BATCH, images_at_once(images.values, images.labels.device))
         for part in linear_probe.features(network, head, images.batches(size)):
             parts.append(part)
             done += len(part.labels)

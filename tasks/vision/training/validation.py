@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tasks.vision.devices import images_at_once
 from tasks.vision.training.augment import ImageTensor
-from tasks.vision.training.batches import at_once
 
 
 def validate(network: nn.Module, images: ImageTensor) -> tuple[float, float]:
@@ -31,7 +31,7 @@ def _answers(network: nn.Module, images: ImageTensor) -> Iterator[tuple[Tensor, 
     """Yield logits and labels, batch by batch."""
     network.eval()
     count, device = len(images), images.labels.device
-    batches = math.ceil(count / at_once(images.values, device))
+    batches = math.ceil(count / images_at_once(images.values, device))
     for pixels, labels in images.read(torch.arange(count, device=device).tensor_split(batches)):
         with torch.inference_mode():
             logits = network(pixels)

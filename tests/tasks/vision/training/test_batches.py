@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tasks.vision.training.batches import at_once, divided
+from tasks.vision.training.batches import divided
 
 
 @pytest.mark.parametrize(("count", "steps"), [(10, 3), (12, 3), (7, 7), (5, 1), (850, 27)])
@@ -22,10 +22,3 @@ def test_batches_of_one_size_have_every_image_and_a_few_twice(count: int, steps:
     drawn = torch.cat(batches)
     assert torch.bincount(drawn, minlength=count).min() == 1
     assert len(drawn) - count < steps
-
-
-@pytest.mark.parametrize(("side", "cpu"), [(8, 512), (32, 512), (96, 56), (224, 16), (1024, 16)])
-def test_on_a_cpu_few_large_images_go_through_a_network_at_once(side: int, cpu: int) -> None:
-    """512 photos at once took 6 GB, in a training whose own batches took one."""
-    assert at_once(3 * side**2, torch.device("cpu")) == cpu
-    assert at_once(3 * side**2, torch.device("cuda")) == 512
