@@ -19,7 +19,7 @@ VALUES_PER_THREAD = 16_384
 CPU_VALUES = 512 * 3 * 32 * 32
 FEWEST, MOST = 16, 512  # images
 # From glibc's malloc.h.
-M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def choose_device(asked: str) -> torch.device:
@@ -97,4 +97,3 @@ def prepare_cpu(batch_values: int, cpus: int | None = None) -> None:
     if hasattr(allocator, "mallopt"):  # glibc has it, musl does not
         allocator.mallopt(M_MMAP_MAX, 0)
         allocator.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-        allocator.mallopt(M_ARENA_MAX, 2)  # or what each thread frees that reads images would be kept for it alone

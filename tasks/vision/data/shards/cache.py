@@ -18,8 +18,9 @@ from pathlib import Path
 from tasks.errors import ChangedError, UnavailableError
 from tasks.files import sha256
 from tasks.vision.data.gold import damaged
+from tasks.vision.memory import available_memory
 
-DOWNLOADS = 4  # at the same time
+DOWNLOADS, DOWNLOAD_SHARE = 4, 2**30  # at the same time, at most; one for so many bytes of memory that are left
 
 Fetch = Callable[[str, Path], Path]
 """Puts the file of a name into a folder, and returns its path."""
@@ -60,7 +61,8 @@ class ShardCache:
         self._wanted: dict[str, int] = {}  # shards that are expected to be read, with their place in the order
         self._bytes = 0
         self._changed = threading.Condition()
-        self._pool = ThreadPoolExecutor(DOWNLOADS, thread_name_prefix="shards")
+        downloads = max(1, min(DOWNLOADS, (available_memory() or DOWNLOADS * DOWNLOAD_SHARE) // DOWNLOAD_SHARE))
+        self._pool = ThreadPoolExecutor(downloads, thread_name_prefix="shards")
         self._close = weakref.finalize(self, _remove, self._folder, self._pool)
 
     def close(self) -> None:
