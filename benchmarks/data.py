@@ -169,14 +169,12 @@ def _torchvision(folder: Path) -> DataLoader:
 def _litdata(folder: Path) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
     import litdata
 
-    class Normalised(litdata.StreamingDataset):
-        def __getitem__(self, index: Any) -> tuple[torch.Tensor, int]:
-            sample = super().__getitem__(index)
-            return (torch.from_numpy(sample["image"]).float() / 255 - 0.5) / 0.2, sample["label"]
+    dataset = litdata.StreamingDataset(str(folder), shuffle=True, transform=_normalised)
+    return litdata.StreamingDataLoader(dataset, batch_size=BATCH, num_workers=WORKERS, persistent_workers=True)
 
-    return litdata.StreamingDataLoader(
-        Normalised(str(folder), shuffle=True), batch_size=BATCH, num_workers=WORKERS, persistent_workers=True
-    )
+
+def _normalised(sample: dict[str, Any]) -> tuple[torch.Tensor, int]:
+    return (torch.from_numpy(sample["image"]).float() / 255 - 0.5) / 0.2, sample["label"]
 
 
 def _epoch_of(loader: Iterable[Any]) -> Epoch:
