@@ -49,7 +49,8 @@ def http_request(prepared: requests.PreparedRequest) -> bytes:
     body = prepared.body or b""
     content = body.encode() if isinstance(body, str) else bytes(body)
     host = urlsplit(str(prepared.url)).netloc
-    head = "".join(f"{name}: {value}\r\n" for name, value in {"Host": host, **prepared.headers}.items())
+    headers = {"Host": host} | {name: str(value) for name, value in prepared.headers.items()}
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     return f"{prepared.method} {prepared.path_url} HTTP/1.1\r\n{head}\r\n".encode() + content
 
 

@@ -146,7 +146,13 @@ def add_records(writer: Writer, experiment_id: str, entries: Iterable[tuple[Entr
     for entry, start in entries:
         run_id = uuid.uuid4().hex
         name = f"{entry.kind} {entry.registered_model} {entry.candidate_version}"
-        run = {"run_uuid": run_id, "name": name, "source_type": "UNKNOWN", "source_name": "", "entry_point_name": ""}
+        run: dict[str, Any] = {
+            "run_uuid": run_id,
+            "name": name,
+            "source_type": "UNKNOWN",
+            "source_name": "",
+            "entry_point_name": "",
+        }
         run |= {"user_id": "benchmark", "status": "FINISHED", "start_time": start, "end_time": start + 50}
         run |= {"source_version": "", "lifecycle_stage": "active", "experiment_id": int(experiment_id)}
         run |= {"artifact_uri": f"mlflow-artifacts:/{experiment_id}/{run_id}/artifacts", "deleted_time": None}

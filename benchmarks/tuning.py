@@ -206,7 +206,7 @@ def gap_row(name: str, split: Split, default: list[NDArray[np.bool_]], tuned: li
     gaps = [float(t.mean() - d.mean()) for d, t in zip(default, tuned, strict=True)]
     mean = statistics.mean(gaps)
     reach = scipy.stats.t.ppf(1 - LEVEL, len(gaps) - 1) * statistics.stdev(gaps) / math.sqrt(len(gaps))
-    one = compare(tuned[0], default[0], LEVEL, look=1)
+    one = compare(tuned[0], default[0], LEVEL, number=1)
     ends = ((mean - reach, mean + reach), (one.low, one.high))
     intervals = [f"{100 * low:+.2f} to {100 * high:+.2f}" for low, high in ends]
     means = [f"{np.mean(side):.2%}" for side in (default, tuned)]

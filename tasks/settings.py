@@ -64,6 +64,14 @@ class Settings(BaseSettings):
         90, description="Days that weights of refused and of unregistered models stay, 8 or more; 0: for ever."
     )
 
+    pipeline_gold_memory_mib: Annotated[int, Field(ge=0)] | None = Field(
+        None,
+        description="MiB of images that a stage keeps in memory; more stay on its disk; default: half of what is left.",
+    )
+    pipeline_gold_disk_gib: Annotated[int, Field(gt=0)] | None = Field(
+        None, description="GiB of them that it keeps on its disk; default: half of what is free."
+    )
+
     airflow_keep_days: Annotated[int, Field(ge=0, le=3650)] = Field(
         90, description="Days that finished DAG runs stay in Airflow's database, 14 or more; 0: for ever."
     )
@@ -264,6 +272,11 @@ class Settings(BaseSettings):
         if changes_registry:
             return MlflowLogin("MLFLOW_REGISTRY_PASSWORD", MLFLOW_REGISTRY_USER, self.mlflow_registry_password)
         return MlflowLogin("MLFLOW_STAGES_PASSWORD", MLFLOW_STAGES_USER, self.mlflow_stages_password)
+
+    @property
+    def gold_disk_bytes(self) -> int | None:
+        """Bytes of images that a stage keeps on its disk; None: half of what is free."""
+        return None if self.pipeline_gold_disk_gib is None else self.pipeline_gold_disk_gib * 2**30
 
     @property
     def tracking_uri(self) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from tasks.contract.data import PrepareRequest
 from tasks.contract.messages import TaskIdentity, parse
 from tasks.errors import DataError, RequestError
-from tasks.settings import load_settings
+from tasks.settings import Settings, load_settings
 from tasks.text_table import table
 from tasks.vision.data import bronze, losses, silver, splits, understanding
 from tasks.vision.data.contents import LayoutOptions
@@ -41,11 +41,12 @@ def show(fields: dict[str, Any], out: Path | None) -> None:
     request = parse(PrepareRequest, {"task": task, "dataset": "image_folder", **fields}, RequestError)
     options = LayoutOptions.of(request)
     endpoint = os.environ.get("MLFLOW_S3_ENDPOINT_URL")  # as in prepare; else boto3 reads AWS_ENDPOINT_URL
-    with open_source(request.dataset, request.source, load_settings().datasets, endpoint, options) as source:
+    settings = load_settings()
+    with open_source(request.dataset, request.source, settings.datasets, endpoint, options) as source:
         listing = source.listing
         print("\n".join(understanding.lines(listing)), flush=True)
         shaping = Shaping.of(request, source)
-        kept, removals = _read(source, listing, shaping)
+        kept, removals = _read(source, shaping, settings)
         print(_outcome(listing, removals))
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
@@ -59,10 +60,10 @@ def show(fields: dict[str, Any], out: Path | None) -> None:
         print(f"written: {out / LEFT_OUT}, {out / GRID}")
 
 
-def _read(source: Source, listing: Listing, shaping: Shaping) -> tuple[list[Record], list[Removal]]:
+def _read(source: Source, shaping: Shaping, settings: Settings) -> tuple[list[Record], list[Removal]]:
     """Read every image; return those that can be used, and every file that would be left out."""
-    kept, left_out = silver.clean(bronze.read(source, shaping))
-    return kept, sorted([*listing.removals, *left_out], key=lambda removal: removal.name)
+    kept, left_out = silver.clean(bronze.read(source, shaping, most_disk=settings.gold_disk_bytes))
+    return kept, sorted([*source.listing.removals, *left_out], key=lambda removal: removal.name)
 
 
 def _split(kept: Sequence[Record], listing: Listing, shaping: Shaping) -> Gold:

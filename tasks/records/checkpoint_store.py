@@ -33,6 +33,7 @@ class CheckpointStore:
         self._run_id = run_id
         self._cadence = Cadence()
         self._saved: list[str] = []
+        self._slot: int | None = None  # the next one to write over
 
     def newest(self) -> dict[str, Any] | None:
         """Return the newest undamaged state that an earlier try left, or None.
@@ -53,20 +54,24 @@ class CheckpointStore:
             )
             if logged is None:  # a release without digests began this run
                 self._saved = checkpoints.digests(path)
+            self._slot = checkpoints.older_slot(path)
             return checkpoints.load_newest(path, self._saved)
 
     def due(self) -> bool:
         """Tell whether another checkpoint is worthwhile by now (see `tasks.vision.training.cadence`)."""
         return self._cadence.due()
 
-    def save(self, state: dict[str, Any], epoch: int) -> None:
-        """Write `state` after `epoch` epochs to the run."""
+    def save(self, state: dict[str, Any], epoch: int, step: int = 0) -> None:
+        """Write `state` after `epoch` epochs, and `step` batches of the next one, to the run."""
+        slots = len(checkpoints.SLOTS)
+        slot = epoch % slots if self._slot is None else self._slot
         with self._cadence.saving(), tempfile.TemporaryDirectory(prefix="checkpoints-") as folder:
-            files = checkpoints.save(state, epoch, Path(folder))
+            files = checkpoints.save(state, epoch, Path(folder), step=step, slot=slot)
             self._saved = [*self._saved, *checkpoints.digests(Path(folder))][-KEPT:]
             self._log_digests()
             for file in files:
                 MlflowClient().log_artifact(self._run_id, str(file), ARTIFACT)
+        self._slot = (slot + 1) % slots
 
     def _log_digests(self) -> None:
         MlflowClient().set_tag(self._run_id, SHA256, json.dumps(self._saved))

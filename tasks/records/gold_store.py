@@ -1,30 +1,47 @@
-"""Stores gold between stages: in the artifact folder `gold` of the prepare run that created it."""
+"""Stores gold between stages: in the artifact folder `gold` of the prepare run that created it.
+
+The description is written last, and its SHA-256 is a tag of the run; it holds those of all other files. Gold of
+releases before shards is read as it is (`tasks.vision.data.gold_tensors`).
+"""
 
 from __future__ import annotations
 
+import json
+import math
+import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
-from tasks.errors import ChangedError, DataError
+from tasks.errors import ChangedError, DataError, SettingsError
 from tasks.records import artifact_digest, artifact_names, tracking, verified_artifacts
-from tasks.vision.data import gold as gold_format
+from tasks.settings import Settings
+from tasks.vision.data import gold_tensors
 from tasks.vision.data.gold import Gold
+from tasks.vision.data.shards import reader, writer
+from tasks.vision.data.shards.cache import Fetch
+from tasks.vision.data.shards.description import DESCRIPTION, complete, parse
+from tasks.vision.data.shards.images import ShardImages
+from tasks.vision.memory import available_memory
 
 ARTIFACT = artifact_names.GOLD
 GOLD_RUN = artifact_names.GOLD_RUN
 GOLD_SHA256 = artifact_names.GOLD_SHA256
 FIX = 'restore it from a backup, or make it again with force=["prepare"]'
+MEMORY_SHARE = 0.5  # of what is available, for images; the network needs the rest
+UPLOADS = 4  # at the same time
 
 
 def fetch(prepare_run_id: str) -> Gold:
-    """Download and load the gold that a prepare run created or reused.
+    """Load the gold that a prepare run created or reused into memory.
 
     Raises:
         DataError: the run, its tag `pipeline.gold_run_id` or the gold does not exist, or the gold is damaged.
@@ -34,7 +51,7 @@ def fetch(prepare_run_id: str) -> Gold:
 
 
 def fetch_made_by(gold_run_id: str, sha256: str | None = None) -> Gold:
-    """Download and load the gold stored in this run itself.
+    """Load the gold stored in this run itself into memory, wherever it fits.
 
     Args:
         gold_run_id: the run.
@@ -43,20 +60,33 @@ def fetch_made_by(gold_run_id: str, sha256: str | None = None) -> Gold:
     Raises:
         DataError: the gold is missing or damaged.
         ChangedError: the gold is not what was stored.
+        SettingsError: its images have more bytes than memory is left.
     """
-    with _download(gold_run_id) as (path, digests):
-        found = artifact_digest.of_files(digests)
-        if sha256 is not None and found != sha256:
-            raise ChangedError(
-                f"the gold of run {gold_run_id} is not what prepare made or checked (SHA-256 {found[:12]}..., then "
-                f"{sha256[:12]}...): its files and its tags were both changed; {FIX}, and find out who can write to "
-                "MLflow and its store"
-            )
-        return gold_format.load(path)
+    return _read(gold_run_id, _Room(), sha256)[0]
 
 
-def adopt(gold_run_id: str) -> tuple[Gold, str]:
-    """Do the same with the gold of an earlier run; what a release without digests stored has them from now on.
+def open_made_by(gold_run_id: str, sha256: str | None, settings: Settings) -> Gold:
+    """Open the gold stored in this run: in memory where it fits, else its images stay on disk, the same ones.
+
+    Args:
+        gold_run_id: the run.
+        sha256: as of `fetch_made_by`.
+        settings: how much memory and disk images may take.
+
+    Raises:
+        DataError: the gold is missing or damaged.
+        ChangedError: the gold is not what was stored.
+        SettingsError: the disk has too little room for it.
+    """
+    return _read(gold_run_id, _Room.of(settings), sha256)[0]
+
+
+def adopt(gold_run_id: str, settings: Settings) -> tuple[Gold, str]:
+    """Open and check the gold of an earlier run; what a release without digests stored has them from now on.
+
+    Args:
+        gold_run_id: the run.
+        settings: how much memory and disk images may take.
 
     Returns:
         The gold and its digest.
@@ -64,26 +94,72 @@ def adopt(gold_run_id: str) -> tuple[Gold, str]:
     Raises:
         DataError: the gold is missing or damaged.
         ChangedError: the gold is not what was stored.
+        SettingsError: the disk has too little room for it.
     """
-    with _download(gold_run_id) as (path, digests):
-        gold = gold_format.load(path)
-        if not verified_artifacts.has_digests(MlflowClient().get_run(gold_run_id).data.tags, ARTIFACT):
-            verified_artifacts.adopt_folder(gold_run_id, ARTIFACT, digests)
-        return gold, artifact_digest.of_files(digests)
+    gold, digests = _read(gold_run_id, _Room.of(settings))
+    for split in gold.splits.values():
+        if isinstance(split.images, ShardImages):
+            split.images.require_all()
+    if not verified_artifacts.has_digests(MlflowClient().get_run(gold_run_id).data.tags, ARTIFACT):
+        verified_artifacts.adopt_folder(gold_run_id, ARTIFACT, digests)
+    return gold, artifact_digest.of_files(digests)
 
 
-@contextmanager
-def _download(gold_run_id: str) -> Iterator[tuple[Path, dict[str, str]]]:
-    """Yield a folder with the files of gold, and their SHA-256 by name, which are those in the run's tags."""
+@dataclass(frozen=True)
+class _Room:
+    """Bytes that images may take; None: all the memory that is left and no disk, or half of the disk.
+
+    Attributes:
+        memory: if they have more, they stay on disk.
+        disk: that they may take there.
+    """
+
+    memory: int | None = None
+    disk: int | None = None
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        memory, disk = settings.pipeline_gold_memory_mib, settings.gold_disk_bytes
+        if memory is None:
+            available = available_memory()
+            return cls(None if available is None else int(available * MEMORY_SHARE), disk)
+        return cls(memory * 2**20, disk)
+
+
+def _read(gold_run_id: str, room: _Room, sha256: str | None = None) -> tuple[Gold, dict[str, str]]:
+    """Return gold, and the SHA-256 of the files that have a tag of their own: the others' are in the description."""
     if not exists(gold_run_id):
         raise DataError(f"run {gold_run_id!r} has no artifact {ARTIFACT!r} (any more); run prepare again")
+    fetch_file = _fetching(gold_run_id)
     with tempfile.TemporaryDirectory(prefix="gold-") as folder:
-        path = Path(mlflow.artifacts.download_artifacts(run_id=gold_run_id, artifact_path=ARTIFACT, dst_path=folder))
-        yield path, verified_artifacts.require_folder(gold_run_id, ARTIFACT, path, FIX)
+        path = fetch_file(DESCRIPTION, Path(folder) / ARTIFACT)
+        text = path.read_bytes()
+        earlier = _format(text) == gold_tensors.FORMAT
+        if earlier:
+            fetch_file(gold_tensors.TENSORS, path.parent)
+        digests = verified_artifacts.require_folder(gold_run_id, ARTIFACT, path.parent, FIX)
+        found = artifact_digest.of_files(digests)
+        if sha256 is not None and found != sha256:
+            raise ChangedError(
+                f"the gold of run {gold_run_id} is not what prepare made or checked (SHA-256 {found[:12]}..., then "
+                f"{sha256[:12]}...): its files and its tags were both changed; {FIX}, and find out who can write to "
+                "MLflow and its store"
+            )
+        if earlier:
+            return gold_tensors.load(path.parent), digests
+        where = f"gold of run {gold_run_id}"
+        description = parse(text, where)
+        if room.memory is None and description.nbytes > (available_memory() or math.inf):
+            raise SettingsError(
+                f"the images of {where} have {description.nbytes / 2**30:.1f} GiB, and this stage keeps them in "
+                "memory; give it more, or choose a smaller image_size"
+            )
+        gold = reader.read(description, fetch_file, most_memory=room.memory, most_disk=room.disk, where=where, fix=FIX)
+        return gold, digests
 
 
 def exists(gold_run_id: str) -> bool:
-    """Tell whether a run exists, is not deleted, and has both files of its gold."""
+    """Tell whether a run exists, is not deleted, and has all files of its gold."""
     client = MlflowClient()
     try:
         run = client.get_run(gold_run_id)
@@ -94,11 +170,60 @@ def exists(gold_run_id: str) -> bool:
     if run.info.lifecycle_stage != "active":
         return False
     names = {Path(file.path).name for file in client.list_artifacts(gold_run_id, ARTIFACT)}
-    return {gold_format.TENSORS, gold_format.DESCRIPTION} <= names
+    return complete(names) or {gold_tensors.TENSORS, gold_tensors.DESCRIPTION} <= names
 
 
 def store(gold: Gold) -> str:
-    """Log `gold` to the active run; returns its digest."""
-    with tempfile.TemporaryDirectory(prefix="gold-") as folder:
-        gold_format.save(gold, Path(folder))
-        return artifact_digest.of_files(verified_artifacts.log_folder(Path(folder), ARTIFACT))
+    """Log `gold` to the active run, shard by shard, several at a time; returns its digest.
+
+    Raises:
+        RuntimeError: no run is active.
+    """
+    active = mlflow.active_run()
+    if active is None:
+        raise RuntimeError("start a run first")
+    with tempfile.TemporaryDirectory(prefix="gold-") as folder, ThreadPoolExecutor(UPLOADS, "upload") as pool:
+        shards, last = Path(folder) / "shards", Path(folder) / "last"
+        uploads: deque[Future[None]] = deque()
+
+        def upload(path: Path) -> None:
+            MlflowClient().log_artifact(active.info.run_id, str(path), ARTIFACT)
+            path.unlink()
+
+        def closed(path: Path) -> None:
+            if len(uploads) == UPLOADS:  # so many shards are on the disk, and the one that is written
+                uploads.popleft().result()
+            uploads.append(pool.submit(upload, path))
+
+        writer.save(gold, shards, closed=closed)
+        while uploads:
+            uploads.popleft().result()
+        last.mkdir()
+        shutil.move(shards / DESCRIPTION, last)
+        mlflow.log_artifacts(str(shards), ARTIFACT)
+        return artifact_digest.of_files(verified_artifacts.log_folder(last, ARTIFACT))
+
+
+def _fetching(run_id: str) -> Fetch:
+    """Return what gets a file of the run's gold from the store."""
+    uri = MlflowClient().get_run(run_id).info.artifact_uri
+
+    def fetch_file(name: str, folder: Path) -> Path:
+        folder.mkdir(exist_ok=True)
+        try:
+            return Path(mlflow.artifacts.download_artifacts(f"{uri}/{ARTIFACT}/{name}", dst_path=str(folder)))
+        except (MlflowException, OSError) as error:
+            files = {Path(file.path).name for file in MlflowClient().list_artifacts(run_id, ARTIFACT)}
+            if name in files:
+                raise
+            raise DataError(f"{ARTIFACT}/{name} of run {run_id} is missing in the store; {FIX}") from error
+
+    return fetch_file
+
+
+def _format(text: bytes) -> object:
+    """Return the format that a description states; None where it states none."""
+    try:
+        return json.loads(text)["format"]
+    except (ValueError, KeyError, TypeError):
+        return None

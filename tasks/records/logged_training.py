@@ -25,8 +25,8 @@ from tasks.vision.models.classifier import Classifier, parameter_counts
 from tasks.vision.training import duration
 from tasks.vision.training.curves import curves_figure
 from tasks.vision.training.distillation import Distillation
-from tasks.vision.training.events import BatchEnd, EpochEnd, HeadFitted, Reading
-from tasks.vision.training.loop import CHECKPOINT_FORMAT, Training
+from tasks.vision.training.events import BatchEnd, EpochEnd, HeadFitted, Pause, Reading
+from tasks.vision.training.loop import FORMATS, Training
 
 QUIET_SECONDS = 20.0  # a line at least this often: a log stream that is silent for 60 s is cut off
 # What of a recipe is in the params of its run.
@@ -85,12 +85,14 @@ class LoggedTraining:
 
     def _resume(self) -> None:
         state = self._store.newest()
-        if state is not None and state.get("format") != CHECKPOINT_FORMAT:
+        if state is not None and state.get("format") not in FORMATS:
             log.warning("the checkpoint is of another release of this software; training starts again")
         elif state is not None:
             self.training.load_state_dict(state)
             done, epochs = len(self.training.history), self.training.recipe.epochs
-            log.info("resuming after epoch %d of %d, from the run's checkpoint", done, epochs)
+            batch = self.training.steps_done - done * self.training.steps_per_epoch
+            place = f"batch {batch} of epoch {done + 1}" if batch else f"epoch {done}"
+            log.info("resuming after %s of %d, from the run's checkpoint", place, epochs)
 
     def run(self, head_fitted: Callable[[HeadFitted], None] = lambda event: None) -> None:
         """Train to the end; `head_fitted` is called once the last layer alone was fitted, if the recipe begins so.
@@ -118,6 +120,10 @@ class LoggedTraining:
                         if clock.quiet():
                             progress = (event.epoch, event.step, event.loss, clock.left(event))
                             log.info("epoch %d, batch %d: loss %.4f, %s", *progress)
+                    case Pause():
+                        if self._store.due():
+                            self._save(training.state_dict())
+                            unsaved = None
                     case EpochEnd():
                         values = {name: value for name, value in asdict(event).items() if name != "epoch"}
                         self.metrics.add(event.epoch, values)
@@ -149,7 +155,7 @@ class LoggedTraining:
 
     def _save(self, state: dict[str, Any]) -> None:
         self.metrics.flush()  # a later try does not repeat these steps
-        self._store.save(state, len(state["history"]))
+        self._store.save(state, len(state["history"]), state["position"]["steps"] if "position" in state else 0)
 
 
 def _describe(training: Training, gold: Gold, data: PreparedData) -> None:
@@ -196,7 +202,7 @@ class _Clock:
     def __init__(self, training: Training) -> None:
         self._per_epoch = training.steps_per_epoch
         self._steps = training.recipe.epochs * self._per_epoch
-        self._first = len(training.history) * self._per_epoch
+        self._first = training.steps_done
         self._started = self._spoke = time.monotonic()
 
     def quiet(self) -> bool:

@@ -160,7 +160,7 @@ def run(request: CompressRequest, inputs: CompressInputs, run: StageRun, setting
         RequestError: the student is a network that cannot be trained here.
     """
     compressed_models.keep_parent(run.run_id, request.method, inputs.train_run_id, inputs.version)
-    gold = gold_store.fetch_made_by(inputs.data.gold_run_id, inputs.data.gold_sha256)
+    gold = gold_store.open_made_by(inputs.data.gold_run_id, inputs.data.gold_sha256, settings)
     use_datasets(run, inputs.data.prepare_run_id, "training", "validation")
     with tempfile.TemporaryDirectory(prefix="compress-") as folder:
         what = f"version {inputs.version}" if inputs.version else f"the model of run {inputs.train_run_id}"

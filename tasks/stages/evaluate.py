@@ -53,7 +53,7 @@ def run(request: EvaluateRequest, inputs: EvaluateInputs, run: StageRun, setting
     """
     name = request.registered_model
     model, champion = inputs.model, inputs.champion
-    gold = gold_store.fetch_made_by(inputs.data.gold_run_id, inputs.data.gold_sha256)
+    gold = gold_store.open_made_by(inputs.data.gold_run_id, inputs.data.gold_sha256, settings)
     prepare_cpu(BATCH * math.prod(gold.shape))
     use_datasets(run, inputs.data.prepare_run_id, "testing")
     registry.require_same_classes(name, gold.classes)

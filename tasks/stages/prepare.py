@@ -1,4 +1,4 @@
-"""prepare: read a data set, clean and split it, and keep the tensors as the gold of this run."""
+"""prepare: read a data set, clean and split it, and keep the images as the gold of this run."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
+import numpy as np
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.numpy_dataset import from_numpy
@@ -86,11 +87,11 @@ def run(request: PrepareRequest, run: StageRun, settings: Settings) -> PrepareRe
         earlier = (
             None
             if request.forced("prepare")
-            else _earlier(key, run.experiment_id, registry.judged_gold(request.registered_model, key))
+            else _earlier(key, run.experiment_id, registry.judged_gold(request.registered_model, key), settings)
         )
         if earlier and losses.exceed(listing, sum(map(len, earlier.gold.splits.values())), request.max_left_out):
             earlier = None  # that run allowed more; to make the gold again says which files are left out
-        made = earlier or _make(source, shaping, key, run.run_id, request)
+        made = earlier or _make(source, shaping, key, run.run_id, request, settings)
     _describe(made, request, reused=earlier is not None)
     # Set last: only a complete run may be found and reused.
     mlflow.set_tags(
@@ -122,7 +123,7 @@ def _corrected(source: Source, changes: Corrections) -> Source:
     return made
 
 
-def _earlier(key: str, experiment_id: str, judged: Mapping[str, Sequence[str]]) -> _Made | None:
+def _earlier(key: str, experiment_id: str, judged: Mapping[str, Sequence[str]], settings: Settings) -> _Made | None:
     """Find complete gold with this fingerprint; a finished run whose gold is missing or damaged does not count.
 
     Args:
@@ -130,6 +131,7 @@ def _earlier(key: str, experiment_id: str, judged: Mapping[str, Sequence[str]]) 
         experiment_id: MLflow's experiment.
         judged: digests of such gold on which versions were judged, by prepare run; where there are any, other gold does
             not count: every stage can write a run that looks like one of prepare.
+        settings: how much memory and disk images may take.
 
     Raises:
         ChangedError: the gold of a run is not what was stored, or not what a version was judged on.
@@ -144,7 +146,7 @@ def _earlier(key: str, experiment_id: str, judged: Mapping[str, Sequence[str]]) 
         if not gold_store.exists(run_id):
             continue
         try:
-            gold, sha256 = gold_store.adopt(run_id)
+            gold, sha256 = gold_store.adopt(run_id, settings)
         except ChangedError:
             raise
         except DataError as error:
@@ -164,10 +166,12 @@ def _earlier(key: str, experiment_id: str, judged: Mapping[str, Sequence[str]]) 
     return None
 
 
-def _make(source: Source, shaping: Shaping, key: str, run_id: str, request: PrepareRequest) -> _Made:
+def _make(
+    source: Source, shaping: Shaping, key: str, run_id: str, request: PrepareRequest, settings: Settings
+) -> _Made:
     """Take the source through bronze and silver to gold, and log what each layer leaves behind."""
     started = time.monotonic()
-    records = bronze.read(source, shaping)
+    records = bronze.read(source, shaping, most_disk=settings.gold_disk_bytes)
     _log_layer("bronze", len(source.listing.entries), len(records), started)
 
     started = time.monotonic()
@@ -214,7 +218,7 @@ def _describe(made: _Made, request: PrepareRequest, *, reused: bool) -> None:
         )
     for name, split in gold.splits.items():
         entity = from_numpy(
-            split.images,
+            np.broadcast_to(np.uint8(0), split.images.shape),  # MLflow takes type and shape of it
             source=source,
             targets=split.labels,
             name=f"{gold.dataset}-{name}",

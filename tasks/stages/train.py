@@ -41,7 +41,7 @@ def run(request: TrainRequest, inputs: TrainInputs, run: StageRun, settings: Set
     """
     tuned = inputs.tuned
     tuned_sets.keep_choice(run.run_id, tuned)
-    gold = gold_store.fetch_made_by(inputs.data.gold_run_id, inputs.data.gold_sha256)
+    gold = gold_store.open_made_by(inputs.data.gold_run_id, inputs.data.gold_sha256, settings)
     use_datasets(run, inputs.data.prepare_run_id, "training", "validation")
     given = ", ".join(f"{name}={value}" for name, value in request.given.items())
     log.info(

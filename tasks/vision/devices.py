@@ -14,6 +14,10 @@ from tasks.vision.cpus import available_cpus, idle_cpus
 # images/s on one thread and 5,400 on two of an idle machine, but at a few hundred on two wherever something else was
 # running: each of thousands of short kernels then waits until its other thread gets a turn.
 VALUES_PER_THREAD = 16_384
+# Where a network does not learn. As many pixels as 512 images of 32 x 32: on a CPU more at once are slower, and 512
+# images of 224 x 224 take 6 GB even in a small network.
+CPU_VALUES = 512 * 3 * 32 * 32
+FEWEST, MOST = 16, 512  # images
 # From glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
@@ -59,6 +63,16 @@ def choose_precision(asked: str, device: torch.device) -> torch.dtype:
             f"precision={asked!r} is not supported for training on device {device.type!r}; use precision='auto'"
         )
     return dtype
+
+
+def images_at_once(image_values: int, device: torch.device) -> int:
+    """Return how many images go through a network together where it does not learn.
+
+    Args:
+        image_values: numbers in one image, as the network takes it.
+        device: where the network is.
+    """
+    return max(FEWEST, min(MOST, CPU_VALUES // image_values)) if device.type == "cpu" else MOST
 
 
 def prepare_cpu(batch_values: int, cpus: int | None = None) -> None:

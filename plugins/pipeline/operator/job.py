@@ -14,6 +14,7 @@ from tasks.errors import RequestError
 from tasks.settings import Settings
 
 RAY = "tune"  # the extra that installs Ray
+VISION = "vision"  # the extra of stages that read images
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,12 @@ def container_environment(stage: str, request: StageRequest, settings: Settings)
         values["SERVING_URL"] = settings.pipeline_stage_serving_url
     if STAGES[stage].changes_registry and (policies := load_policies(settings)) is not None:
         values[VARIABLE] = for_stage(policies)
+    if STAGES[stage].extra == VISION:
+        limits = {
+            "PIPELINE_GOLD_MEMORY_MIB": settings.pipeline_gold_memory_mib,
+            "PIPELINE_GOLD_DISK_GIB": settings.pipeline_gold_disk_gib,
+        }
+        values |= {name: str(limit) for name, limit in limits.items() if limit is not None}
     if _reads_s3(request):
         values["AWS_ENDPOINT_URL"] = settings.pipeline_stage_aws_endpoint_url or settings.aws_endpoint_url
         values["AWS_REGION"] = settings.aws_region

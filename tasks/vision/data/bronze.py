@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,10 +19,12 @@ from tasks.vision.cpus import available_cpus
 from tasks.vision.data import images
 from tasks.vision.data.decoder_process import DecoderProcesses, belongs_apart
 from tasks.vision.data.fingerprint import Shaping
-from tasks.vision.data.limits import MAX_PIXEL_BYTES, MIN_SIDE
+from tasks.vision.data.limits import MIN_SIDE
+from tasks.vision.data.pixel_file import FiledImage, PixelFile
 from tasks.vision.data.progress import Progress
 from tasks.vision.data.records import Content, Entry, Reason, Record
 from tasks.vision.data.sources import Source
+from tasks.vision.disk import room
 
 MAX_SIDE, MAX_ASPECT = 8192, 8.0
 # Images go to the threads in batches: small enough to bound memory, large enough for little overhead with 1 kB images.
@@ -30,28 +33,33 @@ WAITING_BYTES = 128 * 2**20  # of the batches that wait, however many threads th
 MOST_PROCESSES = 4  # for large images; each may take 512 MB
 
 
-def read(source: Source, shaping: Shaping, workers: int | None = None) -> list[Record]:
+def read(source: Source, shaping: Shaping, workers: int | None = None, *, most_disk: int | None = None) -> list[Record]:
     """Read every image of the source, in the order of their names.
 
-    Images are read and decoded in one pass, so that no archive is unpacked and no encoded image is kept.
+    Images are read and decoded in one pass, so that no archive is unpacked and no encoded image is kept. Their pixels
+    go to a file.
+
+    Args:
+        source: where they are.
+        shaping: what becomes of them.
+        workers: threads that decode; by default as many as there are CPUs.
+        most_disk: bytes that the file may take; None: half of what is free.
 
     Raises:
-        DataError: the pixels of all images would take over `MAX_PIXEL_BYTES`, or an archive is damaged.
+        DataError: an archive is damaged.
+        SettingsError: `most_disk` is too little.
+        UnavailableError: the disk is full.
     """
     count = len(source.listing.entries)
-    needed = count * shaping.channels * shaping.size**2
-    if needed > MAX_PIXEL_BYTES:
-        raise DataError(
-            f"{count} images of {shaping.size} x {shaping.size} need {needed / 2**30:.1f} GiB of memory, over "
-            f"{MAX_PIXEL_BYTES / 2**30:.0f}; choose a smaller image_size or fewer images"
-        )
+    shape = (shaping.channels, shaping.size, shaping.size)
+    room(count * math.prod(shape), most_disk, f"{count:,} images of {shaping.size} x {shaping.size} pixels")
     workers = workers or available_cpus()
     decoders = DecoderProcesses(min(workers, MOST_PROCESSES))
     progress = Progress("images read", count)
     records: list[Record] = []
     pending: deque[tuple[Future[list[Record]], int]] = deque()
     waiting = 0
-    decode = _Decode(shaping.channels, shaping.size, decoders)
+    decode = _Decode(shaping.channels, shaping.size, decoders, PixelFile(shape))
 
     def collect() -> None:
         nonlocal waiting
@@ -117,7 +125,8 @@ class _Decode:
     channels: int
     size: int
     decoders: DecoderProcesses
-    known: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+    file: PixelFile
+    known: dict[str, tuple[FiledImage, bytes]] = field(default_factory=dict)  # with their digest
 
     def batch(self, batch: Batch) -> list[Record]:
         return [self._record(entry, content) for entry, content in batch]
@@ -135,8 +144,11 @@ class _Decode:
                 return Record(entry, sha256, len(data), width, height, None, Reason.WRONG_SIZE, wrong)
             decoded = self.known.get(sha256)
             if decoded is None:
-                decoded = self.known.setdefault(sha256, self._pixels(content, image))
-            return Record(entry, sha256, len(data), width, height, decoded)
+                pixels = self._pixels(content, image)
+                decoded = self.file.add(pixels), hashlib.sha256(pixels.tobytes()).digest()
+                decoded = self.known.setdefault(sha256, decoded)
+            kept, digest = decoded
+            return Record(entry, sha256, len(data), width, height, kept, pixels_sha256=digest)
         except DataError as error:
             return Record(entry, sha256, len(data), width, height, None, Reason.UNREADABLE, str(error))
 

@@ -17,7 +17,7 @@ from tasks.files import sha256
 from tasks.vision.data import images, parquet
 from tasks.vision.data.contents import Contents, LayoutOptions
 from tasks.vision.data.layout import arrange
-from tasks.vision.data.limits import MAX_PIXEL_BYTES, MIB, MIN_SIDE, Limits
+from tasks.vision.data.limits import MIB, MIN_SIDE, Limits
 from tasks.vision.data.names import TABLES, is_hidden, is_junk, suffix
 from tasks.vision.data.parquet_layout import row_key
 from tasks.vision.data.records import Content, Entry, Listing
@@ -25,7 +25,8 @@ from tasks.vision.data.store_file import File
 from tasks.vision.data.stores import Store, open_store
 
 SAMPLE = 100  # images whose size is looked at
-STEP = 32  # sides of images that are made smaller to fit into memory
+STEP = 32  # sides of images that are made smaller
+UNASKED_BYTES = 4 * 2**30  # of all images as prepared; a training on more takes hours, for which `image_size` asks
 MAX_TABLE_BYTES = 128 * MIB  # of all tables of a source, which are kept in memory
 
 
@@ -63,11 +64,11 @@ class FileSource:
     def side(self) -> int:
         """The images' own size: the median of the shorter sides of the first of them, at most `largest_side`.
 
-        Less where all images of that size would not fit into memory.
+        Less where all images of that size would have over `UNASKED_BYTES`.
         """
         sides = sorted(filter(None, (_shorter_side(read) for _, read in islice(self.read(), SAMPLE))))
         own = min(sides[len(sides) // 2], self.largest_side) if sides else self.largest_side
-        fitting = math.isqrt(MAX_PIXEL_BYTES // (self.channels * max(1, len(self.listing.entries))))
+        fitting = math.isqrt(UNASKED_BYTES // (self.channels * max(1, len(self.listing.entries))))
         return max(MIN_SIDE, own if own <= fitting else fitting // STEP * STEP)
 
     def digest(self) -> str:

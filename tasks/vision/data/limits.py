@@ -19,7 +19,6 @@ from tasks.errors import DataError
 
 MIB = 2**20
 MIN_SIDE = 8  # of an image, in pixels
-MAX_PIXEL_BYTES = 4 * 2**30  # of all images as prepared, which are kept in memory
 # What tarfile, zipfile and the decompressors raise on damaged archives, as found by a fuzzer and in their sources.
 # RuntimeError: a zip version or a compression that this Python does not know.
 DAMAGE = (

@@ -11,6 +11,7 @@ equal that is alike in the whole class, such as a horizon or the same part of a 
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tasks.vision.cpus import available_cpus
-from tasks.vision.data.gold import Gold
+from tasks.vision.data.gold import Gold, Images
 
 # A hash says little about an image with fewer pixels than it looks at (32 x 32).
 MIN_SIDE = 32
@@ -35,7 +36,7 @@ CANDIDATES = 20  # for each test image, those with the nearest hashes
 FLAT = 2.0  # standard deviation of grey levels; below it, a hash is made of noise
 PRIOR_IMAGES = 10  # of zeros, in the average of a class: few images must not be subtracted from themselves
 PAIRS_AT_ONCE = 2**22
-IMAGES_AT_ONCE = 256
+BATCH_BYTES = 16 * 2**20  # of the images that a thread looks at
 COLUMNS = ("test_image", "class", "other_image", "other_split", "other_class", "distance", "similarity", "mirrored")
 
 
@@ -85,9 +86,8 @@ def find(gold: Gold) -> list[Pair]:
     averages = _averages(train.thumbnails, gold.train.labels, len(gold.classes))[gold.test.labels]
     pairs = []
     for mirrored in (False, True):
-        images = gold.test.images[..., ::-1] if mirrored else gold.test.images
         centres = averages[..., ::-1] if mirrored else averages
-        for test, other, distance, similarity in _alike(_prints(images), others, centres):
+        for test, other, distance, similarity in _alike(_prints(gold.test.images, mirrored=mirrored), others, centres):
             split, index = ("train", other) if other < len(gold.train) else ("validation", other - len(gold.train))
             pairs.append(Pair(test, split, index, distance, similarity, mirrored))
     if len({pair.test for pair in pairs}) > ALIKE_SHARE * len(gold.test):
@@ -124,11 +124,16 @@ def write(pairs: Sequence[Pair], gold: Gold, path: Path) -> None:
             )
 
 
-def _prints(images: NDArray[np.uint8]) -> _Prints:
-    """Take the prints of images [N, C, S, S], a batch in each thread."""
-    batches = [images[start : start + IMAGES_AT_ONCE] for start in range(0, len(images), IMAGES_AT_ONCE)]
+def _prints(images: Images, *, mirrored: bool = False) -> _Prints:
+    """Take the prints of images [N, C, S, S] or of their mirror images, a batch in each thread."""
+    step = max(1, BATCH_BYTES // math.prod(images.shape[1:]))
+
+    def batch(start: int) -> _Prints:
+        found = images[start : start + step]
+        return _batch(found[..., ::-1] if mirrored else found)
+
     with ThreadPoolExecutor(available_cpus(), thread_name_prefix="hash") as pool:
-        done = list(pool.map(_batch, batches))
+        done = list(pool.map(batch, range(0, len(images), step)))
     return _Prints(np.concatenate([part.hashes for part in done]), np.concatenate([part.thumbnails for part in done]))
 
 

@@ -9,6 +9,8 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.vision.data.pixel_file import FiledImage
+
 Content = bytes | NDArray[np.uint8]
 """One image as a source gives it: an encoded file, or pixels [H, W] or [H, W, 3]."""
 
@@ -101,8 +103,9 @@ class Record:
         sha256: hex digest of the encoded file, or of the raw pixels where there is no file; "" if it cannot be read.
         size: number of bytes that `sha256` is the digest of.
         width: width in pixels as declared, 0 if unknown; likewise `height`.
-        pixels: uint8 [C, S, S]; None when `fault` says why there are none.
+        pixels: uint8 [C, S, S], in a file; None when `fault` says why there are none.
         fault: UNREADABLE or WRONG_SIZE, and `detail` in words.
+        pixels_sha256: digest of the pixels; b"" when there are none.
     """
 
     entry: Entry
@@ -110,6 +113,7 @@ class Record:
     size: int = 0
     width: int = 0
     height: int = 0
-    pixels: NDArray[np.uint8] | None = None
+    pixels: FiledImage | None = None
     fault: Reason | None = None
     detail: str = ""
+    pixels_sha256: bytes = b""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -27,7 +26,7 @@ def clean(records: Sequence[Record]) -> tuple[list[Record], list[Removal]]:
         if record.pixels is None or record.fault is not None:
             removals.append(_removal(record, record.fault or Reason.UNREADABLE, record.detail))
         else:
-            copies[hashlib.sha256(record.pixels.tobytes()).digest()].append(record)
+            copies[record.pixels_sha256].append(record)
     kept: list[Record] = []
     for same in copies.values():
         chosen, removed = _choose(same)

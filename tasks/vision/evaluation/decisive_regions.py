@@ -17,6 +17,7 @@ from tasks.vision.models.forward import Forward
 
 CELLS = 6  # a side is divided into so many; a square of 2 x 2 cells is covered at a time, at each of 5 x 5 places
 LEAST = 0.01  # of probability; where no square takes away that much, no region decided
+AT_ONCE = 8  # images: more take as much time, and gigabytes where they are large
 
 
 def decisive_regions(
@@ -35,9 +36,17 @@ def decisive_regions(
         labels: int64 [N], the answers to explain.
         shape: the (C, H, W) the model was made for, as for `scoring.predict`.
     """
-    count, channels, height, width = images.shape
+    count, _, height, width = images.shape
     if count == 0:
         return np.zeros((0, height, width), np.float32)
+    parts = [slice(start, start + AT_ONCE) for start in range(0, count, AT_ONCE)]
+    return np.concatenate([_regions(forward, images[part], labels[part], shape) for part in parts])
+
+
+def _regions(
+    forward: Forward, images: NDArray[np.uint8], labels: NDArray[np.int64], shape: tuple[int, int, int]
+) -> NDArray[np.float32]:
+    _, channels, height, width = images.shape
     pixels = torch.from_numpy(images).float()
     cells = (_cell(height), _cell(width))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, top_k_accuracy_score
 
 from tasks.errors import DataError, ModelError
+from tasks.vision.data.gold import Images
+from tasks.vision.devices import images_at_once
 from tasks.vision.models.forward import Forward
 
 # Faster than larger ones on a CPU. Images of 224 pixels take EfficientNet-Lite0 0.65 GB, in batches of 256 4.6 GB.
@@ -78,9 +81,7 @@ class Latency:
     batch_images_per_second: float
 
 
-def predict(
-    forward: Forward, images: NDArray[np.uint8], shape: tuple[int, int, int], at_once: int = 1
-) -> NDArray[np.float32]:
+def predict(forward: Forward, images: Images, shape: tuple[int, int, int], at_once: int = 1) -> NDArray[np.float32]:
     """Return the probabilities [N, K] float32 that a model gives to uint8 images [N, C, H, W].
 
     Args:
@@ -96,9 +97,14 @@ def predict(
     """
     if len(images) == 0:
         raise DataError("there are no images to score; prepare a data set with a test split")
-    batches = (images[start : start + BATCH] for start in range(0, len(images), BATCH))
+
+    batch = min(BATCH, images_at_once(math.prod(shape), torch.device("cpu")))
+
+    def answer(start: int) -> NDArray[np.float32]:  # reads its images too: they may be on disk
+        return forward(fitted(images[start : start + batch], shape))
+
     with ThreadPoolExecutor(at_once, "predict") as pool:
-        probabilities = np.concatenate(list(pool.map(lambda batch: forward(fitted(batch, shape)), batches)))
+        probabilities = np.concatenate(list(pool.map(answer, range(0, len(images), batch))))
     if not np.isfinite(probabilities).all():
         raise ModelError("the model answers with NaN or infinity; train it again with a lower learning_rate")
     return probabilities
@@ -185,7 +191,7 @@ def calibration_error(labels: NDArray[np.int64], probabilities: NDArray[np.float
     return float(np.abs(bins.correct - bins.confidence).sum() / len(labels))
 
 
-def latencies(models: Sequence[tuple[Forward, tuple[int, int, int]]], images: NDArray[np.uint8]) -> list[Latency]:
+def latencies(models: Sequence[tuple[Forward, tuple[int, int, int]]], images: Images) -> list[Latency]:
     """Time models on images [N, C, H, W]: one at a time, at least `SINGLES` and for `SINGLES_SECONDS`, then in batches.
 
     The models take turns after a warm-up, so that other work of the machine slows all of them alike; p50 and p95 are

@@ -1,4 +1,4 @@
-"""Batches of images that stay in memory as uint8, augmented a whole batch at a time.
+"""Batches of images that stay in memory, or in shards on disk, as uint8, augmented a whole batch at a time.
 
 The usual way decodes, crops and flips one PIL image after another in worker processes. Here the images are decoded
 once, by prepare, and a batch is one gather from a tensor: shifting costs the same as copying. Only torchvision's
@@ -10,7 +10,8 @@ Random numbers are torch's global ones: on the images' device, and for torchvisi
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from tasks.contract.recipe import AutoAugment, Recipe
+from tasks.vision.data.gold import Images
+from tasks.vision.data.shards.images import ShardImages
+from tasks.vision.data.shards.read_ahead import read_ahead
 from tasks.vision.models.preprocessing import Preprocessing
 from tasks.vision.training import random_regions
 
@@ -68,19 +72,21 @@ class ImageTensor:
 
     def __init__(
         self,
-        images: NDArray[np.uint8],
+        images: Images,
         labels: NDArray[np.int64],
         preprocessing: Preprocessing,
         device: torch.device,
         augmentation: Augmentation | None = None,
     ) -> None:
-        """Move uint8 `images` [N, C, H, W] and int64 `labels` [N] to `device`.
+        """Move uint8 `images` [N, C, H, W] and int64 `labels` [N] to `device`; images on disk stay there.
 
         Without `augmentation` the images are only normalised, and enlarged if the network wants them larger.
         """
         self.augmentation = augmentation or Augmentation()
         self.labels = torch.from_numpy(labels).to(device)
-        self._images = torch.from_numpy(images).to(device)  # on a CPU no copy: trials of a search share the memory
+        # On a CPU no copy: trials of a search share the memory.
+        self._images = torch.from_numpy(images).to(device) if isinstance(images, np.ndarray) else images
+        self._mirrored = False
         self._offset = torch.tensor(preprocessing.mean, device=device).view(1, -1, 1, 1) * 255
         self._scale = 1 / (torch.tensor(preprocessing.std, device=device).view(1, -1, 1, 1) * 255)
         self._enlarge = preprocessing.enlarge
@@ -89,10 +95,33 @@ class ImageTensor:
         """Return the number of images."""
         return len(self.labels)
 
+    @property
+    def values(self) -> int:
+        """Numbers in one image, as the network takes it."""
+        channels, *sides = self._images.shape[1:]
+        return channels * (math.prod(sides) if self._enlarge is None else self._enlarge.side**2)
+
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Return images, float32 [B, C, H, W] in channels_last layout and normalised, and labels [B] at `index`."""
+        if isinstance(self._images, Tensor):
+            return self._prepared(self._images[index], index)
+        return self._prepared(torch.from_numpy(self._images[index.cpu().numpy()]), index)
+
+    def read(self, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield what `batch` returns for the indices of each batch; images on disk are read ahead."""
+        if isinstance(self._images, ShardImages):
+            ahead = read_ahead(self._images, [index.cpu().numpy() for index in batches])
+            for index, pixels in zip(batches, ahead, strict=True):
+                yield self._prepared(torch.from_numpy(pixels), index)
+        else:
+            yield from map(self.batch, batches)
+
+    def _prepared(self, pixels: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Augment and normalise images, uint8 [B, C, H, W], which are those at `index`."""
         change, count, device = self.augmentation, len(index), index.device
-        pixels = self._images[index]
+        pixels = pixels.to(device)
+        if self._mirrored:
+            pixels = pixels.flip(3)
         down, right = torch.randint(0, 2 * change.shift + 1, (2, count), device=device)
         if change.crop < 1:
             pixels = self._crops(pixels)
@@ -120,8 +149,8 @@ class ImageTensor:
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield all images once, in order, as `batch` does."""
-        for index in torch.arange(len(self), device=self.labels.device).split(size):  # type: ignore[no-untyped-call]
-            yield self.batch(index)
+        order = torch.arange(len(self), device=self.labels.device)
+        yield from self.read(order.split(size))  # type: ignore[no-untyped-call]
 
     def plain(self) -> ImageTensor:
         """Return the same images without augmentation."""
@@ -132,7 +161,7 @@ class ImageTensor:
     def mirrored(self) -> ImageTensor:
         """Return the same images mirrored left-right, without augmentation."""
         mirrored = self.plain()
-        mirrored._images = self._images.flip(3)
+        mirrored._mirrored = True
         return mirrored
 
     def _crops(self, pixels: Tensor) -> Tensor:

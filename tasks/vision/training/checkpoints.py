@@ -3,7 +3,7 @@
     FOLDER/checkpoint-0.pt, checkpoint-0.json     two slots, written in turn: while one is written,
     FOLDER/checkpoint-1.pt, checkpoint-1.json     the other holds the epoch before
 
-The .json names the epoch, length and SHA-256 of its .pt. Where they do not agree, because a process or an upload
+The .json names epoch, batch, length and SHA-256 of its .pt. Where they do not agree, because a process or an upload
 was interrupted, the slot counts as damaged and the other one is used. A slot that agrees, but is not one of those that
 the training is known to have saved, was put there by someone else.
 """
@@ -26,14 +26,22 @@ SLOTS = ("checkpoint-0", "checkpoint-1")
 log = logging.getLogger("tasks.train")
 
 
-def save(state: dict[str, Any], epoch: int, folder: Path) -> list[Path]:
-    """Write `state` (tensors and plain values) after `epoch` epochs over the older slot; return its two files."""
-    target = folder / f"{SLOTS[epoch % len(SLOTS)]}.pt"
+def save(state: dict[str, Any], epoch: int, folder: Path, *, step: int = 0, slot: int | None = None) -> list[Path]:
+    """Write a checkpoint; return its two files.
+
+    Args:
+        state: tensors and plain values.
+        epoch: how many epochs were complete.
+        folder: where checkpoints are.
+        step: batches since then.
+        slot: which one to write over; by default another one after each epoch.
+    """
+    target = folder / f"{SLOTS[epoch % len(SLOTS) if slot is None else slot]}.pt"
     description = target.with_suffix(".json")
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(target) as file:
         torch.save(state, file)
-    about = {"epoch": epoch, "bytes": target.stat().st_size, "sha256": sha256(target)}
+    about = {"epoch": epoch, "step": step, "bytes": target.stat().st_size, "sha256": sha256(target)}
     with replacing(description) as file:
         file.write(json.dumps(about).encode())
     return [target, description]
@@ -78,7 +86,7 @@ def load_newest(folder: Path, saved: Collection[str] | None = None) -> dict[str,
                     f"a checkpoint with SHA-256 {digest[:12]}... is not one that this training saved: someone put it "
                     "there; find out who can write to the store, and start a new DAG run"
                 )
-    for path in sorted(_slots(folder), key=lambda path: int(_description(path).get("epoch", 0)), reverse=True):
+    for path in sorted(_slots(folder), key=_progress, reverse=True):
         if not _description(path) and not path.exists():
             continue
         try:
@@ -86,6 +94,17 @@ def load_newest(folder: Path, saved: Collection[str] | None = None) -> dict[str,
         except DataError as error:
             log.warning("%s; using the checkpoint before it", error)
     return None
+
+
+def older_slot(folder: Path) -> int:
+    """Return the slot that does not hold the newest checkpoint."""
+    return min(range(len(SLOTS)), key=lambda slot: _progress(_slots(folder)[slot]))
+
+
+def _progress(path: Path) -> tuple[int, int]:
+    """Return epochs and batches after which a checkpoint was saved; one that is missing comes first."""
+    about = _description(path)
+    return (int(about.get("epoch", 0)), int(about.get("step", 0))) if about else (-1, 0)
 
 
 def _slots(folder: Path) -> list[Path]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tasks.vision.devices import images_at_once
 from tasks.vision.training import linear_probe
 from tasks.vision.training.augment import ImageTensor
 from tasks.vision.training.head_epoch import mirrors
@@ -23,10 +24,6 @@ REPEATS = 10
 ENOUGH_SECONDS = 0.5  # of measuring one thing
 PROBED_ROWS = 2_000
 PROBE_EVALUATIONS = 150  # of the loss, until the last layer is fitted; measured: 90 to 200
-LARGE_BATCHES = (
-    1.3  # an image in the large batches of validation and of features, compared with a small batch, on a CPU
-)
-GPU_BATCH = 512  # of images that are not trained on: a GPU is as fast with few as with many
 
 log = logging.getLogger("tasks.train")
 
@@ -84,7 +81,7 @@ def estimate(training: Training) -> Duration | None:
         with torch.random.fork_rng(devices=cuda):
             learner = copy.deepcopy(training.learner)
             step = _step_seconds(learner, training.train_images, training.steps_per_epoch, steps) if steps else 0.0
-            image = _image_seconds(learner, training.validation_images, recipe.batch_size)
+            image = _image_seconds(learner, training.validation_images)
             head = _head_seconds(training, image) if fits_head else 0.0
     except torch.OutOfMemoryError:
         log.info("no estimate of the time: it needs more memory than is left")
@@ -100,14 +97,13 @@ def _step_seconds(learner: Learner, images: ImageTensor, steps_per_epoch: int, s
 
 
 @torch.inference_mode()
-def _image_seconds(learner: Learner, images: ImageTensor, batch_size: int) -> float:
+def _image_seconds(learner: Learner, images: ImageTensor) -> float:
     """Measure an image on its way through the network alone, as in validation."""
     device = images.labels.device
-    cpu = device.type == "cpu"
-    batch = min(len(images), batch_size if cpu else GPU_BATCH)
+    batch = min(len(images), images_at_once(images.values, device))
     index = torch.arange(batch, device=device)
     network = learner.evaluated.eval()
-    return _seconds(lambda: network(images.batch(index)[0]).sum(), 1) / batch * (LARGE_BATCHES if cpu else 1)
+    return _seconds(lambda: network(images.batch(index)[0]).sum(), 1) / batch
 
 
 def _head_seconds(training: Training, image: float) -> float:

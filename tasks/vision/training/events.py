@@ -46,6 +46,14 @@ class BatchEnd:
 
 
 @dataclass(frozen=True)
+class Pause:
+    """Between two batches of an epoch, every `loop.PAUSE_SECONDS`: a checkpoint here begins with the next batch."""
+
+    step: int
+    """Batches since the start of training."""
+
+
+@dataclass(frozen=True)
 class EpochEnd:
     """One pass over the training images, and the validation after it."""
 

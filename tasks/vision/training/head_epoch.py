@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from tasks.vision.devices import images_at_once
 from tasks.vision.models.build import head_name
 from tasks.vision.training import linear_probe
 from tasks.vision.training.augment import ImageTensor
@@ -62,7 +63,8 @@ def fit_head(
     found, done = [], 0
     for images in sources:
         parts = []
-        for part in linear_probe.features(network, head, images.batches(BATCH)):
+        size = min(BATCH, images_at_once(images.values, images.labels.device))
+        for part in linear_probe.features(network, head, images.batches(size)):
             parts.append(part)
             done += len(part.labels)
             yield Reading(done, sum(map(len, sources)))

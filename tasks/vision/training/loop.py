@@ -6,16 +6,18 @@
             case Reading(): ...    # while the features of pretrained weights are computed
             case BatchEnd(): ...   # every `log_every` batches
             case HeadFitted(): ... # these features, once they are complete
-            case EpochEnd(): ...   # training.state_dict() is a complete checkpoint here
+            case Pause(): ...      # now and then, between batches; training.state_dict() is a complete checkpoint here
+            case EpochEnd(): ...   # and here
     training.best_classifier()
 
-Fast on a CPU: images stay in memory as uint8, augmentation works on whole batches, convolutions get channels_last
-memory and faster gradients, the optimiser updates all weights in one kernel. Measured in docs/benchmarks/training.md.
+Fast on a CPU: images stay in memory as uint8, or are read ahead from disk; augmentation works on whole batches,
+convolutions get channels_last memory and faster gradients, the optimiser updates all weights in one kernel. Measured in
+docs/benchmarks/training.md.
 On an NVIDIA GPU, passes are recorded as CUDA graphs (`graphs`), and all batches have one size.
 
-Exact: every epoch seeds torch from (seed, epoch), and learning rates are functions of the step and the history. A
-checkpoint between epochs therefore needs no state of generators or schedules, and a training resumed from one ends
-with the same bits as one without an interruption, on the same CPU with as many threads.
+Exact: every epoch seeds torch from (seed, epoch), and order and learning rates are functions of seed, epoch, step and
+history. A training resumed from a checkpoint, also from one in the middle of an epoch, goes on with the very next batch
+and ends with the same bits as one without an interruption, on the same CPU with as many threads.
 """
 
 from __future__ import annotations
@@ -39,19 +41,24 @@ from tasks.vision.devices import choose_device, choose_precision
 from tasks.vision.models.build import build
 from tasks.vision.models.classifier import Classifier, digest, digest_of
 from tasks.vision.models.preprocessing import Preprocessing
-from tasks.vision.training import class_balance, schedules
+from tasks.vision.training import schedules
 from tasks.vision.training.augment import Augmentation, ImageTensor
 from tasks.vision.training.batches import divided
 from tasks.vision.training.distillation import Distillation, Teacher
-from tasks.vision.training.events import BatchEnd, EpochEnd, HeadFitted, Reading
+from tasks.vision.training.events import BatchEnd, EpochEnd, HeadFitted, Pause, Reading
 from tasks.vision.training.head_epoch import fit_head, prepare_head
 from tasks.vision.training.kernels import optimize_for_cpu
 from tasks.vision.training.learner import Learner, require_finite
 from tasks.vision.training.linear_probe import Probe
+from tasks.vision.training.order import epoch_order
+from tasks.vision.training.position import Position
 from tasks.vision.training.validation import predict, validate
 
 SEED_STRIDE = 1_000_003  # more than the epochs of any request, so that no two (seed, epoch) share a seed
-CHECKPOINT_FORMAT = 3
+CHECKPOINT_FORMAT = 3  # between epochs, as in the releases that saved nowhere else
+MIDDLE_FORMAT = 4  # in the middle of one
+FORMATS = (CHECKPOINT_FORMAT, MIDDLE_FORMAT)
+PAUSE_SECONDS = 60.0
 
 
 class Training:
@@ -106,6 +113,7 @@ class Training:
         flip = flips(gold.dataset) if recipe.flip is None else recipe.flip
         self.augmentation = Augmentation.of(recipe, flip, side=min(gold.shape[1:]))
         train, validation = gold.train, gold.validation
+        self._train = train
         self.train_images = ImageTensor(train.images, train.labels, self._preprocessing, self.device, self.augmentation)
         self.validation_images = ImageTensor(validation.images, validation.labels, self._preprocessing, self.device)
         self.steps_per_epoch = math.ceil(len(train) / recipe.batch_size)
@@ -125,6 +133,7 @@ class Training:
             teacher = Teacher(distillation, self._preprocessing).to(self.device).to(memory_format=torch.channels_last)
         self.learner = Learner(network, recipe, self.precision, self._classes, self.train_images.labels, teacher)
         self._best: dict[str, Tensor] = {}
+        self._position: Position | None = None  # in an epoch, while a checkpoint can be made of it or goes on from it
 
     @property
     def network(self) -> nn.Module:
@@ -148,7 +157,12 @@ class Training:
         stalled = patience > 0 and schedules.epochs_without_gain(accuracies, self.recipe.min_delta) >= patience
         return stalled or len(self.history) >= (1 if self.recipe.finetune == "head" else self.recipe.epochs)
 
-    def run(self) -> Iterator[Reading | HeadFitted | BatchEnd | EpochEnd]:
+    @property
+    def steps_done(self) -> int:
+        """Batches since the start of training, as far as a checkpoint has them."""
+        return len(self.history) * self.steps_per_epoch + (self._position.steps if self._position else 0)
+
+    def run(self) -> Iterator[Reading | HeadFitted | BatchEnd | Pause | EpochEnd]:
         """Train until finished.
 
         Raises:
@@ -192,25 +206,25 @@ class Training:
         self._finish(end)
         yield end
 
-    def _epoch(self, epoch: int) -> Iterator[BatchEnd | EpochEnd]:
+    def _epoch(self, epoch: int) -> Iterator[BatchEnd | Pause | EpochEnd]:
         torch.manual_seed(self.recipe.seed * SEED_STRIDE + epoch)
         self.learner.begin_epoch()
-        count = len(self.train_images)
-        loss_sum, correct = torch.zeros((), device=self.device), torch.zeros((), device=self.device, dtype=torch.int64)
         learning_rate = outside = 0.0
-        started = time.perf_counter()
+        started = paused = time.perf_counter()
 
-        if self.recipe.class_balance == "sampler":
-            order = class_balance.balanced_order(self.train_images.labels)
-        else:
-            order = torch.randperm(count, device=self.device)
+        labels = self.train_images.labels
+        order = epoch_order(self._train, labels, balanced=self.recipe.class_balance == "sampler")
         batches = divided(order, self.steps_per_epoch, one_size=self.device.type == "cuda")
         count = sum(map(len, batches))
-        for step, index in enumerate(batches, start=(epoch - 1) * self.steps_per_epoch):
+        position = self._position or Position.start(self.device)
+        position.restore_random()
+        self._position, left = None, batches[position.steps :]
+        for step, batch in enumerate(self.train_images.read(left), (epoch - 1) * self.steps_per_epoch + position.steps):
             learning_rate = self.learning_rate(step)
-            loss, logits, labels = self.learner.step(*self.train_images.batch(index), learning_rate, step + 1)
-            loss_sum += loss * len(index)
-            correct += (logits.argmax(1) == labels).sum()
+            loss, logits, labels = self.learner.step(*batch, learning_rate, step + 1)
+            position.loss_sum += loss * len(labels)
+            position.correct += (logits.argmax(1) == labels).sum()
+            position.steps += 1
             logged = self.recipe.log_every > 0 and (step + 1) % self.recipe.log_every == 0
             if logged or self.device.type == "cpu":  # a GPU would have to wait for the number
                 require_finite(loss.item(), epoch, learning_rate)
@@ -218,8 +232,14 @@ class Training:
                 yielded = time.perf_counter()
                 yield BatchEnd(step + 1, epoch, loss.item(), learning_rate)
                 outside += time.perf_counter() - yielded
+            if position.steps < len(batches) and time.perf_counter() - paused >= PAUSE_SECONDS:
+                yielded, self._position = time.perf_counter(), position
+                yield Pause(step + 1)
+                self._position, paused = None, time.perf_counter()
+                outside += paused - yielded
 
-        train_loss, train_accuracy = loss_sum.item() / count, correct.item() / count  # waits for the device
+        # Waits for the device.
+        train_loss, train_accuracy = position.loss_sum.item() / count, position.correct.item() / count
         train_seconds = time.perf_counter() - started - outside
         validation_loss, validation_accuracy = validate(self.learner.evaluated, self.validation_images)
         require_finite(train_loss + validation_loss, epoch, learning_rate)
@@ -230,7 +250,7 @@ class Training:
             validation_loss=validation_loss,
             validation_accuracy=validation_accuracy,
             learning_rate=learning_rate,
-            images_per_second=count / train_seconds,
+            images_per_second=sum(map(len, left)) / train_seconds,
             epoch_seconds=time.perf_counter() - started - outside,
         )
         self._finish(end)
@@ -273,10 +293,11 @@ class Training:
     def state_dict(self) -> dict[str, Any]:
         """Return everything that training resumes from, as tensors and plain values; valid until the next batch.
 
-        Only between epochs: generators and schedules are not in it because each epoch starts them afresh.
+        Only at a `Pause` and between epochs: each epoch starts generators and schedules afresh.
         """
         return {
-            "format": CHECKPOINT_FORMAT,
+            "format": MIDDLE_FORMAT if self._position else CHECKPOINT_FORMAT,
+            **({"position": self._position.state_dict()} if self._position else {}),
             "identity": self._identity,
             "history": [asdict(epoch) for epoch in self.history],
             **self.learner.state_dict(),
@@ -289,12 +310,11 @@ class Training:
         Raises:
             DataError: the state is of another format, or of a training with another recipe or other data.
         """
-        if state.get("format") != CHECKPOINT_FORMAT:
-            raise DataError(
-                f"checkpoint format {state.get('format')!r} is not {CHECKPOINT_FORMAT}; train from the start"
-            )
+        if state.get("format") not in FORMATS:
+            raise DataError(f"checkpoint format {state.get('format')!r} is none of {FORMATS}; train from the start")
         if state["identity"] != self._identity:
             raise DataError("the checkpoint belongs to a training with another recipe or other data; start a new run")
         self.history = [EpochEnd(**epoch) for epoch in state["history"]]
         self.learner.load_state_dict(state)
         self._best = {name: tensor.to(self.device) for name, tensor in state["best"].items()}
+        self._position = Position.of(state["position"], self.device) if "position" in state else None

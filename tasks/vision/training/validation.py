@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tasks.vision.devices import images_at_once
 from tasks.vision.training.augment import ImageTensor
-
-BATCH = 512
 
 
 def validate(network: nn.Module, images: ImageTensor) -> tuple[float, float]:
@@ -31,9 +30,9 @@ def predict(network: nn.Module, images: ImageTensor) -> Tensor:
 def _answers(network: nn.Module, images: ImageTensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield logits and labels, batch by batch."""
     network.eval()
-    count = len(images)
-    for index in torch.arange(count, device=images.labels.device).tensor_split(math.ceil(count / BATCH)):
+    count, device = len(images), images.labels.device
+    batches = math.ceil(count / images_at_once(images.values, device))
+    for pixels, labels in images.read(torch.arange(count, device=device).tensor_split(batches)):
         with torch.inference_mode():
-            pixels, labels = images.batch(index)
             logits = network(pixels)
         yield logits, labels

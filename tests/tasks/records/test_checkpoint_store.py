@@ -116,3 +116,17 @@ def test_a_run_that_an_earlier_release_began_is_gone_on_with(run_id: str) -> Non
     checkpoints.save(state(9, weight=1.0), 9, folder_of(run_id))
     with pytest.raises(ChangedError, match="someone put it there"):
         newest(run_id)
+
+
+def test_a_checkpoint_in_the_middle_of_an_epoch_is_newer_than_the_one_before_it_and_kept_beside_it(run_id: str) -> None:
+    store = CheckpointStore(run_id)
+    store.newest()
+    for epoch, step in ((1, 0), (1, 40), (1, 80)):
+        store.save({"history": [epoch, step]}, epoch, step)
+    assert newest(run_id) == [1, 80]
+    later = CheckpointStore(run_id)
+    later.newest()
+    later.save({"history": [1, 120]}, 1, 120)
+    assert newest(run_id) == [1, 120]
+    (folder_of(run_id) / "checkpoint-0.pt").write_bytes(b"cut short")
+    assert newest(run_id) == [1, 80]

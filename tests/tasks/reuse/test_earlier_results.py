@@ -396,7 +396,7 @@ def files(run_ids: RunIds, stage: str, name: str) -> Path:
         ("train", "train", "classes.json"),
         ("train", "train", "data/model.onnx"),
         ("train", "train", "data/model.pt2"),
-        ("train", "prepare", "gold/gold.safetensors"),
+        ("train", "prepare", "gold/train-00000-of-00001.npy"),
         ("evaluate", "evaluate", "verdict.json"),
         ("evaluate", "evaluate", "probes.json"),
         ("evaluate", "train", "data/model.onnx"),

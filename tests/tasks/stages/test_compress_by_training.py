@@ -148,8 +148,8 @@ def test_a_killed_training_goes_on_from_its_checkpoint(
     pipeline.day = "killed"
     save = CheckpointStore.save
 
-    def killed(store: CheckpointStore, state: dict[str, Any], epoch: int) -> None:
-        save(store, state, epoch)
+    def killed(store: CheckpointStore, state: dict[str, Any], epoch: int, step: int = 0) -> None:
+        save(store, state, epoch, step)
         if epoch == 2:
             raise KilledError
 

@@ -30,7 +30,9 @@ from tasks.records.tracking import connect
 from tasks.runner.stage_process import execute
 from tasks.settings import Settings
 from tasks.vision.data import bronze
-from tasks.vision.data.gold import DESCRIPTION, TENSORS
+from tasks.vision.data.gold_tensors import TENSORS
+from tasks.vision.data.shards.description import DESCRIPTION
+from tests.small_gold import save_as_earlier_releases
 from tests.tasks.store_copies import DATABASE, copy_store
 
 Prepare = Callable[..., PrepareResult]
@@ -151,9 +153,12 @@ def run_of(result: PrepareResult) -> Run:
     return MlflowClient().get_run(result.run_id)
 
 
-def tensors_of(result: PrepareResult) -> Path:
+SHARD = "train-00000-of-00001.npy"
+
+
+def folder_of(result: PrepareResult) -> Path:
     uri = mlflow.get_run(result.run_id).info.artifact_uri
-    return Path(mlflow.artifacts.download_artifacts(f"{uri}/gold/{TENSORS}"))
+    return Path(mlflow.artifacts.download_artifacts(f"{uri}/gold"))
 
 
 def test_digits_need_nothing_but_the_package(first_digits: PrepareResult) -> None:
@@ -470,8 +475,9 @@ def test_other_settings_make_other_gold(first_digits: PrepareResult, prepare: Pr
     assert second.fingerprint != first.fingerprint
 
 
-def without_digests(result: PrepareResult) -> None:
-    """Make a run as one of a release that set no digests."""
+def made_earlier(result: PrepareResult) -> None:
+    """Make a run as one of a release that had neither shards nor digests."""
+    save_as_earlier_releases(gold_store.fetch(result.run_id), folder_of(result))
     for name in run_of(result).data.tags:
         if name.startswith(verified_artifacts.TAG):
             MlflowClient().delete_tag(result.run_id, name)
@@ -480,12 +486,11 @@ def without_digests(result: PrepareResult) -> None:
 @pytest.mark.parametrize("harm", ["removed", "damaged in an earlier release"])
 def test_gold_that_is_gone_or_damaged_is_made_again(first_digits: PrepareResult, prepare: Prepare, harm: str) -> None:
     first = first_digits
-    tensors = tensors_of(first)
     if harm == "removed":
-        tensors.unlink()
+        (folder_of(first) / SHARD).unlink()
     else:
-        without_digests(first)
-        tensors.write_bytes(b"damaged")
+        made_earlier(first)
+        (folder_of(first) / TENSORS).write_bytes(b"damaged")
     second = prepare("b")
     assert not second.reused
     assert second.fingerprint == first.fingerprint
@@ -494,9 +499,14 @@ def test_gold_that_is_gone_or_damaged_is_made_again(first_digits: PrepareResult,
 
 def test_gold_that_someone_changed_stops_the_day(first_digits: PrepareResult, prepare: Prepare) -> None:
     first = first_digits
-    description = tensors_of(first).with_name(DESCRIPTION)
-    description.write_text(description.read_text().replace('"0"', '"O"', 1))
+    description, shard = folder_of(first) / DESCRIPTION, folder_of(first) / SHARD
+    text, pixels = description.read_text(), shard.read_bytes()
+    description.write_text(text.replace('"0"', '"O"', 1))
     with pytest.raises(ChangedError, match=f"gold/gold.json of run {first.run_id} was changed in the store"):
+        prepare("b")
+    description.write_text(text)
+    shard.write_bytes(pixels[:-1] + b"?")
+    with pytest.raises(ChangedError, match=f"{SHARD} of gold of run {first.run_id} was changed in the store"):
         prepare("b")
     forced = prepare("c", force=["prepare"])
     assert (forced.reused, forced.fingerprint) == (False, first.fingerprint)
@@ -506,9 +516,9 @@ def test_gold_that_someone_changed_stops_the_day(first_digits: PrepareResult, pr
 def test_gold_of_an_earlier_release_cannot_be_changed_once_it_was_reused(
     first_digits: PrepareResult, prepare: Prepare
 ) -> None:
-    without_digests(first_digits)
+    made_earlier(first_digits)
     assert prepare("b").reused
-    tensors_of(first_digits).write_bytes(b"damaged")
+    (folder_of(first_digits) / TENSORS).write_bytes(b"damaged")
     with pytest.raises(ChangedError, match="was changed in the store"):
         prepare("c")
 
@@ -524,7 +534,13 @@ def test_the_same_data_make_the_same_bytes(first_pets: PrepareResult, prepare: P
     MlflowClient().delete_run(first.run_id)
     second = prepare("b", dataset="image_folder", source=str(pets))
     assert not second.reused
-    for path in ("gold/gold.safetensors", "gold/gold.json", "manifest/bronze.jsonl.gz", "manifest/removed.csv"):
+    for path in (
+        f"gold/{SHARD}",
+        "gold/train-index.safetensors",
+        "gold/gold.json",
+        "manifest/bronze.jsonl.gz",
+        "manifest/removed.csv",
+    ):
         assert artifact(first.run_id, path) == artifact(second.run_id, path), path
 
 
@@ -542,7 +558,7 @@ def test_an_archive_makes_the_tensors_of_its_folder(
         archive.add(pets, arcname="pets-v1")
     folder = first_pets
     packed = prepare("b", dataset="image_folder", source=str(tmp_path / "pets.tar.gz"))
-    assert artifact(folder.run_id, "gold/gold.safetensors") == artifact(packed.run_id, "gold/gold.safetensors")
+    assert artifact(folder.run_id, f"gold/{SHARD}") == artifact(packed.run_id, f"gold/{SHARD}")
 
 
 def champion_of(settings: Settings, classes: list[str]) -> None:

@@ -27,7 +27,8 @@ from tasks.records import artifact_digest, gold_store, registry, tracking, tuned
 from tasks.records.tuned_sets import TunedSet
 from tasks.runner.stage_process import execute
 from tasks.settings import Settings
-from tasks.vision.data import gold as gold_format
+from tasks.vision.data.shards import writer
+from tasks.vision.data.shards.description import DESCRIPTION
 from tests.tasks.store_copies import Beginnings
 
 LENIENT = {"min_accuracy": 0, "min_macro_f1": 0, "max_calibration_error": 1}
@@ -80,10 +81,10 @@ def rewrite_gold(run_id: str) -> None:
     folder = stored(run_id, gold_store.ARTIFACT)
     shutil.rmtree(folder)
     folder.mkdir()
-    gold_format.save(replace(gold, test=test), folder)
-    for file in folder.iterdir():
-        MlflowClient().set_tag(run_id, f"{verified_artifacts.TAG}gold/{file.name}", sha256(file))
-    MlflowClient().set_tag(run_id, gold_store.GOLD_SHA256, artifact_digest.digest(folder))
+    writer.save(replace(gold, test=test), folder)
+    description = sha256(folder / DESCRIPTION)
+    MlflowClient().set_tag(run_id, f"{verified_artifacts.TAG}gold/{DESCRIPTION}", description)
+    MlflowClient().set_tag(run_id, gold_store.GOLD_SHA256, artifact_digest.of_files({DESCRIPTION: description}))
 
 
 def rewrite_text(run_id: str, name: str, change: Callable[[str], str]) -> None:

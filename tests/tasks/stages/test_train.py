@@ -221,6 +221,47 @@ def test_a_killed_training_goes_on_from_its_checkpoint_and_ends_with_the_same_bi
     assert steps(resumed.run_id, "epoch_seconds") == [1, 2, 3, 4, 5]
 
 
+def test_images_that_do_not_fit_into_memory_give_the_same_model(
+    train_stage: Train, settings: Settings, trained: Trained
+) -> None:
+    little = settings.model_copy(update={"pipeline_gold_memory_mib": 0})
+    assert train_stage("on-disk", settings=little).model_sha256 == trained.first.model_sha256
+
+
+def test_a_training_killed_in_the_middle_of_an_epoch_goes_on_with_the_very_next_batch(
+    train_stage: Train,
+    settings: Settings,
+    trained: Trained,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    original, saved = CheckpointStore.save, list[tuple[int, int]]()
+
+    def save(self: CheckpointStore, state: dict[str, object], epoch: int, step: int = 0) -> None:
+        original(self, state, epoch, step)
+        saved.append((epoch, step))
+        if (epoch, step) == (1, 3):
+            raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.vision.training.cadence.TIME_SHARE", 1e9)
+        patch.setattr("tasks.vision.training.loop.PAUSE_SECONDS", 0.0)
+        patch.setattr(CheckpointStore, "save", save)
+        with pytest.raises(KilledError):
+            train_stage("killed")
+    assert saved == [(0, 1), (0, 2), (0, 3), (1, 0), (1, 1), (1, 2), (1, 3)]
+    with caplog.at_level(logging.INFO):
+        resumed = train_stage("killed")
+    assert "resuming after batch 3 of epoch 2 of 5, from the run's checkpoint" in caplog.messages
+    assert resumed.model_sha256 == trained.first.model_sha256
+    for metric in ("train_loss", "train_accuracy", "validation_loss", "batch_loss"):
+        histories = [
+            [(entry.step, entry.value) for entry in MlflowClient().get_metric_history(run_id, metric)]
+            for run_id in (resumed.run_id, trained.first.run_id)
+        ]
+        assert histories[0] == histories[1]
+
+
 def test_a_training_told_to_stop_saves_the_epochs_it_has_done(
     train_stage: Train,
     settings: Settings,
@@ -253,10 +294,10 @@ def test_a_training_told_to_stop_saves_the_epochs_it_has_done(
 def _kill_after_epoch(epoch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     original = CheckpointStore.save
 
-    def save(self: CheckpointStore, state: dict[str, object], number: int) -> None:
+    def save(self: CheckpointStore, state: dict[str, object], number: int, step: int = 0) -> None:
         if number == epoch:
             raise KilledError
-        original(self, state, number)
+        original(self, state, number, step)
 
     monkeypatch.setattr(CheckpointStore, "save", save)
 

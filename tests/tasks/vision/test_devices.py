@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tasks.errors import RequestError
-from tasks.vision.devices import choose_device, choose_precision, prepare_cpu
+from tasks.vision.devices import choose_device, choose_precision, images_at_once, prepare_cpu
 
 CPU = torch.device("cpu")
 
@@ -98,3 +98,10 @@ def test_busy_cpus_get_no_thread(monkeypatch: pytest.MonkeyPatch, idle: int | No
     prepare_cpu(10**9)
     prepare_cpu(10**9, cpus=3)  # a trial has cores of its own
     assert chosen == [threads, 3]
+
+
+@pytest.mark.parametrize(("side", "cpu"), [(8, 512), (32, 512), (96, 56), (224, 16), (1024, 16)])
+def test_on_a_cpu_few_large_images_go_through_a_network_at_once(side: int, cpu: int) -> None:
+    """512 photos at once took 6 GB, in a training whose own batches took one."""
+    assert images_at_once(3 * side**2, torch.device("cpu")) == cpu
+    assert images_at_once(3 * side**2, torch.device("cuda")) == 512

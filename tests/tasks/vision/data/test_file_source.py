@@ -116,13 +116,13 @@ def test_images_keep_their_size_up_to_the_largest(
         assert source.side == side
 
 
-def test_images_that_would_not_fit_into_memory_are_made_smaller(
+def test_many_images_are_made_smaller_where_nobody_asks_for_a_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "pets"
     for number in range(2):
         for label in ("cat", "dog"):
             write(folder / "train" / label / f"{number}.png", (300, 300))
-    monkeypatch.setattr("tasks.vision.data.file_source.MAX_PIXEL_BYTES", 4 * 3 * 100 * 100)
+    monkeypatch.setattr("tasks.vision.data.file_source.UNASKED_BYTES", 4 * 3 * 100 * 100)
     with open_files("pets", str(folder), 224, tmp_path) as source:
         assert source.side == 96

@@ -131,7 +131,7 @@ def test_many_images_are_compared_in_parts(monkeypatch: pytest.MonkeyPatch) -> N
     gold = gold_of(pixels(train), pixels(pictures(9, 3)), pixels(test))
     whole = near_duplicates.find(gold)
     monkeypatch.setattr(near_duplicates, "PAIRS_AT_ONCE", 1)
-    monkeypatch.setattr(near_duplicates, "IMAGES_AT_ONCE", 7)
+    monkeypatch.setattr(near_duplicates, "BATCH_BYTES", 7 * 3 * SIDE**2)
     assert near_duplicates.find(gold) == whole
     assert [(pair.test, pair.other) for pair in whole] == [(33, 70)]
 

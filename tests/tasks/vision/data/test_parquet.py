@@ -83,7 +83,7 @@ def test_pixels_go_with_their_labels(tmp_path: Path) -> None:
     with open_source("image_folder", str(tmp_path / "x.parquet"), tmp_path) as source:
         for record in bronze.read(source, SHAPING, workers=2):
             assert record.pixels is not None
-            assert record.entry.label == ("cat" if record.pixels.max() < 20 else "dog")
+            assert record.entry.label == ("cat" if record.pixels.read().max() < 20 else "dog")
 
 
 def test_one_file_and_an_archive_of_files_are_read_too(tmp_path: Path) -> None:

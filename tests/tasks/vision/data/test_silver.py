@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tasks.vision.data.pixel_file import PixelFile
 from tasks.vision.data.records import Entry, Reason, Record
 from tasks.vision.data.silver import clean
 
@@ -10,8 +11,12 @@ from tasks.vision.data.silver import clean
 def record(name: str, value: int | None, fault: Reason | None = None) -> Record:
     """An image of one colour; `value` None for one without pixels."""
     split, label, _ = name.split("/")
-    pixels = None if value is None else np.full((1, 8, 8), value, np.uint8)
-    return Record(Entry(name, split, label), sha256=name, pixels=pixels, fault=fault, detail="because")
+    if value is None:
+        return Record(Entry(name, split, label), sha256=name, fault=fault, detail="because")
+    pixels = PixelFile((1, 8, 8)).add(np.full((1, 8, 8), value, np.uint8))
+    return Record(
+        Entry(name, split, label), name, pixels=pixels, pixels_sha256=bytes([value]), fault=fault, detail="because"
+    )
 
 
 def outcome(*records: Record) -> tuple[list[str], dict[str, tuple[Reason, str]]]:

@@ -6,6 +6,7 @@ from io import BytesIO
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from tasks.errors import DataError, ModelError
 from tasks.vision.evaluation.evaluation_plots import confusion_figure, per_class_figure
@@ -60,6 +61,30 @@ def test_predict_goes_through_batches_in_order() -> None:
     probabilities = predict(forward_of(Brightness()), images, (1, 8, 8))
     assert probabilities[:, 1] == pytest.approx(values / 255, abs=1e-6)
     assert probabilities.dtype == np.float32
+
+
+def test_predict_reads_a_batch_when_a_thread_is_free_to_answer_it() -> None:
+    """Test images on disk may be more than memory holds."""
+    read = answered = 0
+
+    class OnDisk:
+        shape, dtype, nbytes = (100 * BATCH, 1, 2, 2), np.dtype(np.uint8), 0
+
+        def __len__(self) -> int:
+            return self.shape[0]
+
+        def __getitem__(self, index: slice) -> NDArray[np.uint8]:
+            nonlocal read
+            read += 1
+            assert read - answered <= 2
+            return np.zeros((BATCH, 1, 2, 2), np.uint8)
+
+    def forward(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        nonlocal answered
+        answered += 1
+        return np.ones((len(images), 2), np.float32)
+
+    assert len(predict(forward, OnDisk(), (1, 2, 2), at_once=2)) == 100 * BATCH
 
 
 def test_predict_refuses_nothing_and_nonsense() -> None:

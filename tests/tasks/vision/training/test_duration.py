@@ -81,7 +81,7 @@ def test_a_training_has_the_same_bits_with_and_without_an_estimate(
 def test_an_estimate_counts_the_last_layer_all_epochs_and_their_validation(
     gold: Gold, trained: dict[str, Tensor]
 ) -> None:
-    image = duration.LARGE_BATCHES / BATCH
+    image = 1 / VALIDATION
     read, fitted = (TRAIN + VALIDATION) * image, duration.PROBE_EVALUATIONS
     expected = {
         "scratch": (0.0, 3, 1.0),
@@ -100,7 +100,7 @@ def test_mirrored_images_are_counted_where_only_the_last_layer_is_trained(
     gold: Gold, trained: dict[str, Tensor]
 ) -> None:
     plain, mirrored = (duration.estimate(training(gold, trained, "head", flip=flip)) for flip in (False, True))
-    assert mirrored.head == pytest.approx(plain.head + TRAIN * duration.LARGE_BATCHES / BATCH)
+    assert mirrored.head == pytest.approx(plain.head + TRAIN / VALIDATION)
 
 
 @pytest.mark.usefixtures("every_training_is_worth_it")
