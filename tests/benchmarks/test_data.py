@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ def photos(tmp_path: Path) -> Path:
     for number in range(COUNT):
         file = tmp_path / "photos" / ("cat" if number % 2 else "dog") / f"{number}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (300, 240), (20 * number, 0, 0)).save(file)
+        Image.effect_noise((300, 240), 20.0 + number).convert("RGB").save(file)
     return tmp_path / "photos"
 
 
@@ -38,9 +40,12 @@ def test_each_reader_reads_all_images_in_every_epoch(
 ) -> None:
     data.write_shards(photos, tmp_path / "shards")
     seen = []
-    monkeypatch.setattr(
-        data, "_rate", lambda batches: float(seen.append(sum(len(images) for images, _ in batches)) or 1)
-    )
+
+    def count(batches: Iterable[Any]) -> float:
+        seen.append(sum(len(images) for images, _ in batches))
+        return 1.0
+
+    monkeypatch.setattr(data, "_rate", count)
     epoch, _ = data.make_loader(side, photos if side == "torchvision" else tmp_path / "shards")
     assert [epoch(), epoch()] == [1, 1]
     assert seen == [COUNT, COUNT]
