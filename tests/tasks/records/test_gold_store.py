@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -225,3 +226,24 @@ def test_a_shard_that_cannot_be_stored_ends_it_without_a_description(
     with mlflow.start_run(experiment_id=experiment) as run, pytest.raises(OSError, match="no room"):
         gold_store.store(gold)
     assert not MlflowClient().list_artifacts(run.info.run_id, "gold")
+
+
+def test_what_an_earlier_try_on_fewer_images_left_does_no_harm(
+    experiment: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prefix in S3 may have grown when a killed prepare is tried again in the same run."""
+    earlier, gold = small_gold(train=10), small_gold(train=40)
+    shard_bytes = 3 * gold.train.images[0].nbytes
+    monkeypatch.setattr(writer, "save", partial(writer.save, shard_bytes=shard_bytes))
+    with mlflow.start_run(experiment_id=experiment) as run:
+        with monkeypatch.context() as killed:
+            killed.setattr(verified_artifacts, "log_folder", lambda *_: sys.exit(137))
+            with pytest.raises(SystemExit):
+                gold_store.store(earlier)
+        sha256 = gold_store.store(gold)
+    run_id = run.info.run_id
+    assert len([file for file in folder_of(run_id).iterdir() if file.name.startswith("train-0")]) == 4 + 14
+    assert gold_store.exists(run_id)
+    fetched, found = gold_store.adopt(run_id, settings)
+    assert found == sha256
+    np.testing.assert_array_equal(fetched.train.images, gold.train.images)

@@ -118,14 +118,16 @@ def parse(text: bytes, where: str) -> Description:
 
 
 def complete(names: Collection[str]) -> bool:
-    """Tell by the names in a folder whether it holds the description, every index and every shard."""
+    """Tell by the names in a folder whether it holds the description, every index and every shard.
+
+    An earlier try on other images may have left shards of another total, which nothing reads.
+    """
     shards = {split: re.compile(rf"{split}-[0-9]{{5,}}-of-([0-9]{{5,}})\.npy") for split in SPLITS}
     for split, pattern in shards.items():
         totals = {int(found[1]) for name in names if (found := pattern.fullmatch(name))}
-        if len(totals) != 1 or index_name(split) not in names:
-            return False
-        total = totals.pop()
-        if total > len(names) or not {shard_name(split, number, total) for number in range(total)} <= {*names}:
+        possible = (total for total in totals if 0 < total <= len(names))
+        wanted = ({shard_name(split, number, total) for number in range(total)} for total in possible)
+        if index_name(split) not in names or not any(files <= {*names} for files in wanted):
             return False
     return DESCRIPTION in names
 

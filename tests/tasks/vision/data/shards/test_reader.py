@@ -277,4 +277,7 @@ def test_names_tell_whether_all_files_are_there(folder: Path) -> None:
     assert complete(names | {"something else.npy"})
     for name in (DESCRIPTION, INDEX, FIRST, "train-00014-of-00015.npy", "test-00000-of-00001.npy"):
         assert not complete(names - {name}), name
-    assert not complete(names | {"train-00000-of-00002.npy"})  # of two tries: which one is meant is not known
+    assert complete(
+        names | {"train-00000-of-00002.npy"}
+    )  # left by an earlier try: the description says which are meant
+    assert not complete((names | {"train-00000-of-00000.npy", "train-00000-of-00002.npy"}) - {FIRST})
