@@ -55,6 +55,22 @@ class TrainRequest(ReusableRequest, TrainingRequest):
     tuned_by: RunId | None = Field(
         None, description="ID of a tune run; its best hyperparameters are used in place of any others."
     )
+    workers: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="Processes that train together, each on its share of every batch; more than 1 run on Ray.",
+    )
+    worker_cpus: int | None = Field(
+        None, ge=1, description="CPU cores per worker. Default: those of the machine, divided; 1 on a cluster."
+    )
+    worker_gpus: int | None = Field(
+        None, ge=0, le=1, description="GPUs per worker, 0 or 1. Default: 1 if there are as many as workers, else 0."
+    )
+    sync_batch_norm: bool = Field(
+        False,
+        description="Batch normalisation uses the images of all workers: slower; for few images per worker.",
+    )
     prepare_tags: UpstreamTags = None
     tune_tags: UpstreamTags = None
     registered_model: ModelName = REGISTERED_MODEL
@@ -173,8 +189,8 @@ STAGES = (
         "train",
         TrainRequest,
         TrainResult,
-        extra="vision",
-        resources=StageResources(memory="16g", shm_size="1g"),
+        extra="tune",
+        resources=StageResources(memory="16g", shm_size="4g"),
         inputs="tasks.records.inputs.training:TrainInputs",
         depends_on="data, weights, hyperparameters and code",
         hands_over=MODEL_TAGS,

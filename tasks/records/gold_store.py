@@ -28,7 +28,7 @@ from tasks.vision.data import gold_tensors
 from tasks.vision.data.gold import Gold
 from tasks.vision.data.shards import reader, writer
 from tasks.vision.data.shards.cache import Fetch
-from tasks.vision.data.shards.description import DESCRIPTION, complete, parse
+from tasks.vision.data.shards.description import DESCRIPTION, Description, complete, parse
 from tasks.vision.data.shards.images import ShardImages
 from tasks.vision.memory import available_memory
 
@@ -128,34 +128,54 @@ class _Room:
 
 def _read(gold_run_id: str, room: _Room, sha256: str | None = None) -> tuple[Gold, dict[str, str]]:
     """Return gold, and the SHA-256 of the files that have a tag of their own: the others' are in the description."""
+    with tempfile.TemporaryDirectory(prefix="gold-") as name:
+        folder = Path(name) / ARTIFACT
+        text, digests = _fetch_description(gold_run_id, folder, sha256)
+        if _format(text) == gold_tensors.FORMAT:
+            return gold_tensors.load(folder), digests
+    description = parse(text, where(gold_run_id))
+    if room.memory is None and description.nbytes > (available_memory() or math.inf):
+        raise SettingsError(
+            f"the images of {where(gold_run_id)} have {description.nbytes / 2**30:.1f} GiB, and this stage keeps them "
+            "in memory; give it more, or choose a smaller image_size"
+        )
+    most = {"most_memory": room.memory, "most_disk": room.disk}
+    return reader.read(description, fetching(gold_run_id), **most, where=where(gold_run_id), fix=FIX), digests
+
+
+def describe(gold_run_id: str, sha256: str | None = None) -> Description:
+    """Return what gold in shards holds, checked as `open_made_by` does.
+
+    Raises:
+        DataError: the gold is missing or damaged.
+        ChangedError: the gold is not what was stored.
+    """
+    with tempfile.TemporaryDirectory(prefix="gold-") as name:
+        return parse(_fetch_description(gold_run_id, Path(name) / ARTIFACT, sha256)[0], where(gold_run_id))
+
+
+def where(gold_run_id: str) -> str:
+    """Name the gold of a run in errors."""
+    return f"gold of run {gold_run_id}"
+
+
+def _fetch_description(gold_run_id: str, folder: Path, sha256: str | None) -> tuple[bytes, dict[str, str]]:
+    """Put the files that have a tag of their own into `folder`, and check them; return the description and digests."""
     if not exists(gold_run_id):
         raise DataError(f"run {gold_run_id!r} has no artifact {ARTIFACT!r} (any more); run prepare again")
-    fetch_file = _fetching(gold_run_id)
-    with tempfile.TemporaryDirectory(prefix="gold-") as folder:
-        path = fetch_file(DESCRIPTION, Path(folder) / ARTIFACT)
-        text = path.read_bytes()
-        earlier = _format(text) == gold_tensors.FORMAT
-        if earlier:
-            fetch_file(gold_tensors.TENSORS, path.parent)
-        digests = verified_artifacts.require_folder(gold_run_id, ARTIFACT, path.parent, FIX)
-        found = artifact_digest.of_files(digests)
-        if sha256 is not None and found != sha256:
-            raise ChangedError(
-                f"the gold of run {gold_run_id} is not what prepare made or checked (SHA-256 {found[:12]}..., then "
-                f"{sha256[:12]}...): its files and its tags were both changed; {FIX}, and find out who can write to "
-                "MLflow and its store"
-            )
-        if earlier:
-            return gold_tensors.load(path.parent), digests
-        where = f"gold of run {gold_run_id}"
-        description = parse(text, where)
-        if room.memory is None and description.nbytes > (available_memory() or math.inf):
-            raise SettingsError(
-                f"the images of {where} have {description.nbytes / 2**30:.1f} GiB, and this stage keeps them in "
-                "memory; give it more, or choose a smaller image_size"
-            )
-        gold = reader.read(description, fetch_file, most_memory=room.memory, most_disk=room.disk, where=where, fix=FIX)
-        return gold, digests
+    fetch_file = fetching(gold_run_id)
+    text = fetch_file(DESCRIPTION, folder).read_bytes()
+    if _format(text) == gold_tensors.FORMAT:
+        fetch_file(gold_tensors.TENSORS, folder)
+    digests = verified_artifacts.require_folder(gold_run_id, ARTIFACT, folder, FIX)
+    found = artifact_digest.of_files(digests)
+    if sha256 is not None and found != sha256:
+        raise ChangedError(
+            f"the gold of run {gold_run_id} is not what prepare made or checked (SHA-256 {found[:12]}..., then "
+            f"{sha256[:12]}...): its files and its tags were both changed; {FIX}, and find out who can write to "
+            "MLflow and its store"
+        )
+    return text, digests
 
 
 def exists(gold_run_id: str) -> bool:
@@ -204,7 +224,7 @@ def store(gold: Gold) -> str:
         return artifact_digest.of_files(verified_artifacts.log_folder(last, ARTIFACT))
 
 
-def _fetching(run_id: str) -> Fetch:
+def fetching(run_id: str) -> Fetch:
     """Return what gets a file of the run's gold from the store."""
     uri = MlflowClient().get_run(run_id).info.artifact_uri
 

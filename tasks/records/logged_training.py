@@ -48,6 +48,7 @@ class LoggedTraining:
         *,
         classifier: Classifier | None = None,
         distillation: Distillation | None = None,
+        make: Callable[..., Training] = Training,
     ) -> None:
         """Log the settings, resume from the checkpoint that an earlier try left in the run, estimate what is left.
 
@@ -59,6 +60,7 @@ class LoggedTraining:
             weights: those to start from; None: random ones.
             classifier: see `Training`. The run says already which weights it was trained from.
             distillation: see `Training`.
+            make: what makes the training; by default one in this process.
 
         Raises:
             RequestError: the device or precision is not available, or the network has no ONNX form.
@@ -72,14 +74,14 @@ class LoggedTraining:
         side = recipe.input_side or max(gold.shape[1:])
         prepare_cpu(recipe.batch_size * gold.shape[0] * side**2)
         trained = trained_weights.load(weights) if weights else None
-        self.training = Training(recipe, gold, trained, classifier=classifier, distillation=distillation)
+        self.training = make(recipe, gold, trained, classifier=classifier, distillation=distillation)
         _describe(self.training, gold, data)
         if classifier is None:
             onnx_form.require([recipe.model], len(gold.classes), (gold.shape[0], side, side))
         self.metrics = MetricLog(run_id)
         self._store = CheckpointStore(run_id)
         self._resume()
-        self.estimate = duration.estimate(self.training)
+        self.estimate = duration.estimate(self.training) if self.training.runs_here else None
         if self.estimate is not None:
             log.info("estimated time: %s", self.estimate)
 

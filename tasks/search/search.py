@@ -12,14 +12,15 @@ from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tun
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 from torch import Tensor
 
+from tasks.cluster.session import SLOT
 from tasks.contract.recipe import Basis
 from tasks.contract.training import TuneRequest
 from tasks.records.tracking import StageRun
-from tasks.search.cluster import SLOT, ray_for
 from tasks.search.earlier_trial import NUMBER
 from tasks.search.earlier_trials import read_earlier
 from tasks.search.journal import Journal
 from tasks.search.progress import Progress
+from tasks.search.room import ray_for
 from tasks.search.schedulers import make_scheduler
 from tasks.search.searchers import combinations, make_searcher
 from tasks.search.storage import SearchStorage, credentials

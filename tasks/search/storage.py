@@ -16,8 +16,8 @@ from pathlib import Path, PurePosixPath
 
 from pyarrow.fs import FileSelector, FileSystem, FileType, copy_files
 
+from tasks.cluster.environment import environment
 from tasks.errors import PipelineError, SettingsError, UnavailableError
-from tasks.search.environment import environment
 from tasks.settings import Settings
 
 TRY = re.compile(r"try-(\d+)$")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import partial
 
 import mlflow
 
@@ -15,6 +17,7 @@ from tasks.records import (
     suspected_labels,
     tuned_sets,
 )
+from tasks.records.inputs.stage_inputs import PreparedData
 from tasks.records.inputs.training import TrainInputs
 from tasks.records.logged_training import LoggedTraining
 from tasks.records.tracking import StageRun, use_datasets
@@ -25,6 +28,7 @@ from tasks.vision.evaluation.suspected_labels import Suspect
 from tasks.vision.models.classifier import digest
 from tasks.vision.training.basis import basis_of
 from tasks.vision.training.events import HeadFitted
+from tasks.vision.training.loop import Training
 
 LABEL_CHECK_SHARE = 0.1  # of the estimated time, at most, for the labels of training images
 LABEL_CHECK_SECONDS = 5.0  # where the time was not worth an estimate
@@ -55,7 +59,8 @@ def run(request: TrainRequest, inputs: TrainInputs, run: StageRun, settings: Set
         gpu=choose_device(request.device).type != "cpu",
     )
     recipe = request.recipe(basis, tuned.hyperparameters if tuned else None)
-    logged = LoggedTraining(run.run_id, recipe, inputs.data, gold, inputs.weights)
+    make = _on_workers(request, inputs.data, settings) if request.workers > 1 else Training
+    logged = LoggedTraining(run.run_id, recipe, inputs.data, gold, inputs.weights, make=make)
     training = logged.training
     metrics, left = logged.metrics, logged.estimate
     most_seconds = LABEL_CHECK_SHARE * left.seconds if left else LABEL_CHECK_SECONDS
@@ -94,3 +99,10 @@ def run(request: TrainRequest, inputs: TrainInputs, run: StageRun, settings: Set
         model_sha256=sha256,
         tuned_by=tuned.run_id if tuned else None,
     )
+
+
+def _on_workers(request: TrainRequest, data: PreparedData, settings: Settings) -> Callable[..., Training]:
+    """Return what makes a training that runs on workers."""
+    from tasks.distributed.training import DistributedTraining, Workers  # Ray takes seconds to import
+
+    return partial(DistributedTraining, workers=Workers(request, data, settings))

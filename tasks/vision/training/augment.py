@@ -26,6 +26,7 @@ from tasks.vision.data.shards.images import ShardImages
 from tasks.vision.data.shards.read_ahead import read_ahead
 from tasks.vision.models.preprocessing import Preprocessing
 from tasks.vision.training import random_regions
+from tasks.vision.training.replicas import Replicas
 
 # What full strength means, as shares of the image's side. Half of it is customary for CIFAR-10: 4 of 32 pixels.
 LARGEST_SHIFT = 0.25
@@ -77,12 +78,15 @@ class ImageTensor:
         preprocessing: Preprocessing,
         device: torch.device,
         augmentation: Augmentation | None = None,
+        replicas: Replicas | None = None,
     ) -> None:
         """Move uint8 `images` [N, C, H, W] and int64 `labels` [N] to `device`; images on disk stay there.
 
-        Without `augmentation` the images are only normalised, and enlarged if the network wants them larger.
+        Without `augmentation` the images are only normalised, and enlarged if the network wants them larger. Of each
+        batch only the share of this one of `replicas` is read.
         """
         self.augmentation = augmentation or Augmentation()
+        self.replicas = replicas or Replicas()
         self.labels = torch.from_numpy(labels).to(device)
         # On a CPU no copy: trials of a search share the memory.
         self._images = torch.from_numpy(images).to(device) if isinstance(images, np.ndarray) else images
@@ -103,28 +107,31 @@ class ImageTensor:
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Return images, float32 [B, C, H, W] in channels_last layout and normalised, and labels [B] at `index`."""
+        own = self.replicas.share(index)
         if isinstance(self._images, Tensor):
-            return self._prepared(self._images[index], index)
-        return self._prepared(torch.from_numpy(self._images[index.cpu().numpy()]), index)
+            return self._prepared(self._images[own], own, len(index))
+        return self._prepared(torch.from_numpy(self._images[own.cpu().numpy()]), own, len(index))
 
     def read(self, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield what `batch` returns for the indices of each batch; images on disk are read ahead."""
         if isinstance(self._images, ShardImages):
-            ahead = read_ahead(self._images, [index.cpu().numpy() for index in batches])
-            for index, pixels in zip(batches, ahead, strict=True):
-                yield self._prepared(torch.from_numpy(pixels), index)
+            shares = [self.replicas.share(index) for index in batches]
+            ahead = read_ahead(self._images, [own.cpu().numpy() for own in shares])
+            for index, own, pixels in zip(batches, shares, ahead, strict=True):
+                yield self._prepared(torch.from_numpy(pixels), own, len(index))
         else:
             yield from map(self.batch, batches)
 
-    def _prepared(self, pixels: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Augment and normalise images, uint8 [B, C, H, W], which are those at `index`."""
-        change, count, device = self.augmentation, len(index), index.device
+    def _prepared(self, pixels: Tensor, index: Tensor, whole: int) -> tuple[Tensor, Tensor]:
+        """Augment and normalise images, uint8 [B, C, H, W], which are those at `index`, of a batch of `whole`."""
+        change, count, device, replicas = self.augmentation, len(index), index.device, self.replicas
         pixels = pixels.to(device)
         if self._mirrored:
             pixels = pixels.flip(3)
-        down, right = torch.randint(0, 2 * change.shift + 1, (2, count), device=device)
+        down, right = replicas.share(torch.randint(0, 2 * change.shift + 1, (2, whole), device=device), 1)
         if change.crop < 1:
-            pixels = self._crops(pixels)
+            with replicas.own_random():
+                pixels = self._crops(pixels)
         if change.shift:
             height, width = pixels.shape[2:]
             padded = functional.pad(pixels, (change.shift,) * 4)
@@ -132,25 +139,28 @@ class ImageTensor:
             crops = padded.unfold(2, height, 1).unfold(3, width, 1)
             pixels = crops[torch.arange(count, device=device), :, down, right]
         if change.flip:
-            mirrored = torch.rand(count, device=device) < 0.5
+            mirrored = replicas.share(torch.rand(whole, device=device) < 0.5)
             pixels = torch.where(mirrored.view(-1, 1, 1, 1), pixels.flip(3), pixels)
         if change.auto != "none":
-            pixels = _auto_augmented(pixels, change.auto)
+            with replicas.own_random():
+                pixels = _auto_augmented(pixels, change.auto)
         # A pixel's channels lie together, as convolutions want them.
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         images = pixels.float().sub_(self._offset).mul_(self._scale)
         if self._enlarge is not None:
             images = self._enlarge(images)
         if change.erase:
-            images.masked_fill_(_squares(count, *images.shape[2:], side=change.erase, device=device), 0)
+            squares = _squares(whole, *images.shape[2:], side=change.erase, device=device)
+            images.masked_fill_(replicas.share(squares), 0)
         if change.erased_share > 0:
-            _erase_rectangles(images, change.erased_share)
+            with replicas.own_random():
+                _erase_rectangles(images, change.erased_share)
         return images, self.labels[index]
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield all images once, in order, as `batch` does."""
+        """Yield all images once, in order, at most `size` at a time, as `batch` does."""
         order = torch.arange(len(self), device=self.labels.device)
-        yield from self.read(order.split(size))  # type: ignore[no-untyped-call]
+        yield from self.read(order.tensor_split(math.ceil(len(self) / size)))
 
     def plain(self) -> ImageTensor:
         """Return the same images without augmentation."""

@@ -12,7 +12,7 @@ from tasks.vision.models.build import head_name
 from tasks.vision.training import linear_probe
 from tasks.vision.training.augment import ImageTensor
 from tasks.vision.training.events import HeadFitted, Reading
-from tasks.vision.training.linear_probe import Probe
+from tasks.vision.training.linear_probe import Features, Probe
 
 BATCH = 128
 
@@ -63,8 +63,10 @@ def fit_head(
     found, done = [], 0
     for images in sources:
         parts = []
-        size = min(BATCH, images_at_once(images.values, images.labels.device))
-        for part in linear_probe.features(network, head, images.batches(size)):
+        replicas = images.replicas
+        size = min(BATCH, images_at_once(images.values, images.labels.device)) * replicas.size
+        for own in linear_probe.features(network, head, images.batches(size)):
+            part = Features(replicas.gather(own.values), replicas.gather(own.labels))
             parts.append(part)
             done += len(part.labels)
             yield Reading(done, sum(map(len, sources)))
@@ -77,4 +79,5 @@ def fit_head(
         head.weight.copy_(probe.weight)
         if head.bias is not None:
             head.bias.copy_(probe.bias)
+        validation.replicas.average(list(head.parameters()))  # found by all, but perhaps not to the same bits
     yield probe

@@ -15,6 +15,7 @@ from tasks.vision.training.distillation import Teacher
 from tasks.vision.training.graphs import Recorded
 from tasks.vision.training.mixing import make_mixing
 from tasks.vision.training.optimizers import WeightAverage, make_optimizer, set_learning_rate
+from tasks.vision.training.replicas import Replicas
 
 
 class Learner:
@@ -28,6 +29,7 @@ class Learner:
         classes: int,
         labels: Tensor,
         teacher: Teacher | None = None,
+        replicas: Replicas | None = None,
     ) -> None:
         """Make the optimiser of a network that is on its device already.
 
@@ -38,6 +40,7 @@ class Learner:
             classes: number of classes.
             labels: int64 [N], of all training images: how often there is each class.
             teacher: on the same device; the network learns from its answers too.
+            replicas: those that train this network together; all make it with the same weights.
         """
         self.network = network
         # How much the images of each class count, float32 [classes]; None: all alike.
@@ -46,7 +49,10 @@ class Learner:
         self._recipe = recipe
         self._precision = precision
         self._device = next(network.parameters()).device.type
-        self._forward = Recorded(network) if self._device == "cuda" else network
+        self._replicas = replicas or Replicas()
+        self._forward = self._replicas.forward(network)
+        if self._device == "cuda" and self._replicas.alone:
+            self._forward = Recorded(network)
         self._mix = make_mixing(recipe.mixup, recipe.cutmix, classes)
         self._optimizer = make_optimizer(network, recipe)
         # float16 gradients underflow without it; every other precision has float32's range.
@@ -69,14 +75,22 @@ class Learner:
         if self._recipe.finetune != "scratch":
             _freeze_statistics(self.network)
 
-    def step(self, images: Tensor, labels: Tensor, learning_rate: float, number: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Train on one batch.
+    def gather_statistics(self) -> None:
+        """Bring together what the replicas know besides weights, before the network is validated or kept."""
+        for network in {self.network, self.evaluated}:
+            self._replicas.average(list(network.buffers()))
+
+    def step(
+        self, images: Tensor, labels: Tensor, learning_rate: float, number: int, weight: float = 1.0
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Train on one batch, or on this replica's share of one.
 
         Args:
             images: [B, C, H, W], augmented and normalised.
             labels: int64 [B].
             learning_rate: of this batch.
             number: of the batch since the start of training, from 1.
+            weight: of the loss (see `Replicas.weight`).
 
         Returns:
             Loss [], logits [B, classes] and labels [B], those with the larger share where images were mixed; all on
@@ -93,7 +107,7 @@ class Learner:
             if self._teacher is not None:
                 loss = self._teacher.loss(images, logits, loss)
         self._optimizer.zero_grad(set_to_none=True)
-        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self._scaler.scale(loss * weight).backward()  # type: ignore[no-untyped-call]
         if self._recipe.gradient_clip > 0:
             self._scaler.unscale_(self._optimizer)
             nn.utils.clip_grad_norm_(self.network.parameters(), self._recipe.gradient_clip)

@@ -52,6 +52,7 @@ from tasks.vision.training.learner import Learner, require_finite
 from tasks.vision.training.linear_probe import Probe
 from tasks.vision.training.order import epoch_order
 from tasks.vision.training.position import Position
+from tasks.vision.training.replicas import Replicas, require_enough
 from tasks.vision.training.validation import predict, validate
 
 SEED_STRIDE = 1_000_003  # more than the epochs of any request, so that no two (seed, epoch) share a seed
@@ -64,6 +65,8 @@ PAUSE_SECONDS = 60.0
 class Training:
     """One training of one network: from random or trained weights, or from a checkpoint."""
 
+    runs_here = True  # in this process
+
     def __init__(
         self,
         recipe: Recipe,
@@ -72,6 +75,7 @@ class Training:
         *,
         classifier: Classifier | None = None,
         distillation: Distillation | None = None,
+        replicas: Replicas | None = None,
     ) -> None:
         """Choose the device, move the images to it, make the network and its optimiser.
 
@@ -83,9 +87,11 @@ class Training:
             classifier: one whose network is trained on, with the weights and the normalisation that it has, instead of
                 the network that the recipe names; a copy of it.
             distillation: the classifier that the network learns from, besides the labels.
+            replicas: those that train together, in as many processes; this one is alone by default.
 
         Raises:
-            RequestError: the requested device or precision is not available, or the network has no linear head.
+            RequestError: the requested device or precision is not available, the network has no linear head, or there
+                are more replicas than images in a batch allow.
             DataError: the images are too few, too small, or not what the network takes.
             ModelError: the weights are those of another network.
         """
@@ -112,11 +118,13 @@ class Training:
         }
         flip = flips(gold.dataset) if recipe.flip is None else recipe.flip
         self.augmentation = Augmentation.of(recipe, flip, side=min(gold.shape[1:]))
-        train, validation = gold.train, gold.validation
-        self._train = train
-        self.train_images = ImageTensor(train.images, train.labels, self._preprocessing, self.device, self.augmentation)
-        self.validation_images = ImageTensor(validation.images, validation.labels, self._preprocessing, self.device)
+        train, validation, where = gold.train, gold.validation, (self._preprocessing, self.device)
+        self._train, self._replicas = train, replicas or Replicas()
         self.steps_per_epoch = math.ceil(len(train) / recipe.batch_size)
+        require_enough(self._replicas.size, len(train) // self.steps_per_epoch, len(validation))
+        augmentation = self.augmentation
+        self.train_images = ImageTensor(train.images, train.labels, *where, augmentation, self._replicas)
+        self.validation_images = ImageTensor(validation.images, validation.labels, *where, replicas=self._replicas)
 
         torch.manual_seed(recipe.seed * SEED_STRIDE)
         self._given = None if classifier is None else classifier.network
@@ -131,7 +139,8 @@ class Training:
         teacher = None
         if distillation is not None:
             teacher = Teacher(distillation, self._preprocessing).to(self.device).to(memory_format=torch.channels_last)
-        self.learner = Learner(network, recipe, self.precision, self._classes, self.train_images.labels, teacher)
+        labels = self.train_images.labels
+        self.learner = Learner(network, recipe, self.precision, self._classes, labels, teacher, self._replicas)
         self._best: dict[str, Tensor] = {}
         self._position: Position | None = None  # in an epoch, while a checkpoint can be made of it or goes on from it
 
@@ -219,9 +228,11 @@ class Training:
         position = self._position or Position.start(self.device)
         position.restore_random()
         self._position, left = None, batches[position.steps :]
-        for step, batch in enumerate(self.train_images.read(left), (epoch - 1) * self.steps_per_epoch + position.steps):
+        first, replicas = (epoch - 1) * self.steps_per_epoch + position.steps, self._replicas
+        for step, (index, batch) in enumerate(zip(left, self.train_images.read(left), strict=True), first):
             learning_rate = self.learning_rate(step)
-            loss, logits, labels = self.learner.step(*batch, learning_rate, step + 1)
+            weight = replicas.weight(len(batch[1]), len(index))
+            loss, logits, labels = self.learner.step(*batch, learning_rate, step + 1, weight)
             position.loss_sum += loss * len(labels)
             position.correct += (logits.argmax(1) == labels).sum()
             position.steps += 1
@@ -229,18 +240,24 @@ class Training:
             if logged or self.device.type == "cpu":  # a GPU would have to wait for the number
                 require_finite(loss.item(), epoch, learning_rate)
             if logged:
+                loss = replicas.total(loss * weight) / replicas.size
                 yielded = time.perf_counter()
                 yield BatchEnd(step + 1, epoch, loss.item(), learning_rate)
                 outside += time.perf_counter() - yielded
-            if position.steps < len(batches) and time.perf_counter() - paused >= PAUSE_SECONDS:
+            due = time.perf_counter() - paused >= PAUSE_SECONDS
+            if position.steps < len(batches) and replicas.any(due, position.steps, self.device):
+                position.collect(replicas)
+                self.learner.gather_statistics()
                 yielded, self._position = time.perf_counter(), position
                 yield Pause(step + 1)
                 self._position, paused = None, time.perf_counter()
                 outside += paused - yielded
 
         # Waits for the device.
-        train_loss, train_accuracy = position.loss_sum.item() / count, position.correct.item() / count
+        loss_sum, correct = position.collect(replicas)
+        train_loss, train_accuracy = loss_sum.item() / count, correct.item() / count
         train_seconds = time.perf_counter() - started - outside
+        self.learner.gather_statistics()
         validation_loss, validation_accuracy = validate(self.learner.evaluated, self.validation_images)
         require_finite(train_loss + validation_loss, epoch, learning_rate)
         end = EpochEnd(
@@ -318,3 +335,5 @@ class Training:
         self.learner.load_state_dict(state)
         self._best = {name: tensor.to(self.device) for name, tensor in state["best"].items()}
         self._position = Position.of(state["position"], self.device) if "position" in state else None
+        if self._position is not None and self._replicas.rank > 0:
+            self._position.clear_sums()

@@ -8,6 +8,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from tasks.vision.training.replicas import Replicas
+
 
 @dataclass
 class Position:
@@ -35,6 +37,19 @@ class Position:
     def of(cls, state: dict[str, Any], device: torch.device) -> Self:
         """Return the position that `state_dict` wrote, for this device."""
         return cls(state["loss_sum"].to(device), state["correct"].to(device), state["steps"], state["random"])
+
+    def collect(self, replicas: Replicas) -> tuple[Tensor, Tensor]:
+        """Return the sums of all replicas, [] each, after which the first one has them and the others nothing."""
+        if replicas.alone:
+            return self.loss_sum, self.correct
+        loss_sum, correct = self.loss_sum, self.correct = replicas.total(self.loss_sum), replicas.total(self.correct)
+        if replicas.rank > 0:
+            self.clear_sums()
+        return loss_sum, correct
+
+    def clear_sums(self) -> None:
+        """Forget the sums: another replica has them."""
+        self.loss_sum, self.correct = torch.zeros_like(self.loss_sum), torch.zeros_like(self.correct)
 
     def state_dict(self) -> dict[str, Any]:
         """Return it as tensors and plain values, with the generators as they are now."""

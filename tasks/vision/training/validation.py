@@ -19,19 +19,22 @@ def validate(network: nn.Module, images: ImageTensor) -> tuple[float, float]:
     for logits, labels in _answers(network, images):
         loss += functional.cross_entropy(logits, labels, reduction="sum").item()
         correct += int((logits.argmax(1) == labels).sum().item())
-    return loss / len(images), correct / len(images)
+    found = torch.tensor([loss, float(correct)], dtype=torch.float64)
+    loss, right = images.replicas.total(found.to(images.labels.device)).tolist()
+    return loss / len(images), right / len(images)
 
 
 def predict(network: nn.Module, images: ImageTensor) -> Tensor:
     """Return probabilities, float32 [N, classes], on the device; the network stays in evaluation mode."""
-    return torch.cat([logits.float().softmax(1) for logits, _ in _answers(network, images)])
+    gather = images.replicas.gather
+    return torch.cat([gather(logits.float().softmax(1)) for logits, _ in _answers(network, images)])
 
 
 def _answers(network: nn.Module, images: ImageTensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield logits and labels, batch by batch."""
     network.eval()
     count, device = len(images), images.labels.device
-    batches = math.ceil(count / images_at_once(images.values, device))
+    batches = math.ceil(count / (images_at_once(images.values, device) * images.replicas.size))
     for pixels, labels in images.read(torch.arange(count, device=device).tensor_split(batches)):
         with torch.inference_mode():
             logits = network(pixels)

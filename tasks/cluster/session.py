@@ -1,7 +1,7 @@
-"""The Ray that trials run on: started by the stage on this machine, or a cluster that the stage joins.
+"""The Ray that trials and workers run on: started by the stage on this machine, or a cluster that the stage joins.
 
-A stage joins a cluster as a node without CPUs and GPUs. So the search, its callbacks, MLflow's credentials and the log
-stay in the stage; only trials run elsewhere.
+A stage joins a cluster as a node without CPUs and GPUs. So a search, its callbacks, MLflow's credentials and the log
+stay in the stage; only trials and workers run elsewhere.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import ray
 import torch
@@ -26,16 +27,15 @@ from ray._private import services
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled
 
 import tasks
-from tasks.contract.training import TuneRequest
-from tasks.errors import RequestError, UnavailableError
-from tasks.search import supervisor
-from tasks.search.environment import environment
+from tasks.cluster import supervisor
+from tasks.cluster.environment import environment
+from tasks.errors import UnavailableError
 from tasks.settings import Settings
 from tasks.vision.cpus import available_cpus
 
-# A custom resource of Ray: there are as many as trials of this process may run at a time. With one name for all, stages
-# on the same cluster would use each other's, and lose them when the other leaves.
-SLOT = f"trial-{secrets.token_hex(4)}"
+# A custom resource of Ray, which the node of this stage alone has. With one name for all, stages on the same cluster
+# would use each other's, and lose them when the other leaves.
+SLOT = f"stage-{secrets.token_hex(4)}"
 MIB = 2**20
 STORE_MARGIN = 100 * MIB  # beside the gold: results in transit; Ray's smallest store is 75 MiB
 ANSWER_SECONDS = 5.0  # for a cluster's head to accept a connection
@@ -55,24 +55,32 @@ QUIET = {
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
 }
 
-log = logging.getLogger("tasks.tune")
+Nodes = Sequence[Mapping[str, float]]
+"""Resources of each machine, by Ray's names: CPU, GPU."""
+T = TypeVar("T")
 
 
 @contextmanager
-def ray_for(request: TuneRequest, settings: Settings, gold_bytes: int) -> Iterator[int]:
-    """Start or join a Ray with room for the request's trials, and clean it up afterwards.
+def ray_with(require: Callable[[Nodes, str | None], T], slots: int, settings: Settings, gold_bytes: int) -> Iterator[T]:
+    """Start or join a Ray with room for what is to run on it, and clean it up afterwards.
 
-    Yields how many trials may run at a time.
+    Args:
+        require: raises an error where machines with these resources, of the cluster at this address if any, have too
+            little room; else returns what the caller wants to know.
+        slots: how many of `SLOT` this stage's node gets.
+        settings: the cluster's address and token, if there is one.
+        gold_bytes: that Ray's memory for objects must hold.
+
+    Yields what `require` returned.
 
     Raises:
-        RequestError: no machine there has the CPUs or GPUs of one trial.
         UnavailableError: no cluster answers at RAY_ADDRESS, or it refuses this stage.
     """
     if settings.ray_address:
         _require_answer(settings.ray_address)
     else:  # told at once, not by a Ray that takes seconds to start
-        require_room([{"CPU": available_cpus(), "GPU": torch.cuda.device_count()}], request, None)
-    for name in ("ray", "ray.tune", "ray.data"):
+        require([{"CPU": available_cpus(), "GPU": torch.cuda.device_count()}], None)
+    for name in ("ray", "ray.tune", "ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with ExitStack() as stack:
         stack.enter_context(environment(_variables(settings)))
@@ -81,7 +89,7 @@ def ray_for(request: TuneRequest, settings: Settings, gold_bytes: int) -> Iterat
         Config.initialize("")
         AuthenticationTokenLoader.instance().reset_cache()
         folder = stack.enter_context(_supervised_folder())
-        rights = {SLOT: float(request.concurrent_trials or request.trials)}
+        rights = {SLOT: float(slots)}
         stack.callback(_shut_down)
         with _same_sigterm_handler():  # Ray installs its own
             if settings.ray_address:
@@ -99,10 +107,7 @@ def ray_for(request: TuneRequest, settings: Settings, gold_bytes: int) -> Iterat
                         _temp_dir=str(folder),
                     )
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-        slots = require_room(nodes, request, settings.ray_address)
-        # As many trials may wait for a process: one by one, short trials would end before the next process is ready.
-        stack.enter_context(environment({"TUNE_MAX_PENDING_TRIALS_PG": str(slots)}))
-        yield slots
+        yield require(nodes, settings.ray_address)
 
 
 @contextmanager
@@ -228,34 +233,8 @@ def _require_answer(address: str) -> None:
     except (OSError, OverflowError) as error:
         raise UnavailableError(
             f"no Ray cluster answers at RAY_ADDRESS={address} ({type(error).__name__}: {error}); start its head, "
-            "correct the address, or unset it to search on this machine"
+            "correct the address, or unset it to use this machine alone"
         ) from error
-
-
-def require_room(nodes: Sequence[Mapping[str, float]], request: TuneRequest, address: str | None) -> int:
-    """Return how many trials may run at a time on machines with these resources, of the cluster at `address` if any.
-
-    Raises:
-        RequestError: no machine has the CPUs or GPUs of one trial.
-    """
-    for name, kind, asked in (
-        ("trial_cpus", "CPU", request.trial_cpus),
-        ("trial_gpus", "GPU", request.trial_gpus),
-    ):
-        most = max((node.get(kind, 0) for node in nodes), default=0)
-        if asked > most:
-            where = f"machine of the cluster at {address}" if address else "machine"
-            fix = "" if address else ", or set RAY_ADDRESS to a cluster that has as many"
-            there = f"{most:g} {kind}{'' if most == 1 else 's'}"
-            raise RequestError(f"{name}={asked:g} is more than any {where} has ({there}); lower it{fix}")
-    fitting = sum(
-        min(
-            int(node.get("CPU", 0) / request.trial_cpus),
-            int(node.get("GPU", 0) / request.trial_gpus) if request.trial_gpus else request.trials,
-        )
-        for node in nodes
-    )
-    return max(1, min(fitting, request.trials, request.concurrent_trials or fitting))
 
 
 def _short_folder() -> str:

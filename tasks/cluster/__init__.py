@@ -1,0 +1,1 @@
+"""The Ray that searches and distributed trainings run on. May import `tasks.vision` and everything below it."""

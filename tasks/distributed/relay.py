@@ -1,0 +1,101 @@
+"""What passes between the stage and its workers: an actor beside the stage, and one that hands out gold's files."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from tasks.errors import PipelineError
+from tasks.records import gold_store, tracking
+from tasks.settings import load_settings
+
+QUEUED = 16  # messages; the first worker waits while the stage is so far behind
+
+
+@dataclass(frozen=True)
+class Placed:
+    """The workers run, and have read what they need.
+
+    Attributes:
+        machines: host names, one for each worker.
+        device: `cpu`, `cuda` or `mps`.
+        precision: torch's name of it.
+        threads: of each worker.
+    """
+
+    machines: tuple[str, ...]
+    device: str
+    precision: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A worker found an error that another try would find as well."""
+
+    error: PipelineError
+
+
+class Relay:
+    """Holds the newest state of a training, from which workers begin, and what they tell until the stage reads it."""
+
+    def __init__(self, state: bytes | None) -> None:
+        """Begin with the state that the stage goes on from; None: from the start."""
+        self._state = state
+        self._told: asyncio.Queue[tuple[Any, bytes | None]] = asyncio.Queue(QUEUED)
+
+    async def newest(self) -> bytes | None:
+        """Return the state from which workers go on."""
+        return self._state
+
+    async def tell(self, event: Any, state: bytes | None = None) -> None:
+        """Pass an event on to the stage, with the state after it where there is one."""
+        if state is not None:
+            self._state = state
+        await self._told.put((event, state))
+
+    async def next(self, seconds: float) -> tuple[Any, bytes | None] | None:
+        """Return the next event and its state; None after so many seconds without one."""
+        try:
+            return await asyncio.wait_for(self._told.get(), seconds)
+        except TimeoutError:
+            return None
+
+
+class GoldFiles:
+    """Reads files of gold for workers, which have no password of MLflow. They check what they get."""
+
+    def __init__(self, gold_run_id: str) -> None:
+        """Connect to MLflow with the environment of the stage."""
+        tracking.connect(load_settings())
+        self._fetch = gold_store.fetching(gold_run_id)
+
+    def read(self, name: str) -> bytes:
+        """Return the content of one file."""
+        with tempfile.TemporaryDirectory(prefix="gold-") as folder:
+            return self._fetch(name, Path(folder) / gold_store.ARTIFACT).read_bytes()
+
+
+def answer(reference: Any) -> Any:
+    """Wait for what an actor answers."""
+    return ray.get(reference)
+
+
+def packed(state: dict[str, Any]) -> bytes:
+    """Return the state of a training as bytes."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def unpacked(data: bytes) -> dict[str, Any]:
+    """Return what `packed` was given: tensors and plain values, on the CPU; nothing in it is executed."""
+    state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    return state

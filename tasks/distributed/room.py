@@ -1,0 +1,52 @@
+"""Whether the workers of a training fit on the machines of a Ray, and what each of them gets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tasks.cluster.session import Nodes
+from tasks.contract.training import TrainRequest
+from tasks.errors import RequestError
+
+
+@dataclass(frozen=True)
+class Share:
+    """What each worker has for itself.
+
+    Attributes:
+        cpus: cores.
+        gpus: 0 or 1.
+    """
+
+    cpus: int
+    gpus: int
+
+
+def require_workers(nodes: Nodes, address: str | None, request: TrainRequest) -> Share:
+    """Return what each worker gets on machines with these resources, of the cluster at `address` if any.
+
+    Raises:
+        RequestError: there is not enough for all of them.
+    """
+    workers = request.workers
+    gpus = request.worker_gpus
+    if gpus is None:
+        wanted = request.device in ("auto", "cuda")
+        gpus = int(wanted and sum(int(node.get("GPU", 0)) for node in nodes) >= workers)
+    cpus = request.worker_cpus
+    if cpus is None:
+        cpus = 1 if address else max(1, int(sum(node.get("CPU", 0) for node in nodes)) // workers)
+    room = sum(
+        min(int(node.get("CPU", 0) // cpus), int(node.get("GPU", 0) // gpus) if gpus else workers) for node in nodes
+    )
+    if room < workers:
+        where = f"the cluster at {address}" if address else "this machine"
+        machines = "; ".join(
+            f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in nodes if node.get("CPU", 0)
+        )
+        fix = "" if address else ", or set RAY_ADDRESS to a cluster that has more"
+        raise RequestError(
+            f"workers={workers} with {cpus} CPUs and {gpus} GPUs each are more than {where} has room for: {room} "
+            f"({machines or 'no CPUs'}); lower workers, worker_cpus or worker_gpus{fix}"
+        )
+    return Share(cpus, gpus)

@@ -1,0 +1,232 @@
+"""A training whose batches run on workers: to its caller, the same as one in this process.
+
+    stage: DistributedTraining  <-- events, states --  relay  <--  worker 0, which tells what all of them did
+                                                              worker 1, 2, ...: shares of the same batches
+
+Workers get what they need from the stage, by Ray, and have no password: the stage alone writes to MLflow. After every
+epoch, and at every pause in one, it has the whole state; so a worker that is lost costs the batches since then.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import mlflow
+import ray
+from ray.exceptions import RayActorError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
+from ray.train.torch import TorchTrainer
+from torch import Tensor
+
+from tasks.cluster.session import SLOT, ray_with
+from tasks.contract.recipe import Recipe
+from tasks.contract.training import TrainRequest
+from tasks.distributed.relay import Failed, GoldFiles, Placed, Relay, answer, packed, unpacked
+from tasks.distributed.room import Share, require_workers
+from tasks.distributed.worker import Job, StoredGold, train
+from tasks.errors import UnavailableError
+from tasks.records import gold_store
+from tasks.records.inputs.stage_inputs import PreparedData
+from tasks.settings import Settings
+from tasks.vision.data.gold import Gold
+from tasks.vision.data.shards.images import ShardImages
+from tasks.vision.training.events import BatchEnd, EpochEnd, HeadFitted, Pause, Reading
+from tasks.vision.training.loop import Training
+from tasks.vision.training.replicas import require_enough
+
+LOST_WORKERS = 3  # times that workers are started again in one try of the stage
+QUIET_SECONDS = 20.0
+
+log = logging.getLogger("tasks.train")
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How many workers train, and where."""
+
+    request: TrainRequest
+    data: PreparedData
+    settings: Settings
+
+
+class DistributedTraining(Training):
+    """One training on several workers. What it knows is the newest state that they told."""
+
+    runs_here = False
+
+    def __init__(
+        self, recipe: Recipe, gold: Gold, trained: Mapping[str, Tensor] | None = None, *, workers: Workers, **other: Any
+    ) -> None:
+        """Take what `Training` takes; nothing is started yet.
+
+        Raises:
+            RequestError: there are more workers than images in a batch allow; and what `Training` raises.
+        """
+        super().__init__(recipe, gold, trained, **other)
+        require_enough(workers.request.workers, len(gold.train) // self.steps_per_epoch, len(gold.validation))
+        self._workers, self._gold, self._trained = workers, gold, trained
+        self._state: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the newest state that the workers told."""
+        return super().state_dict() if self._state is None else self._state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Have the workers go on from `state`."""
+        super().load_state_dict(state)
+        self._state = state
+
+    def run(self) -> Iterator[Reading | HeadFitted | BatchEnd | Pause | EpochEnd]:
+        """Train until finished.
+
+        Raises:
+            RequestError: the loss is no longer a number, or the workers do not fit on the machines there are.
+            UnavailableError: no Ray answers, or workers were lost too often.
+        """
+        if self.finished:
+            return
+        request, settings = self._workers.request, self._workers.settings
+        require = partial(require_workers, request=request)
+        with ExitStack() as stack:
+            nbytes = 0 if self._stored else self._gold.nbytes
+            share = stack.enter_context(ray_with(require, 2, settings, nbytes))
+            relay = _beside_the_stage(Relay).remote(None if self._state is None else packed(self._state))
+            fit = _Fit(self._trainer(share, relay, stack))
+            yield from self._told(relay, fit)
+
+    def _told(self, relay: Any, fit: _Fit) -> Iterator[Any]:
+        """Yield what the workers tell, once each, after taking over the state that came with it."""
+        last, spoke = self.steps_done, time.monotonic()
+        placed = False
+        while not self.finished:
+            message = answer(relay.next.remote(1.0))
+            if message is None:
+                fit.require_running()
+                if not placed and time.monotonic() - spoke > QUIET_SECONDS:
+                    spoke = time.monotonic()
+                    log.info("waiting for %d workers", self._workers.request.workers)
+                continue
+            event, state = message
+            if state is not None:
+                self.load_state_dict(unpacked(state))
+            match event:
+                case Placed():
+                    self._tell_placed(event, again=placed)
+                    placed = True
+                case Failed():
+                    raise event.error
+                case BatchEnd() if event.step <= last:
+                    pass  # told before a worker was lost
+                case BatchEnd():
+                    last = event.step
+                    yield event
+                case EpochEnd():
+                    yield self.history[-1]
+                case _:
+                    yield event
+
+    @property
+    def _stored(self) -> bool:
+        return isinstance(self._gold.train.images, ShardImages)
+
+    def _trainer(self, share: Share, relay: Any, stack: ExitStack) -> TorchTrainer:
+        request = self._workers.request
+        job = Job(
+            self.recipe,
+            self._stored_gold() if self._stored else ray.put(self._gold),
+            None if self._trained is None else ray.put(dict(self._trained)),
+            share,
+            request.sync_batch_norm,
+            relay,
+        )
+        # Ray wants a folder, and puts nothing there that is needed.
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ray-train-"))
+        resources = {"CPU": float(share.cpus)} | ({"GPU": float(share.gpus)} if share.gpus else {})
+        return TorchTrainer(
+            train,
+            train_loop_config={"job": job},
+            scaling_config=ScalingConfig(
+                num_workers=request.workers, use_gpu=share.gpus > 0, resources_per_worker=resources
+            ),
+            run_config=RunConfig(
+                name="train", storage_path=folder, failure_config=FailureConfig(max_failures=LOST_WORKERS)
+            ),
+        )
+
+    def _stored_gold(self) -> StoredGold:
+        data, settings = self._workers.data, self._workers.settings
+        most = settings.gold_disk_bytes
+        return StoredGold(
+            gold_store.describe(data.gold_run_id, data.gold_sha256),
+            _beside_the_stage(GoldFiles).remote(data.gold_run_id),
+            None if most is None else most // self._workers.request.workers,
+            gold_store.where(data.gold_run_id),
+            gold_store.FIX,
+        )
+
+    def _tell_placed(self, placed: Placed, *, again: bool) -> None:
+        """Say where workers run; the run's tags say so too, in place of what the stage itself would train on."""
+        names = sorted(set(placed.machines))
+        mlflow.set_tags(
+            {
+                "pipeline.workers": str(len(placed.machines)),
+                "pipeline.machines": ", ".join(names)[:5000],
+                "pipeline.device": placed.device,
+                "pipeline.precision": placed.precision,
+                "pipeline.threads": str(placed.threads),
+            }
+        )
+        log.info(
+            "%s%d workers on %s: %s in %s, %d threads each",
+            *("a worker was lost; going on with " if again else "", len(placed.machines), ", ".join(names)),
+            *(placed.device, placed.precision, placed.threads),
+        )
+
+
+class _Fit:
+    """Ray's trainer at work, in a thread: it returns when the workers are done, or were lost too often."""
+
+    def __init__(self, trainer: TorchTrainer) -> None:
+        self._trainer = trainer
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="ray-train", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._trainer.fit()
+        except BaseException as error:  # raised where the stage waits
+            self._error = error
+
+    def require_running(self) -> None:
+        """Raise what ended the trainer, if it has ended.
+
+        Raises:
+            UnavailableError: workers were lost too often.
+        """
+        if self._thread.is_alive():
+            return
+        error = self._error
+        if isinstance(error, WorkerGroupError):
+            causes = list(error.worker_failures.values())
+            if all(isinstance(cause, RayActorError) for cause in causes):
+                raise UnavailableError(
+                    f"workers of the training were lost {LOST_WORKERS + 1} times, the last time because: "
+                    f"{' '.join(str(causes[0]).split())[:300]}; where it was memory, lower batch_size or give them more"
+                ) from error
+        if isinstance(error, TrainingFailedError):
+            raise RuntimeError(f"Ray's trainer ended: {error}") from error
+        raise RuntimeError("Ray's trainer ended before the training did") from error
+
+
+def _beside_the_stage(actor: type) -> Any:
+    """Return what starts an actor on the node of this stage."""
+    return ray.remote(actor).options(num_cpus=0, resources={SLOT: 1})

@@ -1,0 +1,116 @@
+"""What each worker runs: the loop of `tasks.vision.training`, on its share of every batch."""
+
+from __future__ import annotations
+
+import os
+import socket
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from torch import Tensor, distributed
+
+from tasks.contract.recipe import Recipe
+from tasks.distributed.relay import Failed, Placed, answer, packed, unpacked
+from tasks.distributed.room import Share
+from tasks.errors import PipelineError
+from tasks.vision.data.gold import Gold
+from tasks.vision.data.shards import reader
+from tasks.vision.data.shards.description import Description
+from tasks.vision.devices import prepare_cpu
+from tasks.vision.training.events import EpochEnd, Pause
+from tasks.vision.training.loop import Training
+from tasks.vision.training.replicas import Replicas
+
+
+@dataclass(frozen=True)
+class StoredGold:
+    """Gold that is larger than memory: each worker has its own folder of shards.
+
+    Attributes:
+        description: what it holds, checked by the stage.
+        files: actor `GoldFiles`.
+        most_disk: bytes that a worker's shards may take; None: half of what is free.
+        where, fix: for errors, see `shards.reader.read`.
+    """
+
+    description: Description
+    files: Any
+    most_disk: int | None
+    where: str
+    fix: str
+
+    def open(self) -> Gold:
+        """Open it; images stay on disk."""
+        where, fix = self.where, self.fix
+        return reader.read(self.description, self._fetch, most_memory=0, most_disk=self.most_disk, where=where, fix=fix)
+
+    def _fetch(self, name: str, folder: Path) -> Path:
+        folder.mkdir(exist_ok=True)
+        content = answer(self.files.read.remote(name))
+        (folder / name).write_bytes(content)
+        return folder / name
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all workers of a training are told.
+
+    Attributes:
+        recipe: what to do.
+        gold: the images, or where Ray's memory has them.
+        trained: weights to start from, by name; None: random ones.
+        share: what each worker has for itself.
+        sync_batch_norm: see `Replicas`.
+        relay: actor `Relay`.
+    """
+
+    recipe: Recipe
+    gold: ray.ObjectRef[Gold] | StoredGold
+    trained: ray.ObjectRef[Mapping[str, Tensor]] | None
+    share: Share
+    sync_batch_norm: bool
+    relay: Any
+
+
+def train(config: Mapping[str, Job]) -> None:
+    """Train to the end, from the newest state; Ray calls it in each worker, with torch's process group set up.
+
+    An error that another try would find too is told to the stage. Others end the worker, and Ray starts all again.
+    """
+    job = config["job"]
+    try:
+        _train(job)
+    except PipelineError as error:
+        answer(job.relay.tell.remote(Failed(error)))
+
+
+def _train(job: Job) -> None:
+    if not job.share.gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    # Ray's memory is read-only, and nothing writes to it.
+    warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+    recipe, replicas = job.recipe, Replicas.joined(sync_batch_norm=job.sync_batch_norm)
+    gold = job.gold.open() if isinstance(job.gold, StoredGold) else ray.get(job.gold)
+    side = recipe.input_side or max(gold.shape[1:])
+    prepare_cpu(recipe.batch_size // replicas.size * gold.shape[0] * side**2, job.share.cpus)
+    trained = None if job.trained is None else ray.get(job.trained)
+    training = Training(recipe, gold, trained, replicas=replicas)
+    state = answer(job.relay.newest.remote())
+    if state is not None:
+        training.load_state_dict(unpacked(state))
+    machines: list[str] = [""] * replicas.size
+    distributed.all_gather_object(machines, socket.gethostname())  # after it, all of them have read the same state
+    first = replicas.rank == 0
+    if first:
+        precision = str(training.precision).removeprefix("torch.")
+        placed = Placed(tuple(machines), training.device.type, precision, torch.get_num_threads())
+        answer(job.relay.tell.remote(placed))
+    for event in training.run():
+        if first:
+            state = packed(training.state_dict()) if isinstance(event, Pause | EpochEnd) else None
+            answer(job.relay.tell.remote(event, state))
