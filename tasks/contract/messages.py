@@ -71,6 +71,11 @@ class StageRequest(Message):
 
     task: TaskIdentity
 
+    @property
+    def uses_ray(self) -> bool:
+        """Whether the stage starts a Ray, or joins a cluster, for this request."""
+        return False
+
     @classmethod
     def upstream_tags(cls) -> set[str]:
         """Return the fields with tags of upstream runs (`UpstreamTags`): no parameters, though a default is there."""

@@ -75,6 +75,11 @@ class TrainRequest(ReusableRequest, TrainingRequest):
     tune_tags: UpstreamTags = None
     registered_model: ModelName = REGISTERED_MODEL
 
+    @property
+    def uses_ray(self) -> bool:
+        """Only for several workers."""
+        return self.workers > 1
+
 
 class TrainResult(StageResult):
     """`run_id` leads to the best model, its classes, curves and checkpoints."""
@@ -123,6 +128,11 @@ class TuneRequest(ReusableRequest, TrainingRequest):
     )
     trial_cpus: float = Field(1, gt=0, description="CPU cores per trial, of the machine or cluster.")
     trial_gpus: float = Field(0, ge=0, description="GPUs per trial; with 0.5, two trials share one.")
+
+    @property
+    def uses_ray(self) -> bool:
+        """Trials run on it."""
+        return True
 
     @property
     def dimensions(self) -> dict[str, Dimension]:

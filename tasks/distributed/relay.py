@@ -20,23 +20,6 @@ QUEUED = 16  # messages; the first worker waits while the stage is so far behind
 
 
 @dataclass(frozen=True)
-class Placed:
-    """The workers run, and have read what they need.
-
-    Attributes:
-        machines: host names, one for each worker.
-        device: `cpu`, `cuda` or `mps`.
-        precision: torch's name of it.
-        threads: of each worker.
-    """
-
-    machines: tuple[str, ...]
-    device: str
-    precision: str
-    threads: int
-
-
-@dataclass(frozen=True)
 class Failed:
     """A worker found an error that another try would find as well."""
 

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import mlflow
 import ray
 from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
@@ -29,7 +28,7 @@ from torch import Tensor
 from tasks.cluster.session import SLOT, ray_with
 from tasks.contract.recipe import Recipe
 from tasks.contract.training import TrainRequest
-from tasks.distributed.relay import Failed, GoldFiles, Placed, Relay, answer, packed, unpacked
+from tasks.distributed.relay import Failed, GoldFiles, Relay, answer, packed, unpacked
 from tasks.distributed.room import Share, require_workers
 from tasks.distributed.worker import Job, StoredGold, train
 from tasks.errors import UnavailableError
@@ -38,7 +37,7 @@ from tasks.records.inputs.stage_inputs import PreparedData
 from tasks.settings import Settings
 from tasks.vision.data.gold import Gold
 from tasks.vision.data.shards.images import ShardImages
-from tasks.vision.training.events import BatchEnd, EpochEnd, HeadFitted, Pause, Reading
+from tasks.vision.training.events import BatchEnd, EpochEnd, Event, Placed
 from tasks.vision.training.loop import Training
 from tasks.vision.training.replicas import require_enough
 
@@ -84,7 +83,7 @@ class DistributedTraining(Training):
         super().load_state_dict(state)
         self._state = state
 
-    def run(self) -> Iterator[Reading | HeadFitted | BatchEnd | Pause | EpochEnd]:
+    def run(self) -> Iterator[Event]:
         """Train until finished.
 
         Raises:
@@ -102,7 +101,7 @@ class DistributedTraining(Training):
             fit = _Fit(self._trainer(share, relay, stack))
             yield from self._told(relay, fit)
 
-    def _told(self, relay: Any, fit: _Fit) -> Iterator[Any]:
+    def _told(self, relay: Any, fit: _Fit) -> Iterator[Event]:
         """Yield what the workers tell, once each, after taking over the state that came with it."""
         last, spoke = self.steps_done, time.monotonic()
         placed = False
@@ -119,8 +118,10 @@ class DistributedTraining(Training):
                 self.load_state_dict(unpacked(state))
             match event:
                 case Placed():
-                    self._tell_placed(event, again=placed)
+                    if placed:
+                        log.warning("a worker was lost; going on after batch %d", self.steps_done)
                     placed = True
+                    yield event
                 case Failed():
                     raise event.error
                 case BatchEnd() if event.step <= last:
@@ -170,24 +171,6 @@ class DistributedTraining(Training):
             None if most is None else most // self._workers.request.workers,
             gold_store.where(data.gold_run_id),
             gold_store.FIX,
-        )
-
-    def _tell_placed(self, placed: Placed, *, again: bool) -> None:
-        """Say where workers run; the run's tags say so too, in place of what the stage itself would train on."""
-        names = sorted(set(placed.machines))
-        mlflow.set_tags(
-            {
-                "pipeline.workers": str(len(placed.machines)),
-                "pipeline.machines": ", ".join(names)[:5000],
-                "pipeline.device": placed.device,
-                "pipeline.precision": placed.precision,
-                "pipeline.threads": str(placed.threads),
-            }
-        )
-        log.info(
-            "%s%d workers on %s: %s in %s, %d threads each",
-            *("a worker was lost; going on with " if again else "", len(placed.machines), ", ".join(names)),
-            *(placed.device, placed.precision, placed.threads),
         )
 
 

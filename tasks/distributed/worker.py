@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, distributed
 
 from tasks.contract.recipe import Recipe
-from tasks.distributed.relay import Failed, Placed, answer, packed, unpacked
+from tasks.distributed.relay import Failed, answer, packed, unpacked
 from tasks.distributed.room import Share
 from tasks.errors import PipelineError
 from tasks.vision.data.gold import Gold
 from tasks.vision.data.shards import reader
 from tasks.vision.data.shards.description import Description
 from tasks.vision.devices import prepare_cpu
-from tasks.vision.training.events import EpochEnd, Pause
+from tasks.vision.training.events import EpochEnd, Pause, Placed
 from tasks.vision.training.loop import Training
 from tasks.vision.training.replicas import Replicas
 

@@ -25,9 +25,10 @@ from tasks.vision.models.classifier import Classifier, parameter_counts
 from tasks.vision.training import duration
 from tasks.vision.training.curves import curves_figure
 from tasks.vision.training.distillation import Distillation
-from tasks.vision.training.events import BatchEnd, EpochEnd, HeadFitted, Pause, Reading
+from tasks.vision.training.events import BatchEnd, EpochEnd, HeadFitted, Pause, Placed, Reading
 from tasks.vision.training.loop import FORMATS, Training
 
+MOST_CHARACTERS = 5000  # of a tag's value
 QUIET_SECONDS = 20.0  # a line at least this often: a log stream that is silent for 60 s is cut off
 # What of a recipe is in the params of its run.
 CHOSEN = frozenset({*Hyperparameters.model_fields, *NetworkOptions.model_fields} & set(Recipe.model_fields))
@@ -109,6 +110,9 @@ class LoggedTraining:
         try:
             for event in training.run():
                 match event:
+                    case Placed():
+                        _tell_placed(event)
+                        clock = _Clock(training)
                     case Reading():
                         if clock.quiet():
                             clock.restart()
@@ -185,6 +189,24 @@ def _describe(training: Training, gold: Gold, data: PreparedData) -> None:
         "%s: %s parameters, %d classes, %d training images of %s, batches of %d, on %s in %s with %d threads",
         *(recipe.model, f"{counts['total']:,}", len(gold.classes), len(gold.train), "x".join(map(str, gold.shape))),
         *(recipe.batch_size, training.device, precision, torch.get_num_threads()),
+    )
+
+
+def _tell_placed(placed: Placed) -> None:
+    """Say where the workers run; the run's tags say so too, in place of what this process would train on."""
+    machines = ", ".join(sorted(set(placed.machines)))
+    mlflow.set_tags(
+        {
+            "pipeline.workers": str(len(placed.machines)),
+            "pipeline.machines": machines[:MOST_CHARACTERS],
+            "pipeline.device": placed.device,
+            "pipeline.precision": placed.precision,
+            "pipeline.threads": str(placed.threads),
+        }
+    )
+    log.info(
+        "%d workers on %s: on %s in %s with %d threads each",
+        *(len(placed.machines), machines, placed.device, placed.precision, placed.threads),
     )
 
 

@@ -74,7 +74,7 @@ def test_a_build_names_layer_code_and_tag(docker: Path, capsys: pytest.CaptureFi
     assert build(["train", "mlflow"]) == 0
     base, train, _, mlflow, _ = docker.read_text().splitlines()
     assert base.endswith(" python:3.11-slim-bookworm")
-    assert "--file images/Dockerfile --target stage --build-arg=EXTRA=vision --build-arg=NAME=train" in train
+    assert "--file images/Dockerfile --target stage --build-arg=EXTRA=tune --build-arg=NAME=train" in train
     assert "--build-arg=MODULES=tasks.__main__ tasks.stages.train" in train
     assert train.endswith("--tag vision-mlops/train:dev .")
     assert "--file images/mlflow/Dockerfile --build-arg=GIT_COMMIT=" in mlflow

@@ -196,7 +196,7 @@ import os
 import ray
 from pathlib import Path
 from tasks.contract.training import TuneRequest
-from tasks.search.cluster import ray_for
+from tasks.search.room import ray_for
 from tasks.settings import load_settings
 
 task = {"dag_id": "d", "dag_run_id": "r", "task_id": "t"}

@@ -13,8 +13,8 @@ from tasks.contract.stages import STAGES
 from tasks.errors import RequestError
 from tasks.settings import Settings
 
-RAY = "tune"  # the extra that installs Ray
-VISION = "vision"  # the extra of stages that read images
+SEARCH = "tune"  # the stage that keeps a search's state in a storage
+VISION = {"vision", "tune"}  # the extras of stages that read images
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def container_environment(stage: str, request: StageRequest, settings: Settings)
         values["SERVING_URL"] = settings.pipeline_stage_serving_url
     if STAGES[stage].changes_registry and (policies := load_policies(settings)) is not None:
         values[VARIABLE] = for_stage(policies)
-    if STAGES[stage].extra == VISION:
+    if STAGES[stage].extra in VISION:
         limits = {
             "PIPELINE_GOLD_MEMORY_MIB": settings.pipeline_gold_memory_mib,
             "PIPELINE_GOLD_DISK_GIB": settings.pipeline_gold_disk_gib,
@@ -106,13 +106,14 @@ def container_environment(stage: str, request: StageRequest, settings: Settings)
     if _reads_s3(request):
         values["AWS_ENDPOINT_URL"] = settings.pipeline_stage_aws_endpoint_url or settings.aws_endpoint_url
         values["AWS_REGION"] = settings.aws_region
-    if STAGES[stage].extra == RAY:
-        search = settings.with_the_stacks_ray()
+    stack = settings.with_the_stacks_ray()
+    if request.uses_ray:
+        values["RAY_ADDRESS"] = stack.ray_address
+    if stage == SEARCH:
         values |= {
-            "RAY_ADDRESS": search.ray_address,
-            "TUNE_STORAGE_URI": search.tune_storage_uri,
-            "TUNE_STORAGE_REGION": search.tune_storage_region,
-            "TUNE_STORAGE_ENDPOINT_URL": search.tune_storage_endpoint_url,
+            "TUNE_STORAGE_URI": stack.tune_storage_uri,
+            "TUNE_STORAGE_REGION": stack.tune_storage_region,
+            "TUNE_STORAGE_ENDPOINT_URL": stack.tune_storage_endpoint_url,
         }
     return {name: value for name, value in values.items() if value is not None}
 
@@ -120,8 +121,8 @@ def container_environment(stage: str, request: StageRequest, settings: Settings)
 def container_secrets(stage: str, request: StageRequest, settings: Settings) -> dict[str, str]:
     """Settings that must appear neither in Airflow's UI nor in a log, each only for a stage that needs it.
 
-    The key of the service: for a stage that calls it. Keys for AWS: where a request names an `s3://` address. Those of
-    searches: for stages with Ray.
+    The key of the service: for a stage that calls it. Keys for AWS: where a request names an `s3://` address. The token
+    of Ray's cluster: for a request that uses it. Keys of the storage of searches: for the search.
     """
     login = settings.mlflow_login(changes_registry=STAGES[stage].changes_registry)
     values = {"MLFLOW_TRACKING_PASSWORD": login.password}
@@ -131,11 +132,12 @@ def container_secrets(stage: str, request: StageRequest, settings: Settings) -> 
     if _reads_s3(request):
         values["AWS_SECRET_ACCESS_KEY"] = settings.aws_secret_access_key
         users["AWS_ACCESS_KEY_ID"] = settings.aws_access_key_id
-    if STAGES[stage].extra == RAY:
-        search = settings.with_the_stacks_ray()
-        values["TUNE_STORAGE_SECRET_ACCESS_KEY"] = search.tune_storage_secret_access_key
-        values["RAY_AUTH_TOKEN"] = search.ray_auth_token if search.ray_address else None
-        users["TUNE_STORAGE_ACCESS_KEY_ID"] = search.tune_storage_access_key_id
+    stack = settings.with_the_stacks_ray()
+    if request.uses_ray and stack.ray_address:
+        values["RAY_AUTH_TOKEN"] = stack.ray_auth_token
+    if stage == SEARCH:
+        values["TUNE_STORAGE_SECRET_ACCESS_KEY"] = stack.tune_storage_secret_access_key
+        users["TUNE_STORAGE_ACCESS_KEY_ID"] = stack.tune_storage_access_key_id
     secrets = {name: value.get_secret_value() for name, value in values.items() if value is not None}
     return secrets | {name: value for name, value in users.items() if value is not None}
 

@@ -15,6 +15,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Placed:
+    """The workers of a training run, and have read what they need; again after one of them was lost."""
+
+    machines: tuple[str, ...]
+    """Host names, one for each worker."""
+    device: str
+    """`cpu`, `cuda` or `mps`."""
+    precision: str
+    """torch's name of it."""
+    threads: int
+    """Of each worker."""
+
+
+@dataclass(frozen=True)
 class Reading:
     """A batch of images whose features were computed, before the head is fitted to them."""
 
@@ -70,3 +84,6 @@ class EpochEnd:
     """Training images by the seconds of training alone, without validation and logging."""
     epoch_seconds: float
     """Training and validation."""
+
+
+Event = Placed | Reading | HeadFitted | BatchEnd | Pause | EpochEnd

@@ -77,7 +77,7 @@ class Learner:
 
     def gather_statistics(self) -> None:
         """Bring together what the replicas know besides weights, before the network is validated or kept."""
-        for network in {self.network, self.evaluated}:
+        for network in dict.fromkeys((self.network, self.evaluated)):  # in the same order in all of them
             self._replicas.average(list(network.buffers()))
 
     def step(

@@ -45,7 +45,7 @@ from tasks.vision.training import schedules
 from tasks.vision.training.augment import Augmentation, ImageTensor
 from tasks.vision.training.batches import divided
 from tasks.vision.training.distillation import Distillation, Teacher
-from tasks.vision.training.events import BatchEnd, EpochEnd, HeadFitted, Pause, Reading
+from tasks.vision.training.events import BatchEnd, EpochEnd, Event, HeadFitted, Pause, Reading
 from tasks.vision.training.head_epoch import fit_head, prepare_head
 from tasks.vision.training.kernels import optimize_for_cpu
 from tasks.vision.training.learner import Learner, require_finite
@@ -171,7 +171,7 @@ class Training:
         """Batches since the start of training, as far as a checkpoint has them."""
         return len(self.history) * self.steps_per_epoch + (self._position.steps if self._position else 0)
 
-    def run(self) -> Iterator[Reading | HeadFitted | BatchEnd | Pause | EpochEnd]:
+    def run(self) -> Iterator[Event]:
         """Train until finished.
 
         Raises:

@@ -2,7 +2,8 @@
 
 Every replica knows the whole batch. It draws the same random numbers for it as the others, and takes its share of both;
 the gradients of all shares are averaged. So order, batches and learning rates are those of one process, and losses
-differ by rounding, and by what a network draws or normalises for its share alone (dropout, batch normalisation).
+differ by rounding, and by what is done within a share: dropout, MixUp's and CutMix's pairs, random crops, and batch
+normalisation unless it is synchronised.
 
 One process is a replica of its own: then nothing here changes or costs anything.
 """
@@ -121,7 +122,7 @@ class Replicas:
             return network
         if self.sync_batch_norm:
             synchronize(network)
-        return DistributedDataParallel(network, broadcast_buffers=False, gradient_as_bucket_view=True)
+        return DistributedDataParallel(network, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
 
 def require_enough(workers: int, batch: int, validation: int) -> None:

@@ -6,9 +6,10 @@ and the state dict stay as they are; in evaluation mode they compute what they a
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.nn.functional import all_reduce
 
 
 class SyncedBatchNorm2d(nn.BatchNorm2d):
@@ -54,7 +55,8 @@ def _normalised(module: nn.BatchNorm2d, images: Tensor) -> Tensor:
     own = torch.stack([values.sum((0, 2, 3)), (values * values).sum((0, 2, 3))])
     count = values.new_full((1,), values.numel() / values.shape[1])
     distributed.all_reduce(count)
-    shift, squares = all_reduce(own).div(count).unbind()  # type: ignore[no-untyped-call]
+    total: Tensor = _Sum.apply(own)
+    shift, squares = total.div(count).unbind()
     spread = (squares - shift * shift).clamp_min(0)
     with torch.no_grad():
         var.lerp_(spread * count / (count - 1), momentum)
@@ -67,3 +69,19 @@ def _normalised(module: nn.BatchNorm2d, images: Tensor) -> Tensor:
         scale, offset = scale * module.weight, offset * module.weight + module.bias
     normalised: Tensor = values * scale.view(1, -1, 1, 1) + offset.view(1, -1, 1, 1)
     return normalised.to(images.dtype)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum of a tensor over all replicas; what each of them does with it adds to the gradient of all."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor) -> Tensor:
+        total = own.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        gradient = gradients[0].clone()
+        distributed.all_reduce(gradient)
+        return gradient

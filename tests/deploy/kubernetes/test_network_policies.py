@@ -14,6 +14,7 @@ EXPORT = End({NAME: "export-onnx"})
 POSTGRES, S3 = End({NAME: "postgres"}), End({NAME: "s3"})
 TRAIN = End({NAME: "stage", COMPONENT: "train"}, namespace=STAGES)
 TUNE = End({NAME: "stage", COMPONENT: "tune"}, namespace=STAGES)
+EVALUATE = End({NAME: "stage", COMPONENT: "evaluate"}, namespace=STAGES)
 AMONG_STAGES = End({NAME: "something"}, namespace=STAGES)
 RAY_HEAD, RAY_WORKER = End({NAME: "ray", COMPONENT: "head"}), End({NAME: "ray", COMPONENT: "worker"})
 SCHEDULER = End({"tier": "airflow", "component": "scheduler", "release": "airflow"})
@@ -55,12 +56,11 @@ EKS = [
 RAY = [
     *(
         (one, other, port)
-        for one in (RAY_HEAD, RAY_WORKER, TUNE)
+        for one in (RAY_HEAD, RAY_WORKER, TUNE, TRAIN)
         for other in (RAY_HEAD, RAY_WORKER)
         for port in (6379, 31234)
     ),
-    (RAY_HEAD, TUNE, 40123),
-    (RAY_WORKER, TUNE, 40123),
+    *((node, stage, 40123) for node in (RAY_HEAD, RAY_WORKER) for stage in (TUNE, TRAIN)),
     (RAY_HEAD, VPC, 443),  # the autoscaler asks the Kubernetes API
 ]
 NEVER = [
@@ -96,7 +96,7 @@ NEVER = [
     (SERVING, API, 8080),
     (INTERNET, MLFLOW, 5000),
     (INTERNET, SERVING, 3000),
-    (TRAIN, RAY_HEAD, 6379),
+    (EVALUATE, RAY_HEAD, 6379),
     (MLFLOW, RAY_HEAD, 6379),
     (PROMETHEUS, MLFLOW, 5000),
     (RAY_WORKER, MLFLOW, 5000),  # MLflow's password is the stage's alone

@@ -19,7 +19,7 @@ def test_the_default_is_that_of_the_stages_entry(stage: str, memory: str) -> Non
 def test_later_wishes_win_field_by_field(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIPELINE_RESOURCES", json.dumps({"train": {"cpus": 4, "memory": "32g"}}))
     resources = resources_for("train", load_settings(), {"memory": "48g", "gpus": 1})
-    assert resources.model_dump(exclude_defaults=True) == {"cpus": 4.0, "memory": "48g", "shm_size": "1g", "gpus": 1}
+    assert resources.model_dump(exclude_defaults=True) == {"cpus": 4.0, "memory": "48g", "shm_size": "4g", "gpus": 1}
 
 
 def test_the_dag_runs_own_wish_is_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,7 +29,7 @@ def test_the_dag_runs_own_wish_is_the_last(monkeypatch: pytest.MonkeyPatch) -> N
     assert resources.model_dump(exclude_defaults=True) == {
         "cpus": 4.0,
         "memory": "1g",
-        "shm_size": "1g",
+        "shm_size": "4g",
         "node_selector": {"pool": "gpu"},
     }
 

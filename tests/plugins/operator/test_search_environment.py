@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 
 from pipeline.operator.job import container_environment, container_secrets
@@ -13,12 +15,14 @@ STACK = {"S3_ACCESS_KEY": "stack-user", "S3_SECRET_KEY": "stack-s3cret", "RAY_AU
 SECRETS = {"stack-user", "stack-s3cret", "t0ken-of-ray", "my-user", "my-s3cret"}
 
 
-def told(monkeypatch: pytest.MonkeyPatch, stage: str, **variables: str) -> tuple[dict[str, str], dict[str, str]]:
+def told(
+    monkeypatch: pytest.MonkeyPatch, stage: str, fields: Mapping[str, object] | None = None, **variables: str
+) -> tuple[dict[str, str], dict[str, str]]:
     """Environment and secrets of a stage's container, in a stack with these variables in `.env` too."""
     for name, value in (STACK | variables).items():
         monkeypatch.setenv(name, value)
     settings = load_settings()
-    request = request_of(stage)
+    request = request_of(stage, **(fields or {}))
     return container_environment(stage, request, settings), container_secrets(stage, request, settings)
 
 
@@ -82,6 +86,15 @@ def test_one_word_sends_trials_to_the_cluster(
 def test_secrets_of_a_search_are_none_of_what_airflow_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     environment, _ = told(monkeypatch, "tune", COMPOSE_PROFILES="ray")
     assert not SECRETS & set(environment.values())
+
+
+def test_a_training_on_workers_is_told_of_the_cluster_and_of_no_searches(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment, secrets = told(monkeypatch, "train", {"workers": 2}, COMPOSE_PROFILES="ray")
+    assert environment["RAY_ADDRESS"] == "ray-head:6379"
+    assert secrets["RAY_AUTH_TOKEN"] == "t0ken-of-ray"
+    assert not [name for name in environment | secrets if name.startswith(("TUNE_", "S3_"))]
+    environment, secrets = told(monkeypatch, "train", {"workers": 2}, COMPOSE_PROFILES="")
+    assert not [name for name in environment | secrets if name.startswith("RAY_")]
 
 
 @pytest.mark.parametrize("stage", sorted(STAGES.keys() - {"tune"}))

@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from tasks.cluster import supervisor
 from tasks.contract.recipe import Recipe
 from tasks.records import queries, tracking
 from tasks.runner import faults
-from tasks.search import supervisor, table
+from tasks.search import table
 from tasks.search.earlier_trial import State
 from tasks.search.table import TrialRow
 from tasks.settings import Settings
