@@ -18,10 +18,10 @@ from tasks.search.table import TRIAL
 from tests.waiting import until
 
 from .conftest import PROJECT, Stack, airflow_beside, airflow_command, build_images
+from .ray_cluster import containers, ray_cluster, ray_workers
 
 # What each part does is tested without an engine, in tests/tasks/search.
 pytestmark = [pytest.mark.docker, pytest.mark.long]
-FILE = "docker-compose-mlops.yml"
 DAG = """
 from datetime import timedelta
 from airflow.sdk import DAG
@@ -54,12 +54,6 @@ def client(stack: Stack) -> Iterator[MlflowClient]:
         for name, value in zip(("USERNAME", "PASSWORD"), stack.login, strict=True):
             patch.setenv(f"MLFLOW_TRACKING_{name}", value)
         yield MlflowClient(stack.mlflow_url)
-
-
-def containers(label: str) -> list[str]:
-    """Short IDs of those that run on the session's network, which are their host names too."""
-    command = ["docker", "ps", "--quiet", f"--filter=network={PROJECT}", f"--filter=label={label}"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
 
 
 def kill(container: str) -> None:
@@ -137,22 +131,13 @@ def test_no_key_of_the_store_is_in_what_airflow_says(killed: str, stack: Stack) 
 
 @pytest.fixture(scope="module")
 def cluster(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The session's stack with one word more in `.env`: a head and two workers."""
-    build_images("tune")
-    variables = stack.variables | {"COMPOSE_PROFILES": "ray"}
-    env_file = tmp_path_factory.mktemp("cluster") / ".env"
-    env_file.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
-    working = Stack(env_file, variables)
-    try:
-        working.compose("up", "--detach", "--wait", "--wait-timeout", "1800", "ray-worker", file=FILE)
+    with ray_cluster(stack, tmp_path_factory.mktemp("cluster")) as working:
         yield working
-    finally:
-        working.compose("rm", "--stop", "--force", "ray-worker", "ray-head", file=FILE)
 
 
 @pytest.fixture(scope="module")
 def workers(cluster: Stack) -> list[str]:
-    found = containers("com.docker.compose.service=ray-worker")
+    found = ray_workers()
     assert len(found) == 2
     return found
 

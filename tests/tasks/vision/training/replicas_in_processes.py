@@ -18,7 +18,9 @@ def together(work: Callable[..., Any], folder: Path, *arguments: Any, size: int)
     # The server of the processes imports torch once for all of them.
     multiprocessing.get_context("forkserver").set_forkserver_preload(["torch", "tasks.vision.training.loop"])
     run = (size, folder, work, arguments)
-    multiprocessing.start_processes(_run, run, nprocs=size, start_method="forkserver")
+    multiprocessing.start_processes(  # type: ignore[attr-defined]
+        _run, run, nprocs=size, start_method="forkserver"
+    )
     return [torch.load(folder / str(rank), weights_only=False) for rank in range(size)]
 
 

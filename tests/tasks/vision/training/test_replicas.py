@@ -223,7 +223,7 @@ def test_random_crops_differ_between_replicas(seen: list[dict[str, Any]]) -> Non
     assert not torch.equal(first, second)
 
 
-def normalised(own: Replicas) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def normalised(own: Replicas) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     network, images = norm(), batch()
     synchronize(network)
     own_images = own.share(images).requires_grad_()

@@ -1,0 +1,101 @@
+"""A training on two workers: of a Ray in the stage's own container, and on the cluster of the profile `ray`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from .conftest import Stack, airflow_beside, airflow_command, build_images
+from .ray_cluster import ray_cluster, ray_workers
+
+# What each part does is tested without an engine, in tests/tasks/distributed.
+pytestmark = pytest.mark.docker
+DAG = """
+from datetime import timedelta
+from airflow.sdk import DAG
+from pipeline.operator.params import stage_params
+from pipeline.runtimes import stage_task
+
+with DAG(
+    dag_id="on_workers",
+    default_args={"retries": 1, "retry_delay": timedelta(seconds=1)},
+    params=stage_params("prepare", "train"),
+):
+    prepare = stage_task("prepare")
+    stage_task("train", prepare_run_id=prepare.output["run_id"], prepare_tags=prepare.output["tags"])
+"""
+CONF: dict[str, Any] = {
+    **{"workers": 2, "worker_cpus": 1, "sync_batch_norm": True, "epochs": 3, "weights": "none", "force": ["train"]},
+    **{"learning_rate": 0.01, "device": "cpu"},
+}
+
+
+@pytest.fixture(scope="module")
+def airflow(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Environment of an Airflow here whose stages run on the engine, as `make run RUNTIME=docker` has it."""
+    build_images("prepare", "train")
+    return airflow_beside(stack, tmp_path_factory.mktemp("workers"), "on_workers.py", DAG)
+
+
+def train(airflow: Mapping[str, str], stack: Stack, experiment: str, **changes: Any) -> tuple[Run, str]:
+    """Run the DAG; return the run of its training, and what was said."""
+    command = [airflow_command(), "dags", "test", "on_workers", "--conf", json.dumps(CONF | changes)]
+    variables = {**airflow, "PIPELINE_EXPERIMENT": experiment}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=1800, check=False)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-8000:]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in zip(("USERNAME", "PASSWORD"), stack.login, strict=True):
+            patch.setenv(f"MLFLOW_TRACKING_{name}", value)
+        client = MlflowClient(stack.mlflow_url)
+        found = client.get_experiment_by_name(experiment)
+        assert found is not None
+        (run,) = client.search_runs([found.experiment_id], "tags.`pipeline.stage` = 'train'")
+    assert run.info.status == "FINISHED"
+    return run, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def alone(airflow: dict[str, str], stack: Stack) -> Run:
+    return train(airflow, stack, "one-worker", workers=1)[0]
+
+
+def test_two_workers_share_the_container_of_the_stage(airflow: dict[str, str], stack: Stack, alone: Run) -> None:
+    run, _ = train(airflow, stack, "own-ray")
+    assert run.data.tags["pipeline.workers"] == "2"
+    assert "," not in run.data.tags["pipeline.machines"]
+    assert run.data.metrics["train_loss"] == pytest.approx(alone.data.metrics["train_loss"], rel=1e-3)
+
+
+@pytest.fixture(scope="module")
+def cluster(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with ray_cluster(stack, tmp_path_factory.mktemp("cluster")) as working:
+        yield working
+
+
+def test_on_the_cluster_each_worker_is_on_a_node_of_its_own(
+    cluster: Stack, airflow: dict[str, str], stack: Stack, alone: Run
+) -> None:
+    limits = {"PIPELINE_GOLD_MEMORY_MIB": "0"}  # images stay on disk: the nodes get them from the stage
+    run, said = train(airflow | limits | {"COMPOSE_PROFILES": "ray"}, stack, "cluster")
+    assert set(run.data.tags["pipeline.machines"].split(", ")) == set(ray_workers())
+    assert run.data.metrics["train_loss"] == pytest.approx(alone.data.metrics["train_loss"], rel=1e-3)
+    for name in ("RAY_AUTH_TOKEN", "S3_SECRET_KEY", *stack.stage_passwords):
+        assert stack.variables[name] not in said
+
+
+def test_more_workers_than_the_cluster_has_are_refused_with_what_it_has(
+    cluster: Stack, airflow: dict[str, str], tmp_path: Path
+) -> None:
+    command = [airflow_command(), "dags", "test", "on_workers", "--conf", json.dumps(CONF | {"workers": 3})]
+    variables = {**airflow, "COMPOSE_PROFILES": "ray", "PIPELINE_EXPERIMENT": "cluster"}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=1800, check=False)
+    assert done.returncode != 0
+    told = "are more than the cluster at ray-head:6379 has room for: 2 (1 CPUs, 0 GPUs; 1 CPUs, 0 GPUs)"
+    assert told in done.stdout + done.stderr
