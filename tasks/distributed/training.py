@@ -43,6 +43,7 @@ from tasks.vision.training.replicas import require_enough
 
 LOST_WORKERS = 3  # times that workers are started again in one try of the stage
 QUIET_SECONDS = 20.0
+STATES = 10  # networks that Ray's memory holds beside gold: two states, each with the best, an average and an optimiser
 
 log = logging.getLogger("tasks.train")
 
@@ -95,7 +96,8 @@ class DistributedTraining(Training):
         request, settings = self._workers.request, self._workers.settings
         require = partial(require_workers, request=request)
         with ExitStack() as stack:
-            nbytes = 0 if self._stored else self._gold.nbytes
+            nbytes = STATES * sum(tensor.nbytes for tensor in self.network.state_dict().values())
+            nbytes += 0 if self._stored else self._gold.nbytes
             share = stack.enter_context(ray_with(require, 2, settings, nbytes))
             relay = _beside_the_stage(Relay).remote(None if self._state is None else packed(self._state))
             fit = _Fit(self._trainer(share, relay, stack))
