@@ -43,6 +43,12 @@ JOIN_SECONDS = 60.0
 START_SECONDS = 180.0  # for Ray's processes on this machine
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to anyone
+    # Nobody reads Ray's own figures, and to collect them takes a share of each core.
+    "RAY_enable_metrics_collection": "false",
+    "RAY_task_events_report_interval_ms": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    # Workers do what the stage is for; by default all other processes come first.
+    "RAY_worker_niceness": "0",
     # No process for each core beforehand: one for each trial that runs is enough, and each costs seconds and memory.
     "RAY_prestart_worker_first_driver": "0",
     "RAY_AIR_NEW_OUTPUT": "0",

@@ -78,6 +78,10 @@ class Replicas:
             distributed.all_reduce(own)
         return own
 
+    def totals(self, *own: float, device: torch.device) -> tuple[float, ...]:
+        """Return the sums of numbers over all replicas, which meet on `device`."""
+        return own if self.alone else tuple(self.total(torch.tensor(own, dtype=torch.float64, device=device)).tolist())
+
     def average(self, tensors: Sequence[Tensor]) -> None:
         """Set floating-point tensors to their mean over all replicas, in place, and others to those of the first."""
         if self.alone:

@@ -19,8 +19,7 @@ def validate(network: nn.Module, images: ImageTensor) -> tuple[float, float]:
     for logits, labels in _answers(network, images):
         loss += functional.cross_entropy(logits, labels, reduction="sum").item()
         correct += int((logits.argmax(1) == labels).sum().item())
-    found = torch.tensor([loss, float(correct)], dtype=torch.float64)
-    loss, right = images.replicas.total(found.to(images.labels.device)).tolist()
+    loss, right = images.replicas.totals(loss, correct, device=images.labels.device)
     return loss / len(images), right / len(images)
 
 
