@@ -13,8 +13,9 @@ CPU. Each worker has one thread:
 Each side runs in a process of its own. They take turns, a whole training each. Its first epoch is not counted; the rate
 of a training is that of the others together, without validation, and without the start of Ray and its workers.
 
-Then the losses of one worker and of two are compared, with `sync_batch_norm`: batches, augmentation and learning rates
-are the same, so they should differ by rounding alone.
+Before that, the losses of one worker and of two are compared on digits, with `sync_batch_norm`: batches, augmentation
+and learning rates are the same, so they should differ by rounding alone. What rounding does shows one worker with two
+threads, which adds up numbers in another order.
 """
 
 from __future__ import annotations
@@ -37,11 +38,13 @@ from benchmarks.turns import apart, say
 from tasks.contract.recipe import Recipe
 from tasks.vision.cpus import available_cpus
 from tasks.vision.data.gold import Gold
+from tests.digits import digits_as_gold
 
 SIDES = {"one worker": one_worker, "two workers": two_workers, "Ray Train script": ray_train_script}
 WANTED_RATIO, WANTED_DIFFERENCE = 1.7, 1e-4
 SIDE, LARGE, LARGE_SIDE = 32, "tf_efficientnet_lite0", 128
-COMPARED = {"model": "fast_cnn", "batch_size": 64, "epochs": 3}  # losses of
+COMPARED: dict[str, Any] = {"model": "fast_cnn", "batch_size": 64, "epochs": 3, "learning_rate": 0.001}
+DIGITS = 510  # images for losses
 NOTES = "## What follows from it"  # kept when the figures above it are rewritten
 Rates = dict[str, list[float]]
 
@@ -52,14 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     networks: list[tuple[str, int | None]] = [(options.model, None)] + [(LARGE, LARGE_SIDE)] * options.large
     with tempfile.TemporaryDirectory(prefix="scale-") as folder:
         gold = apart(read_gold, take_subset(options.source, Path(folder), options.images), SIDE)
-    difference = largest_difference(*losses(gold))
+    losses = differences()
     rates = {
         (model, side or SIDE): measure(
             recipe(model=model, input_side=side, batch_size=options.batch, epochs=options.epochs), gold, options.rounds
         )
         for model, side in networks
     }
-    text = report(rates, difference, len(gold.train), options)
+    text = report(rates, losses, len(gold.train), options)
     print(text)
     if options.write:
         write_above(NOTES, text, options.write)
@@ -115,23 +118,28 @@ def counted(rates: Sequence[float]) -> float:
     return statistics.harmonic_mean(rates[1:])
 
 
-def losses(gold: Gold) -> tuple[list[float], list[float]]:
-    """Return the train losses of the epochs of one worker, and of two."""
-    what = recipe(**COMPARED)
-    return apart(one_worker, what, gold).losses, apart(two_workers, what, gold, True).losses
+def differences() -> dict[str, list[float]]:
+    """Return how far the train losses of two workers, and of two threads, are from those of one, epoch by epoch."""
+    what, gold = recipe(**COMPARED), digits_as_gold(train=DIGITS)
+    one = apart(one_worker, what, gold).losses
+    two = apart(two_workers, what, gold, True).losses
+    threads = apart(one_worker, what, gold, 2).losses
+    return {"two workers": shares(one, two), "one worker with two threads": shares(one, threads)}
 
 
-def largest_difference(one: Sequence[float], two: Sequence[float]) -> float:
-    """Return the largest difference of two losses of the same epoch, as a share of the first."""
-    return max(abs(b - a) / a for a, b in zip(one, two, strict=True))
+def shares(one: Sequence[float], other: Sequence[float]) -> list[float]:
+    """Return the differences of two losses of the same epoch, as shares of the first."""
+    return [abs(b - a) / a for a, b in zip(one, other, strict=True)]
 
 
-def report(rates: dict[tuple[str, int], Rates], difference: float, images: int, options: argparse.Namespace) -> str:
+def report(
+    rates: dict[tuple[str, int], Rates], losses: dict[str, list[float]], images: int, options: argparse.Namespace
+) -> str:
     """Make the Markdown report.
 
     Args:
         rates: of each network, by name and side of its images in pixels.
-        difference: of losses (see `largest_difference`).
+        losses: how far they are from those of one worker (see `differences`).
         images: that were trained on.
         options: of the command.
     """
@@ -159,10 +167,17 @@ def report(rates: dict[tuple[str, int], Rates], difference: float, images: int, 
             *rows,
             "",
             *ratios,
-            f"- Losses of `{COMPARED['model']}` in {COMPARED['epochs']} epochs with `sync_batch_norm`, one worker and "
-            f"two: they differ by **{difference:.1e}** at most, as a share (target: {WANTED_DIFFERENCE:.0e})",
-            f"- {images} images, batches of {options.batch}, float32, one thread a worker; n = {options.rounds} "
-            f"trainings of {options.epochs} epochs, of which the first is not counted",
+            "",
+            "| train loss, its difference from one worker's as a share |"
+            + "".join(f" epoch {number + 1} |" for number in range(COMPARED["epochs"])),
+            "|---|" + "---|" * COMPARED["epochs"],
+            *(f"| {name} | {' | '.join(f'{share:.1e}' for share in found)} |" for name, found in losses.items()),
+            "",
+            f"- Losses: two workers differ by **{max(losses['two workers']):.1e}** at most (target: "
+            f"{WANTED_DIFFERENCE:.0e}); `{COMPARED['model']}` on {DIGITS} digits, batches of {COMPARED['batch_size']}, "
+            f"learning rate {COMPARED['learning_rate']}, `sync_batch_norm`",
+            f"- Images per second: {images} images, batches of {options.batch}, float32, one thread a worker; "
+            f"n = {options.rounds} trainings of {options.epochs} epochs, of which the first is not counted",
             f"- {available_cpus()} cores of {cpu_model()}; load average {os.getloadavg()[0]:.1f} at the end",
             f"- {', '.join(f'{name} {version(name)}' for name in ('torch', 'torchvision', 'ray'))}, "
             f"Python {sys.version.split()[0]}",

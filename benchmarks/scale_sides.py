@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import mlflow
 import ray
+import torch
 
 from benchmarks import scale_script
 from tasks.cluster.session import ray_with
@@ -36,10 +37,11 @@ class Trained(NamedTuple):
     """Train loss, as the loop states it; empty for the script."""
 
 
-def one_worker(recipe: Recipe, gold: Gold) -> Trained:
-    """Train as the train stage does, on one thread; nothing is started besides."""
+def one_worker(recipe: Recipe, gold: Gold, threads: int = 1) -> Trained:
+    """Train as the train stage does; nothing is started besides."""
     side = recipe.input_side or gold.shape[1]
-    prepare_cpu(recipe.batch_size * gold.shape[0] * side**2, 1)
+    prepare_cpu(recipe.batch_size * gold.shape[0] * side**2)
+    torch.set_num_threads(threads)
     return _trained(Training(recipe, gold))
 
 

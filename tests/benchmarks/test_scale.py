@@ -16,6 +16,7 @@ RATES = {
     "two workers": [90.0, 100.0, 119.0],
     "Ray Train script": [45.0, 50.0, 40.0],
 }
+LOSSES = {"two workers": [1e-7, 2.5e-5, 2e-5], "one worker with two threads": [0.0, 1e-5, 3e-3]}
 
 
 @pytest.fixture
@@ -26,25 +27,26 @@ def source(tmp_path: Path) -> str:
 
 def test_the_report_compares_medians_and_rounds(source: str) -> None:
     options = scale.parsed(["--source", source])
-    text = scale.report({("resnet18", 32): RATES}, 2.5e-5, 510, options)
+    text = scale.report({("resnet18", 32): RATES}, LOSSES, 510, options)
     assert "| `resnet18`, 32 pixels, two workers | 90.0 | 100.0 | 119.0 |" in text
     assert "two workers / one worker **1.67** (target: 1.7; round by round: 1.50, 2.00, 1.70)" in text
     assert "two workers / Ray Train script **2.22** (round by round: 2.00, 2.00, 2.98)" in text
-    assert "differ by **2.5e-05** at most, as a share (target: 1e-04)" in text
-    assert "- 510 images, batches of 128, float32, one thread a worker; n = 3 trainings of 3 epochs" in text
+    assert "| two workers | 1.0e-07 | 2.5e-05 | 2.0e-05 |" in text
+    assert "two workers differ by **2.5e-05** at most (target: 1e-04)" in text
+    assert "510 images, batches of 128, float32, one thread a worker; n = 3 trainings of 3 epochs" in text
 
 
 def test_the_first_epoch_is_not_counted() -> None:
     assert scale.counted([1.0, 30.0, 60.0]) == pytest.approx(40)  # as many images in a second as in two
 
 
-def test_the_largest_difference_of_losses_is_a_share() -> None:
-    assert scale.largest_difference([2.0, 1.0, 0.5], [2.0, 0.99, 0.505]) == pytest.approx(0.01)
+def test_losses_are_compared_epoch_by_epoch_as_shares() -> None:
+    assert scale.shares([2.0, 1.0, 0.5], [2.0, 0.99, 0.51]) == pytest.approx([0, 0.01, 0.02])
 
 
 def test_a_loss_that_is_missing_is_noticed() -> None:
     with pytest.raises(ValueError, match="shorter"):
-        scale.largest_difference([2.0, 1.0], [2.0])
+        scale.shares([2.0, 1.0], [2.0])
 
 
 @pytest.mark.parametrize(
