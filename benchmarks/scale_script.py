@@ -52,7 +52,7 @@ def train(config: dict[str, Any]) -> None:
     loader = prepare_data_loader(DataLoader(photos, batch_size=config["batch_size"] // workers, shuffle=True))
     rates = []
     for epoch in range(config["epochs"]):
-        loader.sampler.set_epoch(epoch)
+        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]  # a DistributedSampler by now
         network.train()
         seen, started = 0, time.perf_counter()
         for images, labels in loader:
