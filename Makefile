@@ -94,8 +94,7 @@ upgrade-check: WITH = upgrade ## compare results with another release, and use t
 soak: WITH = soak $(call option,runs,RUNS) ## run RUNS=100 daily runs in a row, kill a stage in one of ten, and look for growth; needs Docker (ARGS="--seed 1")
 chaos outages upgrade-check soak: install; @$(LOCAL) && python -m tests.$(WITH) $(ARGS)
 pictures: install; @$(LOCAL) && TEST_LONG=1 PICTURES=docs/images REQUIRE_DOCKER=1 pytest tests/stack/airflow_stack/test_browser.py ## take the screenshots in docs/images again; needs Docker and Chromium
-check: install ## lint, check format, import directions, types and security
-	@$(LOCAL) && ruff check . && ruff format --check . && lint-imports && mypy && bandit -q -c pyproject.toml -r tasks plugins dags deploy
+check: install; @$(LOCAL) && ruff check . && ruff format --check . && lint-imports && mypy && bandit -q -c pyproject.toml -r tasks plugins dags deploy ## lint, check format, import directions, types and security
 format: install; @$(LOCAL) && ruff check --fix . ; ruff format . ## format the sources
 audit: install; @$(LOCAL) && for f in requirements/*.txt; do pip-audit --strict --disable-pip --require-hashes -r $$f; done ## look up every pinned package in the advisory database
 lock: install ## pin the extras of pyproject.toml in requirements/
@@ -108,8 +107,9 @@ bench-tuning: WITH = tuning --source "$$SOURCE" ## measure the cost of a trial, 
 bench-transfer: WITH = transfer --source "$$SOURCE" ## compare transfer learning on photos with what users would write (SOURCE=archive of CIFAR-10, ARGS="--part large")
 bench-history: WITH = history ## compare an installation of three years with a fresh one, on SQLite and on Postgres in a container
 bench-data: WITH = data --source "$$SOURCE" ## compare reading gold from shards with memory, torchvision and LitData (SOURCE=archive of CIFAR-10)
+bench-scale: WITH = scale --source "$$SOURCE" ## compare training on two workers with one, and with a script for Ray Train (SOURCE=archive of CIFAR-10)
 bench-gate: WITH = false_promotions ## simulate how often the gate promotes a model that is no better
-bench bench-serving bench-inference bench-tuning bench-transfer bench-gate bench-history bench-data: install; @$(LOCAL) && python -m benchmarks.$(WITH) $(ARGS)
+bench bench-serving bench-inference bench-tuning bench-transfer bench-gate bench-history bench-data bench-scale: install; @$(LOCAL) && python -m benchmarks.$(WITH) $(ARGS)
 bench-runtimes: ready-database; @$(LOCAL) && env -u PIPELINE_RUNTIME python -m benchmarks.runtimes $(if $(RUNTIMES),--runtimes $(RUNTIMES)) $(ARGS) ## measure the seconds per stage in each runtime that is up: RUNTIMES="local docker kubernetes" (NAMESPACE=)
 
 ## Preparation, which the targets above do by themselves

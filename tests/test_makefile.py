@@ -142,6 +142,7 @@ CASES: dict[str, list[tuple[str, ...]]] = {
     "bench-transfer SOURCE=cifar ARGS=--part=large": [
         ("python", "-m", "benchmarks.transfer", "--source", "cifar", "--part=large")
     ],
+    "bench-scale SOURCE=cifar": [("python", "-m", "benchmarks.scale", "--source", "cifar")],
     "soak RUNS=7": [("python", "-m", "tests.soak", "--runs", "7")],
     "test ARGS=tests/dags": [("pytest", "tests/dags")],
 }
