@@ -74,7 +74,9 @@ def alone(airflow: dict[str, str], stack: Stack) -> list[float]:
     return train(airflow, stack, "one-worker", workers=1)[1]
 
 
-def test_two_workers_share_the_container_of_the_stage(airflow: dict[str, str], stack: Stack, alone: list[float]) -> None:
+def test_two_workers_share_the_container_of_the_stage(
+    airflow: dict[str, str], stack: Stack, alone: list[float]
+) -> None:
     run, losses, _ = train(airflow, stack, "own-ray")
     assert run.data.tags["pipeline.workers"] == "2"
     assert "," not in run.data.tags["pipeline.machines"]
