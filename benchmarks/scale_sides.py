@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import mlflow
 import ray
 import torch
 
@@ -56,12 +54,7 @@ def two_workers(recipe: Recipe, gold: Gold, sync_batch_norm: bool = False) -> Tr
         worker_gpus=0,
         sync_batch_norm=sync_batch_norm,
     )
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    with tempfile.TemporaryDirectory(prefix="scale-") as folder:
-        mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
-        with mlflow.start_run():  # it gets tags that say where workers run
-            training = DistributedTraining(recipe, gold, workers=Workers(request, None, _this_machine()))
-            return _trained(training)
+    return _trained(DistributedTraining(recipe, gold, workers=Workers(request, None, _this_machine())))
 
 
 def ray_train_script(recipe: Recipe, gold: Gold) -> Trained:

@@ -3,8 +3,8 @@
     stage: DistributedTraining  <-- events, states --  relay  <--  worker 0, which tells what all of them did
                                                               worker 1, 2, ...: shares of the same batches
 
-Workers get what they need from the stage, by Ray, and have no password: the stage alone writes to MLflow. After every
-epoch, and at every pause in one, it has the whole state; so a worker that is lost costs the batches since then.
+Workers get what they need from the stage, by Ray, and have no password: the stage alone writes to MLflow. After epochs,
+and at every pause in one, it gets the whole state; so a worker that is lost costs the batches since then.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Workers:
 
 
 class DistributedTraining(Training):
-    """One training on several workers. What it knows is the newest state that they told."""
+    """One training on several workers. What it knows is what they told: every epoch, and now and then the state."""
 
     runs_here = False
 
@@ -116,8 +116,9 @@ class DistributedTraining(Training):
                     log.info("waiting for %d workers", self._workers.request.workers)
                 continue
             event, state = message
+            known = len(self.history)
             if state is not None:
-                self.load_state_dict(unpacked(state))
+                self._take_over(unpacked(state))
             match event:
                 case Placed():
                     if placed:
@@ -131,10 +132,22 @@ class DistributedTraining(Training):
                 case BatchEnd():
                     last = event.step
                     yield event
+                case EpochEnd() if event.epoch <= known:
+                    pass  # likewise
                 case EpochEnd():
+                    if state is None:
+                        self.history.append(event)
+                        self._position = None
                     yield self.history[-1]
                 case _:
                     yield event
+
+    def _take_over(self, state: dict[str, Any]) -> None:
+        """Keep the newest state; epochs that were told before a worker was lost stay told."""
+        told = self.history
+        self.load_state_dict(state)
+        if len(told) > len(self.history):
+            self.history, self._position = told, None
 
     @property
     def _stored(self) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
+import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +27,8 @@ from tasks.vision.devices import prepare_cpu
 from tasks.vision.training.events import EpochEnd, Pause, Placed
 from tasks.vision.training.loop import Training
 from tasks.vision.training.replicas import Replicas
+
+STATE_SECONDS = 10.0  # after an epoch, at least, since the last state: it is as large as several networks
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,13 @@ def _train(job: Job) -> None:
         precision = str(training.precision).removeprefix("torch.")
         placed = Placed(tuple(machines), training.device.type, precision, torch.get_num_threads())
         answer(job.relay.tell.remote(placed))
+    told = -math.inf
     for event in training.run():
-        if first:
-            state = packed(training.state_dict()) if isinstance(event, Pause | EpochEnd) else None
-            answer(job.relay.tell.remote(event, state))
+        if not first:
+            continue
+        due = training.finished or time.monotonic() - told >= STATE_SECONDS
+        if isinstance(event, Pause) or (isinstance(event, EpochEnd) and due):
+            answer(job.relay.tell.remote(event, packed(training.state_dict())))
+            told = time.monotonic()
+        else:
+            answer(job.relay.tell.remote(event))

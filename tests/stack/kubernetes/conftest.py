@@ -195,9 +195,10 @@ def pipeline_worker(pipeline_state: State, tmp_path_factory: pytest.TempPathFact
 
 CONF = {
     "epochs": 3,
+    **{"workers": 2, "worker_cpus": 1},  # in the pod of train
     "resources": {
         "prepare": {"memory": "2g"},
-        "train": {"memory": "3g", "ephemeral_storage": "4g"},
+        "train": {"memory": "6g", "ephemeral_storage": "4g"},
         "evaluate": {"memory": "2g"},
     },
 }

@@ -49,6 +49,7 @@ def test_every_stage_left_a_finished_run_with_its_image_and_commit(found: dict[s
         assert run["status"] == "FINISHED"
         assert run["tags"]["pipeline.image"].startswith(f"vision-mlops/{stage}")
         assert len(run["tags"]["mlflow.source.git.commit"]) == 40
+    assert by_stage["train"]["tags"]["pipeline.workers"] == "2"
 
 
 def test_the_champion_is_in_every_pod_of_the_service(found: dict[str, Any], pipeline_state: State) -> None:
