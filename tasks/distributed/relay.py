@@ -40,9 +40,9 @@ class Relay:
 
     async def tell(self, event: Any, state: bytes | None = None) -> None:
         """Pass an event on to the stage, with the state after it where there is one."""
-        if state is not None:
-            self._state = state
         await self._told.put((event, state))
+        if state is not None:  # of a worker that is lost while it waits, neither is kept
+            self._state = state
 
     async def next(self, seconds: float) -> tuple[Any, bytes | None] | None:
         """Return the next event and its state; None after so many seconds without one."""
