@@ -74,7 +74,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, required=True, help="CIFAR-10 as .tar.gz, or a folder of it")
     parser.add_argument("--model", default="resnet18", help="network that is trained (%(default)s)")
-    parser.add_argument("--images", type=int, default=510, help="training images, of 10 classes (%(default)s)")
+    parser.add_argument("--images", type=int, default=1020, help="training images, of 10 classes (%(default)s)")
     parser.add_argument("--batch", type=int, default=128, help="images of a batch, of all workers (%(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="trainings of each side, interleaved (%(default)s)")
     parser.add_argument("--epochs", type=int, default=3, help="of each training; the first only warms up (%(default)s)")
