@@ -145,7 +145,8 @@ class Settings(BaseSettings):
 
     # Searches (stage tune).
     ray_address: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9.-]+:[0-9]+$")] = Field(
-        None, description="Head of the Ray cluster for trials and workers, HOST:PORT; default: Ray runs inside the stage."
+        None,
+        description="Head of the Ray cluster for trials and workers, HOST:PORT; default: Ray runs inside the stage.",
     )
     ray_auth_token: SecretStr | None = Field(None, description="Token of that cluster.")
     tune_storage_uri: str | None = Field(
