@@ -53,7 +53,7 @@ class Relay:
 
 
 class GoldFiles:
-    """Reads files of gold for workers, which have no password of MLflow. They check what they get."""
+    """Reads files of gold for workers: nodes of a cluster have no password of MLflow. They check what they get."""
 
     def __init__(self, gold_run_id: str) -> None:
         """Connect to MLflow with the environment of the stage."""

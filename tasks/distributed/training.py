@@ -3,8 +3,9 @@
     stage: DistributedTraining  <-- events, states --  relay  <--  worker 0, which tells what all of them did
                                                               worker 1, 2, ...: shares of the same batches
 
-Workers get what they need from the stage, by Ray, and have no password: the stage alone writes to MLflow. After epochs,
-and at every pause in one, it gets the whole state; so a worker that is lost costs the batches since then.
+Workers get what they need from the stage, by Ray. The stage alone talks to MLflow; nodes of a cluster need no password
+for it. After epochs, and at every pause in one, the stage gets the whole state; so a worker that is lost costs the
+batches since then.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from tasks.distributed.worker import Job, StoredGold, train
 from tasks.errors import UnavailableError
 from tasks.records import gold_store
 from tasks.records.inputs.stage_inputs import PreparedData
+from tasks.records.logged_training import QUIET_SECONDS
 from tasks.settings import Settings
 from tasks.vision.data.gold import Gold
 from tasks.vision.data.shards.images import ShardImages
@@ -42,7 +44,6 @@ from tasks.vision.training.loop import Training
 from tasks.vision.training.replicas import require_enough
 
 LOST_WORKERS = 3  # times that workers are started again in one try of the stage
-QUIET_SECONDS = 20.0
 STATES = 10  # networks that Ray's memory holds beside gold: two states, each with the best, an average and an optimiser
 
 log = logging.getLogger("tasks.train")
@@ -50,7 +51,13 @@ log = logging.getLogger("tasks.train")
 
 @dataclass(frozen=True)
 class Workers:
-    """How many workers train, and where."""
+    """What a training on workers needs besides.
+
+    Attributes:
+        request: how many workers, and what each gets.
+        data: the gold, for workers that read it from disk.
+        settings: the cluster, if there is one, and what gold may take on a disk.
+    """
 
     request: TrainRequest
     data: PreparedData

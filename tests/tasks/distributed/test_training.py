@@ -21,7 +21,6 @@ from tasks.cluster import supervisor
 from tasks.contract.messages import TaskIdentity
 from tasks.contract.recipe import Basis
 from tasks.contract.training import TrainRequest
-from tasks.distributed.room import Share, require_workers
 from tasks.errors import RequestError
 from tasks.records import gold_store, queries, tracking, tuned_sets
 from tasks.settings import Settings
@@ -134,37 +133,6 @@ def test_an_error_of_the_training_is_told_as_by_one_process(
     (run,) = queries.find_runs(tracking.connect(settings), {"pipeline.stage": "train"})
     assert run.info.status == "FAILED"
     until(lambda: not list(temporary.glob("ray-*")), seconds=1800)
-
-
-SMALL, LARGE, STAGE = {"CPU": 2.0}, {"CPU": 8.0, "GPU": 2.0}, {"memory": 1e9}  # the stage joins without CPUs
-
-
-@pytest.mark.parametrize(
-    ("fields", "address", "share"),
-    [
-        ({"worker_cpus": None}, None, Share(4, 1)),  # as many GPUs as workers
-        ({"worker_cpus": None}, "head:6379", Share(1, 1)),
-        ({"worker_cpus": None, "worker_gpus": 0}, "head:6379", Share(1, 0)),
-        ({"workers": 4}, "head:6379", Share(1, 0)),
-        ({"device": "cpu"}, "head:6379", Share(1, 0)),
-        ({"workers": 3, "worker_cpus": 3, "worker_gpus": 0}, "head:6379", None),
-        ({"worker_gpus": 1, "workers": 3}, "head:6379", None),
-    ],
-)
-def test_each_worker_gets_its_share_of_the_machines(
-    fields: dict[str, Any], address: str | None, share: Share | None
-) -> None:
-    nodes = [SMALL, STAGE, LARGE] if address else [LARGE]
-    asked = request(**{"device": "auto", **fields})
-    if share is not None:
-        assert require_workers(nodes, address, asked) == share
-        return
-    with pytest.raises(RequestError) as refused:
-        require_workers(nodes, address, asked)
-    assert str(refused.value).endswith(
-        "are more than the cluster at head:6379 has room for: 2 (2 CPUs, 0 GPUs; 8 CPUs, 2 GPUs); lower workers, "
-        "worker_cpus or worker_gpus"
-    )
 
 
 def test_more_workers_than_the_machine_has_cores_are_refused_before_anything_starts(

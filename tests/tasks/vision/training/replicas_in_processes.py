@@ -9,11 +9,15 @@ from typing import Any
 import torch
 from torch import distributed, multiprocessing
 
+from tasks.vision.training.events import EpochEnd
 from tasks.vision.training.replicas import Replicas
 
 
 def together(work: Callable[..., Any], folder: Path, *arguments: Any, size: int) -> list[Any]:
-    """Return what `work(replicas, *arguments)` returned in each of `size` processes, by rank."""
+    """Return what `work(replicas, *arguments)` returned in each of `size` processes, by rank.
+
+    These may be tensors, `EpochEnd` and plain values.
+    """
     folder.mkdir()
     # The server of the processes imports torch once for all of them.
     multiprocessing.get_context("forkserver").set_forkserver_preload(["torch", "tasks.vision.training.loop"])
@@ -21,7 +25,8 @@ def together(work: Callable[..., Any], folder: Path, *arguments: Any, size: int)
     multiprocessing.start_processes(  # type: ignore[attr-defined]
         _run, run, nprocs=size, start_method="forkserver"
     )
-    return [torch.load(folder / str(rank), weights_only=False) for rank in range(size)]
+    with torch.serialization.safe_globals([EpochEnd]):
+        return [torch.load(folder / str(rank), weights_only=True) for rank in range(size)]
 
 
 def _run(rank: int, size: int, folder: Path, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
