@@ -16,6 +16,8 @@ of a training is that of the others together, without validation, and without th
 Before that, the losses of one worker and of two are compared on digits, with `sync_batch_norm`: batches, augmentation
 and learning rates are the same, so they should differ by rounding alone. What rounding does shows one worker with two
 threads, which adds up numbers in another order.
+
+How often workers fetch the shards of gold that is larger than memory is counted, not run (`benchmarks.scale_shards`).
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks import scale_shards
 from benchmarks.machine import cpu_model
 from benchmarks.report_file import write_above
 from benchmarks.scale_sides import WORKERS, one_worker, ray_train_script, two_workers
@@ -173,6 +176,7 @@ def report(
             "|---|" + "---|" * COMPARED["epochs"],
             *(f"| {name} | {' | '.join(f'{share:.1e}' for share in found)} |" for name, found in losses.items()),
             "",
+            *scale_shards.table(),
             f"- Losses: two workers differ by **{max(losses['two workers']):.1e}** at most (target: "
             f"{WANTED_DIFFERENCE:.0e}); `{COMPARED['model']}` on {DIGITS} digits, batches of {COMPARED['batch_size']}, "
             f"learning rate {COMPARED['learning_rate']}, `sync_batch_norm`",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import scale
+from benchmarks import scale, scale_shards
 from benchmarks.scale_script import Photos
 
 RATES = {
@@ -33,7 +33,13 @@ def test_the_report_compares_medians_and_rounds(source: str) -> None:
     assert "two workers / Ray Train script **2.22** (round by round: 2.00, 2.00, 2.98)" in text
     assert "| two workers | 1.0e-07 | 2.5e-05 | 2.0e-05 |" in text
     assert "two workers differ by **2.5e-05** at most (target: 1e-04)" in text
+    assert "| workers | 1 | 2 | 4 | 8 | 16 | 64 |" in text
     assert "510 images, batches of 128, float32, one thread a worker; n = 3 trainings of 3 epochs" in text
+
+
+def test_workers_share_the_shards() -> None:
+    assert scale_shards.fetched(1, 32, 60_000) == 1
+    assert 1 < scale_shards.fetched(4, 32, 60_000) < 2
 
 
 def test_the_first_epoch_is_not_counted() -> None:

@@ -82,8 +82,8 @@ class ImageTensor:
     ) -> None:
         """Move uint8 `images` [N, C, H, W] and int64 `labels` [N] to `device`; images on disk stay there.
 
-        Without `augmentation` the images are only normalised, and enlarged if the network wants them larger. Of each
-        batch only the share of this one of `replicas` is read.
+        Without `augmentation` the images are only normalised, and enlarged if the network wants them larger. Only the
+        share of this one of `replicas` is read.
         """
         self.augmentation = augmentation or Augmentation()
         self.replicas = replicas or Replicas()
@@ -107,27 +107,48 @@ class ImageTensor:
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Return images, float32 [B, C, H, W] in channels_last layout and normalised, and labels [B] at `index`."""
-        own = self.replicas.share(index)
-        if isinstance(self._images, Tensor):
-            return self._prepared(self._images[own], own, len(index))
-        return self._prepared(torch.from_numpy(self._images[own.cpu().numpy()]), own, len(index))
+        return next(self.read([index]))
 
     def read(self, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield what `batch` returns for the indices of each batch; images on disk are read ahead."""
-        if isinstance(self._images, ShardImages):
-            shares = [self.replicas.share(index) for index in batches]
-            ahead = read_ahead(self._images, [own.cpu().numpy() for own in shares])
-            for index, own, pixels in zip(batches, shares, ahead, strict=True):
-                yield self._prepared(torch.from_numpy(pixels), own, len(index))
-        else:
-            yield from map(self.batch, batches)
+        shares = [self.replicas.share(index) for index in batches]
+        for whole, own, pixels in zip(batches, shares, self._pixels(shares), strict=True):
+            yield self._augmented(pixels, len(whole)), self.labels[own]
 
-    def _prepared(self, pixels: Tensor, index: Tensor, whole: int) -> tuple[Tensor, Tensor]:
-        """Augment and normalise images, uint8 [B, C, H, W], which are those at `index`, of a batch of `whole`."""
-        change, count, device, replicas = self.augmentation, len(index), index.device, self.replicas
-        pixels = pixels.to(device)
-        if self._mirrored:
-            pixels = pixels.flip(3)
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield images as `batch` does, but not augmented: all once, in order, at most `size` at a time.
+
+        A replica gets its part of all images, so that it reads few of the shards.
+        """
+        own = self.replicas.share(torch.arange(len(self), device=self.labels.device))
+        parts = own.tensor_split(math.ceil(len(own) / size))
+        for index, pixels in zip(parts, self._pixels(parts), strict=True):
+            yield self._normalised(pixels), self.labels[index]
+
+    def mirrored(self) -> ImageTensor:
+        """Return the same images mirrored left-right."""
+        mirrored = copy.copy(self)
+        mirrored._mirrored = True
+        return mirrored
+
+    def _pixels(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Yield the images at the indices of each batch, uint8 [B, C, H, W], on the device."""
+        device = self.labels.device
+        read: Iterator[Tensor]
+        if isinstance(self._images, Tensor):
+            read = (self._images[index] for index in batches)
+        else:
+            positions = [index.cpu().numpy() for index in batches]
+            if isinstance(self._images, ShardImages):
+                read = map(torch.from_numpy, read_ahead(self._images, positions))
+            else:
+                read = (torch.from_numpy(self._images[index]) for index in positions)
+        for pixels in read:
+            yield pixels.to(device).flip(3) if self._mirrored else pixels.to(device)
+
+    def _augmented(self, pixels: Tensor, whole: int) -> Tensor:
+        """Augment and normalise this replica's share, uint8 [B, C, H, W], of a batch of `whole` images."""
+        change, count, device, replicas = self.augmentation, len(pixels), pixels.device, self.replicas
         down, right = replicas.share(torch.randint(0, 2 * change.shift + 1, (2, whole), device=device), 1)
         if change.crop < 1:
             with replicas.own_random():
@@ -144,35 +165,21 @@ class ImageTensor:
         if change.auto != "none":
             with replicas.own_random():
                 pixels = _auto_augmented(pixels, change.auto)
-        # A pixel's channels lie together, as convolutions want them.
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
-        images = pixels.float().sub_(self._offset).mul_(self._scale)
-        if self._enlarge is not None:
-            images = self._enlarge(images)
+        images = self._normalised(pixels)
         if change.erase:
             squares = _squares(whole, *images.shape[2:], side=change.erase, device=device)
             images.masked_fill_(replicas.share(squares), 0)
         if change.erased_share > 0:
             with replicas.own_random():
                 _erase_rectangles(images, change.erased_share)
-        return images, self.labels[index]
+        return images
 
-    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield all images once, in order, at most `size` at a time, as `batch` does."""
-        order = torch.arange(len(self), device=self.labels.device)
-        yield from self.read(order.tensor_split(math.ceil(len(self) / size)))
-
-    def plain(self) -> ImageTensor:
-        """Return the same images without augmentation."""
-        plain = copy.copy(self)
-        plain.augmentation = Augmentation()
-        return plain
-
-    def mirrored(self) -> ImageTensor:
-        """Return the same images mirrored left-right, without augmentation."""
-        mirrored = self.plain()
-        mirrored._mirrored = True
-        return mirrored
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        """Return images, uint8 [B, C, H, W], as the network takes them."""
+        # A pixel's channels lie together, as convolutions want them.
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        images = pixels.float().sub_(self._offset).mul_(self._scale)
+        return images if self._enlarge is None else self._enlarge(images)
 
     def _crops(self, pixels: Tensor) -> Tensor:
         """Cut a random part out of each image [B, C, H, W], and bring it to the size that the network wants.

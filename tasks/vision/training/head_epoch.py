@@ -57,20 +57,20 @@ def fit_head(
             validation images, which no later epoch needs.
     """
     head = linear_probe.head_of(network, name)
-    sources = [validation, train.plain()]
+    sources = [validation, train]
     if mirrors(train, only=only):
         sources.append(train.mirrored())
-    found, done = [], 0
+    found, done, total = [], 0, sum(map(len, sources))
     for images in sources:
         parts = []
         replicas = images.replicas
-        size = min(BATCH, images_at_once(images.values, images.labels.device)) * replicas.size
-        for own in linear_probe.features(network, head, images.batches(size)):
-            part = Features(replicas.gather(own.values), replicas.gather(own.labels))
+        size = min(BATCH, images_at_once(images.values, images.labels.device))
+        for part in linear_probe.features(network, head, images.batches(size)):
             parts.append(part)
-            done += len(part.labels)
-            yield Reading(done, sum(map(len, sources)))
-        found.append(linear_probe.join(parts))
+            done = min(done + len(part.labels) * replicas.size, total)  # the others are as far
+            yield Reading(done, total)
+        own = linear_probe.join(parts)
+        found.append(Features(replicas.gather(own.values), replicas.gather(own.labels)))
     probe = linear_probe.fit(linear_probe.join(found[1:]), found[0], head.out_features, class_weights)
     yield HeadFitted(found[1], found[0], probe, class_weights)
     if only:

@@ -43,14 +43,13 @@ from tasks.vision.models.classifier import Classifier, digest, digest_of
 from tasks.vision.models.preprocessing import Preprocessing
 from tasks.vision.training import schedules
 from tasks.vision.training.augment import Augmentation, ImageTensor
-from tasks.vision.training.batches import divided
 from tasks.vision.training.distillation import Distillation, Teacher
 from tasks.vision.training.events import BatchEnd, EpochEnd, Event, HeadFitted, Pause, Reading
 from tasks.vision.training.head_epoch import fit_head, prepare_head
 from tasks.vision.training.kernels import optimize_for_cpu
 from tasks.vision.training.learner import Learner, require_finite
 from tasks.vision.training.linear_probe import Probe
-from tasks.vision.training.order import epoch_order
+from tasks.vision.training.order import epoch_batches
 from tasks.vision.training.position import Position
 from tasks.vision.training.replicas import Replicas, require_enough
 from tasks.vision.training.validation import predict, validate
@@ -222,8 +221,13 @@ class Training:
         started = paused = time.perf_counter()
 
         labels = self.train_images.labels
-        order = epoch_order(self._train, labels, balanced=self.recipe.class_balance == "sampler")
-        batches = divided(order, self.steps_per_epoch, one_size=self.device.type == "cuda")
+        batches = epoch_batches(
+            self._train,
+            labels,
+            self.steps_per_epoch,
+            balanced=self.recipe.class_balance == "sampler",
+            one_size=self.device.type == "cuda",
+        )
         count = sum(map(len, batches))
         position = self._position or Position.start(self.device)
         position.restore_random()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import torch
@@ -25,16 +24,14 @@ def validate(network: nn.Module, images: ImageTensor) -> tuple[float, float]:
 
 def predict(network: nn.Module, images: ImageTensor) -> Tensor:
     """Return probabilities, float32 [N, classes], on the device; the network stays in evaluation mode."""
-    gather = images.replicas.gather
-    return torch.cat([gather(logits.float().softmax(1)) for logits, _ in _answers(network, images)])
+    own = torch.cat([logits.float().softmax(1) for logits, _ in _answers(network, images)])
+    return images.replicas.gather(own)
 
 
 def _answers(network: nn.Module, images: ImageTensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield logits and labels, batch by batch."""
+    """Yield logits and labels of this replica's part, batch by batch."""
     network.eval()
-    count, device = len(images), images.labels.device
-    batches = math.ceil(count / (images_at_once(images.values, device) * images.replicas.size))
-    for pixels, labels in images.read(torch.arange(count, device=device).tensor_split(batches)):
+    for pixels, labels in images.batches(images_at_once(images.values, images.labels.device)):
         with torch.inference_mode():
             logits = network(pixels)
         yield logits, labels

@@ -19,10 +19,12 @@ from tasks.vision.training import order
 from tasks.vision.training.augment import ImageTensor
 from tasks.vision.training.events import EpochEnd
 from tasks.vision.training.loop import Training
+from tasks.vision.training.replicas import Replicas
 from tests.digits import digits_as_gold
 from tests.small_gold import read
 
 IMAGE = 8 * 8
+SIZE = 3  # replicas
 RECIPES: dict[str, dict[str, object]] = {
     "plain": {},
     "all augmentation": {"auto_augment": "trivial", "mixup": 0.2, "augmentation": 1.0},
@@ -67,9 +69,7 @@ def test_training_from_disk_has_the_bits_of_training_from_memory(folder: Path, c
 def test_mirrored_images_are_the_plain_ones_mirrored(folder: Path, most_memory: int | None) -> None:
     train = read(folder, most_memory).train
     images = ImageTensor(train.images, train.labels, Preprocessing((0.0,), (1.0,)), torch.device("cpu"))
-    plain, mirrored = (
-        torch.cat([pixels for pixels, _ in of.batches(30)]) for of in (images.plain(), images.mirrored())
-    )
+    plain, mirrored = (torch.cat([pixels for pixels, _ in of.batches(30)]) for of in (images, images.mirrored()))
     assert mirrored.equal(plain.flip(3))
     assert not mirrored.equal(plain)
 
@@ -101,6 +101,40 @@ def test_windows_hold_every_image_once_and_few_shards_at_a_time(folder: Path) ->
     assert not first.sort().values.equal(first)
     torch.manual_seed(1)
     assert not found.equal(order.epoch_order(train, torch.from_numpy(train.labels), balanced=False))
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize("balanced", [False, True])
+def test_a_replica_needs_few_of_the_shards_of_a_window(folder: Path, balanced: bool) -> None:
+    """What all of them fetch in an epoch: with shares in any order, each would need every shard."""
+    train = read(folder, most_memory=0).train
+    shards = len(train.shards) - 1
+    torch.manual_seed(0)
+    labels = torch.from_numpy(train.labels)
+    batches = order.epoch_batches(train, labels, 4, balanced=balanced, one_size=False)
+    fetched = 0
+    for rank in range(SIZE):
+        own = torch.cat([Replicas(rank, SIZE).share(batch) for batch in batches])
+        fetched += len(np.unique(np.searchsorted(train.shards, own.numpy(), side="right")))
+    assert shards <= fetched <= 2 * shards < SIZE * shards
+    everything = torch.cat(batches)
+    assert balanced or everything.sort().values.equal(torch.arange(100))
+    assert sorted(map(len, batches)) == [25, 25, 25, 25]
+
+
+@pytest.mark.usefixtures("narrow")
+def test_a_replica_validates_on_shards_of_its_own(folder: Path) -> None:
+    """Its part of all images is read in one piece, whatever the size of batches."""
+    for split in (read(folder, most_memory=0).train, read(folder).train):
+        seen = []
+        for rank in range(SIZE):
+            replicas = Replicas(rank, SIZE)
+            preprocessing = Preprocessing((0.0,), (1.0,))
+            images = ImageTensor(split.images, split.labels, preprocessing, torch.device("cpu"), replicas=replicas)
+            batches = list(images.batches(10))
+            assert max(len(labels) for _, labels in batches) <= 10
+            seen.append(torch.cat([labels for _, labels in batches]))
+        assert torch.cat(seen).equal(torch.from_numpy(split.labels))
 
 
 def test_images_are_read_while_others_are_trained_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -16,7 +17,7 @@ from torch.nn import functional
 from tasks.contract.recipe import Recipe
 from tasks.errors import RequestError
 from tasks.vision.data.gold import Gold, Split
-from tasks.vision.training import loop, replicas
+from tasks.vision.training import loop, order, replicas
 from tasks.vision.training.events import EpochEnd, Pause
 from tasks.vision.training.loop import Training
 from tasks.vision.training.replicas import Replicas, require_enough
@@ -38,6 +39,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "plain": {},
     "weighted, clipped and averaged": {"class_balance": "weights", "gradient_clip": 1.0, "ema_decay": 0.9},
     "sampled, adamw": {"class_balance": "sampler", "optimizer": "adamw", "learning_rate": 1e-4},
+    "in windows": {},
 }
 
 
@@ -131,8 +133,13 @@ def test_the_average_of_weighted_means_is_the_mean_of_the_batch() -> None:
 
 
 def trained(own: Replicas, kind: str) -> tuple[list[EpochEnd], dict[str, torch.Tensor]]:
-    training = Training(recipe(**KINDS[kind]), digits_as_gold(), replicas=own)
-    ends = [event for event in training.run() if isinstance(event, EpochEnd)]
+    gold = digits_as_gold()
+    with pytest.MonkeyPatch.context() as patch:
+        if kind == "in windows":  # as gold that is larger than memory: three windows of shards with 20 images
+            patch.setattr(order, "WINDOW_BYTES", math.ceil(gold.train.images.nbytes / 3))
+            gold = replace(gold, train=replace(gold.train, shards=tuple(range(0, 201, 20))))
+        training = Training(recipe(**KINDS[kind]), gold, replicas=own)
+        ends = [event for event in training.run() if isinstance(event, EpochEnd)]
     return ends, training.learner.evaluated.state_dict()
 
 
