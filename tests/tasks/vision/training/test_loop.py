@@ -4,6 +4,7 @@ import dataclasses
 import io
 import itertools
 import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -239,13 +240,13 @@ def test_time_the_consumer_takes_is_not_training_time(gold: Gold, monkeypatch: p
 def test_every_image_is_trained_on_once_per_epoch_in_batches_of_nearly_equal_size(gold: Gold) -> None:
     training = Training(recipe(epochs=1, batch_size=299), gold)
     seen: list[Tensor] = []
-    original = training.train_images.batch
+    original = training.train_images.read
 
-    def recording(index: Tensor) -> tuple[Tensor, Tensor]:
-        seen.append(index)
-        return original(index)
+    def recording(batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        seen.extend(batches)
+        return original(batches)
 
-    training.train_images.batch = recording  # type: ignore[method-assign]
+    training.train_images.read = recording  # type: ignore[method-assign]
     list(training.run())
     assert sorted(len(index) for index in seen) == [150, 150]
     assert torch.cat(seen).sort().values.tolist() == list(range(300))
