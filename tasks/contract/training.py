@@ -71,6 +71,13 @@ class TrainRequest(ReusableRequest, TrainingRequest):
         False,
         description="Batch normalisation uses the images of all workers: slower; for few images per worker.",
     )
+    micro_batches: int = Field(
+        1,
+        ge=1,
+        le=4096,
+        description="Parts in which each batch, or each worker's share of it, passes through the network; their "
+        "gradients are added up for one step. For batches that do not fit into the memory of a device.",
+    )
     prepare_tags: UpstreamTags = None
     tune_tags: UpstreamTags = None
     registered_model: ModelName = REGISTERED_MODEL

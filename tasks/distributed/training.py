@@ -78,7 +78,8 @@ class DistributedTraining(Training):
             RequestError: there are more workers than images in a batch allow; and what `Training` raises.
         """
         super().__init__(recipe, gold, trained, **other)
-        require_enough(workers.request.workers, len(gold.train) // self.steps_per_epoch, len(gold.validation))
+        smallest = len(gold.train) // self.steps_per_epoch
+        require_enough(workers.request.workers, smallest, len(gold.validation), self.micro_batches)
         self._workers, self._gold, self._trained = workers, gold, trained
         self._state: dict[str, Any] | None = None
 
@@ -144,7 +145,7 @@ class DistributedTraining(Training):
                 case EpochEnd():
                     if state is None:
                         self.history.append(event)
-                        self._position = None
+                        self._epochs.position = None
                     yield self.history[-1]
                 case _:
                     yield event
@@ -154,7 +155,7 @@ class DistributedTraining(Training):
         told = self.history
         self.load_state_dict(state)
         if len(told) > len(self.history):
-            self.history, self._position = told, None
+            self.history, self._epochs.position = told, None
 
     @property
     def _stored(self) -> bool:
@@ -168,6 +169,7 @@ class DistributedTraining(Training):
             None if self._trained is None else ray.put(dict(self._trained)),
             share,
             request.sync_batch_norm,
+            self.micro_batches,
             relay,
         )
         # Ray wants a folder, and puts nothing there that is needed.

@@ -70,6 +70,7 @@ class Job:
         trained: weights to start from, by name; None: random ones.
         share: what each worker has for itself.
         sync_batch_norm: see `Replicas`.
+        micro_batches: see `Training`.
         relay: actor `Relay`.
     """
 
@@ -78,6 +79,7 @@ class Job:
     trained: ray.ObjectRef[Mapping[str, Tensor]] | None
     share: Share
     sync_batch_norm: bool
+    micro_batches: int
     relay: Any
 
 
@@ -103,7 +105,7 @@ def _train(job: Job) -> None:
     side = recipe.input_side or max(gold.shape[1:])
     prepare_cpu(recipe.batch_size // replicas.size * gold.shape[0] * side**2, job.share.cpus)
     trained = None if job.trained is None else ray.get(job.trained)
-    training = Training(recipe, gold, trained, replicas=replicas)
+    training = Training(recipe, gold, trained, replicas=replicas, micro_batches=job.micro_batches)
     state = answer(job.relay.newest.remote())
     if state is not None:
         training.load_state_dict(unpacked(state))

@@ -131,8 +131,7 @@ class LoggedTraining:
                             self._save(training.state_dict())
                             unsaved = None
                     case EpochEnd():
-                        values = {name: value for name, value in asdict(event).items() if name != "epoch"}
-                        self.metrics.add(event.epoch, values)
+                        self.metrics.add(event.epoch, event.metrics)
                         log.info("%s, %s", _line(event, training), clock.left(event))
                         if training.finished:
                             unsaved = None  # the rest takes seconds, and saves it
@@ -166,7 +165,7 @@ class LoggedTraining:
 
 def _describe(training: Training, gold: Gold, data: PreparedData) -> None:
     """Log the settings that the request resolved to on this machine and these data."""
-    counts, recipe = parameter_counts(training.network), training.recipe
+    counts, recipe, parts = parameter_counts(training.network), training.recipe, training.micro_batches
     precision = str(training.precision).removeprefix("torch.")
     mlflow.log_params(
         {f"parameters_{name}": count for name, count in counts.items()}
@@ -182,13 +181,15 @@ def _describe(training: Training, gold: Gold, data: PreparedData) -> None:
             "pipeline.device": training.device.type,
             "pipeline.precision": precision,
             "pipeline.threads": str(torch.get_num_threads()),
+            "pipeline.micro_batches": str(parts),
         }
     )
     registry.log_classes(gold.classes)
     log.info(
-        "%s: %s parameters, %d classes, %d training images of %s, batches of %d, on %s in %s with %d threads",
+        "%s: %s parameters, %d classes, %d training images of %s, batches of %d%s, on %s in %s with %d threads",
         *(recipe.model, f"{counts['total']:,}", len(gold.classes), len(gold.train), "x".join(map(str, gold.shape))),
-        *(recipe.batch_size, training.device, precision, torch.get_num_threads()),
+        *(recipe.batch_size, f" in {parts} parts" if parts > 1 else "", training.device),
+        *(precision, torch.get_num_threads()),
     )
 
 
@@ -211,12 +212,13 @@ def _tell_placed(placed: Placed) -> None:
 
 
 def _line(end: EpochEnd, training: Training) -> str:
+    waited = "" if end.data_wait_share is None else f", {end.data_wait_share:.0%} of the time waiting for data"
     return (
         f"epoch {end.epoch}/{training.recipe.epochs}: "
         f"train loss {end.train_loss:.4f}, accuracy {end.train_accuracy:.4f}; "
         f"validation loss {end.validation_loss:.4f}, accuracy {end.validation_accuracy:.4f}"
         f"{' (best)' if training.best is end else ''}; "
-        f"learning rate {end.learning_rate:.2g}; {end.images_per_second:.0f} images/s"
+        f"learning rate {end.learning_rate:.2g}; {end.images_per_second:.0f} images/s{waited}"
     )
 
 

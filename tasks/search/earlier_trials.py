@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import MISSING, fields
 
 from mlflow import MlflowClient
 from mlflow.entities import Run, RunStatus
@@ -25,6 +25,7 @@ from tasks.search.table import CONFIG_SHA256, STATE, TRIAL, VALUES, run_status, 
 from tasks.vision.training.events import EpochEnd
 
 EPOCH_METRICS = tuple(item.name for item in fields(EpochEnd) if item.name != "epoch")
+ALWAYS = tuple(item.name for item in fields(EpochEnd) if item.name != "epoch" and item.default is MISSING)
 
 
 def read_earlier(
@@ -76,12 +77,8 @@ def _history(client: MlflowClient, run: Run) -> tuple[EpochEnd, ...]:
         for name in EPOCH_METRICS
     }
     epochs = list[EpochEnd]()
-    while all(len(epochs) + 1 in points for points in values.values()):
+    while all(len(epochs) + 1 in values[name] for name in ALWAYS):
         epoch = len(epochs) + 1
-        epochs.append(EpochEnd(epoch=epoch, **{name: points[epoch] for name, points in values.items()}))
+        known = {name: points[epoch] for name, points in values.items() if epoch in points}
+        epochs.append(EpochEnd(epoch=epoch, **known))
     return tuple(epochs)
-
-
-def metrics_of(end: EpochEnd) -> dict[str, float]:
-    """Return the metrics of one epoch, by name."""
-    return {name: value for name, value in asdict(end).items() if name != "epoch"}

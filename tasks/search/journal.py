@@ -64,7 +64,7 @@ class Journal(Callback):
         again = epoch <= entry.epochs  # its machine was lost, and it resumed from an earlier epoch
         entry.epochs = max(entry.epochs, epoch)
         entry.seconds += float(result["epoch_seconds"])
-        metrics = {name: float(result[name]) for name in EPOCH_METRICS}
+        metrics = {name: float(result[name]) for name in EPOCH_METRICS if result[name] is not None}
         batches = list(result[BATCHES])
         if not again and not (result[REPLAYED] and entry.ended):
             self._writer.put(lambda: entry.add(epoch, metrics, batches))

@@ -60,6 +60,7 @@ def run(request: TrainRequest, inputs: TrainInputs, run: StageRun, settings: Set
     )
     recipe = request.recipe(basis, tuned.hyperparameters if tuned else None)
     make = _on_workers(request, inputs.data, settings) if request.workers > 1 else Training
+    make = partial(make, micro_batches=request.micro_batches)
     logged = LoggedTraining(run.run_id, recipe, inputs.data, gold, inputs.weights, make=make)
     training = logged.training
     metrics, left = logged.metrics, logged.estimate

@@ -26,7 +26,11 @@ ALLOWED: tuple[tuple[str, str | None, str], ...] = (
     (r"", r"(?<![\d.])1[789]\d{11}(?!\d)", "times in milliseconds since 1970"),
     (r"", r"\b20\d\d-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?( UTC|Z|\+00:00)?)?", "dates and times"),
     (r"", r"http://127\.0\.0\.1:\d+", "each job has a service of its own"),
-    (r"metric (.*seconds|images_per_second|.*latency.*|batch_images_per_second|peak_memory_mb)@", None, "measured"),
+    (
+        r"metric (.*seconds|images_per_second|data_wait_share|.*latency.*|batch_images_per_second|peak_memory_mb)@",
+        None,
+        "measured",
+    ),
     (r"metric deploy/(wait_seconds|request_milliseconds|largest_difference)@", None, "measured"),
     (r"tag pipeline.result", r'"(seconds|images_per_second)": ?[\d.e+-]+', "measured"),
     (r"^result \| (seconds|images_per_second)", None, "measured"),

@@ -76,7 +76,7 @@ class CompressInputs(StageInputs):
     def fitted_to_validation(self) -> bool:
         """Whether its last fit was to the validation images, too, so that its accuracy on them says nothing.
 
-        See `tasks.vision.training.head_epoch.fit_head`; a run of an early release has no such param.
+        See `tasks.vision.training.head_epoch.run`; a run of an early release has no such param.
         """
         return self.params.get("finetune") == "head"
 

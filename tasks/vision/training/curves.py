@@ -1,7 +1,8 @@
-"""The plot of a training: loss, accuracy and learning rate over its epochs."""
+"""The plot of a training: loss, accuracy, learning rate and waiting for data over its epochs."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
@@ -14,10 +15,10 @@ TRAIN, VALIDATION, NEUTRAL = "#4477aa", "#ee6677", "#666666"  # Paul Tol's "brig
 
 
 def curves_figure(history: Sequence[EpochEnd], best: EpochEnd, title: str) -> Figure:
-    """Draw three panels over `history`; a dotted line marks the `best` epoch."""
-    figure = Figure(figsize=(12, 3.8), layout="constrained")
+    """Draw four panels over `history`; a dotted line marks the `best` epoch."""
+    figure = Figure(figsize=(16, 3.8), layout="constrained")
     figure.suptitle(title, fontsize=12)
-    loss, accuracy, rate = figure.subplots(1, 3)
+    loss, accuracy, rate, wait = figure.subplots(1, 4, sharex=True)
     epochs = [end.epoch for end in history]
     marker = "o" if len(epochs) < 40 else ""
 
@@ -29,12 +30,17 @@ def curves_figure(history: Sequence[EpochEnd], best: EpochEnd, title: str) -> Fi
     line(accuracy, [end.train_accuracy for end in history], "train", TRAIN)
     line(accuracy, [end.validation_accuracy for end in history], "validation", VALIDATION)
     line(rate, [end.learning_rate for end in history], "learning rate", NEUTRAL)
+    shares = [math.nan if end.data_wait_share is None else end.data_wait_share for end in history]
+    line(wait, shares, "waiting for data", NEUTRAL)
     loss.set_title("Loss")
     loss.set_yscale("log")
     accuracy.set_title(f"Accuracy (best: {best.validation_accuracy:.2%} in epoch {best.epoch})")
     accuracy.yaxis.set_major_formatter(PercentFormatter(1.0))
     rate.set_title("Learning rate at the end of the epoch")
-    for axes in (loss, accuracy, rate):
+    wait.set_title("Share of time waiting for data")
+    wait.set_ylim(0, 1)
+    wait.yaxis.set_major_formatter(PercentFormatter(1.0))
+    for axes in (loss, accuracy, rate, wait):
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.axvline(best.epoch, color=NEUTRAL, linestyle=":", linewidth=1)

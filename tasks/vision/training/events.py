@@ -5,7 +5,7 @@ Who reads what a training told (`make tune-results`) does not wait for torch: it
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class BatchEnd:
 
 @dataclass(frozen=True)
 class Pause:
-    """Between two batches of an epoch, every `loop.PAUSE_SECONDS`: a checkpoint here begins with the next batch."""
+    """Between two batches of an epoch, every `epoch.PAUSE_SECONDS`: a checkpoint here begins with the next batch."""
 
     step: int
     """Batches since the start of training."""
@@ -84,6 +84,15 @@ class EpochEnd:
     """Training images by the seconds of training alone, without validation and logging."""
     epoch_seconds: float
     """Training and validation."""
+    data_wait_share: float | None = None
+    """Of the seconds of training, 0 to 1: those in which no batch was there to train on, in the worker that waited
+    longest, as the others wait for it. None: trained by an earlier release, which did not measure it."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What was measured, by name."""
+        values = ((item.name, getattr(self, item.name)) for item in fields(self) if item.name != "epoch")
+        return {name: value for name, value in values if value is not None}
 
 
 Event = Placed | Reading | HeadFitted | BatchEnd | Pause | EpochEnd

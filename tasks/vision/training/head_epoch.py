@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import torch
@@ -11,7 +12,9 @@ from tasks.vision.devices import images_at_once
 from tasks.vision.models.build import head_name
 from tasks.vision.training import linear_probe
 from tasks.vision.training.augment import ImageTensor
-from tasks.vision.training.events import HeadFitted, Reading
+from tasks.vision.training.data_wait import DataWait
+from tasks.vision.training.events import EpochEnd, HeadFitted, Reading
+from tasks.vision.training.learner import Learner
 from tasks.vision.training.linear_probe import Features, Probe
 
 BATCH = 128
@@ -36,25 +39,63 @@ def mirrors(train: ImageTensor, *, only: bool) -> bool:
     return only and train.augmentation.flip
 
 
-def fit_head(
+def run(
+    learner: Learner, name: str, train: ImageTensor, validation: ImageTensor, *, only: bool
+) -> Iterator[Reading | HeadFitted | EpochEnd]:
+    """Compute the features of all images once, and fit the last layer of the learner's network to them.
+
+    Args:
+        learner: what is trained; its average of weights begins anew.
+        name: of the last layer.
+        train: the training images; their augmentation is not used.
+        validation: the images that choose how strongly the layer is held back.
+        only: nothing else will be trained. Then mirrored images count too, and once everything is chosen, the
+            validation images, which no later epoch needs.
+    """
+    device = train.labels.device
+    started, outside, waited = time.perf_counter(), 0.0, DataWait(device)
+    for event in _fit_head(learner.network, name, train, validation, learner.class_weights, waited, only=only):
+        if isinstance(event, Probe):
+            probe = event
+        else:
+            yielded = time.perf_counter()
+            yield event
+            outside += time.perf_counter() - yielded
+    learner.restart_average()
+    seconds = time.perf_counter() - started - outside
+    yield EpochEnd(
+        epoch=1,
+        train_loss=probe.train_loss,
+        train_accuracy=probe.train_accuracy,
+        validation_loss=probe.validation_loss,
+        validation_accuracy=probe.validation_accuracy,
+        learning_rate=0.0,
+        images_per_second=len(train) / seconds,
+        epoch_seconds=seconds,
+        data_wait_share=train.replicas.largest(waited.share(seconds), device),
+    )
+
+
+def _fit_head(
     network: nn.Module,
     name: str,
     train: ImageTensor,
     validation: ImageTensor,
     class_weights: Tensor | None,
+    waited: DataWait,
     *,
     only: bool,
 ) -> Iterator[Reading | HeadFitted | Probe]:
-    """Fit the last layer of a network, in place; the last event is what was found.
+    """Fit the last layer of a network, in place, as `run` says; the last event is what was found.
 
     Args:
         network: the network.
         name: of its last layer.
-        train: the training images; their augmentation is not used.
-        validation: the images that choose how strongly the layer is held back.
+        train: the training images.
+        validation: the validation images.
         class_weights: how much the images of each class count [classes]; None: all alike.
-        only: nothing else will be trained. Then mirrored images count too, and once everything is chosen, the
-            validation images, which no later epoch needs.
+        waited: measures how long the images take to come.
+        only: nothing else will be trained.
     """
     head = linear_probe.head_of(network, name)
     sources = [validation, train]
@@ -65,7 +106,7 @@ def fit_head(
         parts = []
         replicas = images.replicas
         size = min(BATCH, images_at_once(images.values, images.labels.device))
-        for part in linear_probe.features(network, head, images.batches(size)):
+        for part in linear_probe.features(network, head, waited.over(images.batches(size))):
             parts.append(part)
             done = min(done + len(part.labels) * replicas.size, total)  # the others are as far
             yield Reading(done, total)

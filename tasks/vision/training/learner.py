@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ class Learner:
         labels: Tensor,
         teacher: Teacher | None = None,
         replicas: Replicas | None = None,
+        micro_batches: int = 1,
     ) -> None:
         """Make the optimiser of a network that is on its device already.
 
@@ -41,6 +43,8 @@ class Learner:
             labels: int64 [N], of all training images: how often there is each class.
             teacher: on the same device; the network learns from its answers too.
             replicas: those that train this network together; all make it with the same weights.
+            micro_batches: parts in which a batch, or this replica's share, passes through the network: the fewer
+                images at once, the less memory they need. Each has an image at least.
         """
         self.network = network
         # How much the images of each class count, float32 [classes]; None: all alike.
@@ -51,7 +55,9 @@ class Learner:
         self._device = next(network.parameters()).device.type
         self._replicas = replicas or Replicas()
         self._forward = self._replicas.forward(network)
-        if self._device == "cuda" and self._replicas.alone:
+        self._micro_batches = micro_batches
+        # The gradients of a recording lie where its next pass writes them: they cannot be added up.
+        if self._device == "cuda" and self._replicas.alone and micro_batches == 1:
             self._forward = Recorded(network)
         self._mix = make_mixing(recipe.mixup, recipe.cutmix, classes)
         self._optimizer = make_optimizer(network, recipe)
@@ -97,17 +103,9 @@ class Learner:
             the device.
         """
         images, targets = self._mix(images, labels)
-        weights = self.class_weights if self._recipe.class_balance == "weights" else None
         set_learning_rate(self._optimizer, learning_rate)
-        lower = self._precision is not torch.float32
-        # Each weight is used once in a pass, and CUDA graphs cannot keep copies of them between passes.
-        with torch.autocast(self._device, dtype=self._precision, enabled=lower, cache_enabled=False):
-            logits = self._forward(images)
-            loss = class_balance.loss(logits, targets, self._recipe.label_smoothing, weights)
-            if self._teacher is not None:
-                loss = self._teacher.loss(images, logits, loss)
         self._optimizer.zero_grad(set_to_none=True)
-        self._scaler.scale(loss * weight).backward()  # type: ignore[no-untyped-call]
+        loss, logits = self._pass(images, targets, weight)
         if self._recipe.gradient_clip > 0:
             self._scaler.unscale_(self._optimizer)
             nn.utils.clip_grad_norm_(self.network.parameters(), self._recipe.gradient_clip)
@@ -115,7 +113,32 @@ class Learner:
         self._scaler.update()
         if self._average is not None:
             self._average.update(self.network, number)
-        return loss.detach(), logits.detach(), targets if targets.ndim == 1 else targets.argmax(1)
+        return loss, logits, targets if targets.ndim == 1 else targets.argmax(1)
+
+    def _pass(self, images: Tensor, targets: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+        """Pass a batch through the network and back, in parts whose gradients are added up; return loss and logits."""
+        losses, logits, count = [], [], self._micro_batches
+        parts = zip(images.tensor_split(count), targets.tensor_split(count), strict=True)
+        for number, (own_images, own_targets) in enumerate(parts, 1):
+            share = len(own_images) / len(images)
+            with nullcontext() if number == count else self._replicas.own_gradients(self._forward):
+                loss, answers = self._loss(own_images, own_targets)
+                self._scaler.scale(loss * (weight * share)).backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach() * share)
+            logits.append(answers.detach())
+        return torch.stack(losses).sum(), torch.cat(logits)
+
+    def _loss(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean loss over images that pass through the network at once, and their logits."""
+        weights = self.class_weights if self._recipe.class_balance == "weights" else None
+        lower = self._precision is not torch.float32
+        # Each weight is used once in a pass, and CUDA graphs cannot keep copies of them between passes.
+        with torch.autocast(self._device, dtype=self._precision, enabled=lower, cache_enabled=False):
+            logits = self._forward(images)
+            loss = class_balance.loss(logits, targets, self._recipe.label_smoothing, weights)
+            if self._teacher is not None:
+                loss = self._teacher.loss(images, logits, loss)
+        return loss, logits
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that changes, as tensors and plain values; valid until the next batch."""

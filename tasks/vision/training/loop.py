@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -41,24 +40,22 @@ from tasks.vision.devices import choose_device, choose_precision
 from tasks.vision.models.build import build
 from tasks.vision.models.classifier import Classifier, digest, digest_of
 from tasks.vision.models.preprocessing import Preprocessing
-from tasks.vision.training import schedules
+from tasks.vision.training import head_epoch, schedules
 from tasks.vision.training.augment import Augmentation, ImageTensor
 from tasks.vision.training.distillation import Distillation, Teacher
-from tasks.vision.training.events import BatchEnd, EpochEnd, Event, HeadFitted, Pause, Reading
-from tasks.vision.training.head_epoch import fit_head, prepare_head
+from tasks.vision.training.epoch import SEED_STRIDE, Epochs
+from tasks.vision.training.events import EpochEnd, Event, HeadFitted, Reading
+from tasks.vision.training.head_epoch import prepare_head
 from tasks.vision.training.kernels import optimize_for_cpu
-from tasks.vision.training.learner import Learner, require_finite
-from tasks.vision.training.linear_probe import Probe
-from tasks.vision.training.order import epoch_batches
+from tasks.vision.training.learner import Learner
 from tasks.vision.training.position import Position
 from tasks.vision.training.replicas import Replicas, require_enough
-from tasks.vision.training.validation import predict, validate
+from tasks.vision.training.validation import predict
 
-SEED_STRIDE = 1_000_003  # more than the epochs of any request, so that no two (seed, epoch) share a seed
 CHECKPOINT_FORMAT = 3  # between epochs, as in the releases that saved nowhere else
 MIDDLE_FORMAT = 4  # in the middle of one
+SHARES = "data_wait_shares"  # in a checkpoint: of each epoch of its history
 FORMATS = (CHECKPOINT_FORMAT, MIDDLE_FORMAT)
-PAUSE_SECONDS = 60.0
 
 
 class Training:
@@ -75,6 +72,7 @@ class Training:
         classifier: Classifier | None = None,
         distillation: Distillation | None = None,
         replicas: Replicas | None = None,
+        micro_batches: int = 1,
     ) -> None:
         """Choose the device, move the images to it, make the network and its optimiser.
 
@@ -87,10 +85,11 @@ class Training:
                 the network that the recipe names; a copy of it.
             distillation: the classifier that the network learns from, besides the labels.
             replicas: those that train together, in as many processes; this one is alone by default.
+            micro_batches: see `Learner`. A checkpoint fits any number of them.
 
         Raises:
             RequestError: the requested device or precision is not available, the network has no linear head, or there
-                are more replicas than images in a batch allow.
+                are more replicas, or parts of a batch, than its images allow.
             DataError: the images are too few, too small, or not what the network takes.
             ModelError: the weights are those of another network.
         """
@@ -118,9 +117,10 @@ class Training:
         flip = flips(gold.dataset) if recipe.flip is None else recipe.flip
         self.augmentation = Augmentation.of(recipe, flip, side=min(gold.shape[1:]))
         train, validation, where = gold.train, gold.validation, (self._preprocessing, self.device)
-        self._train, self._replicas = train, replicas or Replicas()
+        self._replicas = replicas or Replicas()
         self.steps_per_epoch = math.ceil(len(train) / recipe.batch_size)
-        require_enough(self._replicas.size, len(train) // self.steps_per_epoch, len(validation))
+        self.micro_batches, smallest = micro_batches, len(train) // self.steps_per_epoch
+        require_enough(self._replicas.size, smallest, len(validation), micro_batches)
         augmentation = self.augmentation
         self.train_images = ImageTensor(train.images, train.labels, *where, augmentation, self._replicas)
         self.validation_images = ImageTensor(validation.images, validation.labels, *where, replicas=self._replicas)
@@ -138,10 +138,19 @@ class Training:
         teacher = None
         if distillation is not None:
             teacher = Teacher(distillation, self._preprocessing).to(self.device).to(memory_format=torch.channels_last)
-        labels = self.train_images.labels
-        self.learner = Learner(network, recipe, self.precision, self._classes, labels, teacher, self._replicas)
+        self.learner = Learner(
+            network,
+            recipe,
+            self.precision,
+            self._classes,
+            self.train_images.labels,
+            teacher,
+            self._replicas,
+            micro_batches,
+        )
+        images = (self.train_images, self.validation_images)
+        self._epochs = Epochs(recipe, train, self.learner, *images, self.steps_per_epoch)
         self._best: dict[str, Tensor] = {}
-        self._position: Position | None = None  # in an epoch, while a checkpoint can be made of it or goes on from it
 
     @property
     def network(self) -> nn.Module:
@@ -168,7 +177,7 @@ class Training:
     @property
     def steps_done(self) -> int:
         """Batches since the start of training, as far as a checkpoint has them."""
-        return len(self.history) * self.steps_per_epoch + (self._position.steps if self._position else 0)
+        return len(self.history) * self.steps_per_epoch + (self._epochs.position.steps if self._epochs.position else 0)
 
     def run(self) -> Iterator[Event]:
         """Train until finished.
@@ -178,104 +187,16 @@ class Training:
         """
         while not self.finished:
             epoch = len(self.history) + 1
-            yield from self._head_epoch() if epoch == 1 and self.fits_head else self._epoch(epoch)
+            head = epoch == 1 and self.fits_head
+            for event in self._head_epoch() if head else self._epochs.run(epoch, self.learning_rate):
+                if isinstance(event, EpochEnd):
+                    self._finish(event)
+                yield event
 
     def _head_epoch(self) -> Iterator[Reading | HeadFitted | EpochEnd]:
-        """Compute the features of all images once, and fit the last layer to them."""
-        started = time.perf_counter()
-        fitting = fit_head(
-            self.network,
-            self.head,
-            self.train_images,
-            self.validation_images,
-            self.learner.class_weights,
-            only=self.recipe.finetune == "head",
-        )
-        outside = 0.0
-        for event in fitting:
-            if isinstance(event, Probe):
-                probe = event
-            else:
-                yielded = time.perf_counter()
-                yield event
-                outside += time.perf_counter() - yielded
-        self.learner.restart_average()
-        seconds = time.perf_counter() - started - outside
-        end = EpochEnd(
-            epoch=1,
-            train_loss=probe.train_loss,
-            train_accuracy=probe.train_accuracy,
-            validation_loss=probe.validation_loss,
-            validation_accuracy=probe.validation_accuracy,
-            learning_rate=0.0,
-            images_per_second=len(self.train_images) / seconds,
-            epoch_seconds=seconds,
-        )
-        self._finish(end)
-        yield end
-
-    def _epoch(self, epoch: int) -> Iterator[BatchEnd | Pause | EpochEnd]:
-        torch.manual_seed(self.recipe.seed * SEED_STRIDE + epoch)
-        self.learner.begin_epoch()
-        learning_rate = outside = 0.0
-        started = paused = time.perf_counter()
-
-        labels = self.train_images.labels
-        batches = epoch_batches(
-            self._train,
-            labels,
-            self.steps_per_epoch,
-            balanced=self.recipe.class_balance == "sampler",
-            one_size=self.device.type == "cuda",
-        )
-        count = sum(map(len, batches))
-        position = self._position or Position.start(self.device)
-        position.restore_random()
-        self._position, left = None, batches[position.steps :]
-        first, replicas = (epoch - 1) * self.steps_per_epoch + position.steps, self._replicas
-        for step, (index, batch) in enumerate(zip(left, self.train_images.read(left), strict=True), first):
-            learning_rate = self.learning_rate(step)
-            weight = replicas.weight(len(batch[1]), len(index))
-            loss, logits, labels = self.learner.step(*batch, learning_rate, step + 1, weight)
-            position.loss_sum += loss * len(labels)
-            position.correct += (logits.argmax(1) == labels).sum()
-            position.steps += 1
-            logged = self.recipe.log_every > 0 and (step + 1) % self.recipe.log_every == 0
-            if logged or self.device.type == "cpu":  # a GPU would have to wait for the number
-                require_finite(loss.item(), epoch, learning_rate)
-            if logged:
-                loss = replicas.total(loss * weight) / replicas.size
-                yielded = time.perf_counter()
-                yield BatchEnd(step + 1, epoch, loss.item(), learning_rate)
-                outside += time.perf_counter() - yielded
-            due = time.perf_counter() - paused >= PAUSE_SECONDS
-            if position.steps < len(batches) and replicas.any(due, position.steps, self.device):
-                position.collect(replicas)
-                self.learner.gather_statistics()
-                yielded, self._position = time.perf_counter(), position
-                yield Pause(step + 1)
-                self._position, paused = None, time.perf_counter()
-                outside += paused - yielded
-
-        # Waits for the device.
-        loss_sum, correct = position.collect(replicas)
-        train_loss, train_accuracy = loss_sum.item() / count, correct.item() / count
-        train_seconds = time.perf_counter() - started - outside
-        self.learner.gather_statistics()
-        validation_loss, validation_accuracy = validate(self.learner.evaluated, self.validation_images)
-        require_finite(train_loss + validation_loss, epoch, learning_rate)
-        end = EpochEnd(
-            epoch=epoch,
-            train_loss=train_loss,
-            train_accuracy=train_accuracy,
-            validation_loss=validation_loss,
-            validation_accuracy=validation_accuracy,
-            learning_rate=learning_rate,
-            images_per_second=sum(map(len, left)) / train_seconds,
-            epoch_seconds=time.perf_counter() - started - outside,
-        )
-        self._finish(end)
-        yield end
+        """Fit the last layer alone."""
+        only = self.recipe.finetune == "head"
+        return head_epoch.run(self.learner, self.head, self.train_images, self.validation_images, only=only)
 
     def _finish(self, end: EpochEnd) -> None:
         """Add an epoch to the history, and keep its weights if they are the best so far."""
@@ -316,11 +237,15 @@ class Training:
 
         Only at a `Pause` and between epochs: each epoch starts generators and schedules afresh.
         """
+        position = self._epochs.position
+        history = [asdict(epoch) for epoch in self.history]
+        shares = [epoch.pop("data_wait_share") for epoch in history]  # apart: earlier releases know no such field
         return {
-            "format": MIDDLE_FORMAT if self._position else CHECKPOINT_FORMAT,
-            **({"position": self._position.state_dict()} if self._position else {}),
+            "format": MIDDLE_FORMAT if position else CHECKPOINT_FORMAT,
+            **({"position": position.state_dict()} if position else {}),
             "identity": self._identity,
-            "history": [asdict(epoch) for epoch in self.history],
+            "history": history,
+            SHARES: shares,
             **self.learner.state_dict(),
             "best": self._best,
         }
@@ -335,9 +260,13 @@ class Training:
             raise DataError(f"checkpoint format {state.get('format')!r} is none of {FORMATS}; train from the start")
         if state["identity"] != self._identity:
             raise DataError("the checkpoint belongs to a training with another recipe or other data; start a new run")
-        self.history = [EpochEnd(**epoch) for epoch in state["history"]]
+        shares = state.get(SHARES) or [None] * len(state["history"])  # of an earlier release
+        self.history = [
+            EpochEnd(**epoch, data_wait_share=share) for epoch, share in zip(state["history"], shares, strict=True)
+        ]
         self.learner.load_state_dict(state)
         self._best = {name: tensor.to(self.device) for name, tensor in state["best"].items()}
-        self._position = Position.of(state["position"], self.device) if "position" in state else None
-        if self._position is not None and self._replicas.rank > 0:
-            self._position.clear_sums()
+        position = Position.of(state["position"], self.device) if "position" in state else None
+        if position is not None and self._replicas.rank > 0:
+            position.clear_sums()
+        self._epochs.position = position

@@ -11,7 +11,7 @@ One process is a replica of its own: then nothing here changes or costs anything
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tasks.errors import RequestError
 from tasks.vision.training.sync_batch_norm import synchronize
 
-FEWEST_IMAGES = 2  # of a replica in a batch: batch normalisation needs as many
+FEWEST_IMAGES = 2  # in a pass through the network: batch normalisation needs as many
 AGREED_EVERY = 16  # batches: to agree costs a message among all replicas, on a GPU a wait for it too
 
 
@@ -82,6 +82,14 @@ class Replicas:
         """Return the sums of numbers over all replicas, which meet on `device`."""
         return own if self.alone else tuple(self.total(torch.tensor(own, dtype=torch.float64, device=device)).tolist())
 
+    def largest(self, own: float, device: torch.device) -> float:
+        """Return the largest of one number of each replica; they meet on `device`."""
+        if self.alone:
+            return own
+        most = torch.tensor(own, device=device)
+        distributed.all_reduce(most, op=distributed.ReduceOp.MAX)
+        return most.item()
+
     def average(self, tensors: Sequence[Tensor]) -> None:
         """Set floating-point tensors to their mean over all replicas, in place, and others to those of the first."""
         if self.alone:
@@ -128,14 +136,23 @@ class Replicas:
             synchronize(network)
         return DistributedDataParallel(network, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
+    def own_gradients(self, forward: Callable[[Tensor], Tensor]) -> AbstractContextManager[None]:
+        """Add up the gradients of passes in the block on this replica; the first pass after it averages the sums.
 
-def require_enough(workers: int, batch: int, validation: int) -> None:
-    """Require that each of `workers` replicas gets images of every batch.
+        Args:
+            forward: what `forward` returned.
+        """
+        return forward.no_sync() if isinstance(forward, DistributedDataParallel) else nullcontext()
+
+
+def require_enough(workers: int, batch: int, validation: int, micro_batches: int = 1) -> None:
+    """Require that each of `workers` replicas gets images of every batch, for each of its passes.
 
     Args:
         workers: how many there will be.
         batch: images of the smallest batch.
         validation: validation images.
+        micro_batches: in how many parts each replica passes its share of a batch through the network.
 
     Raises:
         RequestError: there are too few.
@@ -145,4 +162,11 @@ def require_enough(workers: int, batch: int, validation: int) -> None:
         raise RequestError(
             f"workers={workers} is too many for batches of {batch} images and {validation} validation images: each "
             f"worker needs {FEWEST_IMAGES} of a batch; set workers to at most {max(1, most)}, or raise batch_size"
+        )
+    share = batch // workers
+    if micro_batches > 1 and micro_batches > share // FEWEST_IMAGES:
+        whose = f"each worker's share of a batch, {share} images" if workers > 1 else f"a batch of {share} images"
+        raise RequestError(
+            f"micro_batches={micro_batches} is too many for {whose}: each part needs {FEWEST_IMAGES}; "
+            f"set micro_batches to at most {max(1, share // FEWEST_IMAGES)}, or raise batch_size"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import mlflow
 import pytest
@@ -10,7 +11,7 @@ from mlflow import MlflowClient
 
 from tasks.records import tracking
 from tasks.search.earlier_trial import State
-from tasks.search.earlier_trials import EPOCH_METRICS, read_earlier
+from tasks.search.earlier_trials import ALWAYS, EPOCH_METRICS, read_earlier
 from tasks.search.table import CONFIG_SHA256, STATE, TRIAL, VALUES
 from tasks.settings import Settings
 
@@ -47,6 +48,7 @@ def test_a_run_that_lacks_only_its_end_is_ended(
     run_id = trial(experiment_id, tune_run_id, 0, state)
     [known] = read_earlier(experiment_id, tune_run_id).values()
     assert (known.run_id, known.state, known.ended) == (run_id, state, True)
+    assert [end.data_wait_share for end in known.history] == [0.125, 0.25]
     assert MlflowClient().get_run(run_id).info.status == status
 
 
@@ -71,6 +73,20 @@ def test_a_second_run_of_a_number_and_what_follows_a_gap_are_deleted(experiment_
     assert [known.run_id for known in read_earlier(experiment_id, tune_run_id).values()] == [kept]
     stages = [MlflowClient().get_run(run_id).info.lifecycle_stage for run_id in (kept, second, after_a_gap)]
     assert stages == ["active", "deleted", "deleted"]
+
+
+def test_a_trial_of_an_earlier_release_has_all_its_epochs(
+    experiment_id: str, tune_run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had not measured how long training waited for data."""
+    monkeypatch.setattr(sys.modules[__name__], "EPOCH_METRICS", ALWAYS)
+    trial(experiment_id, tune_run_id, 0, State.FINISHED)
+    [known] = read_earlier(experiment_id, tune_run_id).values()
+    assert "data_wait_share" not in ALWAYS
+    assert [(end.epoch, end.train_loss, end.data_wait_share) for end in known.history] == [
+        (1, 0.125, None),
+        (2, 0.25, None),
+    ]
 
 
 def test_epochs_after_one_that_is_missing_are_not_earlier(experiment_id: str, tune_run_id: str) -> None:

@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,7 +40,7 @@ from tests.tasks.stages.undisturbed import EPOCHS, GRADUAL, Trained, call, train
 Train = Callable[..., TrainResult]
 EPOCH_METRICS = {
     *("train_loss", "train_accuracy", "validation_loss", "validation_accuracy"),
-    *("learning_rate", "images_per_second", "epoch_seconds"),
+    *("learning_rate", "images_per_second", "epoch_seconds", "data_wait_share"),
 }
 
 
@@ -127,6 +128,8 @@ def test_everything_the_next_stages_need_is_found_through_the_run(trained: Train
     assert run.data.tags["pipeline.model_sha256"] == result.model_sha256
     assert run.data.tags["pipeline.device"] == "cpu"
     assert run.data.tags["pipeline.precision"] == "float32"
+    assert run.data.tags["pipeline.micro_batches"] == "1"
+    assert 0 < run.data.metrics["data_wait_share"] < 1
     assert [run.data.tags["pipeline.logged_model_uri"]] == models(result)
 
     folder = Path(mlflow.artifacts.download_artifacts(run_id=result.run_id, dst_path=str(tmp_path)))
@@ -245,7 +248,7 @@ def test_a_training_killed_in_the_middle_of_an_epoch_goes_on_with_the_very_next_
 
     with monkeypatch.context() as patch:
         patch.setattr("tasks.vision.training.cadence.TIME_SHARE", 1e9)
-        patch.setattr("tasks.vision.training.loop.PAUSE_SECONDS", 0.0)
+        patch.setattr("tasks.vision.training.epoch.PAUSE_SECONDS", 0.0)
         patch.setattr(CheckpointStore, "save", save)
         with pytest.raises(KilledError):
             train_stage("killed")
@@ -434,7 +437,7 @@ def test_a_stop_signal_passes_through_and_the_run_is_killed(
     def stopped(*arguments: object) -> None:
         raise SystemExit(143)
 
-    monkeypatch.setattr("tasks.vision.training.loop.validate", stopped)
+    monkeypatch.setattr("tasks.vision.training.epoch.validate", stopped)
     with pytest.raises(SystemExit):
         train_stage()
     run_id = run_of("own", settings)
@@ -461,7 +464,7 @@ def test_early_stopping_is_said_and_counted(train_stage: Train, caplog: pytest.L
 def test_a_line_per_epoch_tells_how_it_goes_and_how_long_it_takes(trained: Trained) -> None:
     (line,) = [message for message in trained.messages if message.startswith("epoch 1/5: ")]
     assert "validation loss" in line
-    assert "images/s" in line
+    assert re.search(r" images/s, \d+% of the time waiting for data, ", line)
     assert line.endswith("s left")
 
 
@@ -471,6 +474,21 @@ def test_the_time_is_estimated_before_training_starts(trained: Trained) -> None:
     (first,) = [number for number, text in enumerate(messages) if text.startswith("epoch 1/5: ")]
     assert estimate < first
     assert "5 epochs of 4 steps at" in messages[estimate]
+
+
+def test_batches_pass_in_parts_and_a_run_says_so(train_stage: Train, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        result = train_stage(epochs=1, micro_batches=4)
+    assert MlflowClient().get_run(result.run_id).data.tags["pipeline.micro_batches"] == "4"
+    assert any("batches of 50 in 4 parts, on cpu" in message for message in caplog.messages)
+
+
+def test_more_parts_than_a_batch_has_are_refused_before_anything_is_trained(
+    train_stage: Train, settings: Settings
+) -> None:
+    with pytest.raises(RequestError, match=r"micro_batches=26 is too many for a batch of 50 images.* at most 25"):
+        train_stage(micro_batches=26)
+    assert MlflowClient().get_run(run_of("own", settings)).data.metrics == {}
 
 
 def test_a_device_that_is_not_there_fails_before_anything_is_logged(train_stage: Train, settings: Settings) -> None:

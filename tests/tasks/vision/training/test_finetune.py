@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,10 @@ from tasks.contract.recipe import Recipe
 from tasks.errors import DataError, ModelError
 from tasks.vision.data.gold import Gold, Split
 from tasks.vision.models.classifier import digest, parameter_counts
+from tasks.vision.training import linear_probe
+from tasks.vision.training.augment import ImageTensor
 from tasks.vision.training.events import EpochEnd, Reading
+from tasks.vision.training.linear_probe import Probe
 from tasks.vision.training.loop import Training
 
 KINDS = ("head", "full", "gradual")
@@ -56,6 +60,28 @@ def recipe(finetune: str, **changes: object) -> Recipe:
 
 def ends(training: Training) -> list[EpochEnd]:
     return [event for event in training.run() if isinstance(event, EpochEnd)]
+
+
+def test_the_epoch_of_the_head_measures_how_long_its_images_take_to_come(
+    gold: Gold, trained: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("tasks.vision.training.head_epoch.time.perf_counter", lambda: now[0])
+    training = Training(recipe("gradual", epochs=1), gold, trained)
+    fit, batch = linear_probe.fit, ImageTensor.batch
+
+    def slow_fit(*arguments: Any) -> Probe:
+        now[0] += 6
+        return fit(*arguments)
+
+    def slow_batch(self: ImageTensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        now[0] += 1  # one batch of validation images, two of training images
+        return batch(self, index)
+
+    monkeypatch.setattr(linear_probe, "fit", slow_fit)
+    monkeypatch.setattr(ImageTensor, "batch", slow_batch)
+    (end,) = ends(training)
+    assert end.data_wait_share == pytest.approx(3 / 9)
 
 
 def test_the_head_alone_learns_new_classes_in_one_epoch(gold: Gold, trained: dict[str, Tensor]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,12 +13,15 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 
 from tasks.contract.recipe import Recipe
 from tasks.errors import RequestError
 from tasks.vision.data.gold import Gold, Split
-from tasks.vision.training import loop, order, replicas
+from tasks.vision.models.classifier import Classifier
+from tasks.vision.training import epoch, order, replicas
 from tasks.vision.training.events import EpochEnd, Pause
 from tasks.vision.training.loop import Training
 from tasks.vision.training.replicas import Replicas, require_enough
@@ -76,6 +80,7 @@ def everything(own: Replicas, start: dict[str, torch.Tensor]) -> dict[str, Any]:
         "normalised": normalised(own),
         "trained": {kind: trained(synced, kind) for kind in KINDS},
         "unsynced": trained(own, "plain"),
+        "in parts": in_parts(own, 3),
         "head": head_fitted(own, start),
         "whole": whole,
         "resumed": [paused(synced, state)[1] for state in own_first(own, whole[0][1])],
@@ -109,6 +114,7 @@ def parts(own: Replicas) -> dict[str, Any]:
         "apart": apart,
         "after": torch.randn(2),
         "mean": mean,
+        "largest": own.largest(float(own.rank % 2), torch.device("cpu")),
         "agreed": [own.any(own.rank == 1, batch, torch.device("cpu")) for batch in (15, 16)],
     }
 
@@ -122,6 +128,7 @@ def test_each_has_its_share_and_all_know_the_whole(seen: list[dict[str, Any]]) -
     assert all(torch.equal(part[name], found[0][name]) for part in found for name in ("noise", "after"))
     assert not torch.equal(found[0]["apart"], found[1]["apart"])
     assert [[tensor.tolist() for tensor in part["mean"]] for part in found] == [[[1.0, 1.0], 0]] * SIZE
+    assert [part["largest"] for part in found] == [1.0] * SIZE
     assert [part["agreed"] for part in found] == [[False, True]] * SIZE
 
 
@@ -169,6 +176,30 @@ def test_unless_synchronised_batch_normalisation_sees_the_share_alone(seen: list
     assert found == pytest.approx(expected, rel=0.3)
 
 
+def in_parts(own: Replicas, micro_batches: int) -> tuple[list[EpochEnd], int]:
+    """Train a network without batch normalisation; return its epochs, and how often gradients were averaged."""
+    gold, messages = digits_as_gold(), itertools.count()
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+    classifier = Classifier(layers, gold.mean, gold.std)
+    training = Training(recipe(), gold, classifier=classifier, replicas=own, micro_batches=micro_batches)
+    if isinstance(training.learner._forward, DistributedDataParallel):
+        group = torch.distributed.group.WORLD
+        training.learner._forward.register_comm_hook(
+            messages, lambda state, bucket: (next(state), allreduce_hook(group, bucket))[1]
+        )
+    list(training.run())
+    return training.history, next(messages)
+
+
+def test_gradients_of_parts_of_a_share_are_averaged_once(seen: list[dict[str, Any]]) -> None:
+    expected, _ = in_parts(Replicas(), 1)
+    for ends, messages in (one["in parts"] for one in seen):
+        assert messages == 2 * 6  # epochs and batches
+        assert [end.train_loss for end in ends] == pytest.approx([end.train_loss for end in expected], rel=1e-6)
+        assert [end.validation_loss for end in ends] == pytest.approx([e.validation_loss for e in expected], rel=1e-6)
+
+
 def head_fitted(own: Replicas, start: dict[str, torch.Tensor]) -> list[EpochEnd]:
     fields = {"finetune": "gradual", "augmentation": 0.0}
     training = Training(recipe(**fields), digits_as_gold(), start, replicas=own)
@@ -186,7 +217,7 @@ def test_the_last_layer_is_fitted_to_all_features(seen: list[dict[str, Any]]) ->
 def paused(own: Replicas, saved: bytes | None) -> tuple[list[bytes], list[EpochEnd]]:
     """Train with a pause every second batch, from the start or a state; return the states and the epochs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "PAUSE_SECONDS", 0.0)
+        patch.setattr(epoch, "PAUSE_SECONDS", 0.0)
         patch.setattr(replicas, "AGREED_EVERY", 2)
         training, states = Training(recipe(), digits_as_gold(), replicas=own), []
         if saved is not None:
@@ -288,3 +319,18 @@ def test_more_workers_than_images_in_a_batch_are_refused(workers: int, batch: in
     with pytest.raises(RequestError, match=f"workers={workers} is too many .* at most {most}, or raise batch_size"):
         require_enough(workers, batch, validation)
     require_enough(most, batch, validation)
+
+
+@pytest.mark.parametrize(
+    ("workers", "batch", "micro_batches", "message"),
+    [
+        (1, 9, 5, "micro_batches=5 is too many for a batch of 9 images: .* at most 4, or raise batch_size"),
+        (2, 9, 3, "micro_batches=3 is too many for each worker's share of a batch, 4 images: .* at most 2, or raise"),
+    ],
+)
+def test_more_parts_than_images_in_a_share_are_refused(
+    workers: int, batch: int, micro_batches: int, message: str
+) -> None:
+    with pytest.raises(RequestError, match=message):
+        require_enough(workers, batch, 100, micro_batches)
+    require_enough(workers, batch, 100, micro_batches - 1)
