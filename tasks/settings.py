@@ -71,6 +71,10 @@ class Settings(BaseSettings):
     pipeline_gold_disk_gib: Annotated[int, Field(gt=0)] | None = Field(
         None, description="GiB of them that it keeps on its disk; default: half of what is free."
     )
+    pipeline_store_wait_seconds: Annotated[int, Field(ge=0, le=86400)] = Field(
+        600,
+        description="Seconds that a stage in need of images waits for MLflow or its store, beyond the time for which MLflow's client does.",
+    )
 
     airflow_keep_days: Annotated[int, Field(ge=0, le=3650)] = Field(
         90, description="Days that finished DAG runs stay in Airflow's database, 14 or more; 0: for ever."

@@ -23,13 +23,13 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 from torch import Tensor
 
 from tasks.cluster.session import SLOT, ray_with
 from tasks.contract.recipe import Recipe
 from tasks.contract.training import TrainRequest
-from tasks.distributed.relay import Failed, GoldFiles, Relay, answer, packed, unpacked
+from tasks.distributed.relay import Failed, GoldFiles, Line, Relay, answer, packed, unpacked
 from tasks.distributed.room import Share, require_workers
 from tasks.distributed.worker import Job, StoredGold, train
 from tasks.errors import UnavailableError
@@ -44,6 +44,7 @@ from tasks.vision.training.loop import Training
 from tasks.vision.training.replicas import require_enough
 
 LOST_WORKERS = 3  # times that workers are started again in one try of the stage
+PATIENCE_SECONDS = 1800  # of a worker with another; Ray's own default
 STATES = 10  # networks that Ray's memory holds beside gold: two states, each with the best, an average and an optimiser
 
 log = logging.getLogger("tasks.train")
@@ -135,6 +136,8 @@ class DistributedTraining(Training):
                     yield event
                 case Failed():
                     raise event.error
+                case Line():
+                    log.warning(event.text)
                 case BatchEnd() if event.step <= last:
                     pass  # told before a worker was lost
                 case BatchEnd():
@@ -162,10 +165,10 @@ class DistributedTraining(Training):
         return isinstance(self._gold.train.images, ShardImages)
 
     def _trainer(self, share: Share, relay: Any, stack: ExitStack) -> TorchTrainer:
-        request = self._workers.request
+        request, settings = self._workers.request, self._workers.settings
         job = Job(
             self.recipe,
-            self._stored_gold() if self._stored else ray.put(self._gold),
+            self._stored_gold(relay) if self._stored else ray.put(self._gold),
             None if self._trained is None else ray.put(dict(self._trained)),
             share,
             request.sync_batch_norm,
@@ -178,6 +181,8 @@ class DistributedTraining(Training):
         return TorchTrainer(
             train,
             train_loop_config={"job": job},
+            # One that waits for images keeps the others waiting for its gradients.
+            torch_config=TorchConfig(timeout_s=PATIENCE_SECONDS + settings.pipeline_store_wait_seconds),
             scaling_config=ScalingConfig(
                 num_workers=request.workers, use_gpu=share.gpus > 0, resources_per_worker=resources
             ),
@@ -186,12 +191,12 @@ class DistributedTraining(Training):
             ),
         )
 
-    def _stored_gold(self) -> StoredGold:
+    def _stored_gold(self, relay: Any) -> StoredGold:
         data, settings = self._workers.data, self._workers.settings
         most = settings.gold_disk_bytes
         return StoredGold(
             gold_store.describe(data.gold_run_id, data.gold_sha256),
-            _beside_the_stage(GoldFiles).remote(data.gold_run_id),
+            _beside_the_stage(GoldFiles).remote(data.gold_run_id, relay),
             None if most is None else most // self._workers.request.workers,
             gold_store.where(data.gold_run_id),
             gold_store.FIX,

@@ -11,6 +11,7 @@ import math
 import shutil
 import tempfile
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,8 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
 from tasks.errors import ChangedError, DataError, SettingsError
 from tasks.records import artifact_digest, artifact_names, tracking, verified_artifacts
-from tasks.settings import Settings
+from tasks.records.store_wait import StoreWait
+from tasks.settings import Settings, load_settings
 from tasks.vision.data import gold_tensors
 from tasks.vision.data.gold import Gold
 from tasks.vision.data.shards import reader, writer
@@ -224,12 +226,19 @@ def store(gold: Gold) -> str:
         return artifact_digest.of_files(verified_artifacts.log_folder(last, ARTIFACT))
 
 
-def fetching(run_id: str) -> Fetch:
-    """Return what gets a file of the run's gold from the store."""
-    uri = MlflowClient().get_run(run_id).info.artifact_uri
+def fetching(run_id: str, say: Callable[[str], object] | None = None) -> Fetch:
+    """Return what gets a file of the run's gold from the store, and waits for one that is away.
 
-    def fetch_file(name: str, folder: Path) -> Path:
-        folder.mkdir(exist_ok=True)
+    Args:
+        run_id: the run.
+        say: what is told about the wait; None: the log.
+    """
+    seconds = load_settings().pipeline_store_wait_seconds
+    wait = StoreWait(seconds) if say is None else StoreWait(seconds, say)
+    uri = wait(lambda: MlflowClient().get_run(run_id).info.artifact_uri, f"run {run_id}")
+
+    def download(name: str, folder: Path) -> Path:
+        folder.mkdir(exist_ok=True)  # each time: it is gone where nobody wants the file any more
         try:
             return Path(mlflow.artifacts.download_artifacts(f"{uri}/{ARTIFACT}/{name}", dst_path=str(folder)))
         except (MlflowException, OSError) as error:
@@ -238,7 +247,7 @@ def fetching(run_id: str) -> Fetch:
                 raise
             raise DataError(f"{ARTIFACT}/{name} of run {run_id} is missing in the store; {FIX}") from error
 
-    return fetch_file
+    return lambda name, folder: wait(lambda: download(name, folder), f"{ARTIFACT}/{name} of run {run_id}")
 
 
 def _format(text: bytes) -> object:

@@ -35,7 +35,7 @@ ERROR_TAG = "pipeline.error"
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 _IDENTITY = {"pipeline.key", "pipeline.stage", "pipeline.request_sha256"}
 MLFLOW_DEFAULTS = {
-    # Enough for a server to restart: the pauses between retries double and add up to about a minute.
+    # Enough for a server to restart: the pauses between retries double and add up to about two minutes.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "6",
     "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -15,6 +15,14 @@ _FULL = re.compile(
 )
 # MLflow answers in JSON; this is how its client reports an answer of another program: of a proxy, at a wrong address.
 _NOT_MLFLOW = re.compile(r"^API request to endpoint \S+ failed with error code (?:400|404) != \d+\. Response body:")
+# MLflow tells of a failed download in a text of its own, without the error: the connection broke in the middle of a
+# file, or, where files come from S3 directly, no answer or one of a server that is not well.
+_DOWNLOAD = "The following failures occurred while downloading"
+_BROKEN = re.compile(
+    r"IncompleteRead|Response ended prematurely|Connection broken|Connection aborted|Connection was closed before"
+    r"|Could not connect to the endpoint URL|(?:Read|Connect) timeout on endpoint URL|Read timed out"
+    r"|An error occurred \((?:50[0-4]|InternalError|ServiceUnavailable|SlowDown)\)|\b50[234] Server Error"
+)
 _STORE_ERRORS = {"HTTPError", "ClientError", "S3UploadFailedError", "MlflowException", "RestException"}
 
 
@@ -30,6 +38,8 @@ def as_unavailable(error: BaseException) -> UnavailableError | None:
             )
         if isinstance(seen, ConnectionError | TimeoutError) or name in _NO_ANSWER:
             return UnavailableError(f"a server does not answer: {seen}"[:500])
+        if _DOWNLOAD in str(seen) and (broken := _BROKEN.search(str(seen))) is not None:
+            return UnavailableError(f"a download broke off ({broken[0]}): {seen}"[:500])
         if (another := answered_by_another(seen)) is not None:
             return another
         if status is not None and (status() in {429, 502, 503, 504} or "Max retries exceeded" in str(seen)):
@@ -46,10 +56,12 @@ def answered_by_another(error: BaseException) -> UnavailableError | None:
 
 
 _NO_ANSWER = {
+    "requests.exceptions.ChunkedEncodingError",
     "requests.exceptions.ConnectionError",
     "requests.exceptions.ConnectTimeout",
     "requests.exceptions.ReadTimeout",
     "requests.exceptions.RetryError",
+    "botocore.exceptions.ConnectionClosedError",
     "botocore.exceptions.EndpointConnectionError",
     "botocore.exceptions.ConnectTimeoutError",
     "botocore.exceptions.ReadTimeoutError",

@@ -101,6 +101,7 @@ def container_environment(stage: str, request: StageRequest, settings: Settings)
         limits = {
             "PIPELINE_GOLD_MEMORY_MIB": settings.pipeline_gold_memory_mib,
             "PIPELINE_GOLD_DISK_GIB": settings.pipeline_gold_disk_gib,
+            "PIPELINE_STORE_WAIT_SECONDS": settings.pipeline_store_wait_seconds,
         }
         values |= {name: str(limit) for name, limit in limits.items() if limit is not None}
     if _reads_s3(request):

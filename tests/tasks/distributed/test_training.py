@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,14 @@ from tasks.cluster import supervisor
 from tasks.contract.messages import TaskIdentity
 from tasks.contract.recipe import Basis
 from tasks.contract.training import TrainRequest
-from tasks.errors import RequestError
+from tasks.errors import RequestError, UnavailableError
 from tasks.records import gold_store, queries, tracking, tuned_sets
 from tasks.settings import Settings
+from tasks.vision.data.shards import writer
 from tasks.vision.devices import prepare_cpu
 from tasks.vision.training.events import EpochEnd
 from tasks.vision.training.loop import Training
+from tests.artifact_server import ArtifactServer
 from tests.digits import digits_as_gold
 from tests.waiting import until
 
@@ -45,6 +48,10 @@ def request(**fields: Any) -> TrainRequest:
 
 @pytest.fixture
 def prepare_run_id(settings: Settings) -> str:
+    return stored_gold(settings)
+
+
+def stored_gold(settings: Settings) -> str:
     with mlflow.start_run(experiment_id=tracking.connect(settings)) as prepare:
         gold_store.store(digits_as_gold())
         mlflow.set_tags({gold_store.GOLD_RUN: prepare.info.run_id, tuned_sets.DATASET: "digits"})
@@ -120,6 +127,67 @@ def test_a_training_survives_its_own_end_and_that_of_a_worker(
     assert [step for step, _ in found] == list(range(1, EPOCHS + 1))
     assert [loss for _, loss in found[:5]] == pytest.approx([end.train_loss for end in expected[:5]], rel=1e-4)
     assert found[-1][1] == pytest.approx(expected[-1].train_loss, rel=0.05)  # rounding grows with the steps
+    until(lambda: not list(temporary.glob("ray-*")), seconds=1800)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[ArtifactServer]:
+    server = ArtifactServer(tmp_path / "artifacts")
+    yield server
+    server.leave()
+
+
+@pytest.fixture
+def prepare_run_in_store(store: ArtifactServer, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Gold in shards of nine images, which stay on disk, in a store that can go away."""
+    monkeypatch.setattr(writer, "save", partial(writer.save, shard_bytes=9 * 64))
+    for name, value in (("PIPELINE_GOLD_MEMORY_MIB", "0"), ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")):
+        monkeypatch.setenv(name, value)
+    mlflow.set_tracking_uri(settings.tracking_uri)
+    mlflow.create_experiment(settings.pipeline_experiment, store.uri)
+    return stored_gold(settings)
+
+
+def test_workers_wait_for_a_store_that_is_away_and_go_on(
+    settings: Settings, prepare_run_in_store: str, store: ArtifactServer, temporary: Path
+) -> None:
+    store.shards_left = 15
+    stage = start(request(prepare_run_id=prepare_run_in_store, epochs=3), settings.pipeline_home)
+    until(lambda: len(store.shards) > 15)
+    store.leave()
+    before = read_to(r"WARNING tasks\.train: waiting for gold/", stage)
+    assert any("2 workers on" in line for line in before)
+    store.start()
+    output, _ = stage.communicate(timeout=1800)
+    assert stage.returncode == 0, output
+    assert "the store answers again after" in output
+    assert "a worker was lost" not in output
+    result = json.loads((settings.pipeline_home / "answer.json").read_text())
+    prepare_cpu(1, 1)
+    gold = digits_as_gold()
+    alone = Training(request(epochs=3).recipe(Basis("digits", len(gold.train), 8)), gold)
+    expected = [end.train_loss for end in alone.run() if isinstance(end, EpochEnd)]
+    assert [loss for _, loss in epochs(result["run_id"], "train_loss")] == pytest.approx(expected, rel=1e-4)
+
+
+def test_workers_whose_store_stays_away_end_to_be_tried_again(
+    settings: Settings,
+    prepare_run_in_store: str,
+    store: ArtifactServer,
+    temporary: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PIPELINE_STORE_WAIT_SECONDS", "2")
+    store.shards_left = 15
+    stage = start(request(prepare_run_id=prepare_run_in_store, epochs=3), settings.pipeline_home)
+    until(lambda: len(store.shards) > 15)
+    store.leave()
+    output, _ = stage.communicate(timeout=1800)
+    assert stage.returncode == UnavailableError.exit_code, output
+    assert (
+        "ERROR tasks: UnavailableError: the store was away for 2 s (PIPELINE_STORE_WAIT_SECONDS) while gold/" in output
+    )
+    assert "a worker was lost" not in output
     until(lambda: not list(temporary.glob("ray-*")), seconds=1800)
 
 

@@ -67,7 +67,6 @@ class ShardCache:
 
     def close(self) -> None:
         """Remove the folder; also done when nothing refers to the cache any more."""
-        self._pool.shutdown(cancel_futures=True)
         self._close()
 
     @contextmanager
@@ -176,5 +175,6 @@ def _tell(changed: threading.Condition, done: Future[Path]) -> None:
 
 
 def _remove(folder: Path, pool: ThreadPoolExecutor) -> None:
-    pool.shutdown(wait=False, cancel_futures=True)  # in one of its threads, it could not wait for itself
+    # Nobody waits: a store may be away, and a thread of the pool itself cannot.
+    pool.shutdown(wait=False, cancel_futures=True)
     shutil.rmtree(folder, ignore_errors=True)

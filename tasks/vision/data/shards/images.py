@@ -61,6 +61,10 @@ class ShardImages:
                 read_rows(file, HEADER_BYTES, positions[into] - self._starts[shard], rows, into)
         return pixels
 
+    def close(self) -> None:
+        """Remove the shards that are on the disk; no image can be read any more."""
+        self._cache.close()
+
     def expect(self, shards: Sequence[int]) -> None:
         """Have shards fetched that will be read, by their numbers."""
         self._cache.expect(self._names[shard] for shard in shards)

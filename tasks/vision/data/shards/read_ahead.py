@@ -45,8 +45,11 @@ def read_ahead(
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-    finally:  # also where the caller stops early
-        pool.shutdown(cancel_futures=True)
+    except SystemExit:  # SIGTERM: the process ends while its threads still wait for a store that is away
+        images.close()
+        raise
+    finally:  # also where the caller stops early; nobody waits for what is read no more
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 class _Plan:

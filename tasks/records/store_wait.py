@@ -1,0 +1,83 @@
+"""Waits for a store that is away: what failed because of it is tried again, with growing pauses, for a limited time.
+
+MLflow's client tries each request again by itself, for about two minutes (`tracking.MLFLOW_DEFAULTS`); this begins where
+that ends. Only what reads is tried again here: a second try of a write could write twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from tasks.errors import PermanentError, UnavailableError
+from tasks.records.transient_errors import as_unavailable
+
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds between two tries: each pause is twice the one before
+QUIET_SECONDS = 20.0  # between two lines in the log, however many threads wait
+
+log = logging.getLogger("tasks.store")
+T = TypeVar("T")
+
+
+class StoreWait:
+    """Reads from one store. Threads share it: an outage is told once, and ends for all of them when one is answered."""
+
+    def __init__(self, seconds: float, say: Callable[[str], object] = log.warning) -> None:
+        """Take how long an outage may last, in seconds, and what is told that there is one and that it is over."""
+        self._seconds, self._say = seconds, say
+        self._away_since: float | None = None
+        self._spoke = 0.0
+        self._lock = threading.Lock()
+
+    def __call__(self, read: Callable[[], T], what: str) -> T:
+        """Return what `read` returns; call it again while the store is away.
+
+        Args:
+            read: from the store.
+            what: is read, for the log and errors.
+
+        Raises:
+            UnavailableError: the store was away for longer than it may be. Other errors of `read` are raised at once.
+        """
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                found = read()
+            except PermanentError:  # the store did answer, whatever was tried before it
+                raise
+            except Exception as error:
+                away = as_unavailable(error)
+                if away is None:
+                    raise
+                left = self._note(away, what)
+                if left <= 0:
+                    raise UnavailableError(
+                        f"the store was away for {self._seconds:.0f} s (PIPELINE_STORE_WAIT_SECONDS) while {what} was "
+                        f"waited for; a retry goes on from here: {away}"
+                    ) from error
+            else:
+                self._answered()
+                return found
+            time.sleep(min(pause, left))
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _note(self, away: UnavailableError, what: str) -> float:
+        """Note that the store does not answer; return how many seconds it may still be away."""
+        with self._lock:
+            now = time.monotonic()
+            if self._away_since is None:
+                self._away_since, self._spoke = now, now - QUIET_SECONDS
+            left = self._away_since + self._seconds - now
+            if left > 0 and now - self._spoke >= QUIET_SECONDS:
+                self._spoke = now
+                self._say(f"waiting for {what}, for up to {left:.0f} s: {away}")
+            return left
+
+    def _answered(self) -> None:
+        with self._lock:
+            if self._away_since is not None:
+                seconds, self._away_since = time.monotonic() - self._away_since, None
+                self._say(f"the store answers again after {seconds:.0f} s; going on")
