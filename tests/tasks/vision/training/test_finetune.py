@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -68,18 +69,19 @@ def test_the_epoch_of_the_head_measures_how_long_its_images_take_to_come(
     now = [0.0]
     monkeypatch.setattr("tasks.vision.training.head_epoch.time.perf_counter", lambda: now[0])
     training = Training(recipe("gradual", epochs=1), gold, trained)
-    fit, batch = linear_probe.fit, ImageTensor.batch
+    fit, batches = linear_probe.fit, ImageTensor.batches
 
     def slow_fit(*arguments: Any) -> Probe:
         now[0] += 6
         return fit(*arguments)
 
-    def slow_batch(self: ImageTensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        now[0] += 1  # one batch of validation images, two of training images
-        return batch(self, index)
+    def slow_batches(self: ImageTensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in batches(self, size):
+            now[0] += 1  # one batch of validation images, two of training images
+            yield batch
 
     monkeypatch.setattr(linear_probe, "fit", slow_fit)
-    monkeypatch.setattr(ImageTensor, "batch", slow_batch)
+    monkeypatch.setattr(ImageTensor, "batches", slow_batches)
     (end,) = ends(training)
     assert end.data_wait_share == pytest.approx(3 / 9)
 
