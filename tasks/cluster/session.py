@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import ray
 import torch
@@ -114,6 +114,11 @@ def ray_with(require: Callable[[Nodes, str | None], T], slots: int, settings: Se
                     )
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
         yield require(nodes, settings.ray_address)
+
+
+def beside_the_stage(actor: type) -> Any:
+    """Return what starts an actor on the node of this stage, in one of its slots."""
+    return ray.remote(actor).options(num_cpus=0, resources={SLOT: 1})
 
 
 @contextmanager

@@ -1,21 +1,15 @@
-"""What passes between the stage and its workers: an actor beside the stage, and one that hands out gold's files."""
+"""What passes between the stage and its workers: an actor beside the stage."""
 
 from __future__ import annotations
 
 import asyncio
 import io
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import ray
 import torch
-from ray.exceptions import RayTaskError
 
 from tasks.errors import PipelineError
-from tasks.records import gold_store, tracking
-from tasks.settings import load_settings
 
 QUEUED = 16  # messages; the first worker waits while the stage is so far behind
 
@@ -58,39 +52,6 @@ class Relay:
             return await asyncio.wait_for(self._told.get(), seconds)
         except TimeoutError:
             return None
-
-
-class GoldFiles:
-    """Reads files of gold for workers: nodes of a cluster have no password of MLflow. They check what they get."""
-
-    def __init__(self, gold_run_id: str, relay: Any) -> None:
-        """Connect to MLflow with the environment of the stage; what is to be logged goes by the actor `Relay`."""
-        tracking.connect(load_settings())
-        self._fetch = gold_store.fetching(gold_run_id, lambda text: relay.tell.remote(Line(text)))
-
-    def read(self, name: str) -> bytes:
-        """Return the content of one file; waits for a store that is away.
-
-        Raises:
-            DataError: it is missing.
-            UnavailableError: the store was away for too long.
-        """
-        with tempfile.TemporaryDirectory(prefix="gold-") as folder:
-            return self._fetch(name, Path(folder) / gold_store.ARTIFACT).read_bytes()
-
-
-def answer(reference: Any) -> Any:
-    """Wait for what an actor answers.
-
-    Raises:
-        PipelineError: as the actor raised it; Ray's own would have its traceback as text.
-    """
-    try:
-        return ray.get(reference)
-    except RayTaskError as error:
-        if isinstance(error.cause, PipelineError):
-            raise error.cause from None
-        raise
 
 
 def packed(state: dict[str, Any]) -> bytes:

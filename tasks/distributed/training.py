@@ -26,19 +26,20 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchConfig, TorchTrainer
 from torch import Tensor
 
-from tasks.cluster.session import SLOT, ray_with
+from tasks.cluster.answer import answer
+from tasks.cluster.gold_files import is_stored, share_stored
+from tasks.cluster.session import beside_the_stage, ray_with
+from tasks.cluster.stored_gold import StoredGold
 from tasks.contract.recipe import Recipe
 from tasks.contract.training import TrainRequest
-from tasks.distributed.relay import Failed, GoldFiles, Line, Relay, answer, packed, unpacked
+from tasks.distributed.relay import Failed, Line, Relay, packed, unpacked
 from tasks.distributed.room import Share, require_workers
-from tasks.distributed.worker import Job, StoredGold, train
+from tasks.distributed.worker import Job, train
 from tasks.errors import UnavailableError
-from tasks.records import gold_store
 from tasks.records.inputs.stage_inputs import PreparedData
 from tasks.records.logged_training import QUIET_SECONDS
 from tasks.settings import Settings
 from tasks.vision.data.gold import Gold
-from tasks.vision.data.shards.images import ShardImages
 from tasks.vision.training.events import BatchEnd, EpochEnd, Event, Placed
 from tasks.vision.training.loop import Training
 from tasks.vision.training.replicas import require_enough
@@ -106,9 +107,9 @@ class DistributedTraining(Training):
         require = partial(require_workers, request=request)
         with ExitStack() as stack:
             nbytes = STATES * sum(tensor.nbytes for tensor in self.network.state_dict().values())
-            nbytes += 0 if self._stored else self._gold.nbytes
+            nbytes += 0 if is_stored(self._gold) else self._gold.nbytes
             share = stack.enter_context(ray_with(require, 2, settings, nbytes))
-            relay = _beside_the_stage(Relay).remote(None if self._state is None else packed(self._state))
+            relay = beside_the_stage(Relay).remote(None if self._state is None else packed(self._state))
             fit = _Fit(self._trainer(share, relay, stack))
             yield from self._told(relay, fit)
 
@@ -160,15 +161,16 @@ class DistributedTraining(Training):
         if len(told) > len(self.history):
             self.history, self._epochs.position = told, None
 
-    @property
-    def _stored(self) -> bool:
-        return isinstance(self._gold.train.images, ShardImages)
-
     def _trainer(self, share: Share, relay: Any, stack: ExitStack) -> TorchTrainer:
         request, settings = self._workers.request, self._workers.settings
+        gold: ray.ObjectRef[Gold] | StoredGold
+        if is_stored(self._gold):
+            gold = share_stored(self._workers.data, settings, request.workers, partial(_say, relay))
+        else:
+            gold = ray.put(self._gold)
         job = Job(
             self.recipe,
-            self._stored_gold(relay) if self._stored else ray.put(self._gold),
+            gold,
             None if self._trained is None else ray.put(dict(self._trained)),
             share,
             request.sync_batch_norm,
@@ -189,17 +191,6 @@ class DistributedTraining(Training):
             run_config=RunConfig(
                 name="train", storage_path=folder, failure_config=FailureConfig(max_failures=LOST_WORKERS)
             ),
-        )
-
-    def _stored_gold(self, relay: Any) -> StoredGold:
-        data, settings = self._workers.data, self._workers.settings
-        most = settings.gold_disk_bytes
-        return StoredGold(
-            gold_store.describe(data.gold_run_id, data.gold_sha256),
-            _beside_the_stage(GoldFiles).remote(data.gold_run_id, relay),
-            None if most is None else most // self._workers.request.workers,
-            gold_store.where(data.gold_run_id),
-            gold_store.FIX,
         )
 
 
@@ -239,6 +230,6 @@ class _Fit:
         raise RuntimeError("Ray's trainer ended before the training did") from error
 
 
-def _beside_the_stage(actor: type) -> Any:
-    """Return what starts an actor on the node of this stage."""
-    return ray.remote(actor).options(num_cpus=0, resources={SLOT: 1})
+def _say(relay: Any, text: str) -> None:
+    """Have the stage log a line."""
+    relay.tell.remote(Line(text))

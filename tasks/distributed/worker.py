@@ -9,55 +9,25 @@ import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
 import torch
 from torch import Tensor, distributed
 
+from tasks.cluster.answer import answer
+from tasks.cluster.stored_gold import StoredGold
 from tasks.contract.recipe import Recipe
-from tasks.distributed.relay import Failed, answer, packed, unpacked
+from tasks.distributed.relay import Failed, packed, unpacked
 from tasks.distributed.room import Share
 from tasks.errors import PipelineError
 from tasks.vision.data.gold import Gold
-from tasks.vision.data.shards import reader
-from tasks.vision.data.shards.description import Description
 from tasks.vision.devices import prepare_cpu
 from tasks.vision.training.events import EpochEnd, Pause, Placed
 from tasks.vision.training.loop import Training
 from tasks.vision.training.replicas import Replicas
 
 STATE_SECONDS = 10.0  # after an epoch, at least, since the last state: it is as large as several networks
-
-
-@dataclass(frozen=True)
-class StoredGold:
-    """Gold that is larger than memory: each worker has its own folder of shards.
-
-    Attributes:
-        description: what it holds, checked by the stage.
-        files: actor `GoldFiles`.
-        most_disk: bytes that a worker's shards may take; None: half of what is free.
-        where, fix: for errors, see `shards.reader.read`.
-    """
-
-    description: Description
-    files: Any
-    most_disk: int | None
-    where: str
-    fix: str
-
-    def open(self) -> Gold:
-        """Open it; images stay on disk."""
-        where, fix = self.where, self.fix
-        return reader.read(self.description, self._fetch, most_memory=0, most_disk=self.most_disk, where=where, fix=fix)
-
-    def _fetch(self, name: str, folder: Path) -> Path:
-        folder.mkdir(exist_ok=True)
-        content = answer(self.files.read.remote(name))
-        (folder / name).write_bytes(content)
-        return folder / name
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,13 @@ from tasks.settings import Settings
 
 
 @contextmanager
-def ray_for(request: TuneRequest, settings: Settings, gold_bytes: int) -> Iterator[int]:
+def ray_for(request: TuneRequest, settings: Settings, gold_bytes: int | None) -> Iterator[int]:
     """Start or join a Ray with room for the request's trials, and clean it up afterwards.
+
+    Args:
+        request: what is searched.
+        settings: the cluster's address and token, if there is one.
+        gold_bytes: that Ray's memory must hold; None: an actor hands out files of gold, and takes a slot.
 
     Yields how many trials may run at a time.
 
@@ -23,9 +28,9 @@ def ray_for(request: TuneRequest, settings: Settings, gold_bytes: int) -> Iterat
         RequestError: no machine there has the CPUs or GPUs of one trial.
         UnavailableError: no cluster answers at RAY_ADDRESS, or it refuses this stage.
     """
-    rights = request.concurrent_trials or request.trials
+    rights = (request.concurrent_trials or request.trials) + (gold_bytes is None)
     with (
-        ray_with(partial(require_room, request=request), rights, settings, gold_bytes) as slots,
+        ray_with(partial(require_room, request=request), rights, settings, gold_bytes or 0) as slots,
         # As many trials may wait for a process: one by one, short trials would end before the next process is ready.
         environment({"TUNE_MAX_PENDING_TRIALS_PG": str(slots)}),
     ):

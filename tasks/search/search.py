@@ -12,9 +12,11 @@ from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tun
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 from torch import Tensor
 
+from tasks.cluster.gold_files import is_stored, share_stored
 from tasks.cluster.session import SLOT
 from tasks.contract.recipe import Basis
 from tasks.contract.training import TuneRequest
+from tasks.records.inputs.stage_inputs import PreparedData
 from tasks.records.tracking import StageRun
 from tasks.search.earlier_trial import NUMBER
 from tasks.search.earlier_trials import read_earlier
@@ -41,11 +43,13 @@ class Start:
 
     Attributes:
         gold: the images.
+        data: where they are stored, for trials that read them from disk.
         basis: what the defaults of a recipe depend on.
         trained: trained weights by network; a network that has none starts from random ones.
     """
 
     gold: Gold
+    data: PreparedData
     basis: Basis
     trained: Mapping[str, Mapping[str, Tensor]]
 
@@ -65,12 +69,14 @@ def run_search(request: TuneRequest, run: StageRun, settings: Settings, start: S
         if ended >= trials:  # killed between its last trial and its result: a Ray would have nothing to do
             _tell_start(request, trials, len(known), ended)
             return
-        with ray_for(request, settings, start.gold.nbytes) as slots:
+        stored = is_stored(start.gold)
+        with ray_for(request, settings, None if stored else start.gold.nbytes) as slots:
             _tell_start(request, trials, len(known), ended)
+            gold = share_stored(start.data, settings, readers=slots) if stored else start.gold
             plan = Plan(request, known, start.basis, start.trained)
             journal = Journal(plan, run)
             trainable = tune.with_resources(
-                tune.with_parameters(Trial, gold=start.gold, plan=plan),
+                tune.with_parameters(Trial, gold=gold, plan=plan),
                 _resources(request),
             )
             tuner = Tuner(

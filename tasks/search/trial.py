@@ -1,7 +1,7 @@
 """One trial as Ray runs it, in a process of its own, one epoch per step.
 
 The process is reused for many trials, because starting one takes seconds. The gold is read from Ray's object store,
-which all trials on a machine share.
+which all trials on a machine share; gold that is larger than memory, shard by shard from the stage.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import torch
 from ray.tune import Trainable
 from ray.tune.result import DONE, SHOULD_CHECKPOINT
 
+from tasks.cluster.stored_gold import StoredGold
 from tasks.contract.recipe import Basis, Recipe
 from tasks.contract.training import TuneRequest
 from tasks.errors import DataError, ModelError
@@ -76,11 +77,12 @@ class Trial(Trainable):
     _before: EarlierTrial | None
     _epoch: int
 
-    def setup(self, config: dict[str, Any], *, gold: Gold, plan: Plan) -> None:  # type: ignore[override]
+    def setup(self, config: dict[str, Any], *, gold: Gold | StoredGold, plan: Plan) -> None:  # type: ignore[override]
         """Start the first trial of this process."""
         # The object store's memory is read-only, and nothing writes to it.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
-        self._plan, self._gold, self._cadence = plan, gold, Cadence()
+        self._gold = gold.open() if isinstance(gold, StoredGold) else gold
+        self._plan, self._cadence = plan, Cadence()
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

@@ -43,7 +43,7 @@ def run(request: TuneRequest, inputs: TuneInputs, run: StageRun, settings: Setti
         UnavailableError: no Ray cluster, MLflow or storage answers.
     """
     data = inputs.data
-    gold = gold_store.fetch_made_by(data.gold_run_id, data.gold_sha256)
+    gold = gold_store.open_made_by(data.gold_run_id, data.gold_sha256, settings)
     use_datasets(run, data.prepare_run_id, "training", "validation")
     mlflow.set_tags(
         {
@@ -62,7 +62,7 @@ def run(request: TuneRequest, inputs: TuneInputs, run: StageRun, settings: Setti
         request,
         run,
         settings,
-        Start(gold, basis, {name: trained_weights.load(chosen) for name, chosen in inputs.weights.items()}),
+        Start(gold, data, basis, {name: trained_weights.load(chosen) for name, chosen in inputs.weights.items()}),
     )
     rows = table.read(run.run_id)
     best = table.best_trial(rows, request.metric)

@@ -19,7 +19,7 @@ from tasks.contract.training import TuneRequest, TuneResult
 from tasks.errors import RequestError, UnavailableError
 from tasks.records import gold_store, queries, tracking, tuned_sets
 from tasks.records.inputs.training import TuneInputs
-from tasks.search import table
+from tasks.search import search, table
 from tasks.search.earlier_trial import State
 from tasks.settings import Settings
 from tasks.stages import tune
@@ -110,7 +110,12 @@ def test_every_trial_has_a_run_a_failed_one_is_told_and_the_best_is_kept(
     assert table.read(result.run_id) == rows
 
 
-def test_asha_stops_trials_and_says_how_far_they_came(tune_stage: Tune) -> None:
+def test_asha_stops_trials_and_says_how_far_they_came(tune_stage: Tune, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On images that stay on disk: trials get them shard by shard from the stage."""
+    monkeypatch.setenv("PIPELINE_GOLD_MEMORY_MIB", "0")
+    opened: list[bool] = []
+    shared = search.share_stored
+    monkeypatch.setattr(search, "share_stored", lambda *args, **kwargs: opened.append(True) or shared(*args, **kwargs))
     result = tune_stage(trials=8, epochs=4, scheduler="asha", reduction_factor=2, searcher="optuna", log_every=0)
     rows = table.read(result.run_id)
     assert (result.finished, result.stopped, result.failed) == tuple(
@@ -124,6 +129,7 @@ def test_asha_stops_trials_and_says_how_far_they_came(tune_stage: Tune) -> None:
         else:
             assert (row.epochs, row.rung) == (4, 2)
     assert result.epochs == sum(row.epochs for row in rows) < 8 * 4
+    assert opened
 
 
 @pytest.mark.long
