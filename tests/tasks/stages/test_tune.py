@@ -8,18 +8,21 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
 from mlflow import MlflowClient
 
+from tasks.cluster.gold_files import share_stored
+from tasks.cluster.stored_gold import StoredGold
 from tasks.contract.messages import TaskIdentity
 from tasks.contract.search_space import SearchSpace
 from tasks.contract.training import TuneRequest, TuneResult
 from tasks.errors import RequestError, UnavailableError
 from tasks.records import gold_store, queries, tracking, tuned_sets
 from tasks.records.inputs.training import TuneInputs
-from tasks.search import search, table
+from tasks.search import table
 from tasks.search.earlier_trial import State
 from tasks.settings import Settings
 from tasks.stages import tune
@@ -114,8 +117,12 @@ def test_asha_stops_trials_and_says_how_far_they_came(tune_stage: Tune, monkeypa
     """On images that stay on disk: trials get them shard by shard from the stage."""
     monkeypatch.setenv("PIPELINE_GOLD_MEMORY_MIB", "0")
     opened: list[bool] = []
-    shared = search.share_stored
-    monkeypatch.setattr(search, "share_stored", lambda *args, **kwargs: opened.append(True) or shared(*args, **kwargs))
+
+    def shared(*args: Any, **kwargs: Any) -> StoredGold:
+        opened.append(True)
+        return share_stored(*args, **kwargs)
+
+    monkeypatch.setattr("tasks.search.search.share_stored", shared)
     result = tune_stage(trials=8, epochs=4, scheduler="asha", reduction_factor=2, searcher="optuna", log_every=0)
     rows = table.read(result.run_id)
     assert (result.finished, result.stopped, result.failed) == tuple(
