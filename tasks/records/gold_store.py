@@ -38,6 +38,7 @@ ARTIFACT = artifact_names.GOLD
 GOLD_RUN = artifact_names.GOLD_RUN
 GOLD_SHA256 = artifact_names.GOLD_SHA256
 FIX = 'restore it from a backup, or make it again with force=["prepare"]'
+FIX_MISSING = "restore it from a backup, or start another DAG run: its prepare notices, and makes the gold again"
 MEMORY_SHARE = 0.5  # of what is available, for images; the network needs the rest
 UPLOADS = 4  # at the same time
 
@@ -164,6 +165,8 @@ def where(gold_run_id: str) -> str:
 def _fetch_description(gold_run_id: str, folder: Path, sha256: str | None) -> tuple[bytes, dict[str, str]]:
     """Put the files that have a tag of their own into `folder`, and check them; return the description and digests."""
     if not exists(gold_run_id):
+        if lacks := missing(gold_run_id):
+            raise DataError(f"{ARTIFACT}/{lacks[0]} of run {gold_run_id} is missing in the store; {FIX_MISSING}")
         raise DataError(f"run {gold_run_id!r} has no artifact {ARTIFACT!r} (any more); run prepare again")
     fetch_file = fetching(gold_run_id)
     text = fetch_file(DESCRIPTION, folder).read_bytes()
@@ -191,8 +194,29 @@ def exists(gold_run_id: str) -> bool:
         return False
     if run.info.lifecycle_stage != "active":
         return False
-    names = {Path(file.path).name for file in client.list_artifacts(gold_run_id, ARTIFACT)}
+    names = _names(gold_run_id)
     return complete(names) or {gold_tensors.TENSORS, gold_tensors.DESCRIPTION} <= names
+
+
+def missing(gold_run_id: str) -> list[str]:
+    """Name the files that gold in shards should have and does not; none where the run or all of its gold is gone."""
+    try:
+        names = _names(gold_run_id)
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            raise
+        return []
+    if DESCRIPTION not in names:
+        return [DESCRIPTION] if names else []
+    with tempfile.TemporaryDirectory(prefix="gold-") as folder:
+        text = fetching(gold_run_id)(DESCRIPTION, Path(folder)).read_bytes()
+    if _format(text) == gold_tensors.FORMAT:
+        return [] if gold_tensors.TENSORS in names else [gold_tensors.TENSORS]
+    return [name for name, _ in parse(text, where(gold_run_id)).files() if name not in names]
+
+
+def _names(gold_run_id: str) -> set[str]:
+    return {Path(file.path).name for file in MlflowClient().list_artifacts(gold_run_id, ARTIFACT)}
 
 
 def store(gold: Gold) -> str:
@@ -242,10 +266,9 @@ def fetching(run_id: str, say: Callable[[str], object] | None = None) -> Fetch:
         try:
             return Path(mlflow.artifacts.download_artifacts(f"{uri}/{ARTIFACT}/{name}", dst_path=str(folder)))
         except (MlflowException, OSError) as error:
-            files = {Path(file.path).name for file in MlflowClient().list_artifacts(run_id, ARTIFACT)}
-            if name in files:
+            if name in _names(run_id):
                 raise
-            raise DataError(f"{ARTIFACT}/{name} of run {run_id} is missing in the store; {FIX}") from error
+            raise DataError(f"{ARTIFACT}/{name} of run {run_id} is missing in the store; {FIX_MISSING}") from error
 
     return lambda name, folder: wait(lambda: download(name, folder), f"{ARTIFACT}/{name} of run {run_id}")
 

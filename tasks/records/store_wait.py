@@ -1,7 +1,7 @@
 """Waits for a store that is away: what failed because of it is tried again, with growing pauses, for a limited time.
 
-MLflow's client tries each request again by itself, for about two minutes (`tracking.MLFLOW_DEFAULTS`); this begins where
-that ends. Only what reads is tried again here: a second try of a write could write twice.
+MLflow's client tries each request again by itself, for about two minutes (`tracking.MLFLOW_DEFAULTS`); this begins
+where that ends. Only what reads is tried again here: a second try of a write could write twice.
 """
 
 from __future__ import annotations

@@ -144,6 +144,9 @@ def _earlier(key: str, experiment_id: str, judged: Mapping[str, Sequence[str]], 
             continue
         checked.add(run_id)
         if not gold_store.exists(run_id):
+            if lacks := gold_store.missing(run_id):
+                more = f" and {len(lacks) - 1} more files" if lacks[1:] else ""
+                log.warning("the gold of run %s is made again: the store has lost %s%s", run_id, lacks[0], more)
             continue
         try:
             gold, sha256 = gold_store.adopt(run_id, settings)

@@ -85,13 +85,18 @@ def test_a_deleted_run_has_no_gold(experiment: str, gold: Gold) -> None:
     assert gold_store.exists(run_id)
     mlflow.delete_run(run_id)
     assert not gold_store.exists(run_id)
+    assert gold_store.missing(run_id) == gold_store.missing("0" * 32) == []
 
 
 @pytest.mark.parametrize("file", [SHARD, "test-index.safetensors", DESCRIPTION])
-def test_half_a_gold_does_not_exist(experiment: str, gold: Gold, file: str) -> None:
+def test_half_a_gold_does_not_exist_and_what_it_lacks_is_named(experiment: str, gold: Gold, file: str) -> None:
     run_id = stored(experiment, gold)
+    assert gold_store.missing(run_id) == []
     (folder_of(run_id) / file).unlink()
     assert not gold_store.exists(run_id)
+    assert gold_store.missing(run_id) == [file]
+    with pytest.raises(DataError, match=rf"gold/{file} of run {run_id} is missing in the store; .* another DAG run"):
+        gold_store.fetch(run_id)
 
 
 @pytest.mark.parametrize("memory", [None, "0"])
@@ -110,7 +115,7 @@ def test_a_shard_that_goes_missing_is_named(experiment: str, gold: Gold, setting
     run_id = stored(experiment, gold)
     opened = gold_store.open_made_by(run_id, None, settings.model_copy(update={"pipeline_gold_memory_mib": 0}))
     (folder_of(run_id) / SHARD).unlink()
-    with pytest.raises(DataError, match=rf"gold/{SHARD} of run {run_id} is missing in the store; .*force="):
+    with pytest.raises(DataError, match=rf"gold/{SHARD} of run {run_id} is missing in the store; .* DAG run"):
         opened.train.images[0]
 
 

@@ -497,6 +497,26 @@ def test_gold_that_is_gone_or_damaged_is_made_again(first_digits: PrepareResult,
     assert run_of(second).data.tags["pipeline.gold_run_id"] == second.run_id
 
 
+def test_gold_that_lost_a_shard_is_made_again_as_it_was_and_a_version_judged_on_it_stays_judged(
+    first_digits: PrepareResult, prepare: Prepare, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = first_digits
+    logged = run_of(first).data.tags
+    client, tags = MlflowClient(), {"pipeline.prepare_run_id": first.run_id, "pipeline.fingerprint": first.fingerprint}
+    client.create_registered_model("pets")
+    tags |= {gold_store.GOLD_SHA256: logged[gold_store.GOLD_SHA256]}
+    client.create_model_version("pets", run_of(first).info.artifact_uri, first.run_id, tags=tags)
+    (folder_of(first) / SHARD).unlink()
+
+    again = prepare("b", registered_model="pets")
+    assert f"the gold of run {first.run_id} is made again: the store has lost {SHARD}" in caplog.messages
+    assert not again.reused
+    assert run_of(again).data.tags[gold_store.GOLD_SHA256] == logged[gold_store.GOLD_SHA256]
+    assert prepare("c", registered_model="pets").reused
+    with pytest.raises(DataError, match=rf"gold/{SHARD} of run {first.run_id} is missing in the store; restore it"):
+        gold_store.fetch(first.run_id)
+
+
 def test_gold_that_someone_changed_stops_the_day(first_digits: PrepareResult, prepare: Prepare) -> None:
     first = first_digits
     description, shard = folder_of(first) / DESCRIPTION, folder_of(first) / SHARD
