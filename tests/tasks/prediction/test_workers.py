@@ -63,11 +63,10 @@ def require_same(found: Path, expected: Path) -> None:
     """Each file once, in the same order, with the same label; probabilities differ by rounding at most."""
     for name in ("predictions", "failed"):
         one, other = (table(folder / name).to_pydict() for folder in (found, expected))
-        probabilities = [np.array(of.pop("probabilities", [])) for of in (one, other)]
-        best = [np.array(of.pop("probability", [])) for of in (one, other)]
+        for column in ("probabilities", "probability"):
+            values, wanted = (np.array(of.pop(column, [])) for of in (one, other))
+            np.testing.assert_allclose(values, wanted, rtol=0, atol=1e-6)
         assert one == other
-        np.testing.assert_allclose(*probabilities, rtol=0, atol=1e-6)
-        np.testing.assert_allclose(*best, rtol=0, atol=1e-6)
 
 
 def test_workers_answer_as_the_stage_does_though_it_and_a_worker_are_killed(
