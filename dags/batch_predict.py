@@ -20,8 +20,8 @@ with DAG(
 
 Every image of `images` goes through the champion, or the version that `model_version` or `alias` names. `out` gets
 files of predictions with label, probabilities and version, a list of what could not be decoded, and `_SUCCESS` at the
-end. A run that was killed goes on after its last complete part, and so does a new run with the same `out`. The same
-from a shell:
+end. With `workers` above 1, as many workers of a Ray classify the images. A run that was killed goes on after its last
+complete part, and so does a new run with the same `out`. The same from a shell:
 
     make predict SOURCE=s3://photos/2026/ OUT=s3://predictions/2026/
 

@@ -22,7 +22,7 @@ PACKAGES = {
     "airflow": ("apache-airflow", "apache-airflow-providers-docker", "apache-airflow-providers-fab"),
     "client": ("mlflow-skinny",),
     "vision": ("mlflow-skinny", "torch", "torchvision"),
-    "inference": ("mlflow-skinny", "onnxruntime", "pyarrow"),
+    "inference": ("mlflow-skinny", "onnxruntime", "pyarrow", "ray"),
     "tune": ("ray", "optuna", "hyperopt"),
     "serving": ("bentoml", "onnxruntime"),
 }

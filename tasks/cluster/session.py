@@ -18,11 +18,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
-import torch
 from ray._private import services
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled
 
@@ -85,7 +85,7 @@ def ray_with(require: Callable[[Nodes, str | None], T], slots: int, settings: Se
     if settings.ray_address:
         _require_answer(settings.ray_address)
     else:  # told at once, not by a Ray that takes seconds to start
-        require([{"CPU": available_cpus(), "GPU": torch.cuda.device_count()}], None)
+        require([{"CPU": available_cpus(), "GPU": _gpus()}], None)
     for name in ("ray", "ray.tune", "ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with ExitStack() as stack:
@@ -119,6 +119,15 @@ def ray_with(require: Callable[[Nodes, str | None], T], slots: int, settings: Se
 def beside_the_stage(actor: type) -> Any:
     """Return what starts an actor on the node of this stage, in one of its slots."""
     return ray.remote(actor).options(num_cpus=0, resources={SLOT: 1})
+
+
+def _gpus() -> int:
+    """Return the number of GPUs here; 0 in an image without torch, where nothing uses one."""
+    if find_spec("torch") is None:
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
 
 
 @contextmanager

@@ -56,9 +56,23 @@ class PredictRequest(StageRequest):
         le=1,
         description="The run stops if a larger share of the files cannot be decoded, counted after each part.",
     )
+    workers: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="Processes that decode and classify the images; more than 1 run on Ray.",
+    )
+    worker_cpus: int | None = Field(
+        None, ge=1, description="CPU cores per worker. Default: those of the machine, divided; 1 on a cluster."
+    )
     file_column: ColumnName | None = FILE_COLUMN
     name_encoding: EncodingName | None = NAME_ENCODING
     registered_model: ModelName = REGISTERED_MODEL
+
+    @property
+    def uses_ray(self) -> bool:
+        """Only for several workers."""
+        return self.workers > 1
 
     @model_validator(mode="after")
     def _addresses(self) -> Self:
@@ -97,7 +111,7 @@ STAGES = (
         PredictRequest,
         PredictResult,
         extra="inference",
-        resources=StageResources(memory="4g"),
+        resources=StageResources(memory="4g", shm_size="1g"),  # images on their way to workers
         retried_out_of_memory=False,  # images that anyone may have made; what is complete stays
     ),
 )

@@ -1,4 +1,4 @@
-"""Whether the workers of a training fit on the machines of a Ray, and what each of them gets."""
+"""Whether workers fit on the machines of a Ray, and what each of them gets."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from tasks.cluster.session import Nodes
 from tasks.contract.training import TrainRequest
 from tasks.errors import RequestError
+
+LOWER = "workers or worker_cpus"
+LOWER_OF_TRAINING = "workers, worker_cpus or worker_gpus"
 
 
 @dataclass(frozen=True)
@@ -23,17 +26,30 @@ class Share:
 
 
 def require_workers(nodes: Nodes, address: str | None, request: TrainRequest) -> Share:
+    """Return what each worker of a training gets; see `require_room`."""
+    gpus = request.worker_gpus
+    if gpus is None:
+        wanted = request.device in ("auto", "cuda")
+        gpus = int(wanted and sum(int(node.get("GPU", 0)) for node in nodes) >= request.workers)
+    return require_room(nodes, address, request.workers, request.worker_cpus, gpus, LOWER_OF_TRAINING)
+
+
+def require_room(
+    nodes: Nodes, address: str | None, workers: int, cpus: int | None, gpus: int = 0, lower: str = LOWER
+) -> Share:
     """Return what each worker gets on machines with these resources, of the cluster at `address` if any.
+
+    Args:
+        nodes: the machines.
+        address: of the cluster.
+        workers: how many there are to be.
+        cpus: of each; None: one on a cluster, else this machine's, divided.
+        gpus: of each.
+        lower: the fields of the request that say so.
 
     Raises:
         RequestError: there is not enough for all of them.
     """
-    workers = request.workers
-    gpus = request.worker_gpus
-    if gpus is None:
-        wanted = request.device in ("auto", "cuda")
-        gpus = int(wanted and sum(int(node.get("GPU", 0)) for node in nodes) >= workers)
-    cpus = request.worker_cpus
     if cpus is None:
         cpus = 1 if address else max(1, int(sum(node.get("CPU", 0) for node in nodes)) // workers)
     room = sum(
@@ -47,6 +63,6 @@ def require_workers(nodes: Nodes, address: str | None, request: TrainRequest) ->
         fix = "" if address else ", or set RAY_ADDRESS to a cluster that has more"
         raise RequestError(
             f"workers={workers} with {cpus} CPUs and {gpus} GPUs each are more than {where} has room for: {room} "
-            f"({machines or 'no CPUs'}); lower workers, worker_cpus or worker_gpus{fix}"
+            f"({machines or 'no CPUs'}); lower {lower}{fix}"
         )
     return Share(cpus, gpus)

@@ -1,9 +1,8 @@
-"""Reads, decodes and classifies: on all cores, in the source's order, with a bounded number of images in memory."""
+"""Reads, and has classified: by several threads, in the source's order, with a bounded number of images in memory."""
 
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,15 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.errors import DataError, RequestError
+from tasks.prediction.classifier import Classifier
 from tasks.prediction.sources import Images, Item
-from tasks.vision.cpus import available_cpus
-from tasks.vision.data import images as decoding
-from tasks.vision.data.decoder_process import DecoderProcesses, belongs_apart
-from tasks.vision.models.forward import Forward
 
 # Files of archives are read in one thread and wait for the others: a batch ends at BATCH_BYTES of them.
 BATCH_BYTES, WAITING_BYTES = 8 * 2**20, 128 * 2**20
-MOST_PROCESSES = 4  # for large images; each may take 512 MB
 READERS = 16  # threads at least where files are fetched over a network
 
 
@@ -99,21 +94,16 @@ def batches(source: Images, begin: Position, part: int, size: int) -> Iterator[B
         yield Batch(batch, held, Position(count, seen.hexdigest()))
 
 
-def answered(
-    forward: Forward, shape: tuple[int, int, int], found: Iterable[Batch], *, remote: bool = False
-) -> Iterator[Answered]:
+def answered(classifier: Classifier, found: Iterable[Batch], *, remote: bool = False) -> Iterator[Answered]:
     """Yield the answers to batches, in their order.
 
     Args:
-        forward: the model; several threads ask it at once.
-        shape: of its images, channels, side, side.
+        classifier: decodes the images and classifies them.
         found: the batches.
-        remote: whether files come over a network, so that more threads than cores are of use.
+        remote: whether files come over a network, so that more threads than the classifier needs are of use.
     """
-    cores = available_cpus()
-    workers = max(cores, READERS) if remote else cores
-    decoders = DecoderProcesses(min(cores, MOST_PROCESSES))
-    work = _Work(forward, shape, decoders, threading.Semaphore(cores))
+    workers = max(classifier.at_once, READERS) if remote else classifier.at_once
+    work = _Work(classifier)
     pending: deque[tuple[Future[list[Answer]], int, Position]] = deque()
     waiting = 0
     pool = ThreadPoolExecutor(workers, thread_name_prefix="predict")
@@ -130,46 +120,33 @@ def answered(
             yield Answered(future.result(), end)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # a stage that is asked to stop has seconds
-        if not pending:
-            decoders.close()
 
 
 @dataclass(frozen=True)
 class _Work:
-    """What threads do with a batch. A pass takes the memory of its activations, so only so many run at a time."""
+    """What threads do with a batch."""
 
-    forward: Forward
-    shape: tuple[int, int, int]
-    decoders: DecoderProcesses
-    passes: threading.Semaphore
+    classifier: Classifier
 
     def answers(self, items: list[Item]) -> list[Answer]:
-        pixels: list[NDArray[np.uint8]] = []
         reasons: list[str] = []
-        for item in items:
-            try:
-                pixels.append(self._pixels(item.read()))
-                reasons.append("")
-            except DataError as error:
-                reasons.append(str(error))
-        rows = iter(self._rows(pixels) if pixels else ())
+        outcomes = iter(self.classifier.classify(_read(items, reasons)))
         return [
-            Answer(item.name, None, reason) if reason else Answer(item.name, next(rows))
+            Answer(item.name, None, reason) if reason else Answer(item.name, *next(outcomes))
             for item, reason in zip(items, reasons, strict=True)
         ]
 
-    def _rows(self, pixels: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        stacked = np.stack(pixels)
-        with self.passes:
-            return self.forward(stacked)
 
-    def _pixels(self, data: bytes) -> NDArray[np.uint8]:
-        """Decode as the service does: large images, and what may crash its decoder, in a process of their own."""
-        channels, side, _ = self.shape
-        image = decoding.open_image(data)
-        if belongs_apart(image, side):
-            return self.decoders.decode(data, channels, side)
-        return decoding.pixels(image, channels, side)
+def _read(items: list[Item], reasons: list[str]) -> Iterator[bytes]:
+    """Yield what the items hold, one in memory at a time, and note for each why it cannot be read, or nothing."""
+    for item in items:
+        try:
+            data = item.read()
+        except DataError as error:
+            reasons.append(str(error))
+        else:
+            reasons.append("")
+            yield data
 
 
 def _read_now(item: Item) -> tuple[Item, int]:

@@ -92,7 +92,17 @@ def open_program(folder: Path) -> Forward:
 
 
 def open_onnx(file: Path, threads: int) -> Forward:
-    """Open an ONNX file; several threads may ask it at once, and each answer uses `threads` threads.
+    """Open an ONNX file; see `open_onnx_content`."""
+    return open_onnx_content(file.read_bytes(), file.name, threads)
+
+
+def open_onnx_content(content: bytes, name: str, threads: int) -> Forward:
+    """Open what an ONNX file holds; several threads may ask it at once, and each answer uses `threads` threads.
+
+    Args:
+        content: of the file.
+        name: of the file, for errors.
+        threads: that ONNX Runtime may use for an answer.
 
     Raises:
         ModelError: it is damaged, refers to other files, has operators of its own, or not one input and one output.
@@ -105,19 +115,18 @@ def open_onnx(file: Path, threads: int) -> Forward:
     # Threads that wait for each other actively take the cores from those that decode images.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors; warnings are about the graph, which nobody here can change
-    content = file.read_bytes()
-    require_inside(content, file.name)
+    require_inside(content, name)
     try:
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime has a class of errors for each status, without a common one
-        raise ModelError(f"{file.name} cannot be opened by ONNX Runtime: {str(error).splitlines()[0]}") from error
+        raise ModelError(f"{name} cannot be opened by ONNX Runtime: {str(error).splitlines()[0]}") from error
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1 or len(outputs) != 1:
-        raise ModelError(f"{file.name} has {len(inputs)} inputs and {len(outputs)} outputs; train exports one of each")
-    name = inputs[0].name
+        raise ModelError(f"{name} has {len(inputs)} inputs and {len(outputs)} outputs; train exports one of each")
+    fed = inputs[0].name
 
     def forward(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        [answer] = session.run(None, {name: np.ascontiguousarray(images)})
+        [answer] = session.run(None, {fed: np.ascontiguousarray(images)})
         return np.asarray(answer)
 
     return forward

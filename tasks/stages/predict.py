@@ -7,6 +7,7 @@ import re
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import mlflow
@@ -16,6 +17,7 @@ from tasks.contract.prediction import S3, PredictRequest, PredictResult
 from tasks.errors import DataError, ModelError, RequestError
 from tasks.prediction import output
 from tasks.prediction.answers import Answered, answered, batches
+from tasks.prediction.classifier import Classifier, classifying_here
 from tasks.prediction.destinations import destination
 from tasks.prediction.output import Output, Plan
 from tasks.prediction.part_files import Columns, PartFiles
@@ -24,13 +26,14 @@ from tasks.records import registry
 from tasks.records.metric_log import log_values
 from tasks.records.tracking import StageRun
 from tasks.serving import resolution
-from tasks.serving.model import ServedModel
+from tasks.serving.model import PreparedModel, ServedModel
 from tasks.serving.model_reference import CHAMPION, Target
 from tasks.serving.preparation import prepared_model
 from tasks.serving.promotion import require_promoted
 from tasks.serving.reference_check import open_verified
 from tasks.serving.runtimes import ONNX
 from tasks.settings import Settings
+from tasks.vision.cpus import available_cpus
 
 RATE = "images_per_second"
 VERSION = "pipeline.version"  # the version that an alias named at the first try
@@ -48,9 +51,11 @@ def run(request: PredictRequest, run: StageRun, settings: Settings) -> PredictRe
     Raises:
         DataError: the source is missing, damaged, or holds no image; or too many of its files cannot be decoded.
         ModelError: there is no such version, its files are not those registered, or it has no ONNX form.
-        RequestError: `out` lies in the source, or holds predictions of another source or version.
+        RequestError: `out` lies in the source, or holds predictions of another source or version; or there is too
+            little room for the workers.
         SettingsError: `out` cannot be written, or the S3 store refuses the credentials.
-        UnavailableError: MLflow or the S3 store does not answer, or the disk of `out` is full.
+        UnavailableError: MLflow, the S3 store or Ray's cluster does not answer, the disk of `out` is full, or workers
+            were lost too often.
     """
     _require_outside(request)
     # MLflow's own variable, and its precedence: where it is unset, boto3 reads AWS_ENDPOINT_URL.
@@ -67,7 +72,8 @@ def run(request: PredictRequest, run: StageRun, settings: Settings) -> PredictRe
         model = open_verified(prepared)
         out = output.begin(place, _plan(request, images, model))
         log.info("%s: %d images are predicted already, in %d parts", place.where, out.end.items, len(out.parts))
-        rate = _predict(request, images, model, out)
+        with _classifying(request, prepared, model, settings, complete=out.complete) as classifier:
+            rate = _predict(request, images, classifier, model.classes, out)
         if not out.complete:
             out.finish(images.ignored)
     log_values({"images": out.end.items, "failed": out.failed, "parts": len(out.parts), "ignored": images.ignored})
@@ -137,13 +143,26 @@ def _plan(request: PredictRequest, images: Images, model: ServedModel) -> Plan:
     )
 
 
-def _predict(request: PredictRequest, images: Images, model: ServedModel, out: Output) -> float:
+def _classifying(
+    request: PredictRequest, prepared: PreparedModel, model: ServedModel, settings: Settings, *, complete: bool
+) -> AbstractContextManager[Classifier]:
+    """Return what classifies: this process, or the workers that the request asks for, if anything is left to do."""
+    if complete or not request.uses_ray:
+        return classifying_here(available_cpus(), model.forward, model.shape)
+    from tasks.prediction.workers import classifying_on_workers  # Ray takes a second and 60 MB
+
+    return classifying_on_workers(request, prepared.files, model.shape, settings)
+
+
+def _predict(
+    request: PredictRequest, images: Images, classifier: Classifier, classes: tuple[str, ...], out: Output
+) -> float:
     """Predict and write the parts that are missing; return the images per second."""
-    columns = Columns(model.classes, out.plan.version, request.output_format)
+    columns = Columns(classes, out.plan.version, request.output_format)
     begun = out.end.items
     found = batches(images, out.end, request.part_images, request.forward_images)
     remote = request.images.startswith(S3) and request.images.endswith("/")
-    answers = _spoken(answered(model.forward, model.shape, found, remote=remote), begun)
+    answers = _spoken(answered(classifier, found, remote=remote), begun)
     started = time.monotonic()
     example = ""
     _require_few_failed(request, out, example)

@@ -211,6 +211,23 @@ print(sorted(path.name for path in Path("/tmp").glob("ray*")))
     assert answer.stdout.splitlines() == ["1.0 10001", "[]"]
 
 
+def test_workers_start_in_the_image_of_predict_though_it_has_no_torch() -> None:
+    code = """
+from functools import partial
+import ray
+from tasks.cluster.session import ray_with
+from tasks.distributed.room import require_room
+from tasks.prediction.worker import PredictionWorker
+from tasks.settings import load_settings
+
+with ray_with(partial(require_room, workers=1, cpus=1), 1, load_settings(), 1000) as share:
+    print(share.cpus, ray.get(ray.remote(lambda: PredictionWorker.__module__).remote()))
+"""
+    answer = run("predict", "-c", code, options=("--entrypoint", "python", "--memory", "4g"))
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout == "1 tasks.prediction.worker\n"
+
+
 @pytest.mark.parametrize("name", STAGES)
 def test_an_image_of_one_stage_runs_no_other(name: str) -> None:
     assert not answers(name)["other stage"]

@@ -1,7 +1,8 @@
-"""A training on two workers: of a Ray in the stage's own container, and on the cluster of the profile `ray`."""
+"""Training and batch prediction on two workers: of a Ray in the stage's own container, and of the profile `ray`."""
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -12,10 +13,11 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from . import photos
 from .conftest import Stack, airflow_beside, airflow_command, build_images
 from .ray_cluster import ray_cluster, ray_workers
 
-# What each part does is tested without an engine, in tests/tasks/distributed.
+# What each part does is tested without an engine, in tests/tasks/distributed and tests/tasks/prediction.
 pytestmark = pytest.mark.docker
 DAG = """
 from datetime import timedelta
@@ -30,6 +32,9 @@ with DAG(
 ):
     prepare = stage_task("prepare")
     stage_task("train", prepare_run_id=prepare.output["run_id"], prepare_tags=prepare.output["tags"])
+
+with DAG(dag_id="answers_on_workers", params=stage_params("predict")):
+    stage_task("predict")
 """
 CONF: dict[str, Any] = {
     **{"workers": 2, "worker_cpus": 1, "sync_batch_norm": True, "epochs": 3, "weights": "none", "force": ["train"]},
@@ -40,26 +45,55 @@ CONF: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def airflow(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Environment of an Airflow here whose stages run on the engine, as `make run RUNTIME=docker` has it."""
-    build_images("prepare", "train")
+    build_images("prepare", "train", "predict")
     return airflow_beside(stack, tmp_path_factory.mktemp("workers"), "on_workers.py", DAG)
 
 
-def train(airflow: Mapping[str, str], stack: Stack, experiment: str, **changes: Any) -> tuple[Run, list[float], str]:
-    """Run the DAG; return the run of its training, its losses by epoch, and what was said."""
-    command = [airflow_command(), "dags", "test", "on_workers", "--conf", json.dumps(CONF | changes)]
+def run_of(
+    airflow: Mapping[str, str], stack: Stack, experiment: str, stage: str, dag_id: str, conf: Mapping[str, Any]
+) -> tuple[Run, MlflowClient, str]:
+    """Run a DAG; return the run of a stage, a client that may read it, and what was said."""
+    command = [airflow_command(), "dags", "test", dag_id, "--conf", json.dumps(conf)]
     variables = {**airflow, "PIPELINE_EXPERIMENT": experiment}
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 0, (done.stdout + done.stderr)[-8000:]
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in zip(("USERNAME", "PASSWORD"), stack.login, strict=True):
-            patch.setenv(f"MLFLOW_TRACKING_{name}", value)
-        client = MlflowClient(stack.mlflow_url)
-        found = client.get_experiment_by_name(experiment)
-        assert found is not None
-        (run,) = client.search_runs([found.experiment_id], "tags.`pipeline.stage` = 'train'")
-        losses = [point.value for point in client.get_metric_history(run.info.run_id, "train_loss")]
+    client = MlflowClient(stack.mlflow_url)
+    found = client.get_experiment_by_name(experiment)
+    assert found is not None
+    (run,) = client.search_runs([found.experiment_id], f"tags.`pipeline.stage` = '{stage}'")
     assert run.info.status == "FINISHED"
-    return run, losses, done.stdout + done.stderr
+    return run, client, done.stdout + done.stderr
+
+
+@pytest.fixture(autouse=True)
+def login(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test itself asks MLflow, it asks as its administrator."""
+    log_in(stack, monkeypatch)
+
+
+def log_in(stack: Stack, patch: pytest.MonkeyPatch) -> None:
+    for name, value in zip(("USERNAME", "PASSWORD"), stack.login, strict=True):
+        patch.setenv(f"MLFLOW_TRACKING_{name}", value)
+
+
+def train(airflow: Mapping[str, str], stack: Stack, experiment: str, **changes: Any) -> tuple[Run, list[float], str]:
+    """Return the run of a training, its losses by epoch, and what was said."""
+    with pytest.MonkeyPatch.context() as patch:
+        log_in(stack, patch)
+        run, client, said = run_of(airflow, stack, experiment, "train", "on_workers", CONF | changes)
+        losses = [point.value for point in client.get_metric_history(run.info.run_id, "train_loss")]
+    return run, losses, said
+
+
+def predict(airflow: Mapping[str, str], stack: Stack, workers: int, folder: Path) -> tuple[Run, list[list[str]], str]:
+    """Return the run of a batch prediction with the champion, the rows of its tables, and what was said."""
+    conf = {"images": photos.URI, "output_format": "csv", "part_images": 20, "workers": workers}
+    run, client, said = run_of(airflow, stack, f"answers-{workers}", "predict", "answers_on_workers", conf)
+    folder.mkdir()
+    found = Path(client.download_artifacts(run.info.run_id, "predictions", str(folder)))
+    rows = [row for path in sorted(found.glob("*.csv")) for row in csv.reader(path.read_text().splitlines())]
+    assert len(list(found.glob("*.csv"))) == 3
+    return run, rows, said
 
 
 def require_equal(losses: list[float], expected: list[float]) -> None:
@@ -109,3 +143,23 @@ def test_more_workers_than_the_cluster_has_are_refused_with_what_it_has(
     assert done.returncode != 0
     told = "are more than the cluster at ray-head:6379 has room for: 2 (1 CPUs, 0 GPUs; 1 CPUs, 0 GPUs)"
     assert told in done.stdout + done.stderr
+
+
+@pytest.mark.usefixtures("cluster", "daily_run")
+def test_the_nodes_of_the_cluster_answer_as_the_stage_alone(
+    airflow: dict[str, str], stack: Stack, tmp_path: Path
+) -> None:
+    photos.upload(stack.store)
+    keys = {"AWS_ACCESS_KEY_ID": stack.variables["S3_ACCESS_KEY"]}
+    keys |= {"AWS_SECRET_ACCESS_KEY": stack.variables["S3_SECRET_KEY"]}
+    variables = airflow | keys | {"PIPELINE_STAGE_AWS_ENDPOINT_URL": "http://s3:9000", "COMPOSE_PROFILES": "ray"}
+    _, alone, _ = predict(variables, stack, 1, tmp_path / "alone")
+    run, rows, said = predict(variables, stack, 2, tmp_path / "workers")
+    assert set(run.data.tags["pipeline.machines"].split(", ")) <= set(ray_workers())
+    assert run.data.metrics["images"] == 2 * photos.IMAGES
+    assert [row[:2] for row in rows] == [row[:2] for row in alone]
+    for row, expected in zip(rows, alone, strict=True):
+        if row[0] != "file":
+            assert list(map(float, row[2:])) == pytest.approx(list(map(float, expected[2:])), rel=0, abs=1e-6)
+    for name in ("RAY_AUTH_TOKEN", "S3_SECRET_KEY", *stack.stage_passwords):
+        assert stack.variables[name] not in said

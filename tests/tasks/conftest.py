@@ -7,6 +7,8 @@ import os
 import shutil
 import sqlite3
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow.store.db.utils
@@ -68,6 +70,14 @@ def settings(tmp_path: Path, migrated_store: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PIPELINE_HOME", str(home))
     monkeypatch.setenv("PIPELINE_EXPERIMENT", "tests")  # the copied default experiment points into another folder
     return Settings()
+
+
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for the temporary files of this test's stages, with a path short enough for Ray's sockets."""
+    with tempfile.TemporaryDirectory(prefix="t-") as name:
+        monkeypatch.setenv("TMPDIR", name)
+        yield Path(name)
 
 
 @pytest.fixture

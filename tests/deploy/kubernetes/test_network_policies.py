@@ -14,6 +14,7 @@ EXPORT = End({NAME: "export-onnx"})
 POSTGRES, S3 = End({NAME: "postgres"}), End({NAME: "s3"})
 TRAIN = End({NAME: "stage", COMPONENT: "train"}, namespace=STAGES)
 TUNE = End({NAME: "stage", COMPONENT: "tune"}, namespace=STAGES)
+PREDICT = End({NAME: "stage", COMPONENT: "predict"}, namespace=STAGES)
 EVALUATE = End({NAME: "stage", COMPONENT: "evaluate"}, namespace=STAGES)
 AMONG_STAGES = End({NAME: "something"}, namespace=STAGES)
 RAY_HEAD, RAY_WORKER = End({NAME: "ray", COMPONENT: "head"}), End({NAME: "ray", COMPONENT: "worker"})
@@ -56,11 +57,11 @@ EKS = [
 RAY = [
     *(
         (one, other, port)
-        for one in (RAY_HEAD, RAY_WORKER, TUNE, TRAIN)
+        for one in (RAY_HEAD, RAY_WORKER, TUNE, TRAIN, PREDICT)
         for other in (RAY_HEAD, RAY_WORKER)
         for port in (6379, 31234)
     ),
-    *((node, stage, 40123) for node in (RAY_HEAD, RAY_WORKER) for stage in (TUNE, TRAIN)),
+    *((node, stage, 40123) for node in (RAY_HEAD, RAY_WORKER) for stage in (TUNE, TRAIN, PREDICT)),
     (RAY_HEAD, VPC, 443),  # the autoscaler asks the Kubernetes API
 ]
 NEVER = [

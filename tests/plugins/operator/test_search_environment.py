@@ -88,12 +88,15 @@ def test_secrets_of_a_search_are_none_of_what_airflow_shows(monkeypatch: pytest.
     assert not SECRETS & set(environment.values())
 
 
-def test_a_training_on_workers_is_told_of_the_cluster_and_of_no_searches(monkeypatch: pytest.MonkeyPatch) -> None:
-    environment, secrets = told(monkeypatch, "train", {"workers": 2}, COMPOSE_PROFILES="ray")
+@pytest.mark.parametrize("stage", ["train", "predict"])
+def test_a_stage_on_workers_is_told_of_the_cluster_and_of_no_searches(
+    stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment, secrets = told(monkeypatch, stage, {"workers": 2}, COMPOSE_PROFILES="ray")
     assert environment["RAY_ADDRESS"] == "ray-head:6379"
     assert secrets["RAY_AUTH_TOKEN"] == "t0ken-of-ray"
     assert not [name for name in environment | secrets if name.startswith(("TUNE_", "S3_"))]
-    environment, secrets = told(monkeypatch, "train", {"workers": 2}, COMPOSE_PROFILES="")
+    environment, secrets = told(monkeypatch, stage, {"workers": 2}, COMPOSE_PROFILES="")
     assert not [name for name in environment | secrets if name.startswith("RAY_")]
 
 

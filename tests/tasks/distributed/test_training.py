@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -56,14 +55,6 @@ def stored_gold(settings: Settings) -> str:
         gold_store.store(digits_as_gold())
         mlflow.set_tags({gold_store.GOLD_RUN: prepare.info.run_id, tuned_sets.DATASET: "digits"})
     return str(prepare.info.run_id)
-
-
-@pytest.fixture
-def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder for the temporary files of this test's stages, with a path short enough for Ray's sockets."""
-    with tempfile.TemporaryDirectory(prefix="t-") as name:
-        monkeypatch.setenv("TMPDIR", name)
-        yield Path(name)
 
 
 def start(asked: TrainRequest, home: Path) -> subprocess.Popen[str]:

@@ -89,7 +89,8 @@ def run_stage(store: Store, tmp_path: Path) -> Iterator[Callable[..., subprocess
     yield start
     for one in started:
         one.kill()
-        one.communicate()
+        one.wait()
+        one.stdout.close()
 
 
 @pytest.fixture
