@@ -49,7 +49,7 @@ class DecodedStore:
         names = [f"{digest}.npy" for words in self._tags.values() for digest in words[1:]]
         if not names:
             return []
-        there = {Path(file.path).name for file in MlflowClient().list_artifacts(self._run_id, ARTIFACT)}
+        there = self._there()
         if missing := [name for name in names if name not in there]:
             log.warning("%d parts of decoded images are missing in the store; they are decoded again", len(missing))
         return [name for name in names if name in there]
@@ -91,8 +91,11 @@ class DecodedStore:
         if not self._tags:
             return
         client = MlflowClient()
-        if client.list_artifacts(self._run_id, ARTIFACT):
+        if self._there():
             get_artifact_repository(self._uri).delete_artifacts(ARTIFACT)  # type: ignore[no-untyped-call]
         for name in [*self._tags]:
             client.delete_tag(self._run_id, name)
             del self._tags[name]
+
+    def _there(self) -> set[str]:
+        return {Path(file.path).name for file in MlflowClient().list_artifacts(self._run_id, ARTIFACT)}

@@ -1,4 +1,4 @@
-"""A prepare that is killed while it decodes: the retry decodes only what no stored part holds, and makes the same gold."""
+"""A prepare that is killed while it decodes: its retry decodes only what no part holds, and makes the same gold."""
 
 from __future__ import annotations
 
