@@ -4,6 +4,7 @@
 |---|---|---|
 | an unfinished run | a lost machine, a task that nobody retried | it is marked as KILLED |
 | gold | a `prepare` run whose data no model version was trained or judged with | the artifact folder |
+| decoded images | a `prepare` that was killed and not tried again | the artifact folder |
 | checkpoints | a training whose model is registered, or that led to no model version | the artifact folder |
 | weights | a candidate that was refused, or never registered, longer ago than PIPELINE_KEEP_WEIGHTS_DAYS | its files |
 | state of a search | an abandoned search | its folder in the storage of searches (only by `make gc`) |
@@ -41,14 +42,23 @@ class Kind(StrEnum):
 
     RUN = "unfinished run"
     GOLD = "gold"
+    DECODED = "decoded images"
     CHECKPOINTS = "checkpoints"
     WEIGHTS = "weights"
     SEARCH = "state of a search"
 
 
-FOLDERS = {Kind.GOLD: artifact_names.GOLD, Kind.CHECKPOINTS: artifact_names.CHECKPOINTS}
+FOLDERS = {
+    Kind.GOLD: artifact_names.GOLD,
+    Kind.DECODED: artifact_names.DECODED,
+    Kind.CHECKPOINTS: artifact_names.CHECKPOINTS,
+}
 # Listing a folder takes milliseconds, and there are thousands of runs: only stages that write a kind are looked at.
-WRITERS = {"prepare": Kind.GOLD, "train": Kind.CHECKPOINTS, "compress": Kind.CHECKPOINTS}
+WRITERS = {
+    "prepare": (Kind.GOLD, Kind.DECODED),
+    "train": (Kind.CHECKPOINTS,),
+    "compress": (Kind.CHECKPOINTS,),
+}
 
 
 @dataclass(frozen=True)
@@ -127,12 +137,11 @@ def find(settings: Settings, before: datetime, store: Store | None = None) -> li
     registered = {version.run_id for version in queries.find_versions()}
     in_use = known_runs.reached(store.runs, [run_id for run_id in store.runs if run_id not in old])
     found = [store.leftover(Kind.RUN, run) for run in old.values() if not run.ended]
+    kept = {Kind.GOLD: needed, Kind.DECODED: set[str](), Kind.CHECKPOINTS: needed - registered | in_use}
     for run_id, run in old.items():
-        kind = WRITERS.get(run.stage)
-        if kind is None or run_id in (in_use if kind is Kind.CHECKPOINTS and run_id in registered else needed):
-            continue
-        if (size := _size(run.artifact_uri, FOLDERS[kind])) is not None:
-            found.append(store.leftover(kind, run, size))
+        for kind in WRITERS.get(run.stage, ()):
+            if run_id not in kept[kind] and (size := _size(run.artifact_uri, FOLDERS[kind])) is not None:
+                found.append(store.leftover(kind, run, size))
     if (since := keep_weights_since(settings, before)) is not None:
         found += _weights(settings, store, since)
     return found

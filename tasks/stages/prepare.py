@@ -25,6 +25,7 @@ from tasks.contract.data import PrepareRequest, PrepareResult
 from tasks.contract.datasets import licence_of
 from tasks.errors import ChangedError, DataError
 from tasks.records import gold_store, queries, registry
+from tasks.records.decoded_store import DecodedStore
 from tasks.records.inputs.corrections import read_corrections
 from tasks.records.metric_log import log_values
 from tasks.records.near_duplicate_log import log_near_duplicates
@@ -91,7 +92,8 @@ def run(request: PrepareRequest, run: StageRun, settings: Settings) -> PrepareRe
         )
         if earlier and losses.exceed(listing, sum(map(len, earlier.gold.splits.values())), request.max_left_out):
             earlier = None  # that run allowed more; to make the gold again says which files are left out
-        made = earlier or _make(source, shaping, key, run.run_id, request, settings)
+        decoded = DecodedStore(run.run_id, key)
+        made = earlier or _make(source, shaping, key, run.run_id, request, settings, decoded)
     _describe(made, request, reused=earlier is not None)
     # Set last: only a complete run may be found and reused.
     mlflow.set_tags(
@@ -104,6 +106,7 @@ def run(request: PrepareRequest, run: StageRun, settings: Settings) -> PrepareRe
             **({CORRECTIONS: changes.sha256} if changes else {}),
         }
     )
+    decoded.remove()
     return PrepareResult(
         **run.result_fields,
         fingerprint=key,
@@ -170,11 +173,17 @@ def _earlier(key: str, experiment_id: str, judged: Mapping[str, Sequence[str]], 
 
 
 def _make(
-    source: Source, shaping: Shaping, key: str, run_id: str, request: PrepareRequest, settings: Settings
+    source: Source,
+    shaping: Shaping,
+    key: str,
+    run_id: str,
+    request: PrepareRequest,
+    settings: Settings,
+    decoded: DecodedStore,
 ) -> _Made:
     """Take the source through bronze and silver to gold, and log what each layer leaves behind."""
     started = time.monotonic()
-    records = bronze.read(source, shaping, most_disk=settings.gold_disk_bytes)
+    records = bronze.read(source, shaping, most_disk=settings.gold_disk_bytes, parts=decoded)
     _log_layer("bronze", len(source.listing.entries), len(records), started)
 
     started = time.monotonic()

@@ -144,6 +144,7 @@ class Lab:
                 os.environ[faults.VARIABLE] = json.dumps(fault)
             _fork_trials()
             _save_every_epoch()
+            _decode_in_small_parts()
             if step.days_later:
                 _set_clock(step.days_later)
             from tasks.runner.stage_process import run_stage
@@ -268,6 +269,13 @@ def _save_every_epoch() -> None:
     from tasks.vision.training import cadence
 
     cadence.TIME_SHARE = 1e9
+
+
+def _decode_in_small_parts() -> None:
+    """Let prepare store what it decoded of the digits in two parts: by default, so small a data set has none."""
+    from tasks.vision.data import decoded_parts
+
+    decoded_parts.PART_BYTES = 800 * 8 * 8
 
 
 def _set_clock(days: int) -> None:

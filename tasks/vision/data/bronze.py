@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,11 +17,12 @@ from PIL import Image
 
 from tasks.errors import DataError
 from tasks.vision.cpus import available_cpus
-from tasks.vision.data import images
+from tasks.vision.data import decoded_parts, images
+from tasks.vision.data.decoded_parts import Decoded, PartStore, PartWriter
 from tasks.vision.data.decoder_process import DecoderProcesses, belongs_apart
 from tasks.vision.data.fingerprint import Shaping
 from tasks.vision.data.limits import MIN_SIDE
-from tasks.vision.data.pixel_file import FiledImage, PixelFile
+from tasks.vision.data.pixel_file import PixelFile
 from tasks.vision.data.progress import Progress
 from tasks.vision.data.records import Content, Entry, Reason, Record
 from tasks.vision.data.sources import Source
@@ -32,8 +34,17 @@ BATCH_IMAGES, BATCH_BYTES = 64, 8 * 2**20
 WAITING_BYTES = 128 * 2**20  # of the batches that wait, however many threads there are
 MOST_PROCESSES = 4  # for large images; each may take 512 MB
 
+log = logging.getLogger(__name__)
 
-def read(source: Source, shaping: Shaping, workers: int | None = None, *, most_disk: int | None = None) -> list[Record]:
+
+def read(
+    source: Source,
+    shaping: Shaping,
+    workers: int | None = None,
+    *,
+    most_disk: int | None = None,
+    parts: PartStore | None = None,
+) -> list[Record]:
     """Read every image of the source, in the order of their names.
 
     Images are read and decoded in one pass, so that no archive is unpacked and no encoded image is kept. Their pixels
@@ -44,6 +55,8 @@ def read(source: Source, shaping: Shaping, workers: int | None = None, *, most_d
         shaping: what becomes of them.
         workers: threads that decode; by default as many as there are CPUs.
         most_disk: bytes that the file may take; None: half of what is free.
+        parts: where an earlier try stored what it had decoded of the same images, which is not decoded again, and this
+            one stores more; None: neither.
 
     Raises:
         DataError: an archive is damaged.
@@ -59,7 +72,10 @@ def read(source: Source, shaping: Shaping, workers: int | None = None, *, most_d
     records: list[Record] = []
     pending: deque[tuple[Future[list[Record]], int]] = deque()
     waiting = 0
-    decode = _Decode(shaping.channels, shaping.size, decoders, PixelFile(shape))
+    file = PixelFile(shape)
+    known = decoded_parts.restore(parts, file) if parts is not None else {}
+    if known:
+        log.info("%d different images were decoded by an earlier try and are not decoded again", len(known))
 
     def collect() -> None:
         nonlocal waiting
@@ -69,7 +85,10 @@ def read(source: Source, shaping: Shaping, workers: int | None = None, *, most_d
         records.extend(done)
         progress.advance(len(done))
 
-    with closing(decoders), ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+    with closing(decoders), ExitStack() as stack:
+        writer = stack.enter_context(PartWriter(parts, file, count)) if parts is not None else None
+        pool = stack.enter_context(ThreadPoolExecutor(workers, thread_name_prefix="decode"))
+        decode = _Decode(shaping.channels, shaping.size, decoders, file, known, writer)
         for batch, size in _batches(source.read()):
             pending.append((pool.submit(decode.batch, batch), size))
             waiting += size
@@ -126,7 +145,8 @@ class _Decode:
     size: int
     decoders: DecoderProcesses
     file: PixelFile
-    known: dict[str, tuple[FiledImage, bytes]] = field(default_factory=dict)  # with their digest
+    known: Decoded = field(default_factory=dict)
+    parts: PartWriter | None = None
 
     def batch(self, batch: Batch) -> list[Record]:
         return [self._record(entry, content) for entry, content in batch]
@@ -146,6 +166,8 @@ class _Decode:
             if decoded is None:
                 pixels = self._pixels(content, image)
                 decoded = self.file.add(pixels), hashlib.sha256(pixels.tobytes()).digest()
+                if self.parts is not None:
+                    self.parts.add(decoded[0], sha256, decoded[1])
                 decoded = self.known.setdefault(sha256, decoded)
             kept, digest = decoded
             return Record(entry, sha256, len(data), width, height, kept, pixels_sha256=digest)

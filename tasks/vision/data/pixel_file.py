@@ -31,15 +31,27 @@ class PixelFile:
         self._count = 0
         self._lock = threading.Lock()
 
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return self._count
+
     def add(self, pixels: NDArray[np.uint8]) -> FiledImage:
         """Write an image to the file.
 
         Raises:
             UnavailableError: the disk is full.
         """
+        return self.extend(pixels[np.newaxis])[0]
+
+    def extend(self, pixels: NDArray[np.uint8]) -> list[FiledImage]:
+        """Write images [N, C, H, W] to the file, one after another.
+
+        Raises:
+            UnavailableError: the disk is full.
+        """
         with self._lock:
             position = self._count
-            self._count += 1
+            self._count += len(pixels)
         block, offset = memoryview(pixels.tobytes()), position * self._each
         try:
             while len(block):
@@ -50,7 +62,7 @@ class PixelFile:
                 f"{tempfile.gettempdir()} has no room for an image after {position:,} others of {self._each:,} bytes "
                 f"({error}); free some, or give the stage a larger disk"
             ) from error
-        return FiledImage(self, position)
+        return [FiledImage(self, position + number) for number in range(len(pixels))]
 
     def read(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return the images at these positions, [B, C, H, W]."""

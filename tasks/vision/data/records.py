@@ -34,7 +34,7 @@ class Reason(StrEnum):
     CORRECTED = "left out by corrections"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One image of a source: `name` is its path inside it, `split` is `train`, `validation` or `test`.
 
@@ -47,7 +47,7 @@ class Entry:
     metadata: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Removal:
     """One file that is not part of gold; `split` and `label` are empty where it lies outside the layout."""
 
@@ -95,7 +95,7 @@ class Listing:
         return any(entry.split == "validation" for entry in self.entries.values())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """One image of the bronze layer, as read.
 

@@ -110,6 +110,18 @@ def test_gold_and_checkpoints_that_nothing_refers_to_are_removed_and_their_runs_
     assert find(settings) == []
 
 
+def test_what_a_killed_prepare_decoded_is_removed_once_nobody_tries_again(settings: Settings, make: Make) -> None:
+    today = int(NOW.timestamp() * 1000)
+    killed = make("prepare", holds=["decoded"], status="KILLED")
+    gold = make("prepare", "later", started=LONG_AGO + 1, holds=["gold", "decoded"], params={"dataset": "digits"})
+    retried = make("prepare", "retried", started=LONG_AGO, ended=today, holds=["decoded"], status="KILLED")
+    assert {(item.kind, item.run_id, item.size) for item in collected(settings)} == {
+        (Kind.DECODED, killed, 1000),
+        (Kind.DECODED, gold, 1000),  # the newest gold stays, what it was made of does not
+    }
+    assert [folders(run_id) for run_id in (killed, gold, retried)] == [[], ["gold"], ["decoded"]]
+
+
 def test_the_state_of_a_search_that_was_given_up_is_removed(settings: Settings, make: Make) -> None:
     tune, deleted, anothers = make("tune"), make("tune", "deleted"), "0" * 32
     running = make("tune", "new", started=int(NOW.timestamp() * 1000), ended=None)
