@@ -50,12 +50,12 @@ class DataWait:
         """Return a mark in the GPU's queue of work, which has the time when the GPU reaches it."""
         if not self._cuda:
             return None
-        event = torch.cuda.Event(enable_timing=True)
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         return event
 
     def _collect(self) -> None:
         """Add what the GPU has reached by now."""
-        while self._open and self._open[0][1].query():
+        while self._open and self._open[0][1].query():  # type: ignore[no-untyped-call]
             begin, end = self._open.popleft()
             self._seconds += begin.elapsed_time(end) / 1000
