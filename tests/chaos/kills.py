@@ -109,7 +109,7 @@ class Pipeline:
             last = max((point for point in points if _function(point) == step.varies), key=points.index, default="")
             for point in points:
                 name = _function(point)
-                if point == last or (step.only is not None and name not in step.only):
+                if point == last or not (step.only is None or {name, point.partition("/")[2]} & {*step.only}):
                     continue
                 acts = ACTS + TORN if name in faults.ARTIFACTS else ACTS
                 if name in faults.REMOVALS:

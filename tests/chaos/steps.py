@@ -29,7 +29,8 @@ class Step:
     after: str | None
     fields: Callable[[Results], dict[str, Any]] = field(default=lambda results: {}, repr=False)
     only: tuple[str, ...] | None = None
-    """Functions whose points are tried; None: every point; empty: none, because the step only serves later ones."""
+    """Functions whose points are tried, or single points of theirs (`set_tag#4`); None: every point; empty: none, because
+    the step only serves later ones."""
     varies: str = ""
     """A function whose number of calls depends on timing by one; its last point is not tried."""
     exit_code: int = 0
@@ -93,6 +94,9 @@ LESSON = {"method": "distill", "student": "mobilenet_v3_small", "compression_epo
 PRUNING = {"method": "prune", "pruning_ratio": 0.3, "calibration_images": 50, "compression_epochs": 2}
 
 
+WORKERS = {"workers": 2, "worker_cpus": 1, "device": "cpu", "epochs": 2, "log_every": 5}
+
+
 def _tune(results: Results) -> dict[str, Any]:
     return {
         "prepare_run_id": results["prepare-day1"]["run_id"],
@@ -114,6 +118,15 @@ STEPS: tuple[Step, ...] = (
     Step("evaluate-day2", "evaluate", "train-day2", _evaluate("train-day2")),
     Step("register-day2", "register", "evaluate-day2", _register("evaluate-day2")),
     Step("deploy-day2", "deploy", "register-day2", _deploy("register-day2"), service=1),
+    # On two workers of a Ray of its own: where they are, and the checkpoint that came from them. It takes ten times as
+    # long as the others, so what every training writes is not tried again.
+    Step(
+        "train-workers",
+        "train",
+        "prepare-day1",
+        _train("prepare-day1", **WORKERS),
+        only=("log_batch#7", "set_tag#4", "log_artifact#2"),
+    ),
     # The second day again, in another DAG run: train reuses the earlier result, evaluate judges the champion itself.
     Step("train-again", "train", "register-day2", _train("prepare-day2", epochs=3, log_every=5)),
     Step("evaluate-again", "evaluate", "train-again", _evaluate("train-again")),
