@@ -28,6 +28,7 @@ from tasks.prediction.classifier import Outcome
 from tasks.prediction.workers import OnWorkers
 from tasks.settings import Settings
 from tests.tasks.prediction.conftest import Predict, RunStage, packed, table
+from tests.tasks.prediction.local_cluster import local_cluster
 from tests.tasks.serving.samples import Store, picture
 from tests.waiting import until
 
@@ -103,6 +104,28 @@ def test_workers_answer_as_the_stage_does_though_it_and_a_worker_are_killed(
     result = json.loads((tmp_path / "return.json").read_text())
     tags = MlflowClient().get_run(result["run_id"]).data.tags
     assert (tags["pipeline.workers"], tags["pipeline.machines"]) == ("2", socket.gethostname())
+
+
+def test_the_stage_goes_on_without_a_node_that_a_cluster_loses(
+    many: Path, tmp_path: Path, temporary: Path, run_stage: RunStage, run_predict: Predict
+) -> None:
+    out = tmp_path / "out"
+    with local_cluster(temporary) as cluster:
+        stage = run_stage(
+            many, "cluster", cluster.variables, out=str(out), part_images=PART, forward_images=4, workers=2
+        )
+        until(lambda: len(processes(temporary)) == 2 or stage.poll() is not None)
+        after(4, out, stage)
+        cluster.kill("two")
+        said, _ = stage.communicate(timeout=1800)
+        assert stage.returncode == 0, said
+        assert "a worker was lost with" in said
+        refused = run_stage(many, "refused", cluster.variables, workers=3)
+        said, _ = refused.communicate(timeout=1800)
+        assert refused.returncode == RequestError("").exit_code
+        assert f"are more than the cluster at {cluster.address} has room for: 1 (1 CPUs, 0 GPUs)" in said
+    run_predict(many, out=str(tmp_path / "alone"), part_images=PART)
+    require_same(out, tmp_path / "alone")
 
 
 def test_workers_answer_for_an_archive_with_large_images(
