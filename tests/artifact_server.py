@@ -19,6 +19,7 @@ class ArtifactServer:
         self.folder = folder
         self.shards: list[str] = []  # that were asked for
         self.shards_left: int | None = None  # to be served; further requests for one get no answer
+        self.breaks = 0  # the next requests for a shard whose answer breaks off in the middle, while it stays
         self._left = threading.Event()
         self._server: ThreadingHTTPServer | None = None
         self._port = 0
@@ -47,10 +48,13 @@ class ArtifactServer:
         self._left.set()
 
     def serves(self, path: Path) -> bool:
-        """Tell whether a file is to be sent; a shard beyond those left waits, and is not."""
+        """Tell whether a file is to be sent whole; a shard beyond those left waits, and is not."""
         if path.suffix != ".npy":
             return True
         self.shards.append(path.name)
+        if self.breaks:
+            self.breaks -= 1
+            return False
         if self.shards_left is None:
             return True
         self.shards_left -= 1

@@ -29,8 +29,8 @@ class Step:
     after: str | None
     fields: Callable[[Results], dict[str, Any]] = field(default=lambda results: {}, repr=False)
     only: tuple[str, ...] | None = None
-    """Functions whose points are tried, or single points of theirs (`set_tag#4`); None: every point; empty: none, because
-    the step only serves later ones."""
+    """Functions whose points are tried, or single points of theirs (`set_tag#4`); None: every point; empty: none,
+    because the step only serves later ones."""
     varies: str = ""
     """A function whose number of calls depends on timing by one; its last point is not tried."""
     exit_code: int = 0

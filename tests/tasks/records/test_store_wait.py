@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pytest
 
 from tasks.contract.recipe import Recipe
@@ -112,6 +113,16 @@ def test_a_store_that_stays_away_ends_it_to_be_tried_again(
     assert 0 < len(events) < STEPS
     assert "the store was away for 1 s (PIPELINE_STORE_WAIT_SECONDS) while gold/" in str(raised.value)
     assert f"of run {gold_run_id} was waited for; a retry goes on from here" in str(raised.value)
+
+
+def test_a_file_that_breaks_off_is_fetched_again(
+    gold_run_id: str, store: ArtifactServer, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    on_disk = settings.model_copy(update={"pipeline_gold_memory_mib": 0})
+    images = gold_store.open_made_by(gold_run_id, None, on_disk).train.images
+    store.breaks = 1
+    np.testing.assert_array_equal(images[:], digits_as_gold(100, 40).train.images)
+    assert any("a download broke off (" in line for line in caplog.messages)
 
 
 def test_what_is_missing_is_not_waited_for(gold_run_id: str, store: ArtifactServer, settings: Settings) -> None:

@@ -18,7 +18,9 @@ from tests.waiting import until
 ROOT = Path(__file__).parents[5]
 SHARD_BYTES = 20 * 3 * 8 * 8
 MOUNT = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
-ON_SMALL_DISK = 'mount -t tmpfs -o size=256k tmpfs "$1" && TMPDIR=$1 exec "$2" -m tests.tasks.vision.data.shards."$3" "$4"'
+ON_SMALL_DISK = (
+    'mount -t tmpfs -o size=256k tmpfs "$1" && TMPDIR=$1 exec "$2" -m tests.tasks.vision.data.shards."$3" "$4"'
+)
 
 
 def test_a_shard_that_finds_the_disk_full_can_be_read_once_there_is_room(tmp_path: Path) -> None:
@@ -42,7 +44,9 @@ def read_on_a_full_disk(folder: Path) -> None:
         other.write_bytes(bytes(256 * 1024))
     with pytest.raises(UnavailableError) as raised:
         images[100]
-    assert "has no room for train-00005-of-00020.npy of gold of run r: 0 bytes are left, and it has " in str(raised.value)
+    assert "has no room for train-00005-of-00020.npy of gold of run r: 0 bytes are left, and it has " in str(
+        raised.value
+    )
     assert str(raised.value).endswith("; free some, or set PIPELINE_GOLD_DISK_GIB lower")
     (cache,) = disk.glob("shards-*")
     until(lambda: [path.name for path in cache.iterdir()] == ["train-00000-of-00020.npy"])
