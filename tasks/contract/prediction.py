@@ -14,6 +14,7 @@ from tasks.contract.data import FILE_COLUMN, NAME_ENCODING, ColumnName, Encoding
 from tasks.contract.messages import REGISTERED_MODEL, ModelName, StageRequest, StageResult
 from tasks.contract.resources import StageResources
 from tasks.contract.stage import Stage
+from tasks.contract.workers import WORKER_CPUS, WORKERS
 
 S3 = "s3://"
 Format = Literal["parquet", "csv"]
@@ -56,15 +57,8 @@ class PredictRequest(StageRequest):
         le=1,
         description="The run stops if a larger share of the files cannot be decoded, counted after each part.",
     )
-    workers: int = Field(
-        1,
-        ge=1,
-        le=1024,
-        description="Processes that decode and classify the images; more than 1 run on Ray.",
-    )
-    worker_cpus: int | None = Field(
-        None, ge=1, description="CPU cores per worker. Default: those of the machine, divided; 1 on a cluster."
-    )
+    workers: int = WORKERS
+    worker_cpus: int | None = WORKER_CPUS
     file_column: ColumnName | None = FILE_COLUMN
     name_encoding: EncodingName | None = NAME_ENCODING
     registered_model: ModelName = REGISTERED_MODEL

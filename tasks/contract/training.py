@@ -23,6 +23,7 @@ from tasks.contract.recipe import EPOCHS, Basis, Hyperparameters, TrainingReques
 from tasks.contract.resources import StageResources
 from tasks.contract.search_space import Dimension, SearchSpace, require_searchable
 from tasks.contract.stage import Stage
+from tasks.contract.workers import WORKER_CPUS, WORKERS
 from tasks.text_table import short
 
 # Of a run that made a model, by training or by compression.
@@ -55,15 +56,8 @@ class TrainRequest(ReusableRequest, TrainingRequest):
     tuned_by: RunId | None = Field(
         None, description="ID of a tune run; its best hyperparameters are used in place of any others."
     )
-    workers: int = Field(
-        1,
-        ge=1,
-        le=1024,
-        description="Processes that train together, each on its share of every batch; more than 1 run on Ray.",
-    )
-    worker_cpus: int | None = Field(
-        None, ge=1, description="CPU cores per worker. Default: those of the machine, divided; 1 on a cluster."
-    )
+    workers: int = WORKERS
+    worker_cpus: int | None = WORKER_CPUS
     worker_gpus: int | None = Field(
         None, ge=0, le=1, description="GPUs per worker, 0 or 1. Default: 1 if there are as many as workers, else 0."
     )
