@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -124,19 +123,18 @@ def test_decoding_does_not_wait_for_the_store_and_the_end_only_for_what_is_on_it
     assert len(restore(store, PixelFile(SHAPE))) == 10 * stored
 
 
-@contextmanager
-def killed() -> Iterator[None]:
-    with pytest.raises(SystemExit):
-        yield
-
-
 def test_a_signal_waits_for_no_store(store: Folder) -> None:
     store.open.clear()
     file = PixelFile(SHAPE)
-    with killed(), PartWriter(store, file, len(IMAGES)) as parts:
-        for number in range(100):
-            parts.add(file.add(IMAGES[number]), OF[number], PIXELS[number])
-        raise SystemExit(143)
+
+    def stopped() -> None:
+        with PartWriter(store, file, len(IMAGES)) as parts:
+            for number in range(100):
+                parts.add(file.add(IMAGES[number]), OF[number], PIXELS[number])
+            raise SystemExit(143)
+
+    with pytest.raises(SystemExit):
+        stopped()
     assert store.stored == []
     store.open.set()
 
