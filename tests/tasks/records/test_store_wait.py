@@ -137,8 +137,8 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now, self.pauses = 1000.0, list[float]()
-        monkeypatch.setattr(store_wait.time, "monotonic", lambda: self.now)
-        monkeypatch.setattr(store_wait.time, "sleep", self.sleep)
+        monkeypatch.setattr("tasks.records.store_wait.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("tasks.records.store_wait.time.sleep", self.sleep)
 
     def sleep(self, seconds: float) -> None:
         self.pauses.append(seconds)
