@@ -125,7 +125,7 @@ STEPS: tuple[Step, ...] = (
         "train",
         "prepare-day1",
         _train("prepare-day1", **WORKERS),
-        only=("log_batch#7", "set_tag#4", "log_artifact#2"),
+        only=("log_batch#7", "log_artifact#2"),
     ),
     # The second day again, in another DAG run: train reuses the earlier result, evaluate judges the champion itself.
     Step("train-again", "train", "register-day2", _train("prepare-day2", epochs=3, log_every=5)),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -78,7 +77,6 @@ def test_a_training_waits_for_a_store_and_has_the_losses_of_one_that_did_not(
         until(lambda: len(store.shards) > 8 and events)
         store.leave()
         until(lambda: "waiting for gold/" in caplog.text)
-        time.sleep(1.0)  # tried again some times
         steps.append(len(events))
         store.start()
 
@@ -139,8 +137,8 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now, self.pauses = 1000.0, list[float]()
-        monkeypatch.setattr(store_wait.time, "monotonic", lambda: self.now)
-        monkeypatch.setattr(store_wait.time, "sleep", self.sleep)
+        monkeypatch.setattr("tasks.records.store_wait.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("tasks.records.store_wait.time.sleep", self.sleep)
 
     def sleep(self, seconds: float) -> None:
         self.pauses.append(seconds)
