@@ -86,8 +86,22 @@ class DecodedStore:
             words.append(sha256)
             client.set_tag(self._run_id, name, " ".join(words))
 
+    def discard(self) -> None:
+        """Remove all parts, as gold is complete; where that fails, a cleaning does it later."""
+        try:
+            self.remove()
+        except Exception as error:  # whatever the store's client raises: nothing needs the parts any more
+            log.warning(
+                "decoded images of run %s were not removed (%s: %s); `make gc` does it when they are old",
+                *(self._run_id, type(error).__name__, error),
+            )
+
     def remove(self) -> None:
-        """Remove all parts, and then their digests."""
+        """Remove all parts, and then their digests.
+
+        Raises:
+            MlflowException, OSError: the store does not answer.
+        """
         if not self._tags:
             return
         client = MlflowClient()

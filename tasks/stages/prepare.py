@@ -106,7 +106,7 @@ def run(request: PrepareRequest, run: StageRun, settings: Settings) -> PrepareRe
             **({CORRECTIONS: changes.sha256} if changes else {}),
         }
     )
-    decoded.remove()
+    decoded.discard()
     return PrepareResult(
         **run.result_fields,
         fingerprint=key,

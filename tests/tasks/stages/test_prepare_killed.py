@@ -252,6 +252,19 @@ def test_a_store_that_takes_no_part_does_not_stop_the_decoding(
     assert tags_of(result.run_id) == {}
 
 
+def test_parts_that_cannot_be_removed_do_not_take_the_gold_with_them(
+    photos: Path, run: Retry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def away(*_: object) -> None:
+        raise ConnectionError("the store is away")
+
+    monkeypatch.setattr(decoded_store, "get_artifact_repository", away)
+    result = run(photos)
+    assert MlflowClient().get_run(result.run_id).info.status == "FINISHED"
+    assert "were not removed (ConnectionError: the store is away); `make gc` does it" in caplog.text
+    assert len(list(folder_of(result.run_id).iterdir())) == IMAGES // OF_A_PART
+
+
 def test_what_was_decoded_goes_too_when_a_retry_finds_gold_of_another_run(
     photos: Path, settings: Settings, tmp_path: Path, run: Retry
 ) -> None:
