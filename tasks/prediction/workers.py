@@ -141,8 +141,7 @@ class OnWorkers:
                 raise
             except RayError as error:
                 lost = error
-                self._replace(call)
-                log.warning("a worker was lost with %d images; another one gets them", len(images))
+                self._replace(call._replace(error=error), started=True)
             else:
                 self._free.put(call)
                 return outcomes
@@ -172,10 +171,10 @@ class OnWorkers:
                     f"a worker cannot start: {_last_line(call.error)}; a cluster's nodes need the image `tune` of this "
                     "stage's release"
                 ) from call.error
-            self._replace(call)
+            self._replace(call, started=False)
         raise CancelledError
 
-    def _replace(self, call: _Call) -> None:
+    def _replace(self, call: _Call, *, started: bool) -> None:
         """Start another worker in place of one that is lost, unless another thread has done it."""
         with self._lock:
             if self._ended:
@@ -183,7 +182,8 @@ class OnWorkers:
             if self._actors[call.place] is call.actor:
                 ray.kill(call.actor)  # it may be alive, and only out of reach
                 self._actors[call.place] = self._start()
-                self._failures[call.place] += call.error is not None
+                self._failures[call.place] += not started
+                log.warning("a worker was lost (%s); another one gets its images", _first_words(call.error))
         self._offer(call.place)
 
     def _offer(self, place: int) -> None:
