@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import mlflow
 import mlflow.store.db.utils
 import pytest
 from sqlalchemy import event
@@ -19,6 +20,7 @@ from sqlalchemy.engine import Engine
 from tasks.contract.messages import TaskIdentity
 from tasks.records.tracking import connect
 from tasks.settings import Settings
+from tests.artifact_server import ArtifactServer
 
 # MLflow reads all of its 68 migrations for each store that is opened, to know which is the last: here once a process.
 mlflow.store.db.utils._get_latest_schema_revision = functools.cache(mlflow.store.db.utils._get_latest_schema_revision)
@@ -70,6 +72,16 @@ def settings(tmp_path: Path, migrated_store: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PIPELINE_HOME", str(home))
     monkeypatch.setenv("PIPELINE_EXPERIMENT", "tests")  # the copied default experiment points into another folder
     return Settings()
+
+
+@pytest.fixture
+def store(tmp_path: Path, settings: Settings) -> Iterator[ArtifactServer]:
+    """A store that can go away, for the artifacts of the tests' experiment."""
+    server = ArtifactServer(tmp_path / "artifacts")
+    mlflow.set_tracking_uri(settings.tracking_uri)
+    mlflow.create_experiment(settings.pipeline_experiment, server.uri)
+    yield server
+    server.leave()
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -122,20 +121,11 @@ def test_a_training_survives_its_own_end_and_that_of_a_worker(
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[ArtifactServer]:
-    server = ArtifactServer(tmp_path / "artifacts")
-    yield server
-    server.leave()
-
-
-@pytest.fixture
 def prepare_run_in_store(store: ArtifactServer, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> str:
     """Gold in shards of nine images, which stay on disk, in a store that can go away."""
     monkeypatch.setattr(writer, "save", partial(writer.save, shard_bytes=9 * 64))
     for name, value in (("PIPELINE_GOLD_MEMORY_MIB", "0"), ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")):
         monkeypatch.setenv(name, value)
-    mlflow.set_tracking_uri(settings.tracking_uri)
-    mlflow.create_experiment(settings.pipeline_experiment, store.uri)
     return stored_gold(settings)
 
 

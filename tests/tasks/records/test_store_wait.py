@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -30,13 +28,6 @@ RECIPE = Recipe.model_validate({"epochs": 2, "batch_size": 5, "device": "cpu", "
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[ArtifactServer]:
-    server = ArtifactServer(tmp_path / "artifacts")
-    yield server
-    server.leave()
-
-
-@pytest.fixture
 def gold_run_id(store: ArtifactServer, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> str:
     """Gold in small shards, of which an epoch reads a few at a time; MLflow's client tries everything once."""
     for module in (order, read_ahead, reader):
@@ -44,10 +35,7 @@ def gold_run_id(store: ArtifactServer, settings: Settings, monkeypatch: pytest.M
     monkeypatch.setattr(writer, "save", partial(writer.save, shard_bytes=9 * IMAGE))
     monkeypatch.setattr(store_wait, "FIRST_PAUSE", 0.05)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    mlflow.set_tracking_uri(settings.tracking_uri)
-    experiment_id = mlflow.create_experiment(settings.pipeline_experiment, store.uri)
-    assert tracking.connect(settings) == experiment_id
-    with mlflow.start_run(experiment_id=experiment_id) as run:
+    with mlflow.start_run(experiment_id=tracking.connect(settings)) as run:
         gold_store.store(digits_as_gold(100, 40))
     return str(run.info.run_id)
 

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -30,13 +29,6 @@ AT_ONCE = 60.0  # seconds, on a busy machine; MLflow's client alone would go on 
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[ArtifactServer]:
-    server = ArtifactServer(tmp_path / "artifacts")
-    yield server
-    server.leave()
-
-
-@pytest.fixture
 def request_json(
     store: ArtifactServer, settings: Settings, task: TaskIdentity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> str:
@@ -45,8 +37,6 @@ def request_json(
     monkeypatch.setenv("PIPELINE_GOLD_MEMORY_MIB", "0")
     (tmp_path / "temporary").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
-    mlflow.set_tracking_uri(settings.tracking_uri)
-    mlflow.create_experiment(settings.pipeline_experiment, store.uri)
     with mlflow.start_run(experiment_id=tracking.connect(settings)) as prepare:
         gold_store.store(digits_as_gold(100, 40))
         mlflow.set_tags({gold_store.GOLD_RUN: prepare.info.run_id, tuned_sets.DATASET: "digits"})
