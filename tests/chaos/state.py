@@ -47,6 +47,7 @@ ALLOWED: tuple[tuple[str, str | None, str], ...] = (
     ),
     (r"^result \| started", None, "the same"),
     (r"artifact trials\.csv", r"(?<=,)\d+\.\d\d(?=,run )", "seconds of a trial"),
+    (r"artifact plots/curves\.png", None, "draws the share of time waiting for data; its other values are metrics"),
     (r"artifact report\.html", None, "shows latencies and memory; what it is made from is compared separately"),
     (r"tag pipeline.sha256.(evidence|verdict).", None, "over measured latencies; the files are compared"),
     (
