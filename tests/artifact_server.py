@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import FrameType
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tasks.records import store_wait
+from tasks.vision.data.shards import cache
+from tests.waiting import until
 
 PREFIX = "/api/2.0/mlflow-artifacts/artifacts"
 
@@ -47,6 +54,17 @@ class ArtifactServer:
             self._server = None
         self._left.set()
 
+    def close(self) -> None:
+        """Answer the threads that still ask, then go away for good.
+
+        A stage does not wait for such threads. The process of the tests would at its end, for as long as they try.
+        """
+        self.leave()
+        self.start()
+        asking = {store_wait.__file__, cache.__file__}
+        until(lambda: not any(asking.intersection(_files(frame)) for frame in sys._current_frames().values()))
+        self.leave()
+
     def serves(self, path: Path) -> bool:
         """Tell whether a file is to be sent whole; a shard beyond those left waits, and is not."""
         if path.suffix != ".npy":
@@ -62,6 +80,13 @@ class ArtifactServer:
             return True
         self._left.wait(1800)
         return False
+
+
+def _files(frame: FrameType | None) -> Iterator[str]:
+    """Yield the files whose functions a thread is in."""
+    while frame is not None:
+        yield frame.f_code.co_filename
+        frame = frame.f_back
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -81,7 +81,7 @@ def store(tmp_path: Path, settings: Settings) -> Iterator[ArtifactServer]:
     mlflow.set_tracking_uri(settings.tracking_uri)
     mlflow.create_experiment(settings.pipeline_experiment, server.uri)
     yield server
-    server.leave()
+    server.close()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import closing
 from functools import partial
 
 import mlflow
@@ -15,6 +16,7 @@ from tasks.records import gold_store, store_wait, tracking
 from tasks.records.store_wait import StoreWait
 from tasks.settings import Settings
 from tasks.vision.data.shards import read_ahead, reader, writer
+from tasks.vision.data.shards.images import ShardImages
 from tasks.vision.training import order
 from tasks.vision.training.events import BatchEnd, EpochEnd, Event
 from tasks.vision.training.loop import Training
@@ -47,9 +49,12 @@ def losses(events: list[Event]) -> list[float]:
 def train(gold_run_id: str, settings: Settings, events: list[Event]) -> None:
     """Train on gold that stays on disk, one event after the other."""
     gold = gold_store.open_made_by(gold_run_id, None, settings.model_copy(update={"pipeline_gold_memory_mib": 0}))
-    for event in Training(RECIPE, gold).run():
-        if isinstance(event, BatchEnd | EpochEnd):
-            events.append(event)
+    images = gold.train.images
+    assert isinstance(images, ShardImages)
+    with closing(images):  # what was expected is not fetched any more
+        for event in Training(RECIPE, gold).run():
+            if isinstance(event, BatchEnd | EpochEnd):
+                events.append(event)
 
 
 def test_a_training_waits_for_a_store_and_has_the_losses_of_one_that_did_not(
