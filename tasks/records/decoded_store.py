@@ -51,7 +51,10 @@ class DecodedStore:
             return []
         there = self._there()
         if missing := [name for name in names if name not in there]:
-            log.warning("%d parts of decoded images are missing in the store; they are decoded again", len(missing))
+            log.warning(
+                "parts of decoded images that are missing in the store: %d; their images are decoded again",
+                len(missing),
+            )
         return [name for name in names if name in there]
 
     def fetch(self, name: str, folder: Path) -> Path | None:

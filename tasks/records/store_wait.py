@@ -23,10 +23,13 @@ T = TypeVar("T")
 
 
 class StoreWait:
-    """Reads from one store. Threads share it: an outage is told once, and ends for all of them when one is answered."""
+    """Reads from one store, for several threads.
+
+    While the store does not answer, one of them logs it for all; the time that it may be away is counted for all.
+    """
 
     def __init__(self, seconds: float, say: Callable[[str], object] = log.warning) -> None:
-        """Take how long an outage may last, in seconds, and what is told that there is one and that it is over."""
+        """Take how many seconds the store may be away, and what logs that it is away and that it answers again."""
         self._seconds, self._say = seconds, say
         self._away_since: float | None = None
         self._spoke = 0.0

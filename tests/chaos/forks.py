@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import os
-import pickle
 import signal
 import time
 import traceback
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def in_child(work: Callable[[], T]) -> T:
-    """Call `work` in a forked process, where it may use MLflow and torch, and return what it returns.
+    """Call `work` in a forked process, where it may use MLflow and torch, and return what it returns: plain values.
 
     Raises:
         RuntimeError: with the child's traceback.
@@ -27,14 +27,14 @@ def in_child(work: Callable[[], T]) -> T:
             answer: tuple[bool, Any] = True, work()
         except BaseException:
             answer = False, traceback.format_exc()
-        with os.fdopen(writer, "wb") as pipe:
-            pickle.dump(answer, pipe)
+        with os.fdopen(writer, "w") as pipe:
+            json.dump(answer, pipe)
         os._exit(0)
     os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
+    with os.fdopen(reader) as pipe:
         data = pipe.read()
     os.waitpid(pid, 0)
-    worked, value = pickle.loads(data)  # noqa: S301  # our own child wrote it
+    worked, value = json.loads(data)
     if not worked:
         raise RuntimeError(value)
     return value  # type: ignore[no-any-return]

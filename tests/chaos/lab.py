@@ -23,7 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any, Self
@@ -253,13 +253,13 @@ def _fork_trials() -> None:
     from tasks.serving import opened_model
     from tasks.serving.load_check import LoadCheck, load_and_answer
 
-    def work(folder: Path) -> LoadCheck:
+    def work(folder: Path) -> dict[str, Any]:
         torch.set_num_threads(1)  # as a new process would; this one's threads do not survive a fork
-        return load_and_answer(folder)
+        return asdict(load_and_answer(folder))
 
     @contextlib.contextmanager
     def load_check(folder: Path) -> Iterator[Callable[[], LoadCheck]]:
-        yield lambda: in_child(lambda: work(folder))
+        yield lambda: LoadCheck(**in_child(lambda: work(folder)))
 
     setattr(opened_model, "load_check", load_check)  # noqa: B010  # to mypy an import is not an attribute
 

@@ -32,7 +32,7 @@ PART_BYTES = OF_A_PART * 3 * SIDE**2
 DECODED_BEFORE_KILL = 90  # three whole parts, and 15 images
 # The stage as its process runs it, which stops decoding after so many images, and is to be killed then.
 STAGE = f"""
-import itertools, os, sys, time
+import itertools, os, sys
 from pathlib import Path
 from tasks.runner.stage_process import run_stage
 from tasks.vision.data import bronze, decoded_parts, images
@@ -43,7 +43,7 @@ decode, count = images.pixels, itertools.count(1)
 
 def pixels(*args):
     if next(count) > {DECODED_BEFORE_KILL}:
-        time.sleep(120)
+        sys.stdin.read()  # until the test ends
         os._exit(1)
     return decode(*args)
 
@@ -99,7 +99,9 @@ def run(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Retry:
 def kill(source: Path, settings: Settings, tmp_path: Path) -> str:
     """Kill the stage once it has stored what it decoded; returns its run."""
     command = [sys.executable, "-c", STAGE, request(source), str(tmp_path / "result.json")]
-    stage = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    stage = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     connect(settings)
 
     def stored() -> bool:
@@ -189,7 +191,7 @@ def test_a_part_that_is_not_what_was_stored_is_decoded_again(
     assert len(decoded) == IMAGES - OF_A_PART
     said = "\n".join(record.getMessage() for record in caplog.records if record.levelname == "WARNING")
     assert f"decoded/{changed.name} of run {run_id} was changed in the store" in said
-    assert "1 parts of decoded images are missing in the store; they are decoded again" in said
+    assert "parts of decoded images that are missing in the store: 1; their images are decoded again" in said
     assert good.stem not in said
     assert not folder_of(run_id).exists()
     MlflowClient().delete_run(run_id)
