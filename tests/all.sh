@@ -11,6 +11,8 @@ cd "$(dirname "$0")/.."
 workers=$(python -c 'import os; print(min(5, 1 + (os.cpu_count() or 1)))')
 # In the order of their names: what takes longest, tests/dags, comes early, and nothing long is left for the end.
 computing=(-n "${TEST_WORKERS:-$workers}" --dist loadscope --no-loadscope-reorder)
+# None of these tests takes five minutes; one that hangs must leave time for the others.
+computing+=(-o faulthandler_timeout=900)
 compute() {
   local code=0
   if [ -z "${COVERAGE:-}" ]; then

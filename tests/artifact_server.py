@@ -27,7 +27,8 @@ class ArtifactServer:
         self.shards: list[str] = []  # that were asked for
         self.shards_left: int | None = None  # to be served; further requests for one get no answer
         self.breaks = 0  # the next requests for a shard whose answer breaks off in the middle, while it stays
-        self._left = threading.Event()
+        self._counting = threading.Lock()
+        self._left = threading.Event()  # set when it goes away; a new one each time it comes
         self._server: ThreadingHTTPServer | None = None
         self._port = 0
         self.start()
@@ -39,8 +40,9 @@ class ArtifactServer:
 
     def start(self) -> None:
         """Serve, at the same port as before."""
-        self.shards_left = None
-        self._left.clear()
+        with self._counting:
+            self.shards_left = None
+            self._left = threading.Event()
         handler = type("Handler", (_Handler,), {"store": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", self._port), handler)
         self._port = self._server.server_address[1]
@@ -69,16 +71,18 @@ class ArtifactServer:
         """Tell whether a file is to be sent whole; a shard beyond those left waits, and is not."""
         if path.suffix != ".npy":
             return True
-        self.shards.append(path.name)
-        if self.breaks:
-            self.breaks -= 1
-            return False
-        if self.shards_left is None:
-            return True
-        self.shards_left -= 1
-        if self.shards_left >= 0:
-            return True
-        self._left.wait(1800)
+        with self._counting:
+            left = self._left
+            self.shards.append(path.name)
+            if self.breaks:
+                self.breaks -= 1
+                return False
+            if self.shards_left is None:
+                return True
+            self.shards_left -= 1
+            if self.shards_left >= 0:
+                return True
+        left.wait()
         return False
 
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 Value = TypeVar("Value")
 
 
-def until(condition: Callable[[], Value], seconds: float = 1800, pause: float = 0.05) -> Value:
+def until(condition: Callable[[], Value], seconds: float = 600, pause: float = 0.05) -> Value:
     """Poll a condition until it is true; return its value; fail after `seconds`. `pause` is the time between polls."""
     limit = time.monotonic() + seconds
     while not (value := condition()):

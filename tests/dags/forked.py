@@ -71,7 +71,7 @@ class Forks:
     ) -> subprocess.CompletedProcess[str]:
         """Run code in a fork to its end."""
         process = self.start(code, *arguments, variables=variables)
-        returned = process.wait(1800)
+        returned = process.wait(600)
         return subprocess.CompletedProcess(code, returned, process.output.read_text(), process.errors.read_text())
 
     def close(self) -> None:
@@ -81,7 +81,7 @@ class Forks:
             with self._address() as address:
                 address.unlink(missing_ok=True)
             self._server.stdin.close()
-            self._server.wait(1800)
+            self._server.wait(600)
 
     @contextlib.contextmanager
     def _address(self) -> Iterator[Path]:

@@ -32,7 +32,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> str:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
     command = ["bash", "-euo", "pipefail", "-c", COMMANDS]
-    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=1800)
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (home / "mlflow.db").exists()
     return done.stdout

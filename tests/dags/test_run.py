@@ -56,7 +56,7 @@ class Machine:
     def run(self, *arguments: str, **stub: Any) -> tuple[int, str]:
         """Run the command to its end."""
         process = self.start(*arguments, **stub)
-        return process.wait(1800), process.output.read_text()
+        return process.wait(600), process.output.read_text()
 
     def calls(self) -> list[tuple[str, str]]:
         """Stage and DAG run of every call of a stage so far."""
@@ -91,7 +91,7 @@ def test_a_run_whose_failure_may_go_away_is_resumed_until_it_failed_permanently(
 
 def test_a_run_that_is_stopped_ends_its_stage_and_tries_nothing_again(machine: Machine) -> None:
     process = machine.start(sleep="train")
-    deadline = time.monotonic() + 1800
+    deadline = time.monotonic() + 600
     while [stage for stage, _ in machine.calls()] != ["prepare", "train"]:
         assert time.monotonic() < deadline, machine.calls()
         time.sleep(0.1)
@@ -102,13 +102,13 @@ def test_a_run_that_is_stopped_ends_its_stage_and_tries_nothing_again(machine: M
     assert started == {"train", "evaluate", "register"}  # two wait for their turn
     assert len(table) == 1
     process.terminate()
-    code, said = process.wait(1800), process.output.read_text()
+    code, said = process.wait(600), process.output.read_text()
     assert code == 128 + signal.SIGTERM, said
     assert said.splitlines()[-1] == f"daily_training: stopped; {RESUMES}"
-    assert psutil.wait_procs(stages, timeout=1800)[1] == []
+    assert psutil.wait_procs(stages, timeout=600)[1] == []
     assert len(machine.calls()) == 2
     assert len(machine.unfinished()) == 1
-    assert psutil.wait_procs(table, timeout=1800)[1] == []  # what would print the table ends too, and printed nothing
+    assert psutil.wait_procs(table, timeout=600)[1] == []  # what would print the table ends too, and printed nothing
 
 
 @pytest.mark.parametrize("text", ["trials", "=3", ""])

@@ -62,7 +62,7 @@ def start(environment: dict[str, str], *command: str) -> subprocess.Popen[str]:
 
 def run(environment: dict[str, str], *command: str) -> tuple[int, str, str]:
     process = start(environment, *command)
-    out, err = process.communicate(timeout=1800)
+    out, err = process.communicate(timeout=600)
     return process.returncode, out, err
 
 
@@ -100,7 +100,7 @@ def test_the_command_gets_the_signal(environment: dict[str, str], number: signal
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
-    out, _ = process.communicate(timeout=1800)
+    out, _ = process.communicate(timeout=600)
     assert (process.returncode, out) == (5, "got it\n")
     until(lambda: kubectls(environment) == [])
 
@@ -109,7 +109,7 @@ def test_a_signal_before_the_ways_are_open_ends_it_and_the_command_is_not_starte
     process = start(environment | {"REFUSES": "1"}, "echo", "ran")
     until(lambda: any(Path(environment["PIDS"]).iterdir()))
     process.terminate()
-    out, _ = process.communicate(timeout=1800)
+    out, _ = process.communicate(timeout=600)
     assert (process.returncode, out) == (128 + signal.SIGTERM, "")
 
 
@@ -124,7 +124,7 @@ def test_nothing_is_left_of_one_that_is_killed(environment: dict[str, str]) -> N
     assert len(kubectls(environment)) == 2
     process.kill()
     until(lambda: kubectls(environment) == [])
-    process.communicate(timeout=1800)
+    process.communicate(timeout=600)
 
 
 def test_a_way_that_ends_is_opened_again(environment: dict[str, str]) -> None:
@@ -136,7 +136,7 @@ def test_a_way_that_ends_is_opened_again(environment: dict[str, str]) -> None:
     until(lambda: len(kubectls(environment)) == 2 and kubectls(environment) != first)
     assert process.poll() is None
     process.terminate()
-    process.communicate(timeout=1800)
+    process.communicate(timeout=600)
 
 
 def test_a_way_that_cannot_be_opened_is_one_line_with_kubectls_words(

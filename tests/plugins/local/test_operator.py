@@ -109,7 +109,7 @@ def test_output_goes_to_the_task_log_while_the_stage_runs(
     task = make(
         f"""
         print("epoch 1")
-        limit = time.monotonic() + 1800
+        limit = time.monotonic() + 600
         while open({str(task_log.seen)!r}).read() != "epoch 1":
             assert time.monotonic() < limit, "the line waited in a buffer"
             time.sleep(0.01)

@@ -117,7 +117,7 @@ def test_a_training_survives_its_own_end_and_that_of_a_worker(
     assert [step for step, _ in found] == list(range(1, EPOCHS + 1))
     assert [loss for _, loss in found[:5]] == pytest.approx([end.train_loss for end in expected[:5]], rel=1e-4)
     assert found[-1][1] == pytest.approx(expected[-1].train_loss, rel=0.05)  # rounding grows with the steps
-    until(lambda: not list(temporary.glob("ray-*")), seconds=1800)
+    until(lambda: not list(temporary.glob("ray-*")))
 
 
 @pytest.fixture
@@ -134,12 +134,12 @@ def test_workers_wait_for_a_store_that_is_away_and_go_on(
 ) -> None:
     store.shards_left = 15
     stage = start(request(prepare_run_id=prepare_run_in_store, epochs=3), settings.pipeline_home)
-    until(lambda: len(store.shards) > 15)
+    until(lambda: len(store.shards) > 15 or stage.poll() is not None)
     store.leave()
     before = read_to(r"WARNING tasks\.train: waiting for gold/", stage)
     assert any("2 workers on" in line for line in before)
     store.start()
-    output, _ = stage.communicate(timeout=1800)
+    output, _ = stage.communicate(timeout=600)
     assert stage.returncode == 0, output
     assert "the store answers again after" in output
     assert "a worker was lost" not in output
@@ -161,33 +161,33 @@ def test_workers_whose_store_stays_away_end_to_be_tried_again(
     monkeypatch.setenv("PIPELINE_STORE_WAIT_SECONDS", "2")
     store.shards_left = 15
     stage = start(request(prepare_run_id=prepare_run_in_store, epochs=3), settings.pipeline_home)
-    until(lambda: len(store.shards) > 15)
+    until(lambda: len(store.shards) > 15 or stage.poll() is not None)
     store.leave()
-    output, _ = stage.communicate(timeout=1800)
+    output, _ = stage.communicate(timeout=600)
     assert stage.returncode == UnavailableError.exit_code, output
     assert (
         "ERROR tasks: UnavailableError: the store was away for 2 s (PIPELINE_STORE_WAIT_SECONDS) while gold/" in output
     )
     assert "a worker was lost" not in output
-    until(lambda: not list(temporary.glob("ray-*")), seconds=1800)
+    until(lambda: not list(temporary.glob("ray-*")))
 
 
 def test_an_error_of_the_training_is_told_as_by_one_process(
     settings: Settings, prepare_run_id: str, temporary: Path
 ) -> None:
     stage = start(request(prepare_run_id=prepare_run_id, learning_rate=10, momentum=0.99), settings.pipeline_home)
-    output, _ = stage.communicate(timeout=1800)
+    output, _ = stage.communicate(timeout=600)
     assert "RequestError: the loss became nan" in output
     assert stage.returncode == RequestError("").exit_code
     (run,) = queries.find_runs(tracking.connect(settings), {"pipeline.stage": "train"})
     assert run.info.status == "FAILED"
-    until(lambda: not list(temporary.glob("ray-*")), seconds=1800)
+    until(lambda: not list(temporary.glob("ray-*")))
 
 
 def test_more_workers_than_the_machine_has_cores_are_refused_before_anything_starts(
     settings: Settings, prepare_run_id: str, temporary: Path
 ) -> None:
     stage = start(request(prepare_run_id=prepare_run_id, workers=20, worker_cpus=512), settings.pipeline_home)
-    output, _ = stage.communicate(timeout=1800)
+    output, _ = stage.communicate(timeout=600)
     assert re.search(r"workers=20 with 512 CPUs and 0 GPUs each are more than this machine has room for: 0", output)
     assert not list(temporary.glob("ray-*"))

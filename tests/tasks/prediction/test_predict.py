@@ -209,6 +209,6 @@ sys.exit(run_stage("predict", sys.argv[1], Path(sys.argv[2])))
     request = json.dumps(asked(folder, "without-torch", {"out": str(tmp_path / "out")}))
     command = [sys.executable, "-c", program, request, str(tmp_path / "return.json")]
     variables = environment(store.settings, PIPELINE_EXPERIMENT="tests")
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=1800)
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads((tmp_path / "return.json").read_text())["images"] == 13

@@ -79,23 +79,24 @@ def test_workers_answer_as_the_stage_does_though_it_and_a_worker_are_killed(
     after(4, out, first)
     os.kill(processes(temporary)[-1], signal.SIGKILL)
     after(12, out, first)
-    assert len(until(lambda: len(found := processes(temporary)) == 2 and found)) == 2
+    until(lambda: len(processes(temporary)) == 2 or first.poll() is not None)
+    assert first.poll() is None, first.communicate()[0]
     first.send_signal(signal.SIGTERM)
     said, _ = first.communicate(timeout=600)
     assert first.returncode == 128 + signal.SIGTERM, said
     assert re.search(r"a worker was lost \(The actor .*\); another one gets its images", said)
     assert "predict was asked to stop (SIGTERM)" in said
-    until(lambda: not list(temporary.glob("ray-*")), seconds=1800)
+    until(lambda: not list(temporary.glob("ray-*")))
 
     complete = len(list((out / "_parts").glob("*.json")))
     second = run_stage(many, "workers", **fields)
     after(complete + 5, out, second)
     second.kill()
     second.communicate()
-    until(lambda: not list(temporary.glob("ray-*")), seconds=1800)
+    until(lambda: not list(temporary.glob("ray-*")))
 
     third = run_stage(many, "workers", **fields)
-    said, _ = third.communicate(timeout=1800)
+    said, _ = third.communicate(timeout=600)
     assert third.returncode == 0, said
     assert "images are predicted already" in said
     assert (out / "_SUCCESS").exists()
@@ -117,11 +118,11 @@ def test_the_stage_goes_on_without_a_node_that_a_cluster_loses(
         until(lambda: len(processes(temporary)) == 2 or stage.poll() is not None)
         after(4, out, stage)
         cluster.kill("two")
-        said, _ = stage.communicate(timeout=1800)
+        said, _ = stage.communicate(timeout=600)
         assert stage.returncode == 0, said
         assert "a worker was lost (" in said
         refused = run_stage(many, "refused", cluster.variables, workers=3)
-        said, _ = refused.communicate(timeout=1800)
+        said, _ = refused.communicate(timeout=600)
         assert refused.returncode == RequestError("").exit_code
         assert f"are more than the cluster at {cluster.address} has room for: 1 (1 CPUs, 0 GPUs)" in said
     run_predict(many, out=str(tmp_path / "alone"), part_images=PART)

@@ -80,7 +80,8 @@ def test_a_training_waits_for_a_store_and_has_the_losses_of_one_that_did_not(
     assert 0 < steps[0] < STEPS
     assert losses(events) == losses(undisturbed)
     told = [record.message for record in caplog.records if record.name == "tasks.store"]
-    assert [line.split()[0] for line in told] == ["waiting", "the"], told
+    # A file that broke off before the store came back may be noticed after it: then it is told twice.
+    assert [line.split()[0] for line in told] == ["waiting", "the"] * (len(told) // 2), told
     assert "for up to 600 s: " in told[0]
     assert told[1].startswith("the store answers again after ")
 

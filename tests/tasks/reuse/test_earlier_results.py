@@ -218,7 +218,7 @@ from tasks.runner import stage_process as runner
 result = runner.execute("train", {request("train", "light", run_ids)!r})
 print(result.reused_from, sorted({{"torch", "torchvision", "ray"}} & set(sys.modules)))
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=1800)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=600)
     assert done.stdout.splitlines()[-1:] == [f"{run_ids['train']} []"], done.stderr
 
 

@@ -43,7 +43,7 @@ sys.exit(run_stage("register", json.dumps(request), Path("return.json")))
 
 def run(folder: Path, **fault: object) -> int:
     environment = os.environ | {"PYTHONPATH": str(Path(faults.__file__).parents[2]), faults.VARIABLE: json.dumps(fault)}
-    return subprocess.run([sys.executable, "-c", PROGRAM], cwd=folder, env=environment, timeout=1800).returncode
+    return subprocess.run([sys.executable, "-c", PROGRAM], cwd=folder, env=environment, timeout=600).returncode
 
 
 def artifacts(settings: Settings) -> dict[str, str]:
@@ -74,9 +74,7 @@ def test_nothing_is_wrapped_unless_asked_for(value: str | None, wrapped: int) ->
     environment |= {"PYTHONPATH": str(Path(faults.__file__).parents[2])} | (
         {} if value is None else {faults.VARIABLE: value}
     )
-    done = subprocess.run(
-        [sys.executable, "-c", WRAPPED], env=environment, capture_output=True, text=True, timeout=1800
-    )
+    done = subprocess.run([sys.executable, "-c", WRAPPED], env=environment, capture_output=True, text=True, timeout=600)
     assert done.stdout == f"{wrapped}\n", done.stderr
 
 

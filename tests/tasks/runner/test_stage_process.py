@@ -134,7 +134,7 @@ def test_an_absent_server_is_one_line_and_retried(
 def python_m_tasks(*arguments: str, stdin: str = "", **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "tasks", *arguments],
-        input=stdin, capture_output=True, text=True, timeout=1800, **options,
+        input=stdin, capture_output=True, text=True, timeout=600, **options,
     )  # fmt: skip
 
 
@@ -174,7 +174,7 @@ sys.exit(run_stage("register", {REQUEST!r}, __import__("pathlib").Path({str(tmp_
     assert process.stdout.readline() == "started\n"
     asked = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=1800) == 143
+    assert process.wait(timeout=600) == 143
     assert time.monotonic() - asked < 60
     experiment_id = tracking.connect(settings)
     statuses = {run.info.status for run in MlflowClient().search_runs([experiment_id])}
@@ -240,7 +240,7 @@ def test_a_stage_that_is_never_reused_needs_nothing_of_vision(settings: Settings
     done = subprocess.run(
         [sys.executable, "-c", f"{program}; sys.exit(run_stage('register', sys.argv[1], Path(sys.argv[2])))", request,
          str(tmp_path / "return.json")],
-        capture_output=True, text=True, timeout=1800,
+        capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert "DataError" in done.stderr
     assert done.returncode == DataError.exit_code

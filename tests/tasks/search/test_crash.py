@@ -89,7 +89,7 @@ def rows_of(dag_run_id: str, settings: Settings) -> tuple[str, list[TrialRow]]:
 
 def left_behind(temporary: Path) -> list[Path]:
     """List what is left of Rays after some seconds: folders and the processes that use them."""
-    deadline = time.monotonic() + 1800
+    deadline = time.monotonic() + 600
     while list(temporary.glob("ray-*")) and time.monotonic() < deadline:
         time.sleep(0.2)
     return [*temporary.glob("ray-*"), *(Path("/proc") / str(process) for process in supervisor.users(temporary))]
@@ -134,7 +134,7 @@ def ended_in_the_middle(
         while stage.poll() is None and not in_the_middle(dag_run_id, settings):
             time.sleep(0.1)
         stage.send_signal(number)
-        if stage.wait(timeout=1800) == 0:
+        if stage.wait(timeout=600) == 0:
             continue  # it was over before
         assert stage.returncode == code
         assert left_behind(temporary) == []
@@ -158,7 +158,7 @@ def test_a_killed_search_goes_on_with_the_same_runs_and_ends_with_the_same_numbe
     touched = {info.run_id: info.end_time for info in runs if info.end_time}  # one may lack its end alone
 
     second = start(prepare_run_id, settings.pipeline_home, dag_run_id)
-    output, _ = second.communicate(timeout=1800)
+    output, _ = second.communicate(timeout=600)
     assert second.returncode == 0, output
     assert f"resuming an earlier try: {len(ended)} trials are done" in output
     again, rows = rows_of(dag_run_id, settings)
@@ -192,7 +192,7 @@ def test_a_stage_stopped_when_its_search_is_over_marks_its_run(
     """Ray, when it shuts down, leaves no handler of SIGTERM in place."""
     fault = {"point": "tune/log_artifact#1", "action": "SIGTERM", "marker": str(temporary / "marker")}  # the table
     stage = start(prepare_run_id, settings.pipeline_home, "late", fault, trials=1, epochs=2)
-    output, _ = stage.communicate(timeout=1800)
+    output, _ = stage.communicate(timeout=600)
     assert stage.returncode == 143, output
     tune_run_id, rows = rows_of("late", settings)
     assert [row.state for row in rows] == [State.FINISHED]

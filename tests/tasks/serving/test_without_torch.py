@@ -65,7 +65,7 @@ def said(store: Store, home: Path, version: int) -> dict[str, Any]:
     # Without ORT_DISABLE_TELEMETRY: the code itself turns it off.
     variables = outside_of_ci(environment(store.settings, SERVING_MODEL=str(version))) | {"HOME": str(home)}
     command = [sys.executable, "-c", PROGRAM, ",".join(ABSENT), base64.b64encode(picture(255)).decode()]
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=1800)
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
@@ -86,7 +86,7 @@ def test_it_answers_with_an_onnx_model(store: Store, tmp_path: Path) -> None:
 def test_onnx_runtime_left_alone_keeps_a_database(tmp_path: Path) -> None:
     """So that the test above can fail."""
     variables = outside_of_ci(os.environ) | {"HOME": str(tmp_path)}
-    subprocess.run([sys.executable, "-c", "import onnxruntime"], env=variables, check=True, timeout=1800)
+    subprocess.run([sys.executable, "-c", "import onnxruntime"], env=variables, check=True, timeout=600)
     assert of_onnx_runtime(tmp_path)
 
 

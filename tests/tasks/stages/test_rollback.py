@@ -217,7 +217,7 @@ sys.exit(run_stage("rollback", sys.argv[1], Path(sys.argv[2])))
     task = {"dag_id": "rollback_champion", "dag_run_id": "mon", "task_id": "rollback", "user": "ann"}
     request = json.dumps({"task": task, "registered_model": NAME, "reason": "a test"})
     command = [sys.executable, "-c", program, request, str(settings.pipeline_home / "return.json")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert champion() == 2
 

@@ -80,12 +80,12 @@ def test_it_ends_at_once_when_it_is_told_to_while_it_waits(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", retries)
     store.shards_left = 5
     stage = start(request_json, settings.pipeline_home)
-    until(lambda: len(store.shards) > 5)
+    until(lambda: len(store.shards) > 5 or stage.poll() is not None)
     store.leave()
     read_to(line, stage)
     told = time.monotonic()
     stage.send_signal(signal.SIGTERM)
-    output, _ = stage.communicate(timeout=1800)
+    output, _ = stage.communicate(timeout=600)
     seconds = time.monotonic() - told
     assert stage.returncode == 143, output
     assert status(settings) == "KILLED"
@@ -100,14 +100,14 @@ def test_it_fails_to_be_tried_again_when_its_patience_ends_and_the_retry_goes_on
     monkeypatch.setenv("PIPELINE_STORE_WAIT_SECONDS", "1")
     store.shards_left = 5
     stage = start(request_json, settings.pipeline_home)
-    until(lambda: len(store.shards) > 5)
+    until(lambda: len(store.shards) > 5 or stage.poll() is not None)
     store.leave()
-    output, _ = stage.communicate(timeout=1800)
+    output, _ = stage.communicate(timeout=600)
     assert "UnavailableError: the store was away for 1 s (PIPELINE_STORE_WAIT_SECONDS) while gold/train-0" in output
     assert stage.returncode == UnavailableError.exit_code
     assert status(settings) == "FAILED"
     store.start()
     again = start(request_json, settings.pipeline_home)
-    output, _ = again.communicate(timeout=1800)
+    output, _ = again.communicate(timeout=600)
     assert again.returncode == 0, output
     assert status(settings) == "FINISHED"
