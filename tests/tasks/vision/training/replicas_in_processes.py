@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch import distributed, multiprocessing
 
 from tasks.vision.training.events import EpochEnd
 from tasks.vision.training.replicas import Replicas
+
+PATIENCE = timedelta(minutes=5)  # of a process with the others, after which all end with an error; torch's is 30
 
 
 def together(work: Callable[..., Any], folder: Path, *arguments: Any, size: int) -> list[Any]:
@@ -31,6 +34,6 @@ def together(work: Callable[..., Any], folder: Path, *arguments: Any, size: int)
 
 def _run(rank: int, size: int, folder: Path, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", f"file://{folder}/group", rank=rank, world_size=size)
+    distributed.init_process_group("gloo", f"file://{folder}/group", PATIENCE, rank=rank, world_size=size)
     torch.save(work(Replicas.joined(), *arguments), folder / str(rank))
     distributed.destroy_process_group()
