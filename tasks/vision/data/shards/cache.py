@@ -63,7 +63,7 @@ class ShardCache:
         self._changed = threading.Condition()
         downloads = max(1, min(DOWNLOADS, (available_memory() or DOWNLOADS * DOWNLOAD_SHARE) // DOWNLOAD_SHARE))
         self._pool = ThreadPoolExecutor(downloads, thread_name_prefix="shards")
-        self._close = weakref.finalize(self, _remove, self._folder, self._pool)
+        self._close = weakref.finalize(self, _remove, self._folder, self._pool, self._changed)
 
     def close(self) -> None:
         """Remove the folder; also done when nothing refers to the cache any more."""
@@ -174,7 +174,9 @@ def _tell(changed: threading.Condition, done: Future[Path]) -> None:
         changed.notify_all()
 
 
-def _remove(folder: Path, pool: ThreadPoolExecutor) -> None:
-    # Nobody waits: a store may be away, and a thread of the pool itself cannot.
-    pool.shutdown(wait=False, cancel_futures=True)
+def _remove(folder: Path, pool: ThreadPoolExecutor, changed: threading.Condition) -> None:
+    # Nobody waits: a store may be away, and a thread of the pool itself cannot. The cache's lock comes before the
+    # pool's, as in `_begin`: a download that is cancelled tells the readers, which needs it.
+    with changed:
+        pool.shutdown(wait=False, cancel_futures=True)
     shutil.rmtree(folder, ignore_errors=True)
