@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import FrameType
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from tasks.records import store_wait
-from tasks.vision.data.shards import cache
+import pytest
+
+from tasks.records.store_wait import StoreWait
 from tests.waiting import until
 
 PREFIX = "/api/2.0/mlflow-artifacts/artifacts"
@@ -28,6 +27,7 @@ class ArtifactServer:
         self.shards_left: int | None = None  # to be served; further requests for one get no answer
         self.breaks = 0  # the next requests for a shard whose answer breaks off in the middle, while it stays
         self._counting = threading.Lock()
+        self._asking = 0
         self._left = threading.Event()  # set when it goes away; a new one each time it comes
         self._server: ThreadingHTTPServer | None = None
         self._port = 0
@@ -57,15 +57,29 @@ class ArtifactServer:
         self._left.set()
 
     def close(self) -> None:
-        """Answer the threads that still ask, then go away for good.
+        """Answer the threads of this process that still ask, then go away for good; see `counts_who_asks`.
 
         A stage does not wait for such threads. The process of the tests would at its end, for as long as they try.
         """
         self.leave()
         self.start()
-        asking = {store_wait.__file__, cache.__file__}
-        until(lambda: not any(asking.intersection(_files(frame)) for frame in sys._current_frames().values()))
+        until(lambda: not self._asking)
         self.leave()
+
+    def counts_who_asks(self, patch: pytest.MonkeyPatch) -> None:
+        """Count the threads of this process that ask and wait for an answer."""
+        ask = StoreWait.__call__
+
+        def counted(wait: StoreWait, read: Callable[[], object], what: str) -> object:
+            with self._counting:
+                self._asking += 1
+            try:
+                return ask(wait, read, what)
+            finally:
+                with self._counting:
+                    self._asking -= 1
+
+        patch.setattr(StoreWait, "__call__", counted)
 
     def serves(self, path: Path) -> bool:
         """Tell whether a file is to be sent whole; a shard beyond those left waits, and is not."""
@@ -84,13 +98,6 @@ class ArtifactServer:
                 return True
         left.wait()
         return False
-
-
-def _files(frame: FrameType | None) -> Iterator[str]:
-    """Yield the files whose functions a thread is in."""
-    while frame is not None:
-        yield frame.f_code.co_filename
-        frame = frame.f_back
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -75,9 +75,10 @@ def settings(tmp_path: Path, migrated_store: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.fixture
-def store(tmp_path: Path, settings: Settings) -> Iterator[ArtifactServer]:
+def store(tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[ArtifactServer]:
     """A store that can go away, for the artifacts of the tests' experiment."""
     server = ArtifactServer(tmp_path / "artifacts")
+    server.counts_who_asks(monkeypatch)
     mlflow.set_tracking_uri(settings.tracking_uri)
     mlflow.create_experiment(settings.pipeline_experiment, server.uri)
     yield server
