@@ -28,12 +28,13 @@ from torch import Tensor
 
 from tasks.cluster.answer import answer
 from tasks.cluster.gold_files import is_stored, share_stored
+from tasks.cluster.room import Share
 from tasks.cluster.session import beside_the_stage, ray_with
 from tasks.cluster.stored_gold import StoredGold
 from tasks.contract.recipe import Recipe
 from tasks.contract.training import TrainRequest
 from tasks.distributed.relay import Failed, Line, Relay, packed, unpacked
-from tasks.distributed.room import Share, require_workers
+from tasks.distributed.room import require_workers
 from tasks.distributed.worker import Job, train
 from tasks.errors import UnavailableError
 from tasks.records.inputs.stage_inputs import PreparedData

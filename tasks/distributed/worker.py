@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, distributed
 
 from tasks.cluster.answer import answer
+from tasks.cluster.room import Share
 from tasks.cluster.stored_gold import StoredGold
 from tasks.contract.recipe import Recipe
 from tasks.distributed.relay import Failed, packed, unpacked
-from tasks.distributed.room import Share
 from tasks.errors import PipelineError
 from tasks.vision.data.gold import Gold
 from tasks.vision.devices import prepare_cpu

@@ -216,7 +216,7 @@ def test_workers_start_in_the_image_of_predict_though_it_has_no_torch() -> None:
 from functools import partial
 import ray
 from tasks.cluster.session import ray_with
-from tasks.distributed.room import require_room
+from tasks.cluster.room import require_room
 from tasks.prediction.worker import PredictionWorker
 from tasks.settings import load_settings
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from tasks.cluster.room import Share
 from tasks.contract.messages import TaskIdentity
 from tasks.contract.training import TrainRequest
-from tasks.distributed.room import Share, require_workers
+from tasks.distributed.room import require_workers
 from tasks.errors import RequestError
 
 SMALL, LARGE, STAGE = {"CPU": 2.0}, {"CPU": 8.0, "GPU": 2.0}, {"memory": 1e9}  # the stage joins without CPUs

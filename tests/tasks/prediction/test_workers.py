@@ -9,24 +9,16 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import ray
 from mlflow import MlflowClient
 
 from tasks.cluster import supervisor
-from tasks.cluster.session import ray_with
-from tasks.distributed.room import require_room
-from tasks.errors import DataError, RequestError, UnavailableError
+from tasks.errors import RequestError
 from tasks.prediction import workers
-from tasks.prediction.classifier import Outcome
-from tasks.prediction.workers import OnWorkers
-from tasks.settings import Settings
 from tests.tasks.prediction.conftest import Predict, RunStage, packed, table
 from tests.tasks.prediction.local_cluster import local_cluster
 from tests.tasks.serving.samples import Store, picture
@@ -84,7 +76,7 @@ def test_workers_answer_as_the_stage_does_though_it_and_a_worker_are_killed(
     first.send_signal(signal.SIGTERM)
     said, _ = first.communicate(timeout=600)
     assert first.returncode == 128 + signal.SIGTERM, said
-    assert re.search(r"a worker was lost \(The actor .*\); another one gets its images", said)
+    assert re.search(r"a worker was lost \(The actor .*\); another one gets its work", said)
     assert "predict was asked to stop (SIGTERM)" in said
     until(lambda: not list(temporary.glob("ray-*")))
 
@@ -155,54 +147,3 @@ def test_more_workers_than_the_machine_has_cores_are_refused_before_anything_sta
     with pytest.raises(RequestError, match=says):
         run_predict(folder, workers=20, worker_cpus=512)
     assert not list(temporary.glob("ray-*"))
-
-
-class Fragile:
-    """A worker that some images end."""
-
-    def __init__(self, broken: bool = False) -> None:
-        if broken:
-            raise DataError("there is no such model here")
-
-    def ready(self) -> str:
-        return "machine"
-
-    def classify(self, images: list[bytes]) -> list[Outcome]:
-        if b"end" in images:
-            os._exit(1)
-        return [Outcome(None, image.decode()) for image in images]
-
-
-@pytest.fixture
-def one_worker(temporary: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A Ray with room for one."""
-    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    with ray_with(partial(require_room, workers=1, cpus=1), 1, settings, 0):
-        yield
-
-
-@pytest.mark.usefixtures("one_worker")
-def test_images_that_end_every_worker_end_the_stage_and_other_images_do_not() -> None:
-    start: Any = ray.remote(Fragile)
-    on = OnWorkers(start.remote, 1, 2)
-    says = r"4 workers in a row were lost with the same 2 images, the last one because: "
-    with pytest.raises(UnavailableError, match=says):
-        on.classify(iter([b"end", b"well"]))
-    assert [outcome.reason for outcome in on.classify(iter([b"one", b"two"]))] == ["one", "two"]
-    assert on.machines == {"machine"}
-    on.end()
-
-
-@pytest.mark.usefixtures("one_worker")
-def test_a_worker_that_cannot_start_and_one_that_stays_away_end_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
-    start: Any = ray.remote(Fragile)
-    broken = OnWorkers(partial(start.remote, broken=True), 1, 2)
-    for _ in range(2):
-        with pytest.raises(UnavailableError, match=r"a worker cannot start: .*there is no such model here"):
-            broken.classify([b"one"])
-    broken.end()
-    monkeypatch.setattr(workers, "ABSENT_SECONDS", 0.5)
-    absent = OnWorkers(start.options(num_cpus=99).remote, 1, 2)
-    with pytest.raises(UnavailableError, match=r"none of 1 workers has been there for 0 s; see `ray status`"):
-        absent.classify([b"one"])
-    absent.end()
