@@ -9,6 +9,7 @@
     │   ├── ModelError                    76   the model is wrong (no champion, other classes, answers differ)
     │   └── SettingsError                 78   the environment is wrong (missing secret, bad URL)
     └── UnavailableError                  69   yes: MLflow, the object store or the service cannot be reached
+        └── StoreFullError                69   the object store has no room
 
 Codes follow BSD ``sysexits.h``. Anything else (a bug, a kill) is retried; out of memory too, but for the
 stages that say otherwise (`Stage.retried_out_of_memory`).
@@ -76,6 +77,10 @@ class UnavailableError(PipelineError):
     """A server cannot be reached or is slow; the same request may work later."""
 
     exit_code = 69
+
+
+class StoreFullError(UnavailableError):
+    """The object store answers, and has no room; somebody must make some before the same request works."""
 
 
 def is_permanent(exit_code: int) -> bool:

@@ -73,7 +73,7 @@ class Settings(BaseSettings):
     )
     pipeline_store_wait_seconds: Annotated[int, Field(ge=0, le=86400)] = Field(
         600,
-        description="Seconds that a stage in need of images waits for their store, after 2 minutes by MLflow's client.",
+        description="Seconds that a stage waits for images, metrics, checkpoints, after 2 minutes by MLflow's client.",
     )
 
     airflow_keep_days: Annotated[int, Field(ge=0, le=3650)] = Field(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import mlflow
 from mlflow import MlflowClient
 
 from tasks.records import artifact_names
+from tasks.records.store_wait import StoreWait
 from tasks.vision.training import checkpoints
 from tasks.vision.training.cadence import Cadence
 
@@ -28,9 +30,9 @@ log = logging.getLogger("tasks.train")
 class CheckpointStore:
     """Saves the state of a training to its run, as often as is worthwhile, and finds it again after a failure."""
 
-    def __init__(self, run_id: str) -> None:
-        """Take the run; nothing is read or written yet."""
-        self._run_id = run_id
+    def __init__(self, run_id: str, wait: StoreWait) -> None:
+        """Take the run, and what waits for a store that is away; nothing is read or written yet."""
+        self._run_id, self._wait = run_id, wait
         self._cadence = Cadence()
         self._saved: list[str] = []
         self._slot: int | None = None  # the next one to write over
@@ -62,15 +64,20 @@ class CheckpointStore:
         return self._cadence.due()
 
     def save(self, state: dict[str, Any], epoch: int, step: int = 0) -> None:
-        """Write `state` after `epoch` epochs, and `step` batches of the next one, to the run."""
+        """Write `state` after `epoch` epochs, and `step` batches of the next one, to the run.
+
+        Raises:
+            UnavailableError: the store was away for too long.
+        """
         slots = len(checkpoints.SLOTS)
         slot = epoch % slots if self._slot is None else self._slot
         with self._cadence.saving(), tempfile.TemporaryDirectory(prefix="checkpoints-") as folder:
             files = checkpoints.save(state, epoch, Path(folder), step=step, slot=slot)
             self._saved = [*self._saved, *checkpoints.digests(Path(folder))][-KEPT:]
-            self._log_digests()
+            write = "to write a checkpoint"
+            self._wait(self._log_digests, write)
             for file in files:
-                MlflowClient().log_artifact(self._run_id, str(file), ARTIFACT)
+                self._wait(partial(MlflowClient().log_artifact, self._run_id, str(file), ARTIFACT), write)
         self._slot = (slot + 1) % slots
 
     def _log_digests(self) -> None:

@@ -259,7 +259,7 @@ def fetching(run_id: str, say: Callable[[str], object] | None = None) -> Fetch:
     """
     seconds = load_settings().pipeline_store_wait_seconds
     wait = StoreWait(seconds) if say is None else StoreWait(seconds, say)
-    uri = wait(lambda: MlflowClient().get_run(run_id).info.artifact_uri, f"run {run_id}")
+    uri = wait(lambda: MlflowClient().get_run(run_id).info.artifact_uri, f"to read run {run_id}")
 
     def download(name: str, folder: Path) -> Path:
         folder.mkdir(exist_ok=True)  # each time: it is gone where nobody wants the file any more
@@ -270,7 +270,7 @@ def fetching(run_id: str, say: Callable[[str], object] | None = None) -> Fetch:
                 raise
             raise DataError(f"{ARTIFACT}/{name} of run {run_id} is missing in the store; {FIX_MISSING}") from error
 
-    return lambda name, folder: wait(lambda: download(name, folder), f"{ARTIFACT}/{name} of run {run_id}")
+    return lambda name, folder: wait(lambda: download(name, folder), f"to read {ARTIFACT}/{name} of run {run_id}")
 
 
 def _format(text: bytes) -> object:

@@ -18,6 +18,8 @@ from tasks.records.checkpoint_store import CheckpointStore
 from tasks.records.inputs.stage_inputs import PreparedData
 from tasks.records.inputs.weights import Weights, keep_choice
 from tasks.records.metric_log import MetricLog
+from tasks.records.store_wait import StoreWait
+from tasks.settings import load_settings
 from tasks.vision.data.gold import Gold
 from tasks.vision.devices import prepare_cpu
 from tasks.vision.models import onnx_form
@@ -79,8 +81,9 @@ class LoggedTraining:
         _describe(self.training, gold, data)
         if classifier is None:
             onnx_form.require([recipe.model], len(gold.classes), (gold.shape[0], side, side))
-        self.metrics = MetricLog(run_id)
-        self._store = CheckpointStore(run_id)
+        self._wait = StoreWait(load_settings().pipeline_store_wait_seconds)
+        self.metrics = MetricLog(run_id, wait=self._wait)
+        self._store = CheckpointStore(run_id, self._wait)
         self._resume()
         self.estimate = duration.estimate(self.training) if self.training.runs_here else None
         if self.estimate is not None:
@@ -104,6 +107,7 @@ class LoggedTraining:
 
         Raises:
             RequestError: the loss became NaN or infinite.
+            UnavailableError: MLflow or its store was away for too long while a metric or a checkpoint was due.
         """
         training, clock = self.training, _Clock(self.training)
         unsaved: dict[str, Any] | None = None  # the state after the last epoch, if no checkpoint has it
@@ -141,6 +145,7 @@ class LoggedTraining:
                         else:
                             unsaved = copy.deepcopy(training.state_dict())
         except SystemExit:  # SIGTERM: a few seconds are left
+            self._wait.stop_waiting()
             if unsaved is not None:
                 self._save(unsaved)
                 log.info("asked to stop (SIGTERM); a checkpoint has the %d finished epochs", len(unsaved["history"]))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import partial
 
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Metric
+
+from tasks.records.store_wait import StoreWait
 
 BATCH = 500  # MLflow accepts up to 1000 in one request
 FLUSH_SECONDS = 10.0
@@ -16,10 +19,17 @@ FLUSH_SECONDS = 10.0
 class MetricLog:
     """Collects metrics and sends them to a run; steps that an earlier try of the stage sent are skipped."""
 
-    def __init__(self, run_id: str, *, fresh: bool = False) -> None:
-        """Read the last step of every metric of the run; a `fresh` run has none to read."""
+    def __init__(self, run_id: str, *, fresh: bool = False, wait: StoreWait | None = None) -> None:
+        """Read the last step of every metric of the run; a `fresh` run has none to read.
+
+        Args:
+            run_id: the run.
+            fresh: whether it was made just now.
+            wait: waits for MLflow when it is away; None: that ends the stage.
+        """
         self._client = MlflowClient()
         self._run_id = run_id
+        self._wait = wait
         self._pending: list[Metric] = []
         self._flushed = time.monotonic()
         logged = [] if fresh else self._client.get_run(run_id).data.metrics
@@ -37,7 +47,12 @@ class MetricLog:
     def flush(self) -> None:
         """Send everything added so far."""
         while self._pending:
-            self._client.log_batch(self._run_id, metrics=self._pending[:BATCH])
+            batch = self._pending[:BATCH]
+            send = partial(self._client.log_batch, self._run_id, metrics=batch)
+            if self._wait is None:
+                send()
+            else:  # MLflow keeps metrics with the same time once, so they may be sent again
+                self._wait(send, "to log metrics")
             del self._pending[:BATCH]
         self._flushed = time.monotonic()
 

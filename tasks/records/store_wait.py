@@ -1,7 +1,7 @@
-"""Waits for a store that is away: what failed because of it is tried again, with growing pauses, for a limited time.
+"""Waits for MLflow and its store: what failed while they were away is tried again, for a limited time.
 
 MLflow's client tries each request again by itself, for about two minutes (`tracking.MLFLOW_DEFAULTS`); this begins
-where that ends. Only what reads is tried again here: a second try of a write could write twice.
+where that ends. It is for what may be done twice: the answer to the first try may have been lost on its way.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from tasks.errors import PermanentError, UnavailableError
+from tasks.errors import PermanentError, StoreFullError, UnavailableError
 from tasks.records.transient_errors import as_unavailable
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds between two tries: each pause is twice the one before
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class StoreWait:
-    """Reads from one store, for several threads.
+    """Reads from a store, or writes to it, for several threads.
 
     While the store does not answer, one of them logs it for all; the time that it may be away is counted for all.
     """
@@ -35,37 +35,41 @@ class StoreWait:
         self._spoke = 0.0
         self._lock = threading.Lock()
 
-    def __call__(self, read: Callable[[], T], what: str) -> T:
-        """Return what `read` returns; call it again while the store is away.
+    def __call__(self, act: Callable[[], T], what: str) -> T:
+        """Return what `act` returns; call it again while the store is away.
 
         Args:
-            read: from the store.
-            what: is read, for the log and errors.
+            act: reads from the store, or writes what is the same when it is written twice.
+            what: it does, for the log and errors, such as "to read gold/train-00001-of-00012.npy".
 
         Raises:
-            UnavailableError: the store was away for longer than it may be. Other errors of `read` are raised at once.
+            UnavailableError: the store was away for longer than it may be. Other errors of `act` are raised at once.
         """
         pause = FIRST_PAUSE
         while True:
             try:
-                found = read()
+                found = act()
             except PermanentError:  # the store did answer, whatever was tried before it
                 raise
             except Exception as error:
                 away = as_unavailable(error)
-                if away is None:
+                if away is None or isinstance(away, StoreFullError):
                     raise
                 left = self._note(away, what)
                 if left <= 0:
                     raise UnavailableError(
-                        f"the store was away for {self._seconds:.0f} s (PIPELINE_STORE_WAIT_SECONDS) while {what} was "
-                        f"waited for; a retry goes on from here: {away}"
+                        f"the store was away for {self._seconds:.0f} s (PIPELINE_STORE_WAIT_SECONDS) while the stage "
+                        f"waited {what}; a retry goes on from here: {away}"
                     ) from error
             else:
                 self._answered()
                 return found
             time.sleep(min(pause, left))
             pause = min(2 * pause, LONGEST_PAUSE)
+
+    def stop_waiting(self) -> None:
+        """Have what fails from now on fail at once: the stage is told to end."""
+        self._seconds = 0.0
 
     def _note(self, away: UnavailableError, what: str) -> float:
         """Note that the store does not answer; return how many seconds it may still be away."""
@@ -76,7 +80,7 @@ class StoreWait:
             left = self._away_since + self._seconds - now
             if left > 0 and now - self._spoke >= QUIET_SECONDS:
                 self._spoke = now
-                self._say(f"waiting for {what}, for up to {left:.0f} s: {away}")
+                self._say(f"waiting {what}, for up to {left:.0f} s: {away}")
             return left
 
     def _answered(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tasks.errors import UnavailableError
+from tasks.errors import StoreFullError, UnavailableError
 
 # A full store, as the stack's MLflow reports it (images/mlflow/s3_store.py), and as the store itself does, which gets
 # large files directly: Ceph, MinIO (bucket quota, disk), others by HTTP status.
@@ -33,7 +33,7 @@ def as_unavailable(error: BaseException) -> UnavailableError | None:
         name = f"{type(seen).__module__}.{type(seen).__qualname__}"
         status = getattr(seen, "get_http_status_code", None)
         if type(seen).__name__ in _STORE_ERRORS and (full := _FULL.search(str(seen))):
-            return UnavailableError(
+            return StoreFullError(
                 f"the artifact store is full ({full[0]}); raise its quota or free space; a retry then resumes from here"
             )
         if isinstance(seen, ConnectionError | TimeoutError) or name in _NO_ANSWER:

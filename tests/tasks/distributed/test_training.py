@@ -136,7 +136,7 @@ def test_workers_wait_for_a_store_that_is_away_and_go_on(
     stage = start(request(prepare_run_id=prepare_run_in_store, epochs=3), settings.pipeline_home)
     until(lambda: len(store.shards) > 15 or stage.poll() is not None)
     store.leave()
-    before = read_to(r"WARNING tasks\.train: waiting for gold/", stage)
+    before = read_to(r"WARNING tasks\.train: waiting to read gold/", stage)
     assert any("2 workers on" in line for line in before)
     store.start()
     output, _ = stage.communicate(timeout=600)
@@ -166,7 +166,8 @@ def test_workers_whose_store_stays_away_end_to_be_tried_again(
     output, _ = stage.communicate(timeout=600)
     assert stage.returncode == UnavailableError.exit_code, output
     assert (
-        "ERROR tasks: UnavailableError: the store was away for 2 s (PIPELINE_STORE_WAIT_SECONDS) while gold/" in output
+        "ERROR tasks: UnavailableError: the store was away for 2 s (PIPELINE_STORE_WAIT_SECONDS) while the stage "
+        "waited to read gold/" in output
     )
     assert "a worker was lost" not in output
     until(lambda: not list(temporary.glob("ray-*")))

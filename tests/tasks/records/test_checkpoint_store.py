@@ -7,12 +7,14 @@ from urllib.parse import unquote, urlsplit
 
 import mlflow
 import pytest
+import requests
 import torch
 from mlflow import MlflowClient
 
 from tasks.errors import ChangedError
-from tasks.records import checkpoint_store
+from tasks.records import checkpoint_store, store_wait
 from tasks.records.checkpoint_store import ARTIFACT, SHA256, CheckpointStore
+from tasks.records.store_wait import StoreWait
 from tasks.records.tracking import connect
 from tasks.settings import Settings
 from tasks.vision.training import checkpoints
@@ -35,14 +37,14 @@ def folder_of(run_id: str) -> Path:
 
 def trained(run_id: str, *epochs: int) -> None:
     """A try that saves after these epochs and is killed."""
-    store = CheckpointStore(run_id)
+    store = CheckpointStore(run_id, StoreWait(600))
     store.newest()
     for epoch in epochs:
         store.save(state(epoch), epoch)
 
 
 def newest(run_id: str) -> object:
-    found = CheckpointStore(run_id).newest()
+    found = CheckpointStore(run_id, StoreWait(600)).newest()
     return found and found["history"]
 
 
@@ -119,14 +121,38 @@ def test_a_run_that_an_earlier_release_began_is_gone_on_with(run_id: str) -> Non
 
 
 def test_a_checkpoint_in_the_middle_of_an_epoch_is_newer_than_the_one_before_it_and_kept_beside_it(run_id: str) -> None:
-    store = CheckpointStore(run_id)
+    store = CheckpointStore(run_id, StoreWait(600))
     store.newest()
     for epoch, step in ((1, 0), (1, 40), (1, 80)):
         store.save({"history": [epoch, step]}, epoch, step)
     assert newest(run_id) == [1, 80]
-    later = CheckpointStore(run_id)
+    later = CheckpointStore(run_id, StoreWait(600))
     later.newest()
     later.save({"history": [1, 120]}, 1, 120)
     assert newest(run_id) == [1, 120]
     (folder_of(run_id) / "checkpoint-0.pt").write_bytes(b"cut short")
     assert newest(run_id) == [1, 80]
+
+
+def test_a_store_that_is_away_is_waited_for_and_a_full_one_is_not(
+    run_id: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(store_wait, "FIRST_PAUSE", 0.01)
+    log_artifact = MlflowClient.log_artifact
+    errors: list[Exception] = [ConnectionError("refused"), TimeoutError("slow")]
+
+    def disturbed(client: MlflowClient, run_id: str, path: str, place: str) -> None:
+        log_artifact(client, run_id, path, place)  # what is written is not always answered
+        if errors:
+            raise errors.pop()
+
+    monkeypatch.setattr(MlflowClient, "log_artifact", disturbed)
+    trained(run_id, 1)
+    assert newest(run_id) == [1]
+    assert [line.split(",")[0] for line in caplog.messages] == [
+        "waiting to write a checkpoint",
+        "the store answers again after 0 s; going on",
+    ]
+    errors.append(requests.HTTPError("507 Server Error: Insufficient Storage for url: http://mlflow:5000/api"))
+    with pytest.raises(requests.HTTPError):
+        trained(run_id, 2)

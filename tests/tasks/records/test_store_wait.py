@@ -69,7 +69,7 @@ def test_a_training_waits_for_a_store_and_has_the_losses_of_one_that_did_not(
     def disturb() -> None:
         until(lambda: len(store.shards) > 8 and events)
         store.leave()
-        until(lambda: "waiting for gold/" in caplog.text)
+        until(lambda: "waiting to read gold/" in caplog.text)
         steps.append(len(events))
         store.start()
 
@@ -103,8 +103,10 @@ def test_a_store_that_stays_away_ends_it_to_be_tried_again(
         train(gold_run_id, settings, events)
     other.join()
     assert 0 < len(events) < STEPS
-    assert "the store was away for 1 s (PIPELINE_STORE_WAIT_SECONDS) while gold/" in str(raised.value)
-    assert f"of run {gold_run_id} was waited for; a retry goes on from here" in str(raised.value)
+    assert "the store was away for 1 s (PIPELINE_STORE_WAIT_SECONDS) while the stage waited to read gold/" in str(
+        raised.value
+    )
+    assert f"of run {gold_run_id}; a retry goes on from here" in str(raised.value)
 
 
 def test_a_file_that_breaks_off_is_fetched_again(
@@ -145,11 +147,11 @@ def test_pauses_grow_and_a_line_now_and_then_says_how_long_it_may_take(monkeypat
     def read() -> None:
         raise ConnectionRefusedError("refused")
 
-    with pytest.raises(UnavailableError, match=r"away for 100 s .PIPELINE_STORE_WAIT_SECONDS. while the file was"):
-        StoreWait(100, said.append)(read, "the file")
+    with pytest.raises(UnavailableError, match=r"away for 100 s .* while the stage waited to read it; "):
+        StoreWait(100, said.append)(read, "to read it")
     assert clock.pauses == [1, 2, 4, 8, 16, 30, 30, 9]
     assert [line.split(":")[0] for line in said] == [
-        f"waiting for the file, for up to {left} s" for left in (100, 69, 39, 9)
+        f"waiting to read it, for up to {left} s" for left in (100, 69, 39, 9)
     ]
 
 
@@ -163,7 +165,7 @@ def test_each_outage_may_last_as_long(monkeypatch: pytest.MonkeyPatch) -> None:
         return "bytes"
 
     wait = StoreWait(40, said.append)
-    assert [wait(read, "the file"), wait(read, "the file")] == ["bytes", "bytes"]
+    assert [wait(read, "to read it"), wait(read, "to read it")] == ["bytes", "bytes"]
     assert clock.now == 1000 + 2 * 31
     assert said[1] == "the store answers again after 31 s; going on"
     assert len(said) == 4
@@ -183,5 +185,5 @@ def test_other_errors_are_raised_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
 
     for read, expected in ((refused, PermissionError), (missing, DataError)):
         with pytest.raises(expected):
-            StoreWait(100)(read, "the file")
+            StoreWait(100)(read, "to read it")
     assert not clock.pauses

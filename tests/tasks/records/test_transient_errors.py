@@ -7,6 +7,7 @@ from botocore.exceptions import ClientError
 from mlflow.exceptions import MlflowException, RestException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, UNAUTHENTICATED
 
+from tasks.errors import StoreFullError
 from tasks.records.tracking import http_status
 from tasks.records.transient_errors import answered_by_another, as_unavailable
 
@@ -44,7 +45,7 @@ def test_a_full_store_is_told_with_what_to_do_whoever_noticed_it(error: Exceptio
     outer = RuntimeError("while logging")
     outer.__cause__ = error
     told = as_unavailable(outer)
-    assert told is not None
+    assert isinstance(told, StoreFullError)
     assert str(told).startswith("the artifact store is full (")
     assert "raise its quota or free space" in str(told)
     assert ("507" in str(told)) == ("{}" in str(error)), "the store's own word, where there is one"
