@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import mlflow
 import pytest
@@ -18,6 +17,7 @@ from tasks.records.store_wait import StoreWait
 from tasks.records.tracking import connect
 from tasks.settings import Settings
 from tasks.vision.training import checkpoints
+from tests import stored_files
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def state(epoch: int, weight: float = 0.0) -> dict[str, object]:
 
 def folder_of(run_id: str) -> Path:
     """The checkpoints in the store, as somebody with a key to the bucket finds them."""
-    return Path(unquote(urlsplit(mlflow.get_run(run_id).info.artifact_uri).path)) / ARTIFACT
+    return stored_files.of_run(run_id) / ARTIFACT
 
 
 def trained(run_id: str, *epochs: int) -> None:

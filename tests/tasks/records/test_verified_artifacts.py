@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import mlflow
 import pytest
@@ -13,6 +12,7 @@ from tasks.files import sha256
 from tasks.records import verified_artifacts
 from tasks.records.tracking import connect
 from tasks.settings import Settings
+from tests import stored_files
 
 FIX = "judge it again"
 
@@ -27,7 +27,7 @@ def run_id(settings: Settings) -> str:
 
 def stored(run_id: str, path: str) -> Path:
     """The file in the store, as somebody with a key to the bucket finds it."""
-    return Path(unquote(urlsplit(mlflow.get_run(run_id).info.artifact_uri).path)) / path
+    return stored_files.of_run(run_id) / path
 
 
 def test_texts_come_back_as_they_were_logged(run_id: str) -> None:

@@ -9,7 +9,6 @@ import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import mlflow
 import numpy as np
@@ -26,7 +25,7 @@ from tasks.serving.reference_check import open_verified
 from tasks.serving.resolution import resolve
 from tasks.settings import Settings
 from tasks.vision.data.images import decode
-from tests import logged_models
+from tests import logged_models, stored_files
 
 CLASSES = ["dark", "grey", "bright"]
 MODEL = "vision-classifier"
@@ -121,8 +120,7 @@ def move(kind: ledger.Kind, before: int | None, after: int, registered_model: st
 
 def damage(uri: str) -> None:
     """Change one bit of a logged model's weights in the store."""
-    place = MlflowClient().get_logged_model(uri.removeprefix("models:/")).artifact_location
-    file = Path(unquote(urlsplit(place).path)) / model_store.ONNX
+    file = stored_files.of_model(uri) / model_store.ONNX
     content = np.frombuffer(file.read_bytes(), np.uint8).copy()
     content[len(content) // 2] ^= 1
     file.write_bytes(content.tobytes())

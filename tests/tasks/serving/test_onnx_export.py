@@ -6,7 +6,6 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import mlflow
 import numpy as np
@@ -27,6 +26,7 @@ from tasks.serving.model_reference import parse
 from tasks.serving.resolution import resolve
 from tasks.stages import rollback
 from tasks.vision.models import onnx_form
+from tests import stored_files
 from tests.logged_models import convert_once
 from tests.tasks.serving.samples import MODEL, Brightness, Store, load, log_model, log_reference_predictions, move
 
@@ -35,8 +35,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (5, 1, 8, 8), np.uint8)
 
 def folder_of(version: ModelVersion) -> Path:
     """The logged model's files in the store."""
-    place = MlflowClient().get_logged_model(version.source.removeprefix("models:/")).artifact_location
-    return Path(unquote(urlsplit(place).path))
+    return stored_files.of_model(version.source)
 
 
 @pytest.fixture(autouse=True)
@@ -141,8 +140,7 @@ def test_a_form_that_was_damaged_in_the_store_is_made_again(old: Callable[[], Mo
     onnx_export.ensure(old())
     form = OnnxForm.of(old())
     assert form is not None
-    root = MlflowClient().get_run(old().run_id).info.artifact_uri
-    folder = Path(unquote(urlsplit(root).path)) / "onnx" / form.artifact_sha256
+    folder = stored_files.of_run(old().run_id) / "onnx" / form.artifact_sha256
     if harm == "gone":
         shutil.rmtree(folder)
     else:

@@ -4,7 +4,6 @@ import base64
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import jsonschema
 import mlflow
@@ -25,6 +24,7 @@ from tasks.serving import onnx_export, opened_model, runtimes
 from tasks.settings import Settings
 from tasks.stages import evaluate
 from tasks.vision.models.forward import Forward
+from tests import stored_files
 from tests.tasks.store_copies import Beginnings
 
 PERFECT = [0, 1, 2, 3]
@@ -228,8 +228,7 @@ def test_the_champion_itself_is_left_where_it_is(train_run: TrainRun, run_evalua
 
 def test_files_changed_in_the_store_are_not_judged(train_run: TrainRun, run_evaluate: Evaluate) -> None:
     trained = train_run(PERFECT)
-    model = MlflowClient().get_logged_model(tracking.tag_of(trained, "pipeline.logged_model_uri").split("/")[-1])
-    file = Path(unquote(urlsplit(model.artifact_location).path)) / "requirements.txt"
+    file = stored_files.of_model(tracking.tag_of(trained, "pipeline.logged_model_uri")) / "requirements.txt"
     file.write_text(file.read_text() + "\n")
     with pytest.raises(ModelError, match="the files of the candidate are not those that were registered"):
         run_evaluate(trained)

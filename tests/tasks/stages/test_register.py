@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import mlflow
 import pytest
@@ -17,6 +16,7 @@ from tasks.records import registry, removed_weights, tracking, tuned_sets
 from tasks.records.inputs.evaluation import EvaluateInputs
 from tasks.settings import Settings
 from tasks.stages import evaluate, register
+from tests import stored_files
 from tests.tasks.store_copies import Beginnings
 
 PERFECT = [0, 1, 2, 3]
@@ -197,7 +197,7 @@ def test_without_a_verdict_nothing_is_registered(
 
 def artifact_of(evaluation: str, name: str) -> Path:
     """An artifact of an evaluate run in the store, as somebody with a key to the bucket finds it."""
-    return Path(unquote(urlsplit(mlflow.get_run(evaluation).info.artifact_uri).path)) / name
+    return stored_files.of_run(evaluation) / name
 
 
 def rewritten(evaluation: str, name: str, change: Callable[[dict[str, Any]], None]) -> None:

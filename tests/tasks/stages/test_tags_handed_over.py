@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import mlflow
 import numpy as np
@@ -29,6 +28,7 @@ from tasks.runner.stage_process import execute
 from tasks.settings import Settings
 from tasks.vision.data.shards import writer
 from tasks.vision.data.shards.description import DESCRIPTION
+from tests import stored_files
 from tests.tasks.store_copies import Beginnings
 
 LENIENT = {"min_accuracy": 0, "min_macro_f1": 0, "max_calibration_error": 1}
@@ -71,7 +71,7 @@ def monday(beginnings: Beginnings, settings: Settings) -> Day:
 
 
 def stored(run_id: str, path: str) -> Path:
-    return Path(unquote(urlsplit(mlflow.get_run(run_id).info.artifact_uri).path)) / path
+    return stored_files.of_run(run_id) / path
 
 
 def rewrite_gold(run_id: str) -> None:
