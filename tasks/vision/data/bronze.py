@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +18,14 @@ from PIL import Image
 from tasks.errors import DataError
 from tasks.vision.cpus import available_cpus
 from tasks.vision.data import decoded_parts, images
-from tasks.vision.data.decoded_parts import Decoded, PartStore, PartWriter
+from tasks.vision.data.decoded_images import DecodedImages
+from tasks.vision.data.decoded_parts import PartStore, PartWriter
 from tasks.vision.data.decoder_process import DecoderProcesses, belongs_apart
 from tasks.vision.data.fingerprint import Shaping
 from tasks.vision.data.limits import MIN_SIDE
 from tasks.vision.data.pixel_file import PixelFile
 from tasks.vision.data.progress import Progress
+from tasks.vision.data.record_table import RecordTable
 from tasks.vision.data.records import Content, Entry, Reason, Record
 from tasks.vision.data.sources import Source
 from tasks.vision.disk import room
@@ -44,11 +46,11 @@ def read(
     *,
     most_disk: int | None = None,
     parts: PartStore | None = None,
-) -> list[Record]:
-    """Read every image of the source, in the order of their names.
+) -> RecordTable:
+    """Read every image of the source.
 
     Images are read and decoded in one pass, so that no archive is unpacked and no encoded image is kept. Their pixels
-    go to a file.
+    go to a file, and what is known of them to a table on disk.
 
     Args:
         source: where they are.
@@ -69,12 +71,13 @@ def read(
     workers = workers or available_cpus()
     decoders = DecoderProcesses(min(workers, MOST_PROCESSES))
     progress = Progress("images read", count)
-    records: list[Record] = []
     pending: deque[tuple[Future[list[Record]], int]] = deque()
     waiting = 0
     file = PixelFile(shape)
-    known = decoded_parts.restore(parts, file) if parts is not None else {}
-    if known:
+    records, known = RecordTable(file), DecodedImages(file)
+    if parts is not None:
+        decoded_parts.restore(parts, known, file)
+    if len(known):
         log.info("%d different images were decoded by an earlier try and are not decoded again", len(known))
 
     def collect() -> None:
@@ -96,7 +99,7 @@ def read(
                 collect()
         while pending:
             collect()
-    return sorted(records, key=lambda record: (record.entry.name, record.sha256))
+    return records
 
 
 def size_fault(width: int, height: int) -> str:
@@ -145,7 +148,7 @@ class _Decode:
     size: int
     decoders: DecoderProcesses
     file: PixelFile
-    known: Decoded = field(default_factory=dict)
+    known: DecodedImages
     parts: PartWriter | None = None
 
     def batch(self, batch: Batch) -> list[Record]:

@@ -20,6 +20,7 @@ from typing import IO, Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.vision.data.decoded_images import DecodedImages
 from tasks.vision.data.pixel_file import FiledImage, PixelFile
 
 FORMAT = 1  # of a part: raise it when `rows_of` changes
@@ -28,9 +29,6 @@ PART_BYTES = 128 * 2**20  # of the pixels in a part, and so what a retry may dec
 MOST_PARTS, LARGEST_PART_BYTES = 1024, 2**30
 TRANSFERS = 4  # parts that are stored or fetched at the same time, each a file on the disk meanwhile
 CHUNK_BYTES = 4 * 2**20  # of rows in memory, for each of them
-
-Decoded = dict[str, tuple[FiledImage, bytes]]
-"""Where the pixels lie, and their digest, by the SHA-256 (hex) of what they were decoded from."""
 
 log = logging.getLogger(__name__)
 
@@ -56,14 +54,13 @@ def rows_of(shape: tuple[int, int, int]) -> np.dtype[Any]:
     return np.dtype([("sha256", np.uint8, 32), ("pixels_sha256", np.uint8, 32), ("pixels", np.uint8, shape)])
 
 
-def restore(store: PartStore, file: PixelFile) -> Decoded:
-    """Add the images of all parts to the file, each once.
+def restore(store: PartStore, decoded: DecodedImages, file: PixelFile) -> None:
+    """Add the images of all parts to the file, each once, and note where they are.
 
     Raises:
         UnavailableError: the disk is full.
     """
-    found: Decoded = {}
-    known, lock = set[str](), threading.Lock()
+    lock = threading.Lock()
     with tempfile.TemporaryDirectory(prefix="decoded-") as folder, ThreadPoolExecutor(TRANSFERS, "fetch") as pool:
 
         def take(name: str) -> None:
@@ -73,15 +70,13 @@ def restore(store: PartStore, file: PixelFile) -> Decoded:
             for rows in _read(part, file.shape):
                 of = [row["sha256"].tobytes().hex() for row in rows]
                 with lock:  # the images of a part that could not be fetched are in a later one, too
-                    new = {sha256: row for row, sha256 in enumerate(of) if sha256 not in known}
-                    known.update(new)
-                rows = rows[list(new.values())]
-                for sha256, row, image in zip(new, rows, file.extend(rows["pixels"]), strict=True):
-                    found[sha256] = image, row["pixels_sha256"].tobytes()
+                    new = {sha256: row for row, sha256 in enumerate(of) if decoded.get(sha256) is None}
+                    rows = rows[list(new.values())]
+                    for sha256, row, image in zip(new, rows, file.extend(rows["pixels"]), strict=True):
+                        decoded.setdefault(sha256, (image, row["pixels_sha256"].tobytes()))
             part.unlink()
 
         list(pool.map(take, store.names()))
-    return found
 
 
 class PartWriter:
