@@ -63,7 +63,8 @@ def show(fields: dict[str, Any], out: Path | None) -> None:
 
 def _read(source: Source, shaping: Shaping, settings: Settings) -> tuple[SelectedRecords, list[Removal]]:
     """Read every image; return those that can be used, and every file that would be left out."""
-    kept, left_out = silver.clean(bronze.read(source, shaping, most_disk=settings.gold_disk_bytes))
+    disk, memory = settings.gold_disk_bytes, settings.prepare_memory_bytes
+    kept, left_out = silver.clean(bronze.read(source, shaping, most_disk=disk, most_memory=memory))
     return kept, sorted([*source.listing.removals, *left_out], key=lambda removal: removal.name)
 
 

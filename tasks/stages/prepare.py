@@ -183,7 +183,13 @@ def _make(
 ) -> _Made:
     """Take the source through bronze and silver to gold, and log what each layer leaves behind."""
     started = time.monotonic()
-    records = bronze.read(source, shaping, most_disk=settings.gold_disk_bytes, parts=decoded)
+    records = bronze.read(
+        source,
+        shaping,
+        most_disk=settings.gold_disk_bytes,
+        most_memory=settings.prepare_memory_bytes,
+        parts=decoded,
+    )
     _log_layer("bronze", len(source.listing.entries), len(records), started)
 
     started = time.monotonic()

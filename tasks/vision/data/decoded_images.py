@@ -43,6 +43,17 @@ class DecodedImages:
             ).fetchone()
         return None if row is None else (FiledImage(self._file, row[0]), row[1])
 
+    def __getitem__(self, sha256: str) -> Decoded:
+        """Return the image that was decoded from this.
+
+        Raises:
+            KeyError: there is none.
+        """
+        found = self.get(sha256)
+        if found is None:
+            raise KeyError(sha256)
+        return found
+
     def setdefault(self, sha256: str, decoded: Decoded) -> Decoded:
         """Note an image, and return it; or the one that another thread has decoded from the same meanwhile.
 
@@ -55,8 +66,4 @@ class DecodedImages:
                 "INSERT OR IGNORE INTO decoded VALUES (?, ?, ?)", [bytes.fromhex(sha256), image.position, digest]
             )
             self._count += done.rowcount
-        if done.rowcount:
-            return decoded
-        first = self.get(sha256)
-        assert first is not None  # noqa: S101  # nothing is removed
-        return first
+        return decoded if done.rowcount else self[sha256]
