@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import tempfile
-from collections.abc import Iterable, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from tasks.errors import UnavailableError
@@ -23,6 +24,7 @@ class DiskDatabase:
         # One transaction, which is neither committed nor rolled back, as nobody reads what an ended process leaves:
         # a commit writes what has changed in the cache, and after each image it took 0.3 ms.
         self._connection = sqlite3.connect("", check_same_thread=False, isolation_level=None)
+        weakref.finalize(self, self._connection.close)
         for setting in ("journal_mode = OFF", f"cache_size = -{max(1, cache_bytes // 1024)}", "temp_store = FILE"):
             self._connection.execute(f"PRAGMA {setting}")
         self._connection.execute("BEGIN")
@@ -33,10 +35,7 @@ class DiskDatabase:
         Raises:
             UnavailableError: the disk is full.
         """
-        try:
-            return self._connection.execute(statement, values)
-        except sqlite3.OperationalError as error:
-            raise _named(error) from error
+        return self._run(self._connection.execute, statement, values)
 
     def insert(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
         """Run one statement for each of the rows.
@@ -44,17 +43,15 @@ class DiskDatabase:
         Raises:
             UnavailableError: the disk is full.
         """
+        self._run(self._connection.executemany, statement, rows)
+
+    def _run(self, run: Callable[[str, Any], sqlite3.Cursor], statement: str, values: Any) -> sqlite3.Cursor:
         try:
-            self._connection.executemany(statement, rows)
+            return run(statement, values)
         except sqlite3.OperationalError as error:
-            raise _named(error) from error
-
-
-def _named(error: sqlite3.OperationalError) -> Exception:
-    """Return the error that says what to do about a full disk; any other error as it is."""
-    if not error.sqlite_errorname.startswith(_FULL):
-        return error
-    return UnavailableError(
-        f"{tempfile.gettempdir()} has no room for what is known of the images ({error}); free some, or give the stage "
-        "a larger disk"
-    )
+            if not error.sqlite_errorname.startswith(_FULL):
+                raise
+            raise UnavailableError(
+                f"{tempfile.gettempdir()} has no room for what is known of the images ({error}); free some, or give "
+                "the stage a larger disk"
+            ) from error

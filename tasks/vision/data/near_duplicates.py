@@ -76,7 +76,8 @@ class _Thumbnails:
     def __getitem__(self, images: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return those at positions [B], as [B, T, T]."""
         different, places = np.unique(images, return_inverse=True)
-        return self._file.read(different).view(np.float32)[places, 0]
+        found: NDArray[np.float32] = self._file.read(different).view(np.float32)[places, 0]
+        return found
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,8 @@ def random_records(file: PixelFile, seed: int) -> list[Record]:
 def expected_clean(records: list[Record]) -> tuple[list[str], list[Removal]]:
     """Which stay and which do not, all in memory."""
     records = sorted(records, key=lambda record: (record.entry.name, record.sha256))
-    stay, gone, same = [], [], defaultdict(list)
+    stay, gone = [], []
+    same: dict[bytes, list[Record]] = defaultdict(list)
     for record in records:
         if record.fault is None:
             same[record.pixels_sha256].append(record)
