@@ -71,6 +71,9 @@ class Settings(BaseSettings):
     pipeline_gold_disk_gib: Annotated[int, Field(gt=0)] | None = Field(
         None, description="GiB of them that it keeps on its disk; default: half of what is free."
     )
+    pipeline_prepare_memory_gib: Annotated[int, Field(gt=0)] = Field(
+        2, description="GiB of memory that prepare may take for images, beside its libraries."
+    )
     pipeline_store_wait_seconds: Annotated[int, Field(ge=0, le=86400)] = Field(
         600,
         description="Seconds that a stage waits for images, metrics, checkpoints, after 2 minutes by MLflow's client.",
@@ -282,6 +285,11 @@ class Settings(BaseSettings):
     def gold_disk_bytes(self) -> int | None:
         """Bytes of images that a stage keeps on its disk; None: half of what is free."""
         return None if self.pipeline_gold_disk_gib is None else self.pipeline_gold_disk_gib * 2**30
+
+    @property
+    def prepare_memory_bytes(self) -> int:
+        """Bytes of memory that prepare may take for images."""
+        return self.pipeline_prepare_memory_gib * 2**30
 
     @property
     def tracking_uri(self) -> str:

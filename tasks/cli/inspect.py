@@ -18,7 +18,8 @@ from tasks.vision.data.contents import LayoutOptions
 from tasks.vision.data.fingerprint import Shaping
 from tasks.vision.data.gold import Gold
 from tasks.vision.data.plots import grid_figure
-from tasks.vision.data.records import Listing, Record, Removal
+from tasks.vision.data.record_table import SelectedRecords
+from tasks.vision.data.records import Listing, Removal
 from tasks.vision.data.sources import Source, open_source
 
 HEADER = ("files", "left out because", "for example")
@@ -60,13 +61,14 @@ def show(fields: dict[str, Any], out: Path | None) -> None:
         print(f"written: {out / LEFT_OUT}, {out / GRID}")
 
 
-def _read(source: Source, shaping: Shaping, settings: Settings) -> tuple[list[Record], list[Removal]]:
+def _read(source: Source, shaping: Shaping, settings: Settings) -> tuple[SelectedRecords, list[Removal]]:
     """Read every image; return those that can be used, and every file that would be left out."""
-    kept, left_out = silver.clean(bronze.read(source, shaping, most_disk=settings.gold_disk_bytes))
+    disk, memory = settings.gold_disk_bytes, settings.prepare_memory_bytes
+    kept, left_out = silver.clean(bronze.read(source, shaping, most_disk=disk, most_memory=memory))
     return kept, sorted([*source.listing.removals, *left_out], key=lambda removal: removal.name)
 
 
-def _split(kept: Sequence[Record], listing: Listing, shaping: Shaping) -> Gold:
+def _split(kept: SelectedRecords, listing: Listing, shaping: Shaping) -> Gold:
     try:
         return splits.split(
             kept,

@@ -9,7 +9,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -183,7 +183,13 @@ def _make(
 ) -> _Made:
     """Take the source through bronze and silver to gold, and log what each layer leaves behind."""
     started = time.monotonic()
-    records = bronze.read(source, shaping, most_disk=settings.gold_disk_bytes, parts=decoded)
+    records = bronze.read(
+        source,
+        shaping,
+        most_disk=settings.gold_disk_bytes,
+        most_memory=settings.prepare_memory_bytes,
+        parts=decoded,
+    )
     _log_layer("bronze", len(source.listing.entries), len(records), started)
 
     started = time.monotonic()
@@ -254,7 +260,7 @@ def _log_layer(name: str, rows_in: int, rows_out: int, started: float) -> None:
     log.info("%s: %d in, %d out, %.1f s", name, rows_in, rows_out, seconds)
 
 
-def _write_manifest(records: Sequence[Record], path: Path) -> None:
+def _write_manifest(records: Iterable[Record], path: Path) -> None:
     """Write one JSON line per image; without a time stamp, so that the same images make the same file."""
     with path.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0) as file:
         for record in records:

@@ -104,6 +104,8 @@ def container_environment(stage: str, request: StageRequest, settings: Settings)
             "PIPELINE_STORE_WAIT_SECONDS": settings.pipeline_store_wait_seconds,
         }
         values |= {name: str(limit) for name, limit in limits.items() if limit is not None}
+    if stage == "prepare":
+        values["PIPELINE_PREPARE_MEMORY_GIB"] = str(settings.pipeline_prepare_memory_gib)
     if _reads_s3(request):
         values["AWS_ENDPOINT_URL"] = settings.pipeline_stage_aws_endpoint_url or settings.aws_endpoint_url
         values["AWS_REGION"] = settings.aws_region

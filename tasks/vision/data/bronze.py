@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +18,15 @@ from PIL import Image
 from tasks.errors import DataError
 from tasks.vision.cpus import available_cpus
 from tasks.vision.data import decoded_parts, images
-from tasks.vision.data.decoded_parts import Decoded, PartStore, PartWriter
+from tasks.vision.data.decoded_images import DecodedImages
+from tasks.vision.data.decoded_parts import PartStore, PartWriter
 from tasks.vision.data.decoder_process import DecoderProcesses, belongs_apart
 from tasks.vision.data.fingerprint import Shaping
 from tasks.vision.data.limits import MIN_SIDE
+from tasks.vision.data.memory_budget import DEFAULT_BYTES, MemoryBudget
 from tasks.vision.data.pixel_file import PixelFile
 from tasks.vision.data.progress import Progress
+from tasks.vision.data.record_table import RecordTable
 from tasks.vision.data.records import Content, Entry, Reason, Record
 from tasks.vision.data.sources import Source
 from tasks.vision.disk import room
@@ -31,8 +34,6 @@ from tasks.vision.disk import room
 MAX_SIDE, MAX_ASPECT = 8192, 8.0
 # Images go to the threads in batches: small enough to bound memory, large enough for little overhead with 1 kB images.
 BATCH_IMAGES, BATCH_BYTES = 64, 8 * 2**20
-WAITING_BYTES = 128 * 2**20  # of the batches that wait, however many threads there are
-MOST_PROCESSES = 4  # for large images; each may take 512 MB
 
 log = logging.getLogger(__name__)
 
@@ -43,38 +44,42 @@ def read(
     workers: int | None = None,
     *,
     most_disk: int | None = None,
+    most_memory: int = DEFAULT_BYTES,
     parts: PartStore | None = None,
-) -> list[Record]:
-    """Read every image of the source, in the order of their names.
+) -> RecordTable:
+    """Read every image of the source.
 
     Images are read and decoded in one pass, so that no archive is unpacked and no encoded image is kept. Their pixels
-    go to a file.
+    go to a file, and what is known of them to a table on disk.
 
     Args:
         source: where they are.
         shaping: what becomes of them.
         workers: threads that decode; by default as many as there are CPUs.
         most_disk: bytes that the file may take; None: half of what is free.
+        most_memory: bytes that images, and what is known of them, may take in memory.
         parts: where an earlier try stored what it had decoded of the same images, which is not decoded again, and this
             one stores more; None: neither.
 
     Raises:
         DataError: an archive is damaged.
-        SettingsError: `most_disk` is too little.
+        SettingsError: `most_disk` or `most_memory` is too little.
         UnavailableError: the disk is full.
     """
     count = len(source.listing.entries)
     shape = (shaping.channels, shaping.size, shaping.size)
     room(count * math.prod(shape), most_disk, f"{count:,} images of {shaping.size} x {shaping.size} pixels")
     workers = workers or available_cpus()
-    decoders = DecoderProcesses(min(workers, MOST_PROCESSES))
+    budget = MemoryBudget.of(most_memory, source.listing.entries.values(), workers)
+    decoders = DecoderProcesses(budget.processes)
     progress = Progress("images read", count)
-    records: list[Record] = []
     pending: deque[tuple[Future[list[Record]], int]] = deque()
     waiting = 0
     file = PixelFile(shape)
-    known = decoded_parts.restore(parts, file) if parts is not None else {}
-    if known:
+    records, known = RecordTable(file), DecodedImages(file)
+    if parts is not None:
+        decoded_parts.restore(parts, known, file)
+    if len(known):
         log.info("%d different images were decoded by an earlier try and are not decoded again", len(known))
 
     def collect() -> None:
@@ -88,15 +93,15 @@ def read(
     with closing(decoders), ExitStack() as stack:
         writer = stack.enter_context(PartWriter(parts, file, count)) if parts is not None else None
         pool = stack.enter_context(ThreadPoolExecutor(workers, thread_name_prefix="decode"))
-        decode = _Decode(shaping.channels, shaping.size, decoders, file, known, writer)
+        decode = _Decode(shaping.channels, shaping.size, budget.here_bytes, decoders, file, known, writer)
         for batch, size in _batches(source.read()):
             pending.append((pool.submit(decode.batch, batch), size))
             waiting += size
-            while len(pending) > 2 * workers or (waiting > WAITING_BYTES and pending):
+            while len(pending) > 2 * workers or (waiting > budget.waiting_bytes and pending):
                 collect()
         while pending:
             collect()
-    return sorted(records, key=lambda record: (record.entry.name, record.sha256))
+    return records
 
 
 def size_fault(width: int, height: int) -> str:
@@ -143,9 +148,10 @@ class _Decode:
 
     channels: int
     size: int
+    here_bytes: int
     decoders: DecoderProcesses
     file: PixelFile
-    known: Decoded = field(default_factory=dict)
+    known: DecodedImages
     parts: PartWriter | None = None
 
     def batch(self, batch: Batch) -> list[Record]:
@@ -175,6 +181,6 @@ class _Decode:
             return Record(entry, sha256, len(data), width, height, None, Reason.UNREADABLE, str(error))
 
     def _pixels(self, content: Content, image: Image.Image) -> NDArray[np.uint8]:
-        if isinstance(content, bytes) and belongs_apart(image, self.size):
+        if isinstance(content, bytes) and belongs_apart(image, self.size, self.here_bytes):
             return self.decoders.decode(content, self.channels, self.size)
         return images.pixels(image, self.channels, self.size)

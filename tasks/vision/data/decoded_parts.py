@@ -20,6 +20,7 @@ from typing import IO, Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.vision.data.decoded_images import DecodedImages
 from tasks.vision.data.pixel_file import FiledImage, PixelFile
 
 FORMAT = 1  # of a part: raise it when `rows_of` changes
@@ -28,9 +29,6 @@ PART_BYTES = 128 * 2**20  # of the pixels in a part, and so what a retry may dec
 MOST_PARTS, LARGEST_PART_BYTES = 1024, 2**30
 TRANSFERS = 4  # parts that are stored or fetched at the same time, each a file on the disk meanwhile
 CHUNK_BYTES = 4 * 2**20  # of rows in memory, for each of them
-
-Decoded = dict[str, tuple[FiledImage, bytes]]
-"""Where the pixels lie, and their digest, by the SHA-256 (hex) of what they were decoded from."""
 
 log = logging.getLogger(__name__)
 
@@ -56,14 +54,13 @@ def rows_of(shape: tuple[int, int, int]) -> np.dtype[Any]:
     return np.dtype([("sha256", np.uint8, 32), ("pixels_sha256", np.uint8, 32), ("pixels", np.uint8, shape)])
 
 
-def restore(store: PartStore, file: PixelFile) -> Decoded:
-    """Add the images of all parts to the file, each once.
+def restore(store: PartStore, decoded: DecodedImages, file: PixelFile) -> None:
+    """Add the images of all parts to the file, each once, and note where they are.
 
     Raises:
         UnavailableError: the disk is full.
     """
-    found: Decoded = {}
-    known, lock = set[str](), threading.Lock()
+    lock = threading.Lock()
     with tempfile.TemporaryDirectory(prefix="decoded-") as folder, ThreadPoolExecutor(TRANSFERS, "fetch") as pool:
 
         def take(name: str) -> None:
@@ -73,15 +70,13 @@ def restore(store: PartStore, file: PixelFile) -> Decoded:
             for rows in _read(part, file.shape):
                 of = [row["sha256"].tobytes().hex() for row in rows]
                 with lock:  # the images of a part that could not be fetched are in a later one, too
-                    new = {sha256: row for row, sha256 in enumerate(of) if sha256 not in known}
-                    known.update(new)
-                rows = rows[list(new.values())]
-                for sha256, row, image in zip(new, rows, file.extend(rows["pixels"]), strict=True):
-                    found[sha256] = image, row["pixels_sha256"].tobytes()
+                    new = {sha256: row for row, sha256 in enumerate(of) if decoded.get(sha256) is None}
+                    rows = rows[list(new.values())]
+                    for sha256, row, image in zip(new, rows, file.extend(rows["pixels"]), strict=True):
+                        decoded.setdefault(sha256, (image, row["pixels_sha256"].tobytes()))
             part.unlink()
 
         list(pool.map(take, store.names()))
-    return found
 
 
 class PartWriter:
@@ -104,7 +99,7 @@ class PartWriter:
         each = math.prod(file.shape)
         of_part = min(max(PART_BYTES, images * each // MOST_PARTS), LARGEST_PART_BYTES)
         self._images = max(1, of_part // each)  # in a part
-        self._begun: dict[int, list[bytes]] = {}
+        self._begun: dict[int, _Digests] = {}
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(TRANSFERS, "store")
         self._writes: list[Future[None]] = []
@@ -128,15 +123,15 @@ class PartWriter:
         """Note that an image was added to the file, from any thread, with the digests of its file and its pixels."""
         number, place = divmod(image.position - self._begin, self._images)
         with self._lock:
-            digests = self._begun.setdefault(number, [])
-            digests.append(place.to_bytes(8, "big") + bytes.fromhex(sha256) + pixels_sha256)
-            if len(digests) < self._images:
+            digests = self._begun.get(number) or self._begun.setdefault(number, _Digests(self._images))
+            digests.both[place] = np.frombuffer(bytes.fromhex(sha256) + pixels_sha256, np.uint8).reshape(2, 32)
+            digests.noted += 1
+            if digests.noted < self._images:
                 return
             del self._begun[number]
-            in_order = [digest[8:] for digest in sorted(digests)]
-            self._writes.append(self._pool.submit(self._write, self._begin + number * self._images, in_order))
+            self._writes.append(self._pool.submit(self._write, self._begin + number * self._images, digests.both))
 
-    def _write(self, begin: int, digests: Sequence[bytes]) -> None:
+    def _write(self, begin: int, digests: NDArray[np.uint8]) -> None:
         try:
             with tempfile.TemporaryDirectory(prefix="decoded-") as folder:
                 part = Path(folder) / "part.npy"
@@ -147,28 +142,34 @@ class PartWriter:
             if not self._failing:
                 log.warning(
                     "%d decoded images were not stored for a retry (%s: %s); decoding goes on",
-                    *(len(digests), type(error).__name__, error),
+                    *(self._images, type(error).__name__, error),
                 )
             self._failing = True
         else:
             self._failing = False
 
-    def _fill(self, target: IO[bytes], begin: int, digests: Sequence[bytes]) -> str:
+    def _fill(self, target: IO[bytes], begin: int, digests: NDArray[np.uint8]) -> str:
         """Write the rows of a part; return the SHA-256 of the file."""
         kind, whole = rows_of(self._file.shape), hashlib.sha256()
-        header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": (len(digests),)}
+        header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": (self._images,)}
         np.lib.format.write_array_header_1_0(_Hashed(target, whole), header)
         at_once = max(1, CHUNK_BYTES // kind.itemsize)
-        for start in range(0, len(digests), at_once):
-            chunk = b"".join(digests[start : start + at_once])
-            rows = np.empty(len(chunk) // 64, kind)
-            both = np.frombuffer(chunk, np.uint8).reshape(-1, 2, 32)
-            rows["sha256"], rows["pixels_sha256"] = both[:, 0], both[:, 1]
+        for start in range(0, self._images, at_once):
+            chunk = digests[start : start + at_once]
+            rows = np.empty(len(chunk), kind)
+            rows["sha256"], rows["pixels_sha256"] = chunk[:, 0], chunk[:, 1]
             rows["pixels"] = self._file.read(np.arange(begin + start, begin + start + len(rows)))
             data = rows.view(np.uint8).data
             whole.update(data)
             target.write(data)
         return whole.hexdigest()
+
+
+class _Digests:
+    """Those of the images of a part, uint8 [N, 2, 32], and how many of them are noted."""
+
+    def __init__(self, images: int) -> None:
+        self.both, self.noted = np.zeros((images, 2, 32), np.uint8), 0  # takes no memory where nothing is noted
 
 
 class _Hashed:

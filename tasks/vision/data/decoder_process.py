@@ -30,6 +30,8 @@ from tasks.vision.data.process_memory import at_most, data_bytes
 MODULE = "tasks.vision.data.decoder_process"
 CPU_SECONDS = 30  # for one image; 67 million pixels take up to 9
 HERE_BYTES = 64 * 2**20  # an image that takes no more memory is decoded by the caller's own thread
+MOST_PROCESSES = 4  # beside threads that decode
+PROCESS_BYTES = 512 * 2**20  # that each may take
 SLACK_BYTES = 32 * 2**20  # beyond what images may take: what the interpreter needs meanwhile
 POLL_SECONDS = 0.1
 # The coded picture may be larger than the size in the header, and decoders have crashed on damaged ones.
@@ -43,9 +45,9 @@ class AbandonedError(Exception):
     """Nobody waits for the image any more."""
 
 
-def belongs_apart(image: Image.Image, size: int) -> bool:
-    """Tell whether an opened image should be decoded in another process."""
-    return image.format in _APART or memory.needed(image, size * images.DRAFT_OVERSAMPLING) > HERE_BYTES
+def belongs_apart(image: Image.Image, size: int, here_bytes: int = HERE_BYTES) -> bool:
+    """Tell whether an opened image should be decoded in another process, as in a thread it would take too much."""
+    return image.format in _APART or memory.needed(image, size * images.DRAFT_OVERSAMPLING) > here_bytes
 
 
 class DecoderProcess:

@@ -23,6 +23,7 @@ from PIL import Image
 
 from tasks.vision.cpus import available_cpus
 from tasks.vision.data.gold import Gold, Images
+from tasks.vision.data.pixel_file import PixelFile
 
 # A hash says little about an image with fewer pixels than it looks at (32 x 32).
 MIN_SIDE = 32
@@ -36,6 +37,7 @@ CANDIDATES = 20  # for each test image, those with the nearest hashes
 FLAT = 2.0  # standard deviation of grey levels; below it, a hash is made of noise
 PRIOR_IMAGES = 10  # of zeros, in the average of a class: few images must not be subtracted from themselves
 PAIRS_AT_ONCE = 2**22
+AVERAGED_AT_ONCE = 2**14
 BATCH_BYTES = 16 * 2**20  # of the images that a thread looks at
 COLUMNS = ("test_image", "class", "other_image", "other_split", "other_class", "distance", "similarity", "mirrored")
 
@@ -61,15 +63,29 @@ class Pair:
     mirrored: bool
 
 
+class _Thumbnails:
+    """Thumbnails float32 [N, T, T] of mean 0 and norm 1, in a file; those of flat images are 0."""
+
+    def __init__(self) -> None:
+        self._file = PixelFile((1, THUMBNAIL, THUMBNAIL * np.dtype(np.float32).itemsize))
+
+    def extend(self, thumbnails: NDArray[np.float32]) -> None:
+        """Add some."""
+        self._file.extend(thumbnails.view(np.uint8)[:, np.newaxis])
+
+    def __getitem__(self, images: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return those at positions [B], as [B, T, T]."""
+        different, places = np.unique(images, return_inverse=True)
+        found: NDArray[np.float32] = self._file.read(different).view(np.float32)[places, 0]
+        return found
+
+
 @dataclass(frozen=True)
 class _Prints:
-    """What images are compared by: `hashes` uint64 [N], and `thumbnails` float32 [N, T, T] of mean 0 and norm 1.
-
-    The thumbnails of flat images are 0.
-    """
+    """What images are compared by: `hashes` uint64 [N], and thumbnails."""
 
     hashes: NDArray[np.uint64]
-    thumbnails: NDArray[np.float32]
+    thumbnails: _Thumbnails
 
 
 def find(gold: Gold) -> list[Pair]:
@@ -79,15 +95,13 @@ def find(gold: Gold) -> list[Pair]:
     """
     if min(gold.shape[1:]) < MIN_SIDE:
         return []
-    train, validation = _prints(gold.train.images), _prints(gold.validation.images)
-    others = _Prints(
-        np.concatenate([train.hashes, validation.hashes]), np.concatenate([train.thumbnails, validation.thumbnails])
-    )
-    averages = _averages(train.thumbnails, gold.train.labels, len(gold.classes))[gold.test.labels]
+    others = _prints([gold.train.images, gold.validation.images])
+    averages = _averages(others.thumbnails, gold.train.labels, len(gold.classes))
     pairs = []
     for mirrored in (False, True):
         centres = averages[..., ::-1] if mirrored else averages
-        for test, other, distance, similarity in _alike(_prints(gold.test.images, mirrored=mirrored), others, centres):
+        tests = _prints([gold.test.images], mirrored=mirrored)
+        for test, other, distance, similarity in _alike(tests, others, centres, gold.test.labels):
             split, index = ("train", other) if other < len(gold.train) else ("validation", other - len(gold.train))
             pairs.append(Pair(test, split, index, distance, similarity, mirrored))
     if len({pair.test for pair in pairs}) > ALIKE_SHARE * len(gold.test):
@@ -124,20 +138,27 @@ def write(pairs: Sequence[Pair], gold: Gold, path: Path) -> None:
             )
 
 
-def _prints(images: Images, *, mirrored: bool = False) -> _Prints:
-    """Take the prints of images [N, C, S, S] or of their mirror images, a batch in each thread."""
-    step = max(1, BATCH_BYTES // math.prod(images.shape[1:]))
-
-    def batch(start: int) -> _Prints:
-        found = images[start : start + step]
-        return _batch(found[..., ::-1] if mirrored else found)
-
+def _prints(splits: Sequence[Images], *, mirrored: bool = False) -> _Prints:
+    """Take the prints of the images [N, C, S, S] of splits, or of their mirror images, a batch in each thread."""
+    hashes, thumbnails = [], _Thumbnails()
     with ThreadPoolExecutor(available_cpus(), thread_name_prefix="hash") as pool:
-        done = list(pool.map(batch, range(0, len(images), step)))
-    return _Prints(np.concatenate([part.hashes for part in done]), np.concatenate([part.thumbnails for part in done]))
+        for images in splits:
+            step = max(1, BATCH_BYTES // math.prod(images.shape[1:]))
+
+            def batch(
+                start: int, images: Images = images, step: int = step
+            ) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
+                found = images[start : start + step]
+                return _batch(found[..., ::-1] if mirrored else found)
+
+            for part, small in pool.map(batch, range(0, len(images), step)):
+                hashes.append(part)
+                thumbnails.extend(small)
+    return _Prints(np.concatenate(hashes), thumbnails)
 
 
-def _batch(images: NDArray[np.uint8]) -> _Prints:
+def _batch(images: NDArray[np.uint8]) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
+    """Return the hashes and the thumbnails of images."""
     import imagehash
 
     hashes = np.empty(len(images), np.uint64)
@@ -153,19 +174,30 @@ def _batch(images: NDArray[np.uint8]) -> _Prints:
     thumbnails -= thumbnails.mean((1, 2), keepdims=True)
     thumbnails[flat] = 0
     norms = np.linalg.norm(thumbnails, axis=(1, 2), keepdims=True)
-    return _Prints(hashes, thumbnails / np.maximum(norms, 1e-6))
+    return hashes, thumbnails / np.maximum(norms, 1e-6)
 
 
-def _averages(thumbnails: NDArray[np.float32], labels: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
-    """Return the average thumbnail of each class, [K, T, T]."""
-    sums = np.zeros((classes, *thumbnails.shape[1:]), np.float32)
-    np.add.at(sums, labels, thumbnails)
+def _averages(thumbnails: _Thumbnails, labels: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
+    """Return the average thumbnail of each class, [K, T, T], of the first images, whose labels these are."""
+    sums = np.zeros((classes, THUMBNAIL, THUMBNAIL), np.float32)
+    for start in range(0, len(labels), AVERAGED_AT_ONCE):
+        part = labels[start : start + AVERAGED_AT_ONCE]
+        np.add.at(sums, part, thumbnails[np.arange(start, start + len(part))])
     counts = np.bincount(labels, minlength=classes) + PRIOR_IMAGES
     return (sums / counts[:, None, None]).astype(np.float32)
 
 
-def _alike(tests: _Prints, others: _Prints, averages: NDArray[np.float32]) -> list[tuple[int, int, int, float]]:
-    """Return test image, other image, distance and similarity of all that are alike."""
+def _alike(
+    tests: _Prints, others: _Prints, averages: NDArray[np.float32], labels: NDArray[np.int64]
+) -> list[tuple[int, int, int, float]]:
+    """Return test image, other image, distance and similarity of all that are alike.
+
+    Args:
+        tests: the prints of the test images.
+        others: those that they are compared with.
+        averages: thumbnail of each class [K, T, T].
+        labels: classes of the test images.
+    """
     step = max(1, PAIRS_AT_ONCE // len(others.hashes))
     starts = range(0, len(tests.hashes), step)
 
@@ -178,13 +210,10 @@ def _alike(tests: _Prints, others: _Prints, averages: NDArray[np.float32]) -> li
         rank = np.arange(len(rows)) - np.searchsorted(rows, rows)  # within the row, the nearest first
         rows, columns, found = (part[rank < CANDIDATES] for part in (rows, columns, found))
         rows += start
-        similarities = np.einsum(
-            "nd,nd->n",
-            _edges(tests.thumbnails[rows] - averages[rows]),
-            _edges(others.thumbnails[columns] - averages[rows]),
-        )
+        mine, theirs, centres = tests.thumbnails[rows], others.thumbnails[columns], averages[labels[rows]]
+        similarities = np.einsum("nd,nd->n", _edges(mine - centres), _edges(theirs - centres))
         # Less its average, a flat image would be the negative of it, like any other.
-        flat = ~(tests.thumbnails[rows].any((1, 2)) & others.thumbnails[columns].any((1, 2)))
+        flat = ~(mine.any((1, 2)) & theirs.any((1, 2)))
         same = (similarities >= MIN_SIMILARITY) & ~flat
         return [
             (int(row), int(column), int(distance), float(similarity))

@@ -6,7 +6,7 @@ import math
 import os
 import tempfile
 import threading
-from collections.abc import Sequence
+import weakref
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,8 @@ class PixelFile:
         """Make an empty file for images of this shape."""
         self.shape = shape
         self._each = math.prod(shape)
-        self._file = tempfile.TemporaryFile(prefix="pixels-")  # noqa: SIM115  # closed when it is not used any more
+        self._file = tempfile.TemporaryFile(prefix="pixels-")  # noqa: SIM115  # closed in the next line
+        weakref.finalize(self, self._file.close)
         self._count = 0
         self._lock = threading.Lock()
 
@@ -89,11 +90,10 @@ class FiledImage:
 class FiledImages:
     """Images of one file as if they were one array, uint8 [N, C, H, W]: only what is asked for is in memory."""
 
-    def __init__(self, images: Sequence[FiledImage]) -> None:
-        """Take at least one image."""
-        self._file = images[0].file
-        self._positions = np.array([image.position for image in images], np.int64)
-        self.shape = (len(images), *self._file.shape)
+    def __init__(self, file: PixelFile, positions: NDArray[np.int64]) -> None:
+        """Take the file and the positions of the images in it [N]."""
+        self._file, self._positions = file, positions
+        self.shape = (len(positions), *file.shape)
         self.dtype = np.dtype(np.uint8)
 
     @property

@@ -88,3 +88,11 @@ def test_a_stage_that_reads_gold_is_told_how_much_it_may_keep_of_it(
     for name, value in GOLD.items():
         monkeypatch.setenv(name, value)
     assert GOLD.items() <= container_environment(stage, request, load_settings()).items()
+
+
+def test_prepare_alone_is_told_how_much_memory_images_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIPELINE_PREPARE_MEMORY_GIB", "6")
+    settings = load_settings()
+    told_to = {stage: container_environment(stage, request_of(stage), settings) for stage in ("prepare", "train")}
+    assert told_to["prepare"]["PIPELINE_PREPARE_MEMORY_GIB"] == "6"
+    assert "PIPELINE_PREPARE_MEMORY_GIB" not in told_to["train"]

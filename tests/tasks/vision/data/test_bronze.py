@@ -11,7 +11,7 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from tasks.errors import DataError, SettingsError
-from tasks.vision.data import bronze, images
+from tasks.vision.data import bronze, images, memory_budget
 from tasks.vision.data.contents import Contents
 from tasks.vision.data.fingerprint import Shaping
 from tasks.vision.data.layout import arrange
@@ -163,7 +163,7 @@ def test_copies_of_a_file_are_decoded_once_and_share_their_pixels(monkeypatch: p
 def test_batches_that_wait_are_bounded_by_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many threads there are: images of up to 64 MiB each would wait for all of them."""
     monkeypatch.setattr(bronze, "BATCH_BYTES", 1)
-    monkeypatch.setattr(bronze, "WAITING_BYTES", 3 * len(png()))
+    monkeypatch.setattr(memory_budget, "WAITING_BYTES", 3 * len(png()))
     decode, given, at_the_time = bronze._Decode.batch, [], []
     go = threading.Event()
 
