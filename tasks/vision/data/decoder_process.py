@@ -30,6 +30,7 @@ from tasks.vision.data.process_memory import at_most, data_bytes
 MODULE = "tasks.vision.data.decoder_process"
 CPU_SECONDS = 30  # for one image; 67 million pixels take up to 9
 HERE_BYTES = 64 * 2**20  # an image that takes no more memory is decoded by the caller's own thread
+MOST_PROCESSES = 4  # beside threads that decode; each may take 512 MB
 SLACK_BYTES = 32 * 2**20  # beyond what images may take: what the interpreter needs meanwhile
 POLL_SECONDS = 0.1
 # The coded picture may be larger than the size in the header, and decoders have crashed on damaged ones.
@@ -129,6 +130,17 @@ class DecoderProcesses:
         self._all = [DecoderProcess() for _ in range(count)]
         for one in self._all:
             self._free.put(one)
+
+    @classmethod
+    def beside(cls, threads: int) -> DecoderProcesses:
+        """Return as many as so many threads that decode need."""
+        return cls(min(threads, MOST_PROCESSES))
+
+    def pixels(self, data: bytes, image: Image.Image, channels: int, size: int) -> NDArray[np.uint8]:
+        """Decode an image opened from `data`, in this thread where `belongs_apart` allows it; see `images.decode`."""
+        if belongs_apart(image, size):
+            return self.decode(data, channels, size)
+        return images.pixels(image, channels, size)
 
     def decode(self, data: bytes, channels: int, size: int) -> NDArray[np.uint8]:
         """Wait for a free process; see `DecoderProcess.decode`."""
