@@ -19,6 +19,7 @@ from tasks.vision.data.layout import arrange
 from tasks.vision.data.pixel_file import PixelFile
 from tasks.vision.data.records import Content, Entry, Listing, Reason, Record
 from tests.tasks.vision.data.picture_files import case
+from tests.waiting import until
 
 SHAPING = Shaping("pets", 3, 16, 0.2, 0.2, 0)
 
@@ -192,6 +193,33 @@ def test_a_decoder_elsewhere_gets_neither_copies_nor_what_an_earlier_try_decoded
     assert [(record.width, record.height) for record in found if record.pixels] == [(20, 16)] * 3
     wrong = [record.fault for record in found if record.fault]
     assert wrong == [Reason.WRONG_SIZE, Reason.UNREADABLE, Reason.UNREADABLE]
+
+
+def test_a_stage_that_ends_does_not_wait_for_what_is_being_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers of a cluster may be away for minutes."""
+    monkeypatch.setattr(bronze, "BATCH_IMAGES", 1)
+    go, given = threading.Event(), []
+
+    class Away:
+        at_once = 1
+
+        def decode(self, contents: list[Content]) -> Iterator[decoder.Outcome]:
+            given.append(contents)
+            go.wait(600)
+            yield decoder.Outcome()
+
+    class Cut(Files):
+        def read(self) -> Iterator[tuple[Entry, Callable[[], Content]]]:
+            yield from super().read()
+            until(lambda: given)
+            raise DataError("the archive is cut short")
+
+    before = threading.active_count()
+    with pytest.raises(DataError, match="the archive is cut short"):
+        bronze.read(Cut({}), SHAPING, decoder=Away())
+    go.set()
+    until(lambda: threading.active_count() == before)
+    assert len(given) == 1
 
 
 def test_batches_that_wait_are_bounded_by_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
