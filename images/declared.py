@@ -17,7 +17,12 @@ RUNNER = "tasks.__main__"
 # Modules that an image starts by name, so that no import leads to them.
 STARTED_BY_NAME = {
     "train": ("tasks.cli.export_onnx",),
-    "tune": ("tasks.search.node", "tasks.distributed.worker", "tasks.prediction.worker"),
+    "tune": (
+        "tasks.search.node",
+        "tasks.cluster.decoding_worker",
+        "tasks.distributed.worker",
+        "tasks.prediction.worker",
+    ),
     "serving": ("tasks.serving.__main__", "tasks.serving.worker"),
 }
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from functools import partial
 from queue import Empty, Queue
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import mlflow
 import ray
@@ -25,12 +25,15 @@ from tasks.cluster.session import ray_with
 from tasks.errors import PipelineError, UnavailableError
 from tasks.settings import Settings
 from tasks.vision.cpus import available_cpus
+from tasks.vision.data.records import Content, bytes_of
 
 TRIES = 4  # for the same call: what ends every worker that gets it ends the stage
 ABSENT_SECONDS = 600.0  # without any worker; a cluster may have to start a machine
 QUIET_SECONDS = 20.0
 END_SECONDS = 10.0
 MOST_CHARACTERS = 5000  # of a tag
+
+T = TypeVar("T", bound=Content)
 
 log = logging.getLogger("tasks.workers")
 
@@ -75,6 +78,20 @@ def workers_of(
             mlflow.set_tags({f"pipeline.{name}": value for name, value in tags.items()})
         finally:
             started.end()
+
+
+def grouped(images: Iterable[T], most_bytes: int, most: int | None = None) -> Iterator[list[T]]:
+    """Group images into what is sent together: a group ends with the image that makes it so many bytes, or so many."""
+    group: list[T] = []
+    held = 0
+    for image in images:
+        group.append(image)
+        held += bytes_of(image)
+        if held >= most_bytes or len(group) == most:
+            yield group
+            group, held = [], 0
+    if group:
+        yield group
 
 
 class _Call(NamedTuple):

@@ -14,6 +14,7 @@ from tasks.contract.datasets import CHOICES, DATASETS, DatasetName, require_sour
 from tasks.contract.messages import REGISTERED_MODEL, ModelName, ReusableRequest, StageResult
 from tasks.contract.resources import StageResources
 from tasks.contract.stage import Stage
+from tasks.contract.workers import WORKER_CPUS, WORKERS
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 ColumnName = Annotated[str, Field(min_length=1, max_length=200)]
@@ -122,7 +123,14 @@ class PrepareRequest(ReusableRequest):
         description="Licence of the images, for the model card. Default: what the authors of the data set state.",
     )
     data_seed: int = Field(0, ge=0, lt=2**31, description="Seed of the splits.")
+    workers: int = WORKERS
+    worker_cpus: int | None = WORKER_CPUS
     registered_model: ModelName = REGISTERED_MODEL
+
+    @property
+    def uses_ray(self) -> bool:
+        """Only for several workers, and only where there is a cluster: alone, prepare uses all cores as it is."""
+        return self.workers > 1
 
     @model_validator(mode="after")
     def _source_fits_dataset(self) -> Self:
@@ -177,8 +185,8 @@ STAGES = (
         "prepare",
         PrepareRequest,
         PrepareResult,
-        extra="vision",
-        resources=StageResources(memory="8g"),
+        extra="tune",
+        resources=StageResources(memory="8g", shm_size="1g"),  # images on their way to workers, and their pixels
         # Not which run has the gold: trainings on the same bytes are reused, whichever run these are in.
         hands_over=(
             "pipeline.gold_sha256",

@@ -13,10 +13,8 @@ from numpy.typing import NDArray
 
 from tasks.errors import DataError
 from tasks.vision.data import images as decoding
-from tasks.vision.data.decoder_process import DecoderProcesses, belongs_apart
+from tasks.vision.data.decoder_process import DecoderProcesses
 from tasks.vision.models.forward import Forward
-
-MOST_PROCESSES = 4  # for large images; each may take 512 MB
 
 
 class Outcome(NamedTuple):
@@ -59,7 +57,7 @@ class Here:
     @classmethod
     def on(cls, cpus: int, forward: Forward, shape: tuple[int, int, int]) -> Here:
         """Make one that uses so many cores."""
-        return cls(forward, shape, cpus, DecoderProcesses(min(cpus, MOST_PROCESSES)), threading.Semaphore(cpus))
+        return cls(forward, shape, cpus, DecoderProcesses.beside(cpus), threading.Semaphore(cpus))
 
     def classify(self, images: Iterable[bytes]) -> list[Outcome]:
         """Decode as the service does, then run one forward pass for all of them."""
@@ -80,12 +78,8 @@ class Here:
             return self.forward(stacked)
 
     def _pixels(self, data: bytes) -> NDArray[np.uint8]:
-        """Decode large images, and what may crash its decoder, in a process of their own."""
         channels, side, _ = self.shape
-        image = decoding.open_image(data)
-        if belongs_apart(image, side):
-            return self.decoders.decode(data, channels, side)
-        return decoding.pixels(image, channels, side)
+        return self.decoders.pixels(data, decoding.open_image(data), channels, side)
 
 
 @contextmanager

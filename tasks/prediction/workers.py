@@ -14,7 +14,7 @@ from pathlib import Path
 
 import ray
 
-from tasks.cluster.workers import Workers, workers_of
+from tasks.cluster.workers import Workers, grouped, workers_of
 from tasks.contract.prediction import PredictRequest
 from tasks.prediction.classifier import Outcome
 from tasks.prediction.worker import PredictionWorker
@@ -73,20 +73,6 @@ class OnWorkers:
         """
         return [
             outcome
-            for sent in _sent(images)
+            for sent in grouped(images, SENT_BYTES)
             for outcome in self._workers.ask("classify", sent, what=f"{len(sent)} images")
         ]
-
-
-def _sent(images: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """Group images into what is sent together."""
-    group: list[bytes] = []
-    held = 0
-    for image in images:
-        group.append(image)
-        held += len(image)
-        if held >= SENT_BYTES:
-            yield group
-            group, held = [], 0
-    if group:
-        yield group

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from mlflow.environment_variables import MLFLOW_S3_ENDPOINT_URL
 
 from tasks import markdown
 from tasks.contract.data import PrepareRequest, PrepareResult
-from tasks.contract.datasets import licence_of
+from tasks.contract.datasets import DATASETS, licence_of
 from tasks.errors import ChangedError, DataError
 from tasks.records import gold_store, queries, registry
 from tasks.records.decoded_store import DecodedStore
@@ -31,9 +32,11 @@ from tasks.records.metric_log import log_values
 from tasks.records.near_duplicate_log import log_near_duplicates
 from tasks.records.tracking import StageRun
 from tasks.settings import Settings
+from tasks.vision.cpus import available_cpus
 from tasks.vision.data import bronze, corrections, losses, silver, splits, understanding
 from tasks.vision.data.contents import LayoutOptions
 from tasks.vision.data.corrections import Corrections
+from tasks.vision.data.decoder import Decoder
 from tasks.vision.data.fingerprint import Shaping, fingerprint
 from tasks.vision.data.gold import Gold
 from tasks.vision.data.plots import grid_figure, histogram_figure
@@ -66,9 +69,9 @@ def run(request: PrepareRequest, run: StageRun, settings: Settings) -> PrepareRe
         DataError: the source holds nothing a classifier can be trained on.
         ChangedError: the gold of an earlier run is not what was stored; a request that forces prepare does not read it.
         ModelError: the champion of `request.registered_model` has other classes.
-        RequestError: the source is of a kind that cannot be opened.
+        RequestError: the source is of a kind that cannot be opened, or a cluster has too little room for the workers.
         SettingsError: the S3 store refuses the credentials.
-        UnavailableError: a download fails.
+        UnavailableError: a download fails, Ray's cluster does not answer, or workers were lost too often.
     """
     started = time.monotonic()
     # MLflow's own variable, and its precedence: where it is unset, boto3 reads AWS_ENDPOINT_URL.
@@ -183,13 +186,15 @@ def _make(
 ) -> _Made:
     """Take the source through bronze and silver to gold, and log what each layer leaves behind."""
     started = time.monotonic()
-    records = bronze.read(
-        source,
-        shaping,
-        most_disk=settings.gold_disk_bytes,
-        most_memory=settings.prepare_memory_bytes,
-        parts=decoded,
-    )
+    with _decoding(request, shaping, settings) as decoder:
+        records = bronze.read(
+            source,
+            shaping,
+            most_disk=settings.gold_disk_bytes,
+            most_memory=settings.prepare_memory_bytes,
+            parts=decoded,
+            decoder=decoder,
+        )
     _log_layer("bronze", len(source.listing.entries), len(records), started)
 
     started = time.monotonic()
@@ -219,6 +224,21 @@ def _make(
     _log_layer("gold", len(kept), sum(map(len, gold.splits.values())), started)
     log_near_duplicates(gold)
     return _Made(gold, run_id, sha256, len(removals))
+
+
+def _decoding(request: PrepareRequest, shaping: Shaping, settings: Settings) -> AbstractContextManager[Decoder | None]:
+    """Return what decodes: the workers of a cluster that the request asks for; None: the threads of this process."""
+    if not request.uses_ray:
+        return nullcontext()
+    if not settings.ray_address or not DATASETS[request.dataset].needs_source:
+        log.info(
+            "workers=%d: prepare uses them on a Ray cluster, for image files; here it decodes with %d threads",
+            *(request.workers, available_cpus()),
+        )
+        return nullcontext()
+    from tasks.cluster.decoding import decoding_on_workers  # Ray takes a second and 60 MB
+
+    return decoding_on_workers(request.workers, request.worker_cpus, shaping, settings)
 
 
 def _describe(made: _Made, request: PrepareRequest, *, reused: bool) -> None:

@@ -8,30 +8,24 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from tasks.errors import DataError
 from tasks.vision.cpus import available_cpus
-from tasks.vision.data import decoded_parts, images
+from tasks.vision.data import decoded_parts
 from tasks.vision.data.decoded_images import DecodedImages
 from tasks.vision.data.decoded_parts import PartStore, PartWriter
-from tasks.vision.data.decoder_process import DecoderProcesses, belongs_apart
+from tasks.vision.data.decoder import Decoder, Outcome, decoding_here, open_content
 from tasks.vision.data.fingerprint import Shaping
-from tasks.vision.data.limits import MIN_SIDE
 from tasks.vision.data.memory_budget import DEFAULT_BYTES, MemoryBudget
 from tasks.vision.data.pixel_file import PixelFile
 from tasks.vision.data.progress import Progress
 from tasks.vision.data.record_table import RecordTable
-from tasks.vision.data.records import Content, Entry, Reason, Record
+from tasks.vision.data.records import Content, Entry, Reason, Record, bytes_of
 from tasks.vision.data.sources import Source
 from tasks.vision.disk import room
 
-MAX_SIDE, MAX_ASPECT = 8192, 8.0
 # Images go to the threads in batches: small enough to bound memory, large enough for little overhead with 1 kB images.
 BATCH_IMAGES, BATCH_BYTES = 64, 8 * 2**20
 
@@ -46,6 +40,7 @@ def read(
     most_disk: int | None = None,
     most_memory: int = DEFAULT_BYTES,
     parts: PartStore | None = None,
+    decoder: Decoder | None = None,
 ) -> RecordTable:
     """Read every image of the source.
 
@@ -60,18 +55,19 @@ def read(
         most_memory: bytes that images, and what is known of them, may take in memory.
         parts: where an earlier try stored what it had decoded of the same images, which is not decoded again, and this
             one stores more; None: neither.
+        decoder: of the images, in place of threads here.
 
     Raises:
         DataError: an archive is damaged.
         SettingsError: `most_disk` or `most_memory` is too little.
-        UnavailableError: the disk is full.
+        UnavailableError: the disk is full, or the decoder's workers are lost.
     """
     count = len(source.listing.entries)
     shape = (shaping.channels, shaping.size, shaping.size)
     room(count * math.prod(shape), most_disk, f"{count:,} images of {shaping.size} x {shaping.size} pixels")
-    workers = workers or available_cpus()
-    budget = MemoryBudget.of(most_memory, source.listing.entries.values(), workers)
-    decoders = DecoderProcesses(budget.processes)
+    threads = decoder.at_once if decoder else workers or available_cpus()
+    thread_bytes = decoder.thread_bytes if decoder else None
+    budget = MemoryBudget.of(most_memory, source.listing.entries.values(), threads, thread_bytes)
     progress = Progress("images read", count)
     pending: deque[tuple[Future[list[Record]], int]] = deque()
     waiting = 0
@@ -90,30 +86,19 @@ def read(
         records.extend(done)
         progress.advance(len(done))
 
-    with closing(decoders), ExitStack() as stack:
+    with ExitStack() as stack:
+        decoder = decoder or stack.enter_context(decoding_here(threads, shaping, budget))
         writer = stack.enter_context(PartWriter(parts, file, count)) if parts is not None else None
-        pool = stack.enter_context(ThreadPoolExecutor(workers, thread_name_prefix="decode"))
-        decode = _Decode(shaping.channels, shaping.size, budget.here_bytes, decoders, file, known, writer)
+        pool = stack.enter_context(_threads(threads))
+        decode = _Decode(decoder, file, known, writer)
         for batch, size in _batches(source.read()):
             pending.append((pool.submit(decode.batch, batch), size))
             waiting += size
-            while len(pending) > 2 * workers or (waiting > budget.waiting_bytes and pending):
+            while len(pending) > 2 * threads or (waiting > budget.waiting_bytes and pending):
                 collect()
         while pending:
             collect()
     return records
-
-
-def size_fault(width: int, height: int) -> str:
-    """Return what is wrong with the size of an image; "" when nothing is."""
-    size = f"{width} x {height} pixels"
-    if min(width, height) < MIN_SIDE:
-        return f"{size}; a side is under {MIN_SIDE}"
-    if max(width, height) > MAX_SIDE:
-        return f"{size}; a side is over {MAX_SIDE}"
-    if max(width, height) > MAX_ASPECT * min(width, height):
-        return f"{size}; one side is over {MAX_ASPECT:.0f} times the other"
-    return ""
 
 
 Batch = list[tuple[Entry, Content | DataError]]
@@ -130,12 +115,30 @@ def _batches(items: Iterable[tuple[Entry, Callable[[], Content]]]) -> Iterator[t
             batch.append((entry, error))  # becomes a record that says so
         else:
             batch.append((entry, content))
-            size += len(content) if isinstance(content, bytes) else content.nbytes
+            size += bytes_of(content)
         if len(batch) >= BATCH_IMAGES or size >= BATCH_BYTES:
             yield batch, size
             batch, size = [], 0
     if batch:
         yield batch, size
+
+
+def _digest(content: Content | DataError) -> str:
+    if isinstance(content, DataError):
+        return ""
+    return hashlib.sha256(content if isinstance(content, bytes) else content.tobytes()).hexdigest()
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Yield threads, which are waited for, but not after an error: a stage that is asked to stop has seconds."""
+    pool = ThreadPoolExecutor(count, thread_name_prefix="decode")
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
 
 
 @dataclass
@@ -146,41 +149,44 @@ class _Decode:
     thousand times.
     """
 
-    channels: int
-    size: int
-    here_bytes: int
-    decoders: DecoderProcesses
+    decoder: Decoder
     file: PixelFile
     known: DecodedImages
     parts: PartWriter | None = None
 
     def batch(self, batch: Batch) -> list[Record]:
-        return [self._record(entry, content) for entry, content in batch]
+        """Return a record for each image; what an earlier one was a copy of is not decoded again."""
+        digests = [_digest(content) for _, content in batch]
+        new = {
+            sha256: content
+            for sha256, (_, content) in zip(digests, batch, strict=True)
+            if not isinstance(content, DataError) and self.known.get(sha256) is None
+        }
+        outcomes = {}
+        for sha256, outcome in zip(new, self.decoder.decode(list(new.values())), strict=True):
+            if outcome.pixels is not None:
+                self._keep(sha256, outcome)
+            outcomes[sha256] = outcome._replace(pixels=None)
+        return [
+            self._record(entry, content, sha256, outcomes.get(sha256))
+            for sha256, (entry, content) in zip(digests, batch, strict=True)
+        ]
 
-    def _record(self, entry: Entry, content: Content | DataError) -> Record:
+    def _keep(self, sha256: str, outcome: Outcome) -> None:
+        assert outcome.pixels is not None  # noqa: S101  # the caller has looked
+        image = self.file.add(outcome.pixels)
+        if self.parts is not None:
+            self.parts.add(image, sha256, outcome.pixels_sha256)
+        self.known.setdefault(sha256, (image, outcome.pixels_sha256))
+
+    def _record(self, entry: Entry, content: Content | DataError, sha256: str, outcome: Outcome | None) -> Record:
         if isinstance(content, DataError):
             return Record(entry, fault=Reason.UNREADABLE, detail=str(content))
-        data = content if isinstance(content, bytes) else content.tobytes()
-        sha256 = hashlib.sha256(data).hexdigest()
-        width = height = 0
-        try:
-            image = images.open_image(content) if isinstance(content, bytes) else Image.fromarray(content)
-            width, height = image.size
-            if wrong := size_fault(width, height):
-                return Record(entry, sha256, len(data), width, height, None, Reason.WRONG_SIZE, wrong)
-            decoded = self.known.get(sha256)
-            if decoded is None:
-                pixels = self._pixels(content, image)
-                decoded = self.file.add(pixels), hashlib.sha256(pixels.tobytes()).digest()
-                if self.parts is not None:
-                    self.parts.add(decoded[0], sha256, decoded[1])
-                decoded = self.known.setdefault(sha256, decoded)
-            kept, digest = decoded
-            return Record(entry, sha256, len(data), width, height, kept, pixels_sha256=digest)
-        except DataError as error:
-            return Record(entry, sha256, len(data), width, height, None, Reason.UNREADABLE, str(error))
-
-    def _pixels(self, content: Content, image: Image.Image) -> NDArray[np.uint8]:
-        if isinstance(content, bytes) and belongs_apart(image, self.size, self.here_bytes):
-            return self.decoders.decode(content, self.channels, self.size)
-        return images.pixels(image, self.channels, self.size)
+        if outcome is None:  # its pixels are known already
+            _, outcome = open_content(content)
+        size = bytes_of(content)
+        if outcome.fault is not None:
+            wrong = outcome.fault, outcome.detail
+            return Record(entry, sha256, size, outcome.width, outcome.height, None, *wrong)
+        kept, digest = self.known[sha256]
+        return Record(entry, sha256, size, outcome.width, outcome.height, kept, pixels_sha256=digest)

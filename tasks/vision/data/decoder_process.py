@@ -125,12 +125,29 @@ class DecoderProcess:
 class DecoderProcesses:
     """Up to `count` such processes, for threads to share."""
 
-    def __init__(self, count: int) -> None:
-        """Start none yet."""
+    def __init__(self, count: int, here_bytes: int = HERE_BYTES) -> None:
+        """Start none yet.
+
+        Args:
+            count: how many.
+            here_bytes: an image that takes no more memory is decoded by the caller's own thread, see `pixels`.
+        """
+        self.here_bytes = here_bytes
         self._free: LifoQueue[DecoderProcess] = LifoQueue()
         self._all = [DecoderProcess() for _ in range(count)]
         for one in self._all:
             self._free.put(one)
+
+    @classmethod
+    def beside(cls, threads: int) -> DecoderProcesses:
+        """Return as many as so many threads that decode need."""
+        return cls(min(threads, MOST_PROCESSES))
+
+    def pixels(self, data: bytes, image: Image.Image, channels: int, size: int) -> NDArray[np.uint8]:
+        """Decode an image opened from `data`, in this thread where `belongs_apart` allows it; see `images.decode`."""
+        if belongs_apart(image, size, self.here_bytes):
+            return self.decode(data, channels, size)
+        return images.pixels(image, channels, size)
 
     def decode(self, data: bytes, channels: int, size: int) -> NDArray[np.uint8]:
         """Wait for a free process; see `DecoderProcess.decode`."""

@@ -30,7 +30,7 @@ class MemoryBudget:
     Attributes:
         waiting_bytes: images that wait to be decoded, all together.
         here_bytes: one image in each thread that decodes; larger ones go to a process.
-        processes: that decode large images, each of which takes up to `PROCESS_BYTES`.
+        processes: that decode large images, each of which takes up to `PROCESS_BYTES`; 0 where others decode.
     """
 
     waiting_bytes: int
@@ -38,13 +38,14 @@ class MemoryBudget:
     processes: int
 
     @classmethod
-    def of(cls, total: int, entries: Collection[Entry], threads: int) -> Self:
+    def of(cls, total: int, entries: Collection[Entry], threads: int, thread_bytes: int | None = None) -> Self:
         """Divide what is left after what stays in memory of every image.
 
         Args:
             total: bytes that images may take.
             entries: the images.
             threads: that decode.
+            thread_bytes: that each of them takes, where it has others decode; None: what is left is divided.
 
         Raises:
             SettingsError: that is too little for so many images.
@@ -53,11 +54,9 @@ class MemoryBudget:
         left = total - known - _FIXED_BYTES
         waiting = min(WAITING_BYTES, max(0, left) // WAITING_SHARE)
         left -= waiting
-        most = min(threads, MOST_PROCESSES)
-        processes = min(most, max(1, (left - threads * HERE_BYTES) // PROCESS_BYTES))
-        here = min(HERE_BYTES, (left - processes * PROCESS_BYTES) // threads)
-        if here < LEAST_HERE_BYTES:
-            least = (PROCESS_BYTES + threads * LEAST_HERE_BYTES) * WAITING_SHARE / (WAITING_SHARE - 1) + _FIXED_BYTES
+        decoding = PROCESS_BYTES + threads * LEAST_HERE_BYTES if thread_bytes is None else threads * thread_bytes
+        if left < decoding:
+            least = decoding * WAITING_SHARE / (WAITING_SHARE - 1) + _FIXED_BYTES
             needed = math.ceil((known + least) / 2**30)
             raise SettingsError(
                 f"{total / 2**30:.1f} GiB of memory are too little for {len(entries):,} images and {threads} threads: "
@@ -65,4 +64,8 @@ class MemoryBudget:
                 f"PIPELINE_PREPARE_MEMORY_GIB to {needed} or more, with a limit of the stage's memory above that "
                 "(PIPELINE_RESOURCES), or split the data set"
             )
-        return cls(waiting, here, processes)
+        if thread_bytes is not None:
+            return cls(waiting, 0, 0)
+        most = min(threads, MOST_PROCESSES)
+        processes = min(most, max(1, (left - threads * HERE_BYTES) // PROCESS_BYTES))
+        return cls(waiting, min(HERE_BYTES, (left - processes * PROCESS_BYTES) // threads), processes)

@@ -15,6 +15,11 @@ Content = bytes | NDArray[np.uint8]
 """One image as a source gives it: an encoded file, or pixels [H, W] or [H, W, 3]."""
 
 
+def bytes_of(content: Content) -> int:
+    """Return how many bytes an image takes, as it is given."""
+    return len(content) if isinstance(content, bytes) else content.nbytes
+
+
 class Reason(StrEnum):
     """Why a file is not part of gold."""
 

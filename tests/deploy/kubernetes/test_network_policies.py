@@ -14,6 +14,7 @@ EXPORT = End({NAME: "export-onnx"})
 POSTGRES, S3 = End({NAME: "postgres"}), End({NAME: "s3"})
 TRAIN = End({NAME: "stage", COMPONENT: "train"}, namespace=STAGES)
 TUNE = End({NAME: "stage", COMPONENT: "tune"}, namespace=STAGES)
+PREPARE = End({NAME: "stage", COMPONENT: "prepare"}, namespace=STAGES)
 PREDICT = End({NAME: "stage", COMPONENT: "predict"}, namespace=STAGES)
 EVALUATE = End({NAME: "stage", COMPONENT: "evaluate"}, namespace=STAGES)
 AMONG_STAGES = End({NAME: "something"}, namespace=STAGES)
@@ -57,11 +58,11 @@ EKS = [
 RAY = [
     *(
         (one, other, port)
-        for one in (RAY_HEAD, RAY_WORKER, TUNE, TRAIN, PREDICT)
+        for one in (RAY_HEAD, RAY_WORKER, TUNE, PREPARE, TRAIN, PREDICT)
         for other in (RAY_HEAD, RAY_WORKER)
         for port in (6379, 31234)
     ),
-    *((node, stage, 40123) for node in (RAY_HEAD, RAY_WORKER) for stage in (TUNE, TRAIN, PREDICT)),
+    *((node, stage, 40123) for node in (RAY_HEAD, RAY_WORKER) for stage in (TUNE, PREPARE, TRAIN, PREDICT)),
     (RAY_HEAD, VPC, 443),  # the autoscaler asks the Kubernetes API
 ]
 NEVER = [

@@ -19,8 +19,8 @@ from mlflow import MlflowClient
 from tasks.cluster import supervisor
 from tasks.errors import RequestError
 from tasks.prediction import workers
+from tests.tasks.cluster.local_cluster import local_cluster
 from tests.tasks.prediction.conftest import Predict, RunStage, packed, table
-from tests.tasks.prediction.local_cluster import local_cluster
 from tests.tasks.serving.samples import Store, picture
 from tests.waiting import until
 

@@ -4,6 +4,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from io import BytesIO
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -11,12 +12,14 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from tasks.errors import DataError, SettingsError
-from tasks.vision.data import bronze, images, memory_budget
+from tasks.vision.data import bronze, decoded_parts, decoder, images, memory_budget
 from tasks.vision.data.contents import Contents
 from tasks.vision.data.fingerprint import Shaping
 from tasks.vision.data.layout import arrange
+from tasks.vision.data.pixel_file import PixelFile
 from tasks.vision.data.records import Content, Entry, Listing, Reason, Record
 from tests.tasks.vision.data.picture_files import case
+from tests.waiting import until
 
 SHAPING = Shaping("pets", 3, 16, 0.2, 0.2, 0)
 
@@ -109,7 +112,7 @@ def test_a_wrong_size_is_recorded_with_its_numbers(width: int, height: int, says
 
 @pytest.mark.parametrize(("width", "height"), [(8, 8), (80, 10), (8192, 1024)])
 def test_sizes_at_the_limits_are_taken(width: int, height: int) -> None:
-    assert bronze.size_fault(width, height) == ""
+    assert decoder.size_fault(width, height) == ""
 
 
 @pytest.mark.parametrize("workers", [1, 5])
@@ -158,6 +161,65 @@ def test_copies_of_a_file_are_decoded_once_and_share_their_pixels(monkeypatch: p
     records = bronze.read(Files(files), SHAPING, workers=1)
     assert len(records) == 142
     assert len({record.pixels.position for record in records if record.pixels}) == len(decoded) == 2
+
+
+def test_a_decoder_elsewhere_gets_neither_copies_nor_what_an_earlier_try_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here, given = decoder.Here.on(1, 3, 16), []
+
+    class Elsewhere:
+        at_once, thread_bytes = 1, 2**20
+
+        def decode(self, contents: list[Content]) -> Iterator[decoder.Outcome]:
+            given.append(list(contents))
+            return here.decode(contents)
+
+    def restore(_: object, file: PixelFile) -> decoded_parts.Decoded:
+        earlier = np.full((3, 16, 16), 7, np.uint8)
+        return {hashlib.sha256(png(value=1)).hexdigest(): (file.add(earlier), b"digest")}
+
+    monkeypatch.setattr(decoded_parts, "restore", restore)
+    files: dict[str, Content | DataError] = {
+        "train/cat/1.png": png(),
+        "train/cat/2.png": png(7, 20),
+        "train/cat/3.png": b"garbage",
+        "train/cat/4.png": DataError("the disk says no"),
+    }
+    found = bronze.read(Files(files), SHAPING, parts=Mock(), decoder=Elsewhere())
+    assert given == [[png(), png(7, 20), b"garbage"]]
+    kept = {record.entry.name: record.pixels.read()[0, 0, 0] for record in found if record.pixels}
+    assert kept == {"train/ant/0.png": 0, "train/bee/0.png": 7, "train/cat/1.png": 0}
+    assert [(record.width, record.height) for record in found if record.pixels] == [(20, 16)] * 3
+    wrong = [record.fault for record in found if record.fault]
+    assert wrong == [Reason.WRONG_SIZE, Reason.UNREADABLE, Reason.UNREADABLE]
+
+
+def test_a_stage_that_ends_does_not_wait_for_what_is_being_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers of a cluster may be away for minutes."""
+    monkeypatch.setattr(bronze, "BATCH_IMAGES", 1)
+    go, given = threading.Event(), []
+
+    class Away:
+        at_once, thread_bytes = 1, 2**20
+
+        def decode(self, contents: list[Content]) -> Iterator[decoder.Outcome]:
+            given.append(contents)
+            go.wait(600)
+            yield decoder.Outcome()
+
+    class Cut(Files):
+        def read(self) -> Iterator[tuple[Entry, Callable[[], Content]]]:
+            yield from super().read()
+            until(lambda: given)
+            raise DataError("the archive is cut short")
+
+    before = threading.active_count()
+    with pytest.raises(DataError, match="the archive is cut short"):
+        bronze.read(Cut({}), SHAPING, decoder=Away())
+    go.set()
+    until(lambda: threading.active_count() == before)
+    assert len(given) == 1
 
 
 def test_batches_that_wait_are_bounded_by_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,6 +62,13 @@ def test_more_images_than_memory_are_refused_with_the_setting_that_takes_them() 
     assert MemoryBudget.of(GIB, many, 2).processes == 1
 
 
+def test_threads_that_have_others_decode_fit_too_or_are_refused() -> None:
+    budget = MemoryBudget.of(2 * GIB, FEW, 100, 12 * 2**20)
+    assert (budget.waiting_bytes, budget.processes) == (WAITING_BYTES, 0)
+    with pytest.raises(SettingsError, match=r"too little for 100 images and 200 threads: .*_MEMORY_GIB to 3 or more"):
+        MemoryBudget.of(2 * GIB, FEW, 200, 12 * 2**20)
+
+
 def test_a_source_with_too_many_images_is_refused_before_any_is_read() -> None:
     class Unread(ArraySource):
         def read(self) -> Iterator[tuple[Entry, Callable[[], Content]]]:
