@@ -17,7 +17,7 @@ RUNNER = "tasks.__main__"
 # Modules that an image starts by name, so that no import leads to them.
 STARTED_BY_NAME = {
     "train": ("tasks.cli.export_onnx",),
-    "tune": ("tasks.search.node", "tasks.distributed.worker", "tasks.prediction.worker"),
+    "tune": ("tasks.search.node", "tasks.distributed.worker", "tasks.prediction.worker", "tasks.serving.model_worker"),
     "serving": ("tasks.serving.__main__", "tasks.serving.worker"),
 }
 
