@@ -15,6 +15,7 @@ POSTGRES, S3 = End({NAME: "postgres"}), End({NAME: "s3"})
 TRAIN = End({NAME: "stage", COMPONENT: "train"}, namespace=STAGES)
 TUNE = End({NAME: "stage", COMPONENT: "tune"}, namespace=STAGES)
 PREDICT = End({NAME: "stage", COMPONENT: "predict"}, namespace=STAGES)
+COMPRESS = End({NAME: "stage", COMPONENT: "compress"}, namespace=STAGES)
 EVALUATE = End({NAME: "stage", COMPONENT: "evaluate"}, namespace=STAGES)
 AMONG_STAGES = End({NAME: "something"}, namespace=STAGES)
 RAY_HEAD, RAY_WORKER = End({NAME: "ray", COMPONENT: "head"}), End({NAME: "ray", COMPONENT: "worker"})
@@ -57,11 +58,11 @@ EKS = [
 RAY = [
     *(
         (one, other, port)
-        for one in (RAY_HEAD, RAY_WORKER, TUNE, TRAIN, PREDICT)
+        for one in (RAY_HEAD, RAY_WORKER, TUNE, TRAIN, EVALUATE, PREDICT)
         for other in (RAY_HEAD, RAY_WORKER)
         for port in (6379, 31234)
     ),
-    *((node, stage, 40123) for node in (RAY_HEAD, RAY_WORKER) for stage in (TUNE, TRAIN, PREDICT)),
+    *((node, stage, 40123) for node in (RAY_HEAD, RAY_WORKER) for stage in (TUNE, TRAIN, EVALUATE, PREDICT)),
     (RAY_HEAD, VPC, 443),  # the autoscaler asks the Kubernetes API
 ]
 NEVER = [
@@ -97,7 +98,7 @@ NEVER = [
     (SERVING, API, 8080),
     (INTERNET, MLFLOW, 5000),
     (INTERNET, SERVING, 3000),
-    (EVALUATE, RAY_HEAD, 6379),
+    (COMPRESS, RAY_HEAD, 6379),
     (MLFLOW, RAY_HEAD, 6379),
     (PROMETHEUS, MLFLOW, 5000),
     (RAY_WORKER, MLFLOW, 5000),  # MLflow's password is the stage's alone
