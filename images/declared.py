@@ -22,6 +22,7 @@ STARTED_BY_NAME = {
         "tasks.cluster.decoding_worker",
         "tasks.distributed.worker",
         "tasks.prediction.worker",
+        "tasks.serving.model_worker",
     ),
     "serving": ("tasks.serving.__main__", "tasks.serving.worker"),
 }

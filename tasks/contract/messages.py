@@ -93,6 +93,9 @@ class ReusableRequest(StageRequest):
         json_schema_extra={"section": "Reuse"},
     )
 
+    # Parameters that the result does not depend on, or depends on only through what the inputs say of them.
+    outside_of_reuse: ClassVar[frozenset[str]] = frozenset({"force"})
+
     def forced(self, stage: str) -> bool:
         """Tell whether `stage` must not reuse anything of earlier runs."""
         return stage in self.force or "all" in self.force

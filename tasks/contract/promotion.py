@@ -23,6 +23,7 @@ from tasks.contract.messages import (
 )
 from tasks.contract.resources import StageResources
 from tasks.contract.stage import Stage
+from tasks.contract.workers import WORKER_CPUS, WORKERS
 
 LIGHT = StageResources(cpus=1, memory="1g", cpu_request=0.1)
 
@@ -35,7 +36,16 @@ class EvaluateRequest(ReusableRequest, GatePolicy):
     train_run_id: UpstreamRunId
     train_tags: UpstreamTags = None
     prepare_tags: UpstreamTags = None
+    workers: int = WORKERS
+    worker_cpus: int | None = WORKER_CPUS
     registered_model: ModelName = REGISTERED_MODEL
+
+    outside_of_reuse: ClassVar[frozenset[str]] = ReusableRequest.outside_of_reuse | {"workers", "worker_cpus"}
+
+    @property
+    def uses_ray(self) -> bool:
+        """Only for several workers, and only a cluster: on one machine the stage uses all cores itself."""
+        return self.workers > 1
 
     @property
     def policy(self) -> GatePolicy:
@@ -143,7 +153,7 @@ STAGES = (
         "evaluate",
         EvaluateRequest,
         EvaluateResult,
-        extra="vision",
+        extra="tune",
         resources=StageResources(memory="8g", shm_size="1g"),
         inputs="tasks.records.inputs.evaluation:EvaluateInputs",
         depends_on="model, champion, policy and code",

@@ -76,6 +76,8 @@ class TrainRequest(ReusableRequest, TrainingRequest):
     tune_tags: UpstreamTags = None
     registered_model: ModelName = REGISTERED_MODEL
 
+    outside_of_reuse: ClassVar[frozenset[str]] = ReusableRequest.outside_of_reuse | {"tuned_by"}
+
     @property
     def uses_ray(self) -> bool:
         """Only for several workers."""

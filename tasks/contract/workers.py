@@ -13,8 +13,8 @@ WORKERS: Any = Field(
     1,
     ge=1,
     le=1024,
-    description="Processes that share the work (prepare: decoding, only on a Ray cluster; train: every batch; "
-    "predict: the images); more than 1 run on Ray.",
+    description="Processes that share the work (train: every batch; predict: images; on a Ray cluster only, prepare: "
+    "decoding, evaluate: scoring); more than 1 run on Ray.",
 )
 WORKER_CPUS: Any = Field(
     None, ge=1, description="CPU cores per worker. Default: those of the machine, divided; 1 on a cluster."

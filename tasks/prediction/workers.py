@@ -12,12 +12,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import ray
-
 from tasks.cluster.workers import Workers, grouped, workers_of
 from tasks.contract.prediction import PredictRequest
 from tasks.prediction.classifier import Outcome
 from tasks.prediction.worker import PredictionWorker
+from tasks.serving.model_worker import SentModel
+from tasks.serving.runtimes import ONNX
 from tasks.settings import Settings
 
 SENT_BYTES = 4 * 2**20  # images go to a worker when they are so many bytes, or the batch is complete
@@ -42,7 +42,7 @@ def classifying_on_workers(
     content = file.read_bytes()
 
     def start_with(cpus: int) -> tuple[object, ...]:
-        return ray.put(content), file.name, shape, cpus
+        return SentModel.put(ONNX, {file.name: content}), shape, cpus
 
     with workers_of(
         *(PredictionWorker, start_with, request.workers, request.worker_cpus, settings),

@@ -84,7 +84,7 @@ def _keys(stage: Stage, request: ReusableRequest, inputs: StageInputs) -> dict[s
     if identity is None:
         return {}
     # Fields with a default are parameters. The others are run IDs: the identity of the inputs covers what they lead to.
-    names = set(parameters(type(request))) - {"force", "tuned_by"}
+    names = set(parameters(type(request))) - request.outside_of_reuse
     code = code_digest.of_stage(stage.name)
     known = {
         "stage": stage.name,

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-import mlflow
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.errors import ModelError
 from tasks.gate.evidence import Cost, Loading, Scores
-from tasks.records import artifact_digest
+from tasks.serving.fetched_model import FetchedModel
 from tasks.serving.load_check import MEGABYTE, LoadCheck, load_check
 from tasks.serving.model import threads
-from tasks.serving.runtimes import ONNX, PYTORCH, open_model, open_program, runtime_of, served_bytes
+from tasks.serving.runtimes import ONNX, PYTORCH, open_model, open_program, served_bytes
 from tasks.vision.cpus import available_cpus
-from tasks.vision.data.gold import Gold
+from tasks.vision.data.gold import Gold, Images
 from tasks.vision.evaluation.agreement import Agreement
 from tasks.vision.evaluation.scoring import (
     Answers,
@@ -29,6 +27,9 @@ from tasks.vision.evaluation.scoring import (
     top5_accuracy,
 )
 from tasks.vision.models.forward import Forward
+
+if TYPE_CHECKING:
+    from tasks.serving.model_workers import ModelWorkers  # imports Ray, which only an evaluation on workers needs
 
 
 @dataclass(frozen=True)
@@ -69,51 +70,34 @@ class OpenedModel:
         )
 
 
-def open_logged(model_uri: str, gold: Gold, artifact_sha256: str | None, what: str, *, both_forms: bool) -> OpenedModel:
-    """Fetch a model, check its files, open it as the service would, and get its answers to the test images.
+def opened(model: FetchedModel, gold: Gold, *, both_forms: bool, workers: ModelWorkers | None = None) -> OpenedModel:
+    """Open a model as the service would, and get its answers to the test images.
 
     Args:
-        model_uri: of the logged model.
+        model: its files.
         gold: the data; its test images are answered.
-        artifact_sha256: digest of its files; None: another program registered it, and nothing is compared.
-        what: names it in errors.
         both_forms: whether the form that is served is compared with the one that was trained.
+        workers: that compute the answers; None: this process.
 
     Raises:
-        ModelError: its files were changed, it cannot be opened, or its classes are not those of the data.
+        ModelError: it cannot be opened.
+        UnavailableError: the workers are lost.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(mlflow.artifacts.download_artifacts(artifact_uri=model_uri, dst_path=folder))
-        if artifact_sha256 is not None:  # a champion registered by another program has none
-            artifact_digest.require(path, artifact_sha256, what)
-        description = mlflow.models.Model.load(str(path))
-        metadata = description.metadata or {}
-        classes = tuple(metadata.get("classes", ()))
-        if classes != gold.classes:
-            raise ModelError(
-                f"{model_uri} has the classes {list(classes)[:5]}, the data have {list(gold.classes)[:5]}; "
-                "evaluate it on the data it was trained on"
-            )
-        channels, height, width = metadata["input"]
-        shape = (channels, height, width)
-        runtime = runtime_of(description)
-        onnx = runtime == ONNX
-        with load_check(path) as outcome:
-            each = threads(runtime)
-            forward = open_model(path, description, each)
-            at_once = max(1, available_cpus() // each) if onnx else 1  # torch's threads share one answer
-            probabilities = predict(forward, gold.test.images, shape, at_once)
-            agreement = None
-            if both_forms and onnx and PYTORCH in description.flavors:  # a compressed model has no other form
-                trained = predict(open_program(path), gold.test.images, shape)
-                agreement = Agreement.of(probabilities, trained)
-            trial = outcome()
-        size = served_bytes(path, description)
+    runtime, images = model.runtime, gold.test.images
+    with load_check(model.folder) as outcome:
+        forward = open_model(model.folder, model.description, threads(runtime))
+        probabilities = _answers(model, runtime, images, workers, lambda: forward)
+        agreement = None
+        has_program = PYTORCH in model.description.flavors  # a compressed model has not
+        if both_forms and runtime == ONNX and has_program:
+            trained = _answers(model, PYTORCH, images, workers, lambda: open_program(model.folder))
+            agreement = Agreement.of(probabilities, trained)
+        trial = outcome()
     scores = score(gold.test.labels, probabilities)
     return OpenedModel(
         forward=forward,
-        shape=shape,
-        size_bytes=size,
+        shape=model.shape,
+        size_bytes=served_bytes(model.folder, model.description),
         trial=trial,
         agreement=agreement,
         probabilities=probabilities,
@@ -126,3 +110,13 @@ def open_logged(model_uri: str, gold: Gold, artifact_sha256: str | None, what: s
             top5_accuracy=top5_accuracy(gold.test.labels, probabilities),
         ),
     )
+
+
+def _answers(
+    model: FetchedModel, runtime: str, images: Images, workers: ModelWorkers | None, here: Callable[[], Forward]
+) -> NDArray[np.float32]:
+    """Return the answers of one form of a model: by the workers, or by what `here` opens."""
+    if workers is not None:
+        return predict(workers.forward(model, runtime), images, model.shape, workers.at_once)
+    at_once = max(1, available_cpus() // threads(runtime)) if runtime == ONNX else 1  # torch's threads share one answer
+    return predict(here(), images, model.shape, at_once)

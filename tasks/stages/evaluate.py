@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping
-from typing import TypeAlias
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import mlflow
 import numpy as np
@@ -20,8 +21,9 @@ from tasks.records.inputs.evaluation import CurrentChampion, EvaluateInputs
 from tasks.records.metric_log import log_values
 from tasks.records.tracking import StageRun, use_datasets
 from tasks.records.verdict_log import log_verdict
+from tasks.serving.fetched_model import FetchedModel, fetched
 from tasks.serving.load_check import MEGABYTE
-from tasks.serving.opened_model import OpenedModel, open_logged
+from tasks.serving.opened_model import OpenedModel, opened
 from tasks.settings import Settings
 from tasks.vision.data.gold import Gold
 from tasks.vision.devices import prepare_cpu
@@ -37,6 +39,9 @@ from tasks.vision.evaluation.scoring import (
 )
 from tasks.vision.evaluation.slices import slices_of
 
+if TYPE_CHECKING:
+    from tasks.serving.model_workers import ModelWorkers
+
 Timings: TypeAlias = Mapping[int, Latency]  # by the identity of a model in memory
 
 log = logging.getLogger("tasks.evaluate")
@@ -50,6 +55,8 @@ def run(request: EvaluateRequest, inputs: EvaluateInputs, run: StageRun, setting
     Raises:
         DataError: the train run or its gold is missing.
         ModelError: a model's files were changed, or its classes are not those of the data.
+        RequestError: the cluster has too little room for the workers.
+        UnavailableError: MLflow, a store or Ray's cluster does not answer, or workers were lost too often.
     """
     name = request.registered_model
     model, champion = inputs.model, inputs.champion
@@ -58,20 +65,7 @@ def run(request: EvaluateRequest, inputs: EvaluateInputs, run: StageRun, setting
     use_datasets(run, inputs.data.prepare_run_id, "testing")
     registry.require_same_classes(name, gold.classes)
 
-    candidate = open_logged(model.uri, gold, model.artifact_sha256, "the candidate", both_forms=True)
-    log.info("candidate: %s", _figures(candidate.summary))
-    champion_model = None
-    if champion is not None and not inputs.same:
-        what = f"champion, version {champion.version},"
-        champion_model = open_logged(champion.uri, gold, champion.artifact_sha256, what, both_forms=False)
-        log.info("%s: %s", what.rstrip(","), _figures(champion_model.summary))
-    before = champion_model if inputs.made_from_champion else None
-    if inputs.before is not None and before is None:
-        earlier = inputs.before.model
-        before = open_logged(
-            earlier.uri, gold, earlier.artifact_sha256, "the model before compression", both_forms=False
-        )
-        log.info("before compression: %s", _figures(before.summary))
+    candidate, champion_model, before = _measured(request, inputs, gold, settings)
     models = {id(model): model for model in (candidate, champion_model, before) if model is not None}
     timed = latencies([(model.forward, model.shape) for model in models.values()], gold.test.images)
     timings = dict(zip(models, timed, strict=True))
@@ -128,6 +122,56 @@ def run(request: EvaluateRequest, inputs: EvaluateInputs, run: StageRun, setting
         champion_accuracy=judged.summary.accuracy if judged else None,
         table=verdict.markdown(),
     )
+
+
+class _Models(NamedTuple):
+    """The models that are measured, with their answers; the last two may be the same one."""
+
+    candidate: OpenedModel
+    champion: OpenedModel | None
+    before: OpenedModel | None  # what the candidate was compressed from
+
+
+def _measured(request: EvaluateRequest, inputs: EvaluateInputs, gold: Gold, settings: Settings) -> _Models:
+    """Fetch all models, so that what is wrong with the files of one shows first; then get the answers of each."""
+    champion, earlier = inputs.champion, inputs.before
+    with ExitStack() as stack:
+
+        def fetch(uri: str, artifact_sha256: str | None, what: str) -> FetchedModel:
+            return stack.enter_context(fetched(uri, gold.classes, artifact_sha256, what))
+
+        candidate = fetch(inputs.model.uri, inputs.model.artifact_sha256, "the candidate")
+        serving = before = None
+        if champion is not None and not inputs.same:
+            serving = fetch(champion.uri, champion.artifact_sha256, f"champion, version {champion.version},")
+        if inputs.made_from_champion:
+            before = serving
+        if earlier is not None and before is None:
+            before = fetch(earlier.model.uri, earlier.model.artifact_sha256, "the model before compression")
+        models = list(dict.fromkeys(model for model in (candidate, serving, before) if model is not None))
+        workers = stack.enter_context(_workers(request, settings, models, len(gold.classes)))
+        found: dict[FetchedModel | None, OpenedModel] = {}
+        for model in models:
+            found[model] = opened(model, gold, both_forms=model is candidate, workers=workers)
+            log.info("%s: %s", model.what.rstrip(","), _figures(found[model].summary))
+        return _Models(found[candidate], found.get(serving), found.get(before))
+
+
+def _workers(
+    request: EvaluateRequest, settings: Settings, models: Sequence[FetchedModel], classes: int
+) -> AbstractContextManager[ModelWorkers | None]:
+    """Return the workers of a cluster that answer, where the request asks for some and there is one."""
+    if request.workers == 1:
+        return nullcontext()
+    if not settings.ray_address:
+        log.info(
+            "workers=%d: there is no cluster (RAY_ADDRESS), and on one machine evaluate uses all cores without workers",
+            request.workers,
+        )
+        return nullcontext()
+    from tasks.serving.model_workers import model_workers  # Ray takes a second and 60 MB
+
+    return model_workers(request.workers, request.worker_cpus, settings, models, classes)
 
 
 def _champion(

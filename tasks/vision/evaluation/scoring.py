@@ -103,8 +103,11 @@ def predict(forward: Forward, images: Images, shape: tuple[int, int, int], at_on
     def answer(start: int) -> NDArray[np.float32]:  # reads its images too: they may be on disk
         return forward(fitted(images[start : start + batch], shape))
 
-    with ThreadPoolExecutor(at_once, "predict") as pool:
+    pool = ThreadPoolExecutor(at_once, "predict")
+    try:
         probabilities = np.concatenate(list(pool.map(answer, range(0, len(images), batch))))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # a stage that is asked to stop has seconds
     if not np.isfinite(probabilities).all():
         raise ModelError("the model answers with NaN or infinity; train it again with a lower learning_rate")
     return probabilities

@@ -16,6 +16,7 @@ TRAIN = End({NAME: "stage", COMPONENT: "train"}, namespace=STAGES)
 TUNE = End({NAME: "stage", COMPONENT: "tune"}, namespace=STAGES)
 PREPARE = End({NAME: "stage", COMPONENT: "prepare"}, namespace=STAGES)
 PREDICT = End({NAME: "stage", COMPONENT: "predict"}, namespace=STAGES)
+COMPRESS = End({NAME: "stage", COMPONENT: "compress"}, namespace=STAGES)
 EVALUATE = End({NAME: "stage", COMPONENT: "evaluate"}, namespace=STAGES)
 AMONG_STAGES = End({NAME: "something"}, namespace=STAGES)
 RAY_HEAD, RAY_WORKER = End({NAME: "ray", COMPONENT: "head"}), End({NAME: "ray", COMPONENT: "worker"})
@@ -58,11 +59,11 @@ EKS = [
 RAY = [
     *(
         (one, other, port)
-        for one in (RAY_HEAD, RAY_WORKER, TUNE, PREPARE, TRAIN, PREDICT)
+        for one in (RAY_HEAD, RAY_WORKER, TUNE, PREPARE, TRAIN, EVALUATE, PREDICT)
         for other in (RAY_HEAD, RAY_WORKER)
         for port in (6379, 31234)
     ),
-    *((node, stage, 40123) for node in (RAY_HEAD, RAY_WORKER) for stage in (TUNE, PREPARE, TRAIN, PREDICT)),
+    *((node, stage, 40123) for node in (RAY_HEAD, RAY_WORKER) for stage in (TUNE, PREPARE, TRAIN, EVALUATE, PREDICT)),
     (RAY_HEAD, VPC, 443),  # the autoscaler asks the Kubernetes API
 ]
 NEVER = [
@@ -98,7 +99,7 @@ NEVER = [
     (SERVING, API, 8080),
     (INTERNET, MLFLOW, 5000),
     (INTERNET, SERVING, 3000),
-    (EVALUATE, RAY_HEAD, 6379),
+    (COMPRESS, RAY_HEAD, 6379),
     (MLFLOW, RAY_HEAD, 6379),
     (PROMETHEUS, MLFLOW, 5000),
     (RAY_WORKER, MLFLOW, 5000),  # MLflow's password is the stage's alone

@@ -88,7 +88,7 @@ def test_secrets_of_a_search_are_none_of_what_airflow_shows(monkeypatch: pytest.
     assert not SECRETS & set(environment.values())
 
 
-@pytest.mark.parametrize("stage", ["prepare", "train", "predict"])
+@pytest.mark.parametrize("stage", ["prepare", "train", "evaluate", "predict"])
 def test_a_stage_on_workers_is_told_of_the_cluster_and_of_no_searches(
     stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -211,6 +211,12 @@ def test_other_data_run_of_the_same_data_is_the_same(
     assert ask("tune") is not None
 
 
+def test_an_evaluation_is_the_same_wherever_the_answers_were_computed(ask: Ask, run_ids: RunIds) -> None:
+    result = ask("evaluate", workers=3, worker_cpus=2)
+    assert result is not None
+    assert result.run_id == run_ids["evaluate"]
+
+
 def test_a_reused_training_imports_no_torch(run_ids: RunIds) -> None:
     program = f"""
 import sys

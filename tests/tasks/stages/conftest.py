@@ -17,7 +17,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from tasks.contract.messages import TaskIdentity
-from tasks.records import artifact_digest, gold_store, model_store, tracking
+from tasks.contract.promotion import EvaluateRequest, EvaluateResult
+from tasks.records import artifact_digest, gold_store, model_store, registry, tracking
+from tasks.records.inputs.evaluation import EvaluateInputs
 from tasks.serving import opened_model
 from tasks.serving.load_check import LoadCheck, load_and_answer
 from tasks.settings import Settings
@@ -33,6 +35,7 @@ CLASSES = ("ant", "bee", "cat", "dog")
 SHAPE = (1, 8, 8)
 TEST_IMAGES = 10  # of each class: enough to prove that a model which knows one class more is better
 TrainRun = Callable[..., str]
+Evaluate = Callable[..., EvaluateResult]
 
 
 class PixelReader(torch.nn.Module):
@@ -155,6 +158,33 @@ def beginnings(tmp_path_factory: pytest.TempPathFactory) -> Beginnings:
 def identity() -> Callable[[str], TaskIdentity]:
     """Make the identity of a task by its ID."""
     return lambda name: TaskIdentity(dag_id="daily", dag_run_id="manual__2026-01-01", task_id=name)
+
+
+@pytest.fixture
+def run_evaluate(settings: Settings, identity: Callable[[str], TaskIdentity]) -> Iterator[Evaluate]:
+    """Evaluate what a train run logged, with the settings of the moment; torch's threads are then as before."""
+
+    def call(train_run_id: str, **fields: object) -> EvaluateResult:
+        request = EvaluateRequest.model_validate(
+            {"task": identity("evaluate"), "train_run_id": train_run_id, "registered_model": "pets", **fields}
+        )
+        current = Settings()
+        with tracking.stage_run(request, "evaluate", current) as run:
+            return evaluate.run(request, EvaluateInputs.resolve(request, run), run, current)
+
+    threads = torch.get_num_threads()
+    yield call
+    torch.set_num_threads(threads)
+
+
+def crown(train_run_id: str) -> int:
+    """Make the model of a train run the champion; its version."""
+    names = ("pipeline.logged_model_uri", "pipeline.model_sha256", artifact_digest.TAG)
+    source, *digests = (tracking.tag_of(train_run_id, name) for name in names)
+    tags = dict(zip(names[1:], digests, strict=True))
+    version = int(registry.create_version("pets", source, train_run_id, tags, "").version)
+    registry.set_alias("pets", registry.CHAMPION, version)
+    return version
 
 
 @pytest.fixture

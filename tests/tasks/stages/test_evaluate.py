@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jsonschema
@@ -15,42 +14,19 @@ from mlflow import MlflowClient
 from mlflow.models import Model
 from PIL import Image
 
-from tasks.contract.messages import TaskIdentity
-from tasks.contract.promotion import EvaluateRequest, EvaluateResult
+from tasks.contract.promotion import EvaluateResult
 from tasks.errors import DataError, ModelError
-from tasks.records import artifact_digest, registry, tracking
-from tasks.records.inputs.evaluation import EvaluateInputs
+from tasks.records import registry, tracking
 from tasks.serving import onnx_export, opened_model, runtimes
 from tasks.settings import Settings
-from tasks.stages import evaluate
 from tasks.vision.models.forward import Forward
 from tests import stored_files
+from tests.tasks.stages.conftest import Evaluate, TrainRun, crown
 from tests.tasks.store_copies import Beginnings
 
 PERFECT = [0, 1, 2, 3]
 THREE_OF_FOUR = [0, 1, 2, 2]
 HALF = [0, 1, 0, 1]
-TrainRun = Callable[..., str]
-Evaluate = Callable[..., EvaluateResult]
-
-
-@pytest.fixture
-def run_evaluate(settings: Settings, identity: Callable[[str], TaskIdentity]) -> Evaluate:
-    def call(train_run_id: str, **fields: object) -> EvaluateResult:
-        request = EvaluateRequest.model_validate(
-            {"task": identity("evaluate"), "train_run_id": train_run_id, "registered_model": "pets", **fields}
-        )
-        with tracking.stage_run(request, "evaluate", settings) as run:
-            return evaluate.run(request, EvaluateInputs.resolve(request, run), run, settings)
-
-    return call
-
-
-@pytest.fixture(autouse=True)
-def same_threads() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -64,15 +40,6 @@ def three(
         return trained, run_evaluate(trained)
 
     return beginnings.begin("three", settings, make)
-
-
-def crown(train_run_id: str) -> int:
-    names = ("pipeline.logged_model_uri", "pipeline.model_sha256", artifact_digest.TAG)
-    source, *digests = (tracking.tag_of(train_run_id, name) for name in names)
-    tags = dict(zip(names[1:], digests, strict=True))
-    version = int(registry.create_version("pets", source, train_run_id, tags, "").version)
-    registry.set_alias("pets", registry.CHAMPION, version)
-    return version
 
 
 def table(result: EvaluateResult, name: str) -> pd.DataFrame:
