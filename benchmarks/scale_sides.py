@@ -15,7 +15,8 @@ from tasks.cluster.session import ray_with
 from tasks.contract.messages import TaskIdentity
 from tasks.contract.recipe import Recipe
 from tasks.contract.training import TrainRequest
-from tasks.distributed.training import DistributedTraining, Workers
+from tasks.distributed.stage_workers import StageWorkers
+from tasks.distributed.training import DistributedTraining
 from tasks.settings import Settings, load_settings
 from tasks.vision.data.gold import Gold
 from tasks.vision.devices import prepare_cpu
@@ -54,7 +55,7 @@ def two_workers(recipe: Recipe, gold: Gold, sync_batch_norm: bool = False) -> Tr
         worker_gpus=0,
         sync_batch_norm=sync_batch_norm,
     )
-    return _trained(DistributedTraining(recipe, gold, workers=Workers(request, None, _this_machine())))
+    return _trained(DistributedTraining(recipe, gold, workers=StageWorkers(request, None, _this_machine())))
 
 
 def ray_train_script(recipe: Recipe, gold: Gold) -> Trained:

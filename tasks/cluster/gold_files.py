@@ -6,7 +6,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import ray
+
 from tasks.cluster.session import beside_the_stage
+from tasks.cluster.shared_gold import HeldGold, SharedGold
 from tasks.cluster.stored_gold import StoredGold
 from tasks.records import gold_store, tracking
 from tasks.records.inputs.stage_inputs import PreparedData
@@ -37,6 +40,13 @@ class GoldFiles:
 def is_stored(gold: Gold) -> bool:
     """Whether the images of a stage's gold are on its disk, and not in memory."""
     return isinstance(gold.train.images, ShardImages)
+
+
+def share(
+    gold: Gold, data: PreparedData, settings: Settings, readers: int, say: Callable[[str], object] | None = None
+) -> SharedGold:
+    """Return what other processes of the Ray open a stage's gold with; see `share_stored` where it is on disk."""
+    return share_stored(data, settings, readers, say) if is_stored(gold) else HeldGold(ray.put(gold))
 
 
 def share_stored(

@@ -5,6 +5,7 @@ This module imports pydantic and nothing heavier: Airflow's DAG processor reads 
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, WithJsonSchema, model_validator
@@ -129,8 +130,15 @@ class TuneRequest(ReusableRequest, TrainingRequest):
     concurrent_trials: int | None = Field(
         None, ge=1, description="Trials that run at the same time. Default: as many as fit."
     )
-    trial_cpus: float = Field(1, gt=0, description="CPU cores per trial, of the machine or cluster.")
-    trial_gpus: float = Field(0, ge=0, description="GPUs per trial; with 0.5, two trials share one.")
+    trial_workers: int = Field(
+        1, ge=1, le=1024, description="Processes that train each trial together, each on its share of every batch."
+    )
+    trial_cpus: float = Field(
+        1, gt=0, description="CPU cores per trial, of the machine or cluster; with several workers, of each, whole."
+    )
+    trial_gpus: float = Field(
+        0, ge=0, description="GPUs per trial; with 0.5, two trials share one. With several workers, of each, 0 or 1."
+    )
 
     @property
     def uses_ray(self) -> bool:
@@ -141,6 +149,20 @@ class TuneRequest(ReusableRequest, TrainingRequest):
     def dimensions(self) -> dict[str, Dimension]:
         """What the search chooses, by name: the search space without the values that are set explicitly."""
         return self.search_space.dimensions(tuple(self.given))
+
+    @model_validator(mode="after")
+    def _has_whole_workers(self) -> Self:
+        if self.trial_workers > 1 and self.trial_cpus != int(self.trial_cpus):
+            raise ValueError(
+                f"trial_cpus={self.trial_cpus:g} is no whole number, and trial_workers={self.trial_workers} need whole "
+                f"cores; set trial_cpus to {ceil(self.trial_cpus)}"
+            )
+        if self.trial_workers > 1 and self.trial_gpus not in (0, 1):
+            raise ValueError(
+                f"trial_gpus={self.trial_gpus:g} is neither 0 nor 1, and each of trial_workers={self.trial_workers} "
+                "has one GPU or none; set trial_gpus to 0 or 1"
+            )
+        return self
 
     @model_validator(mode="after")
     def _searchable(self) -> Self:

@@ -11,60 +11,22 @@ batches since then.
 from __future__ import annotations
 
 import logging
-import tempfile
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Generator, Mapping
 from typing import Any
 
-import ray
-from ray.exceptions import RayActorError
-from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
-from ray.train.torch import TorchConfig, TorchTrainer
 from torch import Tensor
 
 from tasks.cluster.answer import answer
-from tasks.cluster.gold_files import is_stored, share_stored
-from tasks.cluster.room import Share
-from tasks.cluster.session import beside_the_stage, ray_with
-from tasks.cluster.stored_gold import StoredGold
 from tasks.contract.recipe import Recipe
-from tasks.contract.training import TrainRequest
-from tasks.distributed.relay import Failed, Line, Relay, packed, unpacked
-from tasks.distributed.room import require_workers
-from tasks.distributed.worker import Job, train
-from tasks.errors import UnavailableError
-from tasks.records.inputs.stage_inputs import PreparedData
-from tasks.records.logged_training import QUIET_SECONDS
-from tasks.settings import Settings
+from tasks.distributed.relay import Failed, Line, packed, unpacked
+from tasks.distributed.workers import Running, Work, Workers
 from tasks.vision.data.gold import Gold
-from tasks.vision.training.events import BatchEnd, EpochEnd, Event, Placed
+from tasks.vision.training.events import QUIET_SECONDS, BatchEnd, EpochEnd, Event, Placed
 from tasks.vision.training.loop import Training
 from tasks.vision.training.replicas import require_enough
 
-LOST_WORKERS = 3  # times that workers are started again in one try of the stage
-PATIENCE_SECONDS = 1800  # of a worker with another; Ray's own default
-STATES = 10  # networks that Ray's memory holds beside gold: two states, each with the best, an average and an optimiser
-
 log = logging.getLogger("tasks.train")
-
-
-@dataclass(frozen=True)
-class Workers:
-    """What a training on workers needs besides.
-
-    Attributes:
-        request: how many workers, and what each gets.
-        data: the gold, for workers that read it from disk.
-        settings: the cluster, if there is one, and what gold may take on a disk.
-    """
-
-    request: TrainRequest
-    data: PreparedData
-    settings: Settings
 
 
 class DistributedTraining(Training):
@@ -82,7 +44,7 @@ class DistributedTraining(Training):
         """
         super().__init__(recipe, gold, trained, **other)
         smallest = len(gold.train) // self.steps_per_epoch
-        require_enough(workers.request.workers, smallest, len(gold.validation), self.micro_batches)
+        require_enough(workers.count, smallest, len(gold.validation), self.micro_batches, workers.field)
         self._workers, self._gold, self._trained = workers, gold, trained
         self._state: dict[str, Any] | None = None
 
@@ -95,8 +57,8 @@ class DistributedTraining(Training):
         super().load_state_dict(state)
         self._state = state
 
-    def run(self) -> Iterator[Event]:
-        """Train until finished.
+    def run(self) -> Generator[Event, None, None]:
+        """Train until finished; the workers are gone when this is closed.
 
         Raises:
             RequestError: the loss is no longer a number, or the workers do not fit on the machines there are.
@@ -104,27 +66,28 @@ class DistributedTraining(Training):
         """
         if self.finished:
             return
-        request, settings = self._workers.request, self._workers.settings
-        require = partial(require_workers, request=request)
-        with ExitStack() as stack:
-            nbytes = STATES * sum(tensor.nbytes for tensor in self.network.state_dict().values())
-            nbytes += 0 if is_stored(self._gold) else self._gold.nbytes
-            share = stack.enter_context(ray_with(require, 2, settings, nbytes))
-            relay = beside_the_stage(Relay).remote(None if self._state is None else packed(self._state))
-            fit = _Fit(self._trainer(share, relay, stack))
-            yield from self._told(relay, fit)
+        work = Work(
+            self.recipe,
+            self._gold,
+            self._trained,
+            self.micro_batches,
+            None if self._state is None else packed(self._state),
+            sum(tensor.nbytes for tensor in self.network.state_dict().values()),
+        )
+        with self._workers.started(work) as running:
+            yield from self._told(running)
 
-    def _told(self, relay: Any, fit: _Fit) -> Iterator[Event]:
+    def _told(self, running: Running) -> Generator[Event, None, None]:
         """Yield what the workers tell, once each, after taking over the state that came with it."""
         last, spoke = self.steps_done, time.monotonic()
         placed = False
         while not self.finished:
-            message = answer(relay.next.remote(1.0))
+            message = answer(running.relay.next.remote(1.0))
             if message is None:
-                fit.require_running()
+                running.require_running()
                 if not placed and time.monotonic() - spoke > QUIET_SECONDS:
                     spoke = time.monotonic()
-                    log.info("waiting for %d workers", self._workers.request.workers)
+                    log.info("waiting for %d workers", self._workers.count)
                 continue
             event, state = message
             known = len(self.history)
@@ -161,76 +124,3 @@ class DistributedTraining(Training):
         self.load_state_dict(state)
         if len(told) > len(self.history):
             self.history, self._epochs.position = told, None
-
-    def _trainer(self, share: Share, relay: Any, stack: ExitStack) -> TorchTrainer:
-        request, settings = self._workers.request, self._workers.settings
-        gold: ray.ObjectRef[Gold] | StoredGold
-        if is_stored(self._gold):
-            gold = share_stored(self._workers.data, settings, request.workers, partial(_say, relay))
-        else:
-            gold = ray.put(self._gold)
-        job = Job(
-            self.recipe,
-            gold,
-            None if self._trained is None else ray.put(dict(self._trained)),
-            share,
-            request.sync_batch_norm,
-            self.micro_batches,
-            relay,
-        )
-        # Ray wants a folder, and puts nothing there that is needed.
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ray-train-"))
-        resources = {"CPU": float(share.cpus)} | ({"GPU": float(share.gpus)} if share.gpus else {})
-        return TorchTrainer(
-            train,
-            train_loop_config={"job": job},
-            # One that waits for images keeps the others waiting for its gradients.
-            torch_config=TorchConfig(timeout_s=PATIENCE_SECONDS + settings.pipeline_store_wait_seconds),
-            scaling_config=ScalingConfig(
-                num_workers=request.workers, use_gpu=share.gpus > 0, resources_per_worker=resources
-            ),
-            run_config=RunConfig(
-                name="train", storage_path=folder, failure_config=FailureConfig(max_failures=LOST_WORKERS)
-            ),
-        )
-
-
-class _Fit:
-    """Ray's trainer at work, in a thread: it returns when the workers are done, or were lost too often."""
-
-    def __init__(self, trainer: TorchTrainer) -> None:
-        self._trainer = trainer
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="ray-train", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._trainer.fit()
-        except BaseException as error:  # raised where the stage waits
-            self._error = error
-
-    def require_running(self) -> None:
-        """Raise what ended the trainer, if it has ended.
-
-        Raises:
-            UnavailableError: workers were lost too often.
-        """
-        if self._thread.is_alive():
-            return
-        error = self._error
-        if isinstance(error, WorkerGroupError):
-            causes = list(error.worker_failures.values())
-            if all(isinstance(cause, RayActorError) for cause in causes):
-                raise UnavailableError(
-                    f"workers of the training were lost {LOST_WORKERS + 1} times, the last time because: "
-                    f"{' '.join(str(causes[0]).split())[:300]}; where it was memory, lower batch_size or give them more"
-                ) from error
-        if isinstance(error, TrainingFailedError):
-            raise RuntimeError(f"Ray's trainer ended: {error}") from error
-        raise RuntimeError("Ray's trainer ended before the training did") from error
-
-
-def _say(relay: Any, text: str) -> None:
-    """Have the stage log a line."""
-    relay.tell.remote(Line(text))

@@ -17,17 +17,14 @@ from torch import Tensor, distributed
 
 from tasks.cluster.answer import answer
 from tasks.cluster.room import Share
-from tasks.cluster.stored_gold import StoredGold
+from tasks.cluster.shared_gold import SharedGold
 from tasks.contract.recipe import Recipe
 from tasks.distributed.relay import Failed, packed, unpacked
 from tasks.errors import PipelineError
-from tasks.vision.data.gold import Gold
 from tasks.vision.devices import prepare_cpu
 from tasks.vision.training.events import EpochEnd, Pause, Placed
 from tasks.vision.training.loop import Training
 from tasks.vision.training.replicas import Replicas
-
-STATE_SECONDS = 10.0  # after an epoch, at least, since the last state: it is as large as several networks
 
 
 @dataclass(frozen=True)
@@ -36,29 +33,36 @@ class Job:
 
     Attributes:
         recipe: what to do.
-        gold: the images, or where Ray's memory has them.
+        gold: the images.
         trained: weights to start from, by name; None: random ones.
         share: what each worker has for itself.
         sync_batch_norm: see `Replicas`.
         micro_batches: see `Training`.
         relay: actor `Relay`.
+        state_seconds: after an epoch the state is told, which is as large as several networks, if the last one is as
+            old as that; at a pause, and at the end, it always is.
     """
 
     recipe: Recipe
-    gold: ray.ObjectRef[Gold] | StoredGold
+    gold: SharedGold
     trained: ray.ObjectRef[Mapping[str, Tensor]] | None
     share: Share
     sync_batch_norm: bool
     micro_batches: int
     relay: Any
+    state_seconds: float
 
 
-def train(config: Mapping[str, Job]) -> None:
-    """Train to the end, from the newest state; Ray calls it in each worker, with torch's process group set up.
+def train_by_ray(config: Mapping[str, Job]) -> None:
+    """Train in a worker of Ray Train, which starts it again, with all others, where an error is raised."""
+    train(config["job"])
 
-    An error that another try would find too is told to the stage. Others end the worker, and Ray starts all again.
+
+def train(job: Job) -> None:
+    """Train to the end, from the newest state, in a process in which torch's process group is set up.
+
+    An error that another try would find too is told. Others are raised.
     """
-    job = config["job"]
     try:
         _train(job)
     except PipelineError as error:
@@ -71,7 +75,7 @@ def _train(job: Job) -> None:
     # Ray's memory is read-only, and nothing writes to it.
     warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
     recipe, replicas = job.recipe, Replicas.joined(sync_batch_norm=job.sync_batch_norm)
-    gold = job.gold.open() if isinstance(job.gold, StoredGold) else ray.get(job.gold)
+    gold = job.gold.open()
     side = recipe.input_side or max(gold.shape[1:])
     prepare_cpu(recipe.batch_size // replicas.size * gold.shape[0] * side**2, job.share.cpus)
     trained = None if job.trained is None else ray.get(job.trained)
@@ -90,7 +94,7 @@ def _train(job: Job) -> None:
     for event in training.run():
         if not first:
             continue
-        due = training.finished or time.monotonic() - told >= STATE_SECONDS
+        due = training.finished or time.monotonic() - told >= job.state_seconds
         if isinstance(event, Pause) or (isinstance(event, EpochEnd) and due):
             answer(job.relay.tell.remote(event, packed(training.state_dict())))
             told = time.monotonic()

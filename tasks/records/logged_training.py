@@ -27,11 +27,10 @@ from tasks.vision.models.classifier import Classifier, parameter_counts
 from tasks.vision.training import duration
 from tasks.vision.training.curves import curves_figure
 from tasks.vision.training.distillation import Distillation
-from tasks.vision.training.events import BatchEnd, EpochEnd, HeadFitted, Pause, Placed, Reading
+from tasks.vision.training.events import QUIET_SECONDS, BatchEnd, EpochEnd, HeadFitted, Pause, Placed, Reading
 from tasks.vision.training.loop import FORMATS, Training
 
 MOST_CHARACTERS = 5000  # of a tag's value
-QUIET_SECONDS = 20.0  # a line at least this often: a log stream that is silent for 60 s is cut off
 # What of a recipe is in the params of its run.
 CHOSEN = frozenset({*Hyperparameters.model_fields, *NetworkOptions.model_fields} & set(Recipe.model_fields))
 

@@ -31,6 +31,7 @@ from tasks.search.trial import BATCHES, FINISHED, Plan, recipe_of, sha256_of
 
 STAGE = "trial"
 MACHINE = "pipeline.machine"  # tag: name of the machine on which a trial ended
+WORKERS = "pipeline.workers"  # tag: how many trained it; as of a run of train, none where it was one process
 INHERITED = ("pipeline.dag_id", "pipeline.dag_run_id", "mlflow.source.name", "mlflow.source.git.commit")
 
 
@@ -134,6 +135,8 @@ class Journal(Callback):
             VALUES: json.dumps(entry.values),
             STATE: State.RUNNING,
         }
+        if self._request.trial_workers > 1:
+            tags[WORKERS] = str(self._request.trial_workers)
         run = self._client.create_run(self._run.experiment_id, tags=tags, run_name=f"trial-{entry.number:05d}")
         entry.run_id = str(run.info.run_id)
         entry.metrics = MetricLog(entry.run_id, fresh=True)

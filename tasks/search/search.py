@@ -12,10 +12,14 @@ from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tun
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 from torch import Tensor
 
-from tasks.cluster.gold_files import is_stored, share_stored
+from tasks.cluster.gold_files import is_stored, share
+from tasks.cluster.room import Share
 from tasks.cluster.session import SLOT
+from tasks.cluster.shared_gold import SharedGold
 from tasks.contract.recipe import Basis
 from tasks.contract.training import TuneRequest
+from tasks.distributed.trial_workers import TrialWorkers
+from tasks.distributed.workers import patience
 from tasks.records.inputs.stage_inputs import PreparedData
 from tasks.records.tracking import StageRun
 from tasks.search.earlier_trial import NUMBER
@@ -58,7 +62,7 @@ def run_search(request: TuneRequest, run: StageRun, settings: Settings, start: S
     """Run all trials that earlier tries of the stage have not finished, and record them in MLflow.
 
     Raises:
-        RequestError: no machine has the CPUs or GPUs of one trial.
+        RequestError: there is too little room for one trial.
         UnavailableError: no Ray, MLflow or storage answers.
     """
     trials = combinations(request)
@@ -69,11 +73,11 @@ def run_search(request: TuneRequest, run: StageRun, settings: Settings, start: S
         if ended >= trials:  # killed between its last trial and its result: a Ray would have nothing to do
             _tell_start(request, trials, len(known), ended)
             return
-        stored = is_stored(start.gold)
-        with ray_for(request, settings, None if stored else start.gold.nbytes) as slots:
+        gold_bytes = None if is_stored(start.gold) else start.gold.nbytes
+        with ray_for(request, settings, gold_bytes) as slots:
             _tell_start(request, trials, len(known), ended)
-            gold = share_stored(start.data, settings, readers=slots) if stored else start.gold
-            plan = Plan(request, known, start.basis, start.trained)
+            gold = share(start.gold, start.data, settings, readers=slots * request.trial_workers)
+            plan = Plan(request, known, start.basis, start.trained, _workers(request, gold, settings))
             journal = Journal(plan, run)
             trainable = tune.with_resources(
                 tune.with_parameters(Trial, gold=gold, plan=plan),
@@ -111,15 +115,25 @@ def run_search(request: TuneRequest, run: StageRun, settings: Settings, start: S
                         raise
 
 
+def _workers(request: TuneRequest, gold: SharedGold, settings: Settings) -> TrialWorkers | None:
+    """Return those of each trial; None: it trains in its own process."""
+    if request.trial_workers == 1:
+        return None
+    each = Share(int(request.trial_cpus), int(request.trial_gpus))
+    return TrialWorkers(request.trial_workers, each, gold, patience(settings))
+
+
 def _resources(request: TuneRequest) -> PlacementGroupFactory:
     """Return what a trial needs: its cores and GPUs on one machine, and with HyperBand a slot of this stage.
 
+    With several workers these are for each of them, and the trial's own process, which waits for them, needs none.
     Other schedulers leave `concurrent_trials` to the searcher. With HyperBand the searcher cannot limit them,
     because of the trials that are paused.
     """
-    trial = {"CPU": request.trial_cpus, "GPU": request.trial_gpus}
+    each = {"CPU": request.trial_cpus, "GPU": request.trial_gpus}
+    trial = [each] if request.trial_workers == 1 else [{}, *[each] * request.trial_workers]
     counted = request.scheduler == "hyperband" and request.concurrent_trials is not None
-    return PlacementGroupFactory([trial, {SLOT: 1}] if counted else [trial])
+    return PlacementGroupFactory([*trial, {SLOT: 1}] if counted else trial)
 
 
 def remove_state(run: StageRun, settings: Settings) -> None:

@@ -1,7 +1,8 @@
 """One trial as Ray runs it, in a process of its own, one epoch per step.
 
 The process is reused for many trials, because starting one takes seconds. The gold is read from Ray's object store,
-which all trials on a machine share; gold that is larger than memory, shard by shard from the stage.
+which all trials on a machine share; gold that is larger than memory, shard by shard from the stage. A trial with
+several workers trains in processes that this one starts, and ends when the trial does.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import hashlib
 import json
 import logging
 import math
+import os
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,11 @@ import torch
 from ray.tune import Trainable
 from ray.tune.result import DONE, SHOULD_CHECKPOINT
 
-from tasks.cluster.stored_gold import StoredGold
+from tasks.cluster.shared_gold import SharedGold
 from tasks.contract.recipe import Basis, Recipe
 from tasks.contract.training import TuneRequest
+from tasks.distributed.training import DistributedTraining
+from tasks.distributed.trial_workers import TrialWorkers
 from tasks.errors import DataError, ModelError
 from tasks.search import storage
 from tasks.search.earlier_trial import EPOCH, NUMBER, REPLAYED, EarlierTrial
@@ -31,7 +35,7 @@ from tasks.vision.data.gold import Gold
 from tasks.vision.devices import prepare_cpu
 from tasks.vision.training import checkpoints
 from tasks.vision.training.cadence import Cadence
-from tasks.vision.training.events import BatchEnd, EpochEnd
+from tasks.vision.training.events import BatchEnd, EpochEnd, Event
 from tasks.vision.training.loop import Training
 
 BATCHES = "batches"  # in a result: the logged batches of its epoch; in a checkpoint: those of all epochs, by epoch
@@ -52,6 +56,7 @@ class Plan:
     known: Mapping[int, EarlierTrial] = field(hash=False)
     basis: Basis
     trained: Mapping[str, Mapping[str, torch.Tensor]] = field(hash=False)  # weights to start from, by network
+    workers: TrialWorkers | None = None  # of each trial; None: it trains in its own process
 
 
 def recipe_of(plan: Plan, config: Mapping[str, Any]) -> Recipe:
@@ -72,17 +77,19 @@ class Trial(Trainable):
     _recipe: Recipe
     _cadence: Cadence
     _training: Training | None
+    _events: Generator[Event, None, None] | None  # of the training, while it runs
     _known: tuple[EpochEnd, ...]
     _batches: dict[int, list[Batch]]  # of every epoch trained: MLflow may not have the last ones yet
     _before: EarlierTrial | None
     _epoch: int
 
-    def setup(self, config: dict[str, Any], *, gold: Gold | StoredGold, plan: Plan) -> None:  # type: ignore[override]
+    def setup(self, config: dict[str, Any], *, gold: SharedGold, plan: Plan) -> None:  # type: ignore[override]
         """Start the first trial of this process."""
         # The object store's memory is read-only, and nothing writes to it.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
-        self._gold = gold.open() if isinstance(gold, StoredGold) else gold
+        self._gold = gold.open()
         self._plan, self._cadence = plan, Cadence()
+        self._training = self._events = None
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -108,12 +115,16 @@ class Trial(Trainable):
             self._training = self._make()
         training = self._training
         batches = self._batches[self._epoch] = []
-        for event in training.run():
+        if self._events is None:
+            self._events = training.run()
+        for event in self._events:
             match event:
                 case BatchEnd():
                     batches.append((event.step, event.loss, event.learning_rate))
                 case EpochEnd():
                     break
+        if training.finished:
+            self._pause()
         result = asdict(training.history[-1]) | {BATCHES: batches, REPLAYED: False}
         result[FINISHED] = result[DONE] = training.finished
         if not training.finished and self._cadence.due():
@@ -127,6 +138,7 @@ class Trial(Trainable):
         return asdict(end) | {BATCHES: self._batches.get(end.epoch, []), REPLAYED: True, FINISHED: finished, DONE: done}
 
     def _begin(self, config: Mapping[str, Any]) -> None:
+        self._pause()
         self._recipe = recipe_of(self._plan, config)
         self._training, self._known, self._batches, self._epoch = None, (), {}, 0
         self._before = self._plan.known.get(int(config[NUMBER]))
@@ -151,16 +163,27 @@ class Trial(Trainable):
                     log.warning("trial %d: %s; trying the checkpoint before it", before.number, error)
         return None
 
+    def _pause(self) -> None:
+        """Have the training do no more for now; the workers that it has are gone afterwards."""
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+
     def _load(self, training: Training, state: dict[str, Any]) -> Training:
         training.load_state_dict(state)
         self._batches = state.get(BATCHES, {})  # only of the state that was loaded
         return training
 
     def _make(self) -> Training:
-        cpus = max(1, math.floor(self._plan.request.trial_cpus))
         recipe, shape = self._recipe, self._gold.shape
+        trained = self._plan.trained.get(recipe.model)
+        if self._plan.workers is not None:
+            if recipe.device == recipe.precision == "auto":
+                os.environ["CUDA_VISIBLE_DEVICES"] = ""  # all of a GPU's memory is for the worker that has it
+            return DistributedTraining(recipe, self._gold, trained, workers=self._plan.workers)
+        cpus = max(1, math.floor(self._plan.request.trial_cpus))
         prepare_cpu(recipe.batch_size * shape[0] * (recipe.input_side or max(shape[1:])) ** 2, cpus)
-        return Training(recipe, self._gold, self._plan.trained.get(recipe.model))
+        return Training(recipe, self._gold, trained)
 
     def save(self, checkpoint_dir: str | None = None) -> Any:
         """Save and upload a checkpoint, and measure what that costs."""
@@ -181,6 +204,7 @@ class Trial(Trainable):
         Raises:
             DataError: the checkpoint is damaged.
         """
+        self._pause()
         position = Path(checkpoint) / POSITION
         if position.exists():
             self._epoch = int(json.loads(position.read_text(encoding="utf-8"))[EPOCH])
@@ -192,7 +216,8 @@ class Trial(Trainable):
         self._epoch = len(self._training.history)
 
     def cleanup(self) -> None:
-        """Free the memory."""
+        """Free the memory, and end the workers."""
+        self._pause()
         self._training = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -104,6 +104,7 @@ def run(request: TrainRequest, inputs: TrainInputs, run: StageRun, settings: Set
 
 def _on_workers(request: TrainRequest, data: PreparedData, settings: Settings) -> Callable[..., Training]:
     """Return what makes a training that runs on workers."""
-    from tasks.distributed.training import DistributedTraining, Workers  # Ray takes seconds to import
+    from tasks.distributed.stage_workers import StageWorkers  # Ray takes seconds to import
+    from tasks.distributed.training import DistributedTraining
 
-    return partial(DistributedTraining, workers=Workers(request, data, settings))
+    return partial(DistributedTraining, workers=StageWorkers(request, data, settings))

@@ -51,7 +51,8 @@ IMPORTS = (
     *("mlflow.pyfunc.scoring_server", "mlflow.types.responses", "redis", "PIL.GifImagePlugin", "PIL.BmpImagePlugin"),
     *(f"tasks.stages.{name}" for name in ("prepare", "tune", "train", "compress", "evaluate")),
     *(f"tasks.stages.{name}" for name in ("register", "rollback", "deploy", "clean")),
-    *("tasks.serving.load_check", "tasks.serving.model", "tasks.distributed.training"),
+    *("tasks.serving.load_check", "tasks.serving.model"),
+    *("tasks.distributed.stage_workers", "tasks.distributed.training"),
 )
 
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from tasks.vision.training.linear_probe import Features, Probe
 
+QUIET_SECONDS = 20.0  # a caller logs a line at least this often: a log stream that is silent for 60 s is cut off
+
 
 @dataclass(frozen=True)
 class Placed:

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -179,7 +179,7 @@ class Training:
         """Batches since the start of training, as far as a checkpoint has them."""
         return len(self.history) * self.steps_per_epoch + (self._epochs.position.steps if self._epochs.position else 0)
 
-    def run(self) -> Iterator[Event]:
+    def run(self) -> Generator[Event, None, None]:
         """Train until finished.
 
         Raises:

@@ -145,7 +145,7 @@ class Replicas:
         return forward.no_sync() if isinstance(forward, DistributedDataParallel) else nullcontext()
 
 
-def require_enough(workers: int, batch: int, validation: int, micro_batches: int = 1) -> None:
+def require_enough(workers: int, batch: int, validation: int, micro_batches: int = 1, field: str = "workers") -> None:
     """Require that each of `workers` replicas gets images of every batch, for each of its passes.
 
     Args:
@@ -153,6 +153,7 @@ def require_enough(workers: int, batch: int, validation: int, micro_batches: int
         batch: images of the smallest batch.
         validation: validation images.
         micro_batches: in how many parts each replica passes its share of a batch through the network.
+        field: of the request, which says how many workers.
 
     Raises:
         RequestError: there are too few.
@@ -160,8 +161,8 @@ def require_enough(workers: int, batch: int, validation: int, micro_batches: int
     most = min(batch // FEWEST_IMAGES, validation)
     if workers > 1 and workers > most:
         raise RequestError(
-            f"workers={workers} is too many for batches of {batch} images and {validation} validation images: each "
-            f"worker needs {FEWEST_IMAGES} of a batch; set workers to at most {max(1, most)}, or raise batch_size"
+            f"{field}={workers} is too many for batches of {batch} images and {validation} validation images: each "
+            f"worker needs {FEWEST_IMAGES} of a batch; set {field} to at most {max(1, most)}, or raise batch_size"
         )
     share = batch // workers
     if micro_batches > 1 and micro_batches > share // FEWEST_IMAGES:

@@ -81,6 +81,13 @@ def test_what_is_given_is_not_searched() -> None:
         ({"grace_epochs": 20, "epochs": 15}, "grace_epochs=20 is more than epochs=15"),
         ({"trial_gpus": -1}, "trial_gpus=-1"),
         ({"trial_cpus": 0}, "trial_cpus=0"),
+        ({"trial_workers": 0}, "trial_workers=0"),
+        ({"trial_workers": 2, "trial_cpus": 1.5}, "need whole cores; set trial_cpus to 2"),
+        (
+            {"trial_workers": 2, "trial_gpus": 0.5},
+            "each of trial_workers=2 has one GPU or none; set trial_gpus to 0 or 1",
+        ),
+        ({"trial_workers": 2, "trial_gpus": 2}, "trial_gpus=2 is neither 0 nor 1"),
         ({"search_space": {"momentum": {"low": 0.9, "high": 0.8}}}, "low=0.9 must be less than high=0.8"),
         ({"search_space": {"learning_rate": {"low": 0, "high": 0.1, "log": True}}}, "low=0 has no logarithm"),
         ({"search_space": {"learning_rate": {"low": 0.1, "high": 20}}}, "learning_rate: 20.0 is outside its limits"),

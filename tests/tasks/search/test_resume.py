@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from ray.tune.experiment import Trial as RayTrial
 
+from tasks.cluster.shared_gold import SharedGold
 from tasks.contract.messages import TaskIdentity
 from tasks.contract.recipe import Basis
 from tasks.contract.training import TuneRequest
@@ -51,6 +52,11 @@ def run(settings: Settings) -> Iterator[StageRun]:
 
 def plan_of(request: TuneRequest, known: Mapping[int, EarlierTrial] | None = None) -> Plan:
     return Plan(request, known or {}, Basis("digits", 100, 8), {})
+
+
+def shared(gold: Gold) -> SharedGold:
+    handed: Any = SimpleNamespace(open=lambda: gold)
+    return handed
 
 
 def ray_trial() -> RayTrial:
@@ -97,13 +103,13 @@ def test_batches_that_mlflow_may_not_have_yet_are_told_again(
 ) -> None:
     """A kill may come when the checkpoint is there and its epochs' batches are not sent."""
     first = Trial.__new__(Trial)
-    first.setup(CONFIG, gold=digits_gold, plan=plan_of(request_))
+    first.setup(CONFIG, gold=shared(digits_gold), plan=plan_of(request_))
     told = [first.step()[BATCHES] for _ in range(2)]
     assert all(told)
     first.save_checkpoint(str(tmp_path))
     before = EarlierTrial(0, "r" * 32, {}, "c" * 64, State.RUNNING, "", (), (str(tmp_path),))
     second = Trial.__new__(Trial)
-    second.setup(CONFIG, gold=digits_gold, plan=plan_of(request_, {0: before}))
+    second.setup(CONFIG, gold=shared(digits_gold), plan=plan_of(request_, {0: before}))
     assert [second.step()[BATCHES] for _ in range(2)] == told
     assert second.step()[BATCHES]
 
@@ -112,13 +118,13 @@ def test_nothing_is_taken_from_a_checkpoint_of_another_recipe(
     request_: TuneRequest, digits_gold: Gold, tmp_path: Path
 ) -> None:
     other = Trial.__new__(Trial)
-    other.setup(CONFIG | {"learning_rate": 0.02}, gold=digits_gold, plan=plan_of(request_))
+    other.setup(CONFIG | {"learning_rate": 0.02}, gold=shared(digits_gold), plan=plan_of(request_))
     other.step()
     other.step()
     other.save_checkpoint(str(tmp_path / "other"))
     before = EarlierTrial(0, "r" * 32, {}, "c" * 64, State.RUNNING, "", (), (str(tmp_path / "other"),))
     trial = Trial.__new__(Trial)
-    trial.setup(CONFIG, gold=digits_gold, plan=plan_of(request_, {0: before}))
+    trial.setup(CONFIG, gold=shared(digits_gold), plan=plan_of(request_, {0: before}))
     trial.step()
     trial.save_checkpoint(str(tmp_path / "own"))
     state = checkpoints.load_newest(tmp_path / "own")
@@ -128,6 +134,6 @@ def test_nothing_is_taken_from_a_checkpoint_of_another_recipe(
 
 def test_a_trial_on_a_device_that_is_not_there_fails_with_its_name(request_: TuneRequest, digits_gold: Gold) -> None:
     trial = Trial.__new__(Trial)
-    trial.setup(CONFIG, gold=digits_gold, plan=plan_of(request_.model_copy(update={"device": "mps"})))
+    trial.setup(CONFIG, gold=shared(digits_gold), plan=plan_of(request_.model_copy(update={"device": "mps"})))
     with pytest.raises(RequestError, match="device='mps' is not available"):
         trial.step()

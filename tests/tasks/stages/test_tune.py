@@ -122,7 +122,7 @@ def test_asha_stops_trials_and_says_how_far_they_came(tune_stage: Tune, monkeypa
         opened.append(True)
         return share_stored(*args, **kwargs)
 
-    monkeypatch.setattr("tasks.search.search.share_stored", shared)
+    monkeypatch.setattr("tasks.cluster.gold_files.share_stored", shared)
     result = tune_stage(trials=8, epochs=4, scheduler="asha", reduction_factor=2, searcher="optuna", log_every=0)
     rows = table.read(result.run_id)
     assert (result.finished, result.stopped, result.failed) == tuple(
@@ -137,6 +137,20 @@ def test_asha_stops_trials_and_says_how_far_they_came(tune_stage: Tune, monkeypa
             assert (row.epochs, row.rung) == (4, 2)
     assert result.epochs == sum(row.epochs for row in rows) < 8 * 4
     assert opened
+
+
+def test_trials_train_on_several_workers_each(tune_stage: Tune, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On images that stay on disk, which workers get from the stage; the second trial has the cores of the first."""
+    monkeypatch.setenv("PIPELINE_GOLD_MEMORY_MIB", "0")
+    space = NOTHING_ELSE | {"learning_rate": [0.01, 0.02]}
+    asked = {"searcher": "grid", "scheduler": "none", "search_space": space, "batch_size": 50}
+    result = tune_stage(**asked, trial_workers=2, concurrent_trials=None)
+    assert (result.finished, result.failed) == (2, 0)
+    for row in table.read(result.run_id):
+        client = MlflowClient()
+        assert client.get_run(row.run_id).data.tags["pipeline.workers"] == "2"
+        assert [point.step for point in client.get_metric_history(row.run_id, "train_loss")] == [1, 2]
+        assert [point.step for point in client.get_metric_history(row.run_id, "batch_loss")] == [2, 4, 6, 8]
 
 
 @pytest.mark.long
