@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 import time
 from io import BytesIO
 
@@ -53,6 +54,24 @@ def test_a_class_without_images_counts_as_zero() -> None:
 def test_a_label_the_model_does_not_know() -> None:
     with pytest.raises(ModelError, match=r"label 3.*2 classes"):
         score(np.array([0, 3]), one_hot([0, 1], 2))
+
+
+def test_what_ends_predict_does_not_wait_for_the_batches_of_other_threads() -> None:
+    """A stage that is asked to stop ends the workers that other threads wait for."""
+    release = threading.Event()
+    waited: list[bool] = []
+
+    def forward(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if not batch.any():
+            raise ModelError("it cannot be opened there")
+        waited.append(release.wait(60))
+        return np.zeros((len(batch), 2), np.float32)
+
+    images = np.repeat(np.arange(4), BATCH)[:, None, None, None].astype(np.uint8)
+    with pytest.raises(ModelError, match="it cannot be opened there"):
+        predict(forward, images, (1, 1, 1), 2)
+    assert not waited
+    release.set()
 
 
 def test_predict_goes_through_batches_in_order() -> None:
