@@ -19,6 +19,7 @@ from tasks.cluster import supervisor
 from tasks.cluster.workers import Workers
 from tasks.contract.messages import TaskIdentity
 from tasks.errors import RequestError
+from tasks.serving import opened_model
 from tasks.serving.opened_model import OpenedModel
 from tasks.stages import evaluate
 from tasks.vision.evaluation import scoring
@@ -47,7 +48,7 @@ def cluster(nodes: Path) -> Iterator[LocalCluster]:
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[OpenedModel]:
     """All models that the stage measured."""
     found: list[OpenedModel] = []
-    opened = evaluate.opened
+    opened = opened_model.opened
 
     def recorded(*arguments: Any, **options: Any) -> OpenedModel:
         found.append(opened(*arguments, **options))

@@ -14,6 +14,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 from tasks.errors import DataError, SettingsError
 from tasks.vision.data import bronze, decoded_parts, decoder, images, memory_budget
 from tasks.vision.data.contents import Contents
+from tasks.vision.data.decoded_images import DecodedImages
+from tasks.vision.data.decoder_process import DecoderProcesses
 from tasks.vision.data.fingerprint import Shaping
 from tasks.vision.data.layout import arrange
 from tasks.vision.data.pixel_file import PixelFile
@@ -166,7 +168,7 @@ def test_copies_of_a_file_are_decoded_once_and_share_their_pixels(monkeypatch: p
 def test_a_decoder_elsewhere_gets_neither_copies_nor_what_an_earlier_try_decoded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    here, given = decoder.Here.on(1, 3, 16), []
+    here, given = decoder.Here(3, 16, 1, DecoderProcesses(1)), []
 
     class Elsewhere:
         at_once, thread_bytes = 1, 2**20
@@ -175,9 +177,9 @@ def test_a_decoder_elsewhere_gets_neither_copies_nor_what_an_earlier_try_decoded
             given.append(list(contents))
             return here.decode(contents)
 
-    def restore(_: object, file: PixelFile) -> decoded_parts.Decoded:
-        earlier = np.full((3, 16, 16), 7, np.uint8)
-        return {hashlib.sha256(png(value=1)).hexdigest(): (file.add(earlier), b"digest")}
+    def restore(_: object, decoded: DecodedImages, file: PixelFile) -> None:
+        earlier = file.add(np.full((3, 16, 16), 7, np.uint8))
+        decoded.setdefault(hashlib.sha256(png(value=1)).hexdigest(), (earlier, b"digest"))
 
     monkeypatch.setattr(decoded_parts, "restore", restore)
     files: dict[str, Content | DataError] = {
