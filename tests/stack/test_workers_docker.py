@@ -1,4 +1,4 @@
-"""Training and batch prediction on two workers: of a Ray in the stage's own container, and of the profile `ray`."""
+"""Stages on two workers: of a Ray in the stage's own container, and of the profile `ray`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from . import photos
 from .conftest import Stack, airflow_beside, airflow_command, build_images
 from .ray_cluster import ray_cluster, ray_workers
 
-# What each part does is tested without an engine, in tests/tasks/distributed and tests/tasks/prediction.
+# What each part does is tested without an engine, in tests/tasks: stages, distributed, prediction.
 pytestmark = pytest.mark.docker
 DAG = """
 from datetime import timedelta
@@ -25,13 +25,19 @@ from airflow.sdk import DAG
 from pipeline.operator.params import stage_params
 from pipeline.runtimes import stage_task
 
-with DAG(
-    dag_id="on_workers",
-    default_args={"retries": 1, "retry_delay": timedelta(seconds=1)},
-    params=stage_params("prepare", "train"),
-):
-    prepare = stage_task("prepare")
-    stage_task("train", prepare_run_id=prepare.output["run_id"], prepare_tags=prepare.output["tags"])
+RETRIES = {"retries": 1, "retry_delay": timedelta(seconds=1)}
+
+
+def train_on(prepare):
+    return stage_task("train", prepare_run_id=prepare.output["run_id"], prepare_tags=prepare.output["tags"])
+
+
+with DAG(dag_id="on_workers", default_args=RETRIES, params=stage_params("prepare", "train")):
+    train_on(stage_task("prepare"))
+
+with DAG(dag_id="judged_on_workers", default_args=RETRIES, params=stage_params("prepare", "train", "evaluate")):
+    train = train_on(stage_task("prepare"))
+    stage_task("evaluate", train_run_id=train.output["run_id"])
 
 with DAG(dag_id="answers_on_workers", params=stage_params("predict")):
     stage_task("predict")
@@ -45,7 +51,7 @@ CONF: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def airflow(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Environment of an Airflow here whose stages run on the engine, as `make run RUNTIME=docker` has it."""
-    build_images("prepare", "train", "predict")
+    build_images("prepare", "train", "evaluate", "predict")
     return airflow_beside(stack, tmp_path_factory.mktemp("workers"), "on_workers.py", DAG)
 
 
@@ -76,11 +82,13 @@ def log_in(stack: Stack, patch: pytest.MonkeyPatch) -> None:
         patch.setenv(f"MLFLOW_TRACKING_{name}", value)
 
 
-def train(airflow: Mapping[str, str], stack: Stack, experiment: str, **changes: Any) -> tuple[Run, list[float], str]:
+def train(
+    airflow: Mapping[str, str], stack: Stack, experiment: str, dag_id: str = "on_workers", **changes: Any
+) -> tuple[Run, list[float], str]:
     """Return the run of a training, its losses by epoch, and what was said."""
     with pytest.MonkeyPatch.context() as patch:
         log_in(stack, patch)
-        run, client, said = run_of(airflow, stack, experiment, "train", "on_workers", CONF | changes)
+        run, client, said = run_of(airflow, stack, experiment, "train", dag_id, CONF | changes)
         losses = [point.value for point in client.get_metric_history(run.info.run_id, "train_loss")]
     return run, losses, said
 
@@ -123,13 +131,17 @@ def cluster(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield working
 
 
-def test_on_the_cluster_each_worker_is_on_a_node_of_its_own(
+def test_on_the_cluster_each_worker_of_prepare_train_and_evaluate_is_on_a_node_of_its_own(
     cluster: Stack, airflow: dict[str, str], stack: Stack, alone: list[float]
 ) -> None:
     limits = {"PIPELINE_GOLD_MEMORY_MIB": "0"}  # images stay on disk: the nodes get them from the stage
-    run, losses, said = train(airflow | limits | {"COMPOSE_PROFILES": "ray"}, stack, "cluster")
-    assert set(run.data.tags["pipeline.machines"].split(", ")) == set(ray_workers())
+    run, losses, said = train(airflow | limits | {"COMPOSE_PROFILES": "ray"}, stack, "cluster", "judged_on_workers")
     require_equal(losses, alone)
+    runs = MlflowClient(stack.mlflow_url).search_runs([run.info.experiment_id])
+    machines = {one.data.tags["pipeline.stage"]: one.data.tags.get("pipeline.machines", "") for one in runs}
+    assert set(machines["train"].split(", ")) == set(ray_workers())
+    for stage in ("prepare", "evaluate"):  # small work may be done before the second worker has started
+        assert set(machines[stage].split(", ")) <= set(ray_workers())
     for name in ("RAY_AUTH_TOKEN", "S3_SECRET_KEY", *stack.stage_passwords):
         assert stack.variables[name] not in said
 
