@@ -1,1 +1,1 @@
-"""The search for hyperparameters on Ray. May import records and everything below it."""
+"""The search for hyperparameters on Ray. May import `distributed` and everything below it."""
