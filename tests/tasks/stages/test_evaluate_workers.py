@@ -18,7 +18,7 @@ from tasks.cluster import supervisor
 from tasks.cluster.workers import Workers
 from tasks.contract.messages import TaskIdentity
 from tasks.errors import RequestError
-from tasks.serving.opened_model import OpenedModel
+from tasks.serving.opened_model import OpenedModel, opened
 from tasks.stages import evaluate
 from tasks.vision.evaluation import scoring
 from tests.tasks.prediction.local_cluster import LocalCluster, local_cluster
@@ -47,7 +47,6 @@ def cluster(nodes: Path) -> Iterator[LocalCluster]:
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[OpenedModel]:
     """All models that the stage measured."""
     found: list[OpenedModel] = []
-    opened = evaluate.opened
 
     def recorded(*arguments: Any, **options: Any) -> OpenedModel:
         found.append(opened(*arguments, **options))
