@@ -13,16 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 from mlflow import MlflowClient
-from tests.tasks.prediction.local_cluster import LocalCluster, local_cluster
 
 from tasks.cluster import supervisor
 from tasks.cluster.workers import Workers
 from tasks.contract.messages import TaskIdentity
 from tasks.errors import RequestError
-from tasks.serving import opened_model
-from tasks.serving.opened_model import OpenedModel
+from tasks.serving.opened_model import OpenedModel, opened
 from tasks.stages import evaluate
 from tasks.vision.evaluation import scoring
+from tests.tasks.prediction.local_cluster import LocalCluster, local_cluster
 from tests.tasks.stages.conftest import Evaluate, TrainRun, crown
 
 PERFECT, THREE_OF_FOUR = [0, 1, 2, 3], [0, 1, 2, 2]
@@ -48,7 +47,6 @@ def cluster(nodes: Path) -> Iterator[LocalCluster]:
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[OpenedModel]:
     """All models that the stage measured."""
     found: list[OpenedModel] = []
-    opened = opened_model.opened
 
     def recorded(*arguments: Any, **options: Any) -> OpenedModel:
         found.append(opened(*arguments, **options))
