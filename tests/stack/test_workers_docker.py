@@ -39,6 +39,9 @@ with DAG(dag_id="judged_on_workers", default_args=RETRIES, params=stage_params("
     train = train_on(stage_task("prepare"))
     stage_task("evaluate", train_run_id=train.output["run_id"])
 
+with DAG(dag_id="decoded_on_workers", params=stage_params("prepare")):
+    stage_task("prepare")
+
 with DAG(dag_id="answers_on_workers", params=stage_params("predict")):
     stage_task("predict")
 """
@@ -131,7 +134,7 @@ def cluster(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield working
 
 
-def test_on_the_cluster_each_worker_of_prepare_train_and_evaluate_is_on_a_node_of_its_own(
+def test_on_the_cluster_each_worker_of_a_training_is_on_a_node_of_its_own_and_evaluate_uses_them_too(
     cluster: Stack, airflow: dict[str, str], stack: Stack, alone: list[float]
 ) -> None:
     limits = {"PIPELINE_GOLD_MEMORY_MIB": "0"}  # images stay on disk: the nodes get them from the stage
@@ -140,8 +143,8 @@ def test_on_the_cluster_each_worker_of_prepare_train_and_evaluate_is_on_a_node_o
     runs = MlflowClient(stack.mlflow_url).search_runs([run.info.experiment_id])
     machines = {one.data.tags["pipeline.stage"]: one.data.tags.get("pipeline.machines", "") for one in runs}
     assert set(machines["train"].split(", ")) == set(ray_workers())
-    for stage in ("prepare", "evaluate"):  # small work may be done before the second worker has started
-        assert set(machines[stage].split(", ")) <= set(ray_workers())
+    assert set(machines["evaluate"].split(", ")) <= set(ray_workers())  # it may be done before the second has started
+    assert not machines["prepare"], "these images are no files"
     for name in ("RAY_AUTH_TOKEN", "S3_SECRET_KEY", *stack.stage_passwords):
         assert stack.variables[name] not in said
 
@@ -157,17 +160,31 @@ def test_more_workers_than_the_cluster_has_are_refused_with_what_it_has(
     assert told in done.stdout + done.stderr
 
 
-@pytest.mark.usefixtures("cluster", "daily_run")
-def test_the_nodes_of_the_cluster_answer_as_the_stage_alone(
-    airflow: dict[str, str], stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")  # it uses the store's name in the network
+@pytest.fixture(scope="module")
+def reading(cluster: Stack, airflow: dict[str, str], stack: Stack) -> dict[str, str]:
+    """The environment of an Airflow whose stages read photos in the store, with the cluster at hand."""
     photos.upload(stack.store)
     keys = {"AWS_ACCESS_KEY_ID": stack.variables["S3_ACCESS_KEY"]}
     keys |= {"AWS_SECRET_ACCESS_KEY": stack.variables["S3_SECRET_KEY"]}
-    variables = airflow | keys | {"PIPELINE_STAGE_AWS_ENDPOINT_URL": "http://s3:9000", "COMPOSE_PROFILES": "ray"}
-    _, alone, _ = predict(variables, stack, 1, tmp_path / "alone")
-    run, rows, said = predict(variables, stack, 2, tmp_path / "workers")
+    return airflow | keys | {"PIPELINE_STAGE_AWS_ENDPOINT_URL": "http://s3:9000", "COMPOSE_PROFILES": "ray"}
+
+
+def test_the_nodes_of_the_cluster_decode_for_prepare(reading: dict[str, str], stack: Stack) -> None:
+    conf = {name: photos.CONF[name] for name in ("dataset", "source", "image_size")} | {"workers": 2, "worker_cpus": 1}
+    run, _, said = run_of(reading, stack, "decoded", "prepare", "decoded_on_workers", conf)
+    assert set(run.data.tags["pipeline.machines"].split(", ")) <= set(ray_workers())
+    assert run.data.metrics["bronze.rows_out"] == 2 * photos.IMAGES
+    for name in ("RAY_AUTH_TOKEN", "S3_SECRET_KEY", *stack.stage_passwords):
+        assert stack.variables[name] not in said
+
+
+@pytest.mark.usefixtures("daily_run")
+def test_the_nodes_of_the_cluster_answer_as_the_stage_alone(
+    reading: dict[str, str], stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")  # it uses the store's name in the network
+    _, alone, _ = predict(reading, stack, 1, tmp_path / "alone")
+    run, rows, said = predict(reading, stack, 2, tmp_path / "workers")
     assert set(run.data.tags["pipeline.machines"].split(", ")) <= set(ray_workers())
     assert run.data.metrics["images"] == 2 * photos.IMAGES
     assert [row[:2] for row in rows] == [row[:2] for row in alone]

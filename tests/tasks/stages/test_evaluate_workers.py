@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 from mlflow import MlflowClient
-from tests.tasks.prediction.local_cluster import LocalCluster, local_cluster
 
 from tasks.cluster import supervisor
 from tasks.cluster.workers import Workers
@@ -22,6 +21,7 @@ from tasks.errors import RequestError
 from tasks.serving.opened_model import OpenedModel, opened
 from tasks.stages import evaluate
 from tasks.vision.evaluation import scoring
+from tests.tasks.cluster.local_cluster import LocalCluster, local_cluster
 from tests.tasks.stages.conftest import Evaluate, TrainRun, crown
 
 PERFECT, THREE_OF_FOUR = [0, 1, 2, 3], [0, 1, 2, 2]
