@@ -48,6 +48,11 @@ class LocalCluster:
             with suppress(ProcessLookupError):
                 os.kill(one, signal.SIGKILL)
 
+    def processes(self, title: str) -> list[int]:
+        """IDs of the processes with this in their title, such as the class of an actor."""
+        named = ((process, Path(f"/proc/{process}/cmdline")) for process in supervisor.users(self._folder))
+        return [process for process, line in named if title.encode() in line.read_bytes()]
+
     def up(self, name: str) -> bool:
         """Tell whether a node has its sockets."""
         return bool(list((self._folder / name).glob("session_*/sockets/raylet*")))

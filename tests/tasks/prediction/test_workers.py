@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -19,6 +18,7 @@ from mlflow import MlflowClient
 from tasks.cluster import supervisor
 from tasks.errors import RequestError
 from tasks.prediction import workers
+from tests.stage_process import read_to, stopped
 from tests.tasks.cluster.local_cluster import local_cluster
 from tests.tasks.prediction.conftest import Predict, RunStage, packed, table
 from tests.tasks.serving.samples import Store, picture
@@ -68,15 +68,16 @@ def test_workers_answer_as_the_stage_does_though_it_and_a_worker_are_killed(
     out = tmp_path / "out"
     fields = {"out": str(out), "part_images": PART, "forward_images": 4, **TWO}
     first = run_stage(many, "workers", **fields)
-    after(4, out, first)
-    os.kill(processes(temporary)[-1], signal.SIGKILL)
-    after(12, out, first)
-    until(lambda: len(processes(temporary)) == 2 or first.poll() is not None)
-    assert first.poll() is None, first.communicate()[0]
-    first.send_signal(signal.SIGTERM)
+    after(1, out, first)
+    with stopped(first):
+        until(lambda: len(processes(temporary)) == 2)
+        os.kill(processes(temporary)[-1], signal.SIGKILL)
+    read_to(r"a worker was lost \(The actor .*\); another one gets its work", first)
+    with stopped(first):
+        until(lambda: len(processes(temporary)) == 2)
+        first.send_signal(signal.SIGTERM)
     said, _ = first.communicate(timeout=600)
     assert first.returncode == 128 + signal.SIGTERM, said
-    assert re.search(r"a worker was lost \(The actor .*\); another one gets its work", said)
     assert "predict was asked to stop (SIGTERM)" in said
     until(lambda: not list(temporary.glob("ray-*")))
 
@@ -107,9 +108,10 @@ def test_the_stage_goes_on_without_a_node_that_a_cluster_loses(
         stage = run_stage(
             many, "cluster", cluster.variables, out=str(out), part_images=PART, forward_images=4, workers=2
         )
-        until(lambda: len(processes(temporary)) == 2 or stage.poll() is not None)
-        after(4, out, stage)
-        cluster.kill("two")
+        after(1, out, stage)
+        with stopped(stage):
+            until(lambda: len(processes(temporary)) == 2)
+            cluster.kill("two")
         said, _ = stage.communicate(timeout=600)
         assert stage.returncode == 0, said
         assert "a worker was lost (" in said

@@ -26,6 +26,7 @@ from tasks.settings import Settings
 from tasks.vision.data.gold import Gold
 from tasks.vision.devices import prepare_cpu
 from tasks.vision.training.loop import Training
+from tests.stage_process import read_to
 
 TRIALS, EPOCHS = 5, 25
 ROOT = Path(__file__).parents[3]
@@ -69,16 +70,6 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="t-") as name:
         monkeypatch.setenv("TMPDIR", name)
         yield Path(name)
-
-
-def wait_for(line: str, stage: subprocess.Popen[str]) -> list[str]:
-    lines = []
-    assert stage.stdout is not None
-    for text in stage.stdout:
-        lines.append(text.rstrip())
-        if line in text:
-            return lines
-    raise AssertionError(f"the stage ended without {line!r}:\n" + "\n".join(lines))
 
 
 def rows_of(dag_run_id: str, settings: Settings) -> tuple[str, list[TrialRow]]:
@@ -130,7 +121,7 @@ def ended_in_the_middle(
     """
     for dag_run_id in ("first", "second", "third", "fourth"):
         stage = start(prepare_run_id, settings.pipeline_home, dag_run_id)
-        wait_for(f"1 of {TRIALS} done", stage)
+        read_to(f"1 of {TRIALS} done", stage)
         while stage.poll() is None and not in_the_middle(dag_run_id, settings):
             time.sleep(0.1)
         stage.send_signal(number)

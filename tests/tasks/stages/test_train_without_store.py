@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from tasks.settings import Settings
 from tasks.vision.data.shards import writer
 from tests.artifact_server import ArtifactServer
 from tests.digits import digits_as_gold
+from tests.stage_process import read_to
 from tests.waiting import until
 
 ROOT = Path(__file__).parents[3]
@@ -47,16 +47,6 @@ def request_json(
 def start(request_json: str, home: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "tasks", "train", "--request", request_json, "--result", str(home / "answer.json")]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
-
-
-def read_to(line: str, stage: subprocess.Popen[str]) -> None:
-    output = ""
-    assert stage.stdout is not None
-    for text in stage.stdout:
-        output += text
-        if re.search(line, text):
-            return
-    raise AssertionError(f"the stage ended without {line!r}:\n{output}")
 
 
 def status(settings: Settings) -> str:
