@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
+
+from tests.waiting import until
 
 
 def read_to(line: str, stage: subprocess.Popen[str]) -> str:
@@ -20,11 +22,17 @@ def read_to(line: str, stage: subprocess.Popen[str]) -> str:
     raise AssertionError(f"the stage ended without {line!r}:\n{output}")
 
 
-@contextmanager
-def stopped(stage: subprocess.Popen[str]) -> Iterator[None]:
-    """Have the stage do nothing meanwhile: it is not over before what is waited for, however busy the machine is."""
-    stage.send_signal(signal.SIGSTOP)
+def hold_back(stage: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
+    """Wait for a condition, with the stage at work for a tenth of the time, so that it is not over before."""
+
+    def reached() -> bool:
+        stage.send_signal(signal.SIGCONT)
+        time.sleep(0.05)
+        found = condition()
+        stage.send_signal(signal.SIGSTOP)
+        return found
+
     try:
-        yield
+        until(reached, pause=0.5)
     finally:
         stage.send_signal(signal.SIGCONT)
