@@ -18,8 +18,6 @@ CACHE_BYTES = 32 * 2**20  # of the table that stay in memory
 Numbered = tuple[int, Record]
 """A record with its number, which counts from 0 in the order in which records were added."""
 
-_USABLE = "position IS NOT NULL AND fault IS NULL"
-
 
 class RecordTable:
     """Takes records in any order, and gives them back in that of names.
@@ -41,6 +39,9 @@ class RecordTable:
         self._database.execute(
             "CREATE TABLE records (number INTEGER PRIMARY KEY, name BLOB, sha256 BLOB, size INTEGER, width INTEGER, "
             "height INTEGER, position INTEGER, pixels_sha256 BLOB, fault TEXT, detail TEXT)"
+        )
+        self._database.execute(
+            "CREATE TEMP VIEW usable AS SELECT * FROM records WHERE position IS NOT NULL AND fault IS NULL"
         )
 
     def __len__(self) -> int:
@@ -78,7 +79,7 @@ class RecordTable:
 
     def faulty(self) -> Iterator[Numbered]:
         """Yield the records that have a fault or no pixels."""
-        for row in self._database.execute(f"SELECT * FROM records WHERE NOT ({_USABLE})"):  # noqa: S608  # a constant
+        for row in self._database.execute("SELECT * FROM records WHERE position IS NULL OR fault IS NOT NULL"):
             yield row[0], self._record(row)
 
     def copies(self) -> Iterator[list[Numbered]]:
@@ -87,10 +88,13 @@ class RecordTable:
         Raises:
             UnavailableError: the disk is full.
         """
-        self._database.execute(f"CREATE INDEX IF NOT EXISTS copies ON records (pixels_sha256) WHERE {_USABLE}")
-        several = f"SELECT pixels_sha256 FROM records WHERE {_USABLE} GROUP BY pixels_sha256 HAVING COUNT(*) > 1"  # noqa: S608
+        self._database.execute(
+            "CREATE INDEX IF NOT EXISTS copies ON records (pixels_sha256) WHERE position IS NOT NULL AND fault IS NULL"
+        )
         rows = self._database.execute(
-            f"SELECT * FROM records WHERE {_USABLE} AND pixels_sha256 IN ({several}) ORDER BY pixels_sha256, number"  # noqa: S608
+            "SELECT * FROM usable WHERE pixels_sha256 IN "
+            "(SELECT pixels_sha256 FROM usable GROUP BY pixels_sha256 HAVING COUNT(*) > 1) "
+            "ORDER BY pixels_sha256, number"
         )
         for _, same in groupby(((row[0], self._record(row)) for row in rows), lambda item: item[1].pixels_sha256):
             yield sorted(same, key=lambda item: (item[1].entry.name, item[1].sha256))
