@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
-import time
 from collections.abc import Callable
+from itertools import count
 
 from tests.waiting import until
 
@@ -24,15 +24,19 @@ def read_to(line: str, stage: subprocess.Popen[str]) -> str:
 
 def hold_back(stage: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
     """Wait for a condition, with the stage at work for a tenth of the time, so that it is not over before."""
+    polls = count()
 
     def reached() -> bool:
-        stage.send_signal(signal.SIGCONT)
-        time.sleep(0.05)
-        found = condition()
-        stage.send_signal(signal.SIGSTOP)
-        return found
+        turn = next(polls) % 10
+        if turn == 0:
+            stage.send_signal(signal.SIGCONT)
+        elif turn == 1:  # it has worked for the pause between two polls
+            found = condition()
+            stage.send_signal(signal.SIGSTOP)
+            return found
+        return False
 
     try:
-        until(reached, pause=0.5)
+        until(reached)
     finally:
         stage.send_signal(signal.SIGCONT)
